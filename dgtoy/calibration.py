@@ -1,0 +1,102 @@
+"""How much guidance does a model need? Least-squares weights from held-out data, one for each noise level."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from .samplers import normal
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Weights at noise levels sigmas (n,): weights, low, high (n, 1) for one direction, (n, 2) for the plane's a and b.
+
+    low and high are a 95% bootstrap interval over the held-out points. `w`, `a` and `b` are functions of sigma, linear in
+    ln sigma between the levels and constant beyond them: they go where guidance takes a weight.
+    """
+
+    sigmas: torch.Tensor
+    weights: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def w(self, sigma):
+        return self._at(sigma, 0)
+
+    a = w
+
+    def b(self, sigma):
+        return self._at(sigma, 1)
+
+    def _at(self, sigma, column):
+        sigma = torch.as_tensor(sigma)
+        order = self.sigmas.argsort()
+        where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
+        return torch.from_numpy(np.asarray(np.interp(sigma.cpu().double().log().numpy(), where, what))).to(sigma.device)
+
+
+def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=400, batch=1024):
+    """The weights that bring guided denoising closest to held-out data, level by level.
+
+    With x = x0 + sigma eps it minimises E |x0 - D_w(x, sigma)|^2 over the weights of the affine combination:
+        one direction:  w*(sigma) = <x0 - D_guide, D_main - D_guide> / |D_main - D_guide|^2,
+        with `middle` (the fine-tuned model's null branch), the plane's a and b from the 2 x 2 normal equations of
+        D_middle - D_guide and D_main - D_middle.
+    Guided by these weights, the combination completes an unfinished fine-tune (w* > 1) or restrains an overfitted one.
+
+    main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read once; where
+    it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator: of the noise and the
+    bootstrap, which is a Poisson one, so that memory does not grow with the data.  -> Calibration
+    Raises ValueError for a level that is not positive, data without points, or models that never differ.
+    """
+    sigmas = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
+    if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
+        raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
+    directions = 1 if middle is None else 2
+    size = directions * directions + directions            # entries of the normal equations
+    sums = torch.zeros(1 + resamples, len(sigmas), size, dtype=torch.float64)
+    for x0, label in _batches(data, batch):
+        D = main(label) if label is not None else main
+        rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)     # (B, n, size)
+        counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64)
+        host = generator if generator is not None and generator.device.type == "cpu" else None
+        counts[1:] = torch.poisson(counts[1:], generator=host)
+        sums += torch.einsum("rb,bns->rns", counts, rows.cpu())
+    gram = sums[..., :-directions].unflatten(-1, (directions, directions))
+    side = sums[..., -directions:]
+    flat = torch.linalg.eigvalsh(gram[0])[:, 0] <= 1e-14 * side[0].abs().amax(-1)
+    if flat.any():
+        raise ValueError(f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated")
+    solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]                  # (1 + R, n, directions)
+    tails = torch.quantile(solved[1:], torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return Calibration(sigmas, solved[0], *tails)
+
+
+@torch.no_grad()
+def _equations(main, guide, middle, x0, sigma, generator):
+    """Each point's share of the normal equations: the Gram matrix of the directions, then their products with the residual."""
+    x = x0 + sigma.to(x0) * normal(x0, generator)
+    base, top = guide(x, sigma), main(x, sigma)
+    inner = [top] if middle is None else [middle(x, sigma), top]
+    steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()        # (d, B, D)
+    residual = (x0 - base).flatten(1).double()                                                     # (B, D)
+    gram = torch.einsum("ibd,jbd->bij", steps, steps).flatten(1)
+    return torch.cat([gram, torch.einsum("ibd,bd->bi", steps, residual)], 1)
+
+
+def _batches(data, size):
+    """(x0, label or None) pairs, arrays cut into pieces."""
+    if torch.is_tensor(data):
+        data = [data]
+    elif isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[1]) and not data[1].is_floating_point():
+        data = [tuple(data)]
+    empty = True
+    for item in data:
+        x0, label = item if isinstance(item, (tuple, list)) else (item, None)
+        labels = label.split(size) if label is not None else [None] * len(x0.split(size))
+        for piece in zip(x0.split(size), labels):
+            empty = empty and not len(piece[0])
+            yield piece
+    if empty:
+        raise ValueError("data holds no points; expected held-out samples of the target")

@@ -1,0 +1,225 @@
+"""The exact world: Gaussian mixtures whose density, score and denoiser are known at every noise level.
+
+Adding noise of level sigma to a mixture gives a mixture again, component k becoming N(mu_k, Sigma_k + sigma^2 I).
+With Sigma_k = U diag(lambda) U^T nothing needs inverting: every quantity below is a matrix product.
+"""
+
+import math
+
+import torch
+
+from .schedules import checked
+
+BLOCK = {"cpu": 2**20, "cuda": 2**26}                      # points x components held at once; on a CPU, its cache
+
+
+class GaussianMixture:
+    """p(x) = sum_k weights_k N(x; means_k, covs_k), in any dimension.
+
+    weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision of x.
+    Raises ValueError for shapes that do not agree, weights that are not a distribution, covariances that are not
+    symmetric positive definite.
+    """
+
+    def __init__(self, weights, means, covs):
+        weights, means, covs = (torch.as_tensor(a) for a in (weights, means, covs))
+        self.dtype = means.dtype if means.dtype.is_floating_point else torch.get_default_dtype()
+        _check_shapes(weights, means, covs)
+        weights, means, covs = weights.double(), means.double(), covs.double()
+        _check_values(weights, means, covs)
+        self.weights, self.means, self.covs = weights / weights.sum(), means, covs
+        self.variances, self.axes = torch.linalg.eigh(covs)    # (K, D), (K, D, D): columns are the axes
+        if self.variances.min() <= 0:
+            k = int(self.variances.min(-1).values.argmin())
+            raise ValueError(f"covs[{k}] is not positive definite: its smallest eigenvalue is {self.variances[k].min():.3g}")
+
+    def to(self, device):
+        """The same mixture with its parameters on another device."""
+        moved = object.__new__(type(self))
+        moved.__dict__ = {k: v.to(device) if torch.is_tensor(v) else v for k, v in self.__dict__.items()}
+        return moved
+
+    def logp(self, x, sigma=0.0):
+        """log p(x; sigma), the log density of the mixture blurred by noise of level sigma.  x (..., D) -> (...)"""
+        return self._evaluate("logp", x, checked(sigma, x, zero=True))
+
+    def score(self, x, sigma=0.0):
+        """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
+        return self._evaluate("score", x, checked(sigma, x, zero=True))
+
+    def denoise(self, x, sigma):
+        """E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma): the denoiser D(x, sigma).  x (..., D) -> (..., D)"""
+        return self._evaluate("denoise", x, checked(sigma, x))
+
+    def responsibilities(self, x, sigma=0.0):
+        """r_k = p(component k | x; sigma).  x (..., D) -> (..., K)"""
+        return self._evaluate("responsibilities", x, checked(sigma, x, zero=True))
+
+    def sample(self, n, sigma=0.0, generator=None):
+        """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
+        if n < 0:
+            raise ValueError(f"n is {n}; expected a number of samples >= 0")
+        device = generator.device if generator is not None else self.means.device
+        draw = dict(generator=generator, device=device, dtype=self.dtype)
+        x = self.to(device).from_noise(torch.rand(n, **draw), torch.randn(n, self.means.shape[1], **draw))
+        return x + sigma * torch.randn(x.shape, **draw) if sigma else x
+
+    def from_noise(self, u, z):
+        """Points as a deterministic map of uniforms u (...) and normals z (..., D): component by u, place by z.  -> (..., D)"""
+        k = self._component(u)
+        root = (self.axes * self.variances.sqrt()[:, None, :]).to(z.dtype)             # (K, D, D)
+        return self.means.to(z.dtype)[k] + (root[k] @ z[..., None])[..., 0]
+
+    def _component(self, u):
+        return torch.bucketize(u.contiguous(), self.weights.cumsum(0).to(u.dtype)[:-1].contiguous(), right=True)   # (...)
+
+    def _evaluate(self, what, x, sigma):
+        """logp, score, denoise or responsibilities of all points, block by block."""
+        k, d = self.means.shape
+        if x.ndim < 1 or x.shape[-1] != d:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
+        flat = x.reshape(-1, d)
+        rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
+        blocks = flat.split(rows)
+        if sigma.ndim:
+            levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)        # (N, 1) each
+            parts = [self._each(what, b, s) for b, s in zip(blocks, levels)]
+        else:
+            parts = self._shared(what, blocks, sigma.double(), rows)
+        out = torch.cat(parts)
+        return out.reshape(x.shape[:-1] + out.shape[1:])
+
+    def _shared(self, what, blocks, sigma, rows):
+        """One level for all points: whitened once, then every coordinate of x - mu_k is one matrix product.
+
+        Expanding the squared distance instead (x^2 - 2 x mu + mu^2) would save a product, and lose every digit once
+        |x| / sigma reaches 1,000 in float32.
+        """
+        x = blocks[0]
+        var = self.variances + sigma**2                                                  # (K, D)
+        axes = self.axes / var.sqrt()[:, None, :]                                        # (K, D, D)
+        offset = -(self.means[:, None, :] @ axes)[:, 0].to(x.dtype)                      # (K, D)
+        norm = (self.weights.log() - 0.5 * (2 * math.pi * var).log().sum(-1)).to(x.dtype)
+        axes, table = axes.permute(2, 1, 0).to(x.dtype).contiguous(), self._table(what, var).to(x.dtype)   # axes (D, D, K)
+        # one workspace for all blocks: fresh pages for each would cost more than the arithmetic
+        a, b = (None, None) if x.requires_grad else x.new_empty(2, rows, len(var))
+        parts = []
+        for x in blocks:
+            logits, room, room_z = (norm, None, None) if a is None else (norm, a[:len(x)], b[:len(x)])
+            for d in range(x.shape[1]):
+                z = torch.addmm(offset[:, d], x, axes[d], out=room_z)             # (N, K)
+                logits = torch.addcmul(logits, z, z, value=-0.5, out=room)
+            if what == "logp":
+                parts.append(logits.logsumexp(-1))
+            elif what == "responsibilities":
+                parts.append(logits.softmax(-1))
+            else:
+                mean = torch.softmax(logits, -1, out=room_z) @ table                      # (N, D + D^2)
+                n, d = x.shape
+                parts.append(mean[:, :d] + (mean[:, d:].reshape(n, d, d) @ x[..., None])[..., 0])
+        return parts
+
+    def _table(self, what, var):
+        """Per component the affine map A_k x + b_k that is its score or denoiser, flattened as (b_k, A_k).  (K, D + D^2)"""
+        gain = self.variances / var if what == "denoise" else -1 / var                    # (K, D)
+        matrix = self.axes * gain[:, None, :] @ self.axes.mT                              # (K, D, D)
+        shift = (matrix @ self.means[..., None])[..., 0]                                  # (K, D)
+        table = torch.cat([self.means - shift if what == "denoise" else -shift, matrix.flatten(1)], 1)
+        return table.T.contiguous().T                      # this memory order is 1.5 times as fast on a CPU
+
+    def _each(self, what, x, sigma):
+        """A level for each point, sigma (N, 1): the same quantities without whitening."""
+        means, axes, variances = (p.to(x.dtype) for p in (self.means, self.axes, self.variances))
+        offset = -(self.means[:, None, :] @ self.axes)[:, 0].to(x.dtype)                 # (K, D)
+        logits, coords, var = self.weights.log().to(x.dtype), [], variances + sigma[..., None] ** 2
+        for d in range(x.shape[1]):
+            z = torch.addmm(offset[:, d], x, axes[:, :, d].T)                             # (N, K)
+            logits = logits - 0.5 * (z**2 / var[..., d] + (2 * math.pi * var[..., d]).log())
+            coords.append(z)
+        if what in ("logp", "responsibilities"):
+            return logits.logsumexp(-1) if what == "logp" else logits.softmax(-1)
+        r = logits.softmax(-1)                                                          # (N, K)
+        out = r @ means if what == "denoise" else 0
+        for d, z in enumerate(coords):
+            gain = (variances[:, d] if what == "denoise" else -1) / var[..., d]            # (N, K)
+            out = out + (r * z * gain) @ axes[:, :, d]
+        return out
+
+
+class LabelledMixture(GaussianMixture):
+    """A mixture whose components carry class labels (K,): the exact counterpart of a labelled network.
+
+    `denoiser(label)` conditions on a class; `null` is the label that conditions on nothing. With it the exact world
+    goes wherever a network goes.
+    """
+
+    def __init__(self, weights, means, covs, labels):
+        super().__init__(weights, means, covs)
+        self.labels = torch.as_tensor(labels).long()
+        if self.labels.shape != self.weights.shape:
+            raise ValueError(f"labels has shape {tuple(self.labels.shape)}; expected {tuple(self.weights.shape)}, one a component")
+        self.num_classes = self.null = int(self.labels.max()) + 1
+        if not torch.equal(self.labels.unique(), torch.arange(self.null, device=self.labels.device)):
+            raise ValueError(f"labels are {self.labels.unique().tolist()}; expected every class from 0 to {self.null - 1}")
+
+    def given(self, label):
+        """p(x | class label) as a mixture of its own; the null label gives the marginal."""
+        if label == self.null:
+            return self
+        keep = self.labels == check_label(label, self.null)
+        w = self.weights[keep]
+        part = GaussianMixture(w / w.sum(), self.means[keep], self.covs[keep])
+        part.dtype = self.dtype
+        return part
+
+    def denoiser(self, label):
+        """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
+        label = check_label(label, self.null)
+        if not torch.is_tensor(label) or label.ndim == 0:
+            return self.given(int(label)).denoise
+        parts = {c: self.given(c).denoise for c in label.unique().tolist()}
+
+        def D(x, sigma):
+            out = torch.empty_like(x)
+            for c, part in parts.items():
+                rows = label == c
+                s = sigma[rows] if torch.is_tensor(sigma) and sigma.ndim else sigma
+                out[rows] = part(x[rows], s)
+            return out
+        return D
+
+    def draw(self, u, z):
+        """Labelled points from uniforms u (...) and normals z (..., D).  -> x0 (..., D), label (...)"""
+        return self.from_noise(u, z), self.labels[self._component(u)]
+
+
+def check_label(label, null):
+    """label unchanged if every entry is an integer in 0..null, null being the model's own null label; else ValueError."""
+    values = torch.as_tensor(label)
+    if values.dtype.is_floating_point or values.dtype == torch.bool:
+        raise ValueError(f"label has dtype {values.dtype}; expected integers")
+    bad = (values < 0) | (values > null)
+    if bad.any():
+        raise ValueError(f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})")
+    return label
+
+
+def _check_shapes(weights, means, covs):
+    if means.ndim != 2 or 0 in means.shape:
+        raise ValueError(f"means has shape {tuple(means.shape)}; expected (K, D)")
+    k, d = means.shape
+    if tuple(weights.shape) != (k,):
+        raise ValueError(f"weights has shape {tuple(weights.shape)}; expected ({k},), one a row of means")
+    if tuple(covs.shape) != (k, d, d):
+        raise ValueError(f"covs has shape {tuple(covs.shape)}; expected ({k}, {d}, {d})")
+
+
+def _check_values(weights, means, covs):
+    for name, value in (("weights", weights), ("means", means), ("covs", covs)):
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds a value that is not finite")
+    if weights.min() <= 0 or abs(weights.sum() - 1) > 1e-4:
+        raise ValueError(f"weights sum to {weights.sum():g} with minimum {weights.min():g}; expected positive weights that sum to 1")
+    skew = (covs - covs.mT).abs().amax((1, 2))
+    if (skew > 1e-5 * covs.abs().amax((1, 2))).any():
+        raise ValueError(f"covs[{int(skew.argmax())}] is not symmetric: entries differ by {skew.max():.3g}")

@@ -1,0 +1,103 @@
+"""How far samples are from the target, with error bars.
+
+Where the target is known exactly its density is used; elsewhere samples are compared with fresh true samples. Distances
+between samples are unbiased or compared at equal counts.
+"""
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+
+def threshold(mixture, n=20_000, share=0.01, generator=None):
+    """The `share` quantile of log p over the mixture's own samples: what counts as out of domain lies below it."""
+    generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
+    return torch.quantile(mixture.logp(mixture.sample(n, generator=generator)), share).item()
+
+
+def out_of_domain(x, mixture, cut=None):
+    """Share of samples whose exact log density is below `cut`, by default the 1st percentile of true samples'.
+
+    x (..., n, D) -> (...). True samples score 0.01 by construction.
+    """
+    cut = threshold(mixture) if cut is None else cut
+    return (mixture.logp(x) < cut).float().mean(-1)
+
+
+def class_error(x, label, labelled):
+    """Share of samples to which the exact target gives a class other than the one asked for.  x (..., n, D) -> (...)"""
+    r = labelled.responsibilities(x)                                                   # (..., n, K)
+    by_class = torch.stack([r[..., labelled.labels == c].sum(-1) for c in range(labelled.num_classes)], -1)
+    return (by_class.argmax(-1) != label).float().mean(-1)
+
+
+def mode_coverage(x, mixture, share=0.2):
+    """Share of the mixture's components that hold at least `share` of the samples they should.  x (..., n, D) -> (...)"""
+    nearest = mixture.responsibilities(x).argmax(-1)                                   # (..., n)
+    counts = torch.nn.functional.one_hot(nearest, len(mixture.weights)).sum(-2)
+    return (counts >= share * x.shape[-2] * mixture.weights).float().mean(-1)
+
+
+def energy_distance(x, y):
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.  x (..., n, D), y (m, D) -> (...)
+
+    Székely & Rizzo 2013.
+    """
+    n, m = x.shape[-2], y.shape[-2]
+    if min(n, m) < 2:
+        raise ValueError(f"x, y hold {n}, {m} samples; expected at least 2 each")
+    within = lambda a: torch.cdist(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)
+    return 2 * torch.cdist(x, y.expand(x.shape[:-2] + y.shape)).mean((-1, -2)) - within(x) - within(y)
+
+
+def sliced_wasserstein(x, y, directions=128, generator=None):
+    """Mean 1-Wasserstein distance of projections on random directions.  x, y (n, D), equal n. Rabin et al. 2011."""
+    if x.shape != y.shape:
+        raise ValueError(f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples")
+    generator = generator or torch.Generator(x.device).manual_seed(0)
+    v = torch.randn(x.shape[1], directions, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    v = v / v.norm(dim=0)
+    return ((x @ v).sort(0).values - (y @ v).sort(0).values).abs().mean()
+
+
+def frechet_distance(x, y):
+    """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), in float64.  x (n, D), y (m, D). Heusel et al. 2017.
+
+    The root is taken through symmetric eigenvalues, which few samples do not upset. Biased: compare equal counts only.
+    """
+    x, y = x.double(), y.double()
+    cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
+    values, vectors = torch.linalg.eigh(cx)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cy @ root).clamp(min=0).sqrt().sum()
+    return (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * cross
+
+
+def prdc(real, fake, k=5):
+    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020) by k-nearest-neighbour balls.
+
+    real (n, D), fake (m, D) -> dict of four floats.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
+    real, fake = (a.detach().cpu().double() for a in (real, fake))
+    radius = lambda a: torch.from_numpy(NearestNeighbors(n_neighbors=k + 1).fit(a.numpy()).kneighbors()[0][:, k - 1])
+    distance = torch.cdist(real, fake)                                                 # (n, m)
+    inside_real, inside_fake = distance < radius(real)[:, None], distance < radius(fake)[None]
+    return dict(precision=inside_real.any(0).double().mean().item(), recall=inside_fake.any(1).double().mean().item(),
+                density=inside_real.sum(0).double().mean().item() / k,
+                coverage=inside_real.any(1).double().mean().item())
+
+
+def bootstrap(values, resamples=10_000, level=0.95, seed=0):
+    """Mean over seeds and its percentile bootstrap interval.  values (S,) -> (mean, low, high). Efron 1979.
+
+    For a paired comparison pass the differences, seed by seed. Raises ValueError for fewer than 2 finite values.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; expected (seeds,), all finite, 2 or more")
+    picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    tail = (1 - level) / 2
+    low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
+    return float(values.mean()), float(low), float(high)

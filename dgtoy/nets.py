@@ -1,0 +1,147 @@
+"""Learned denoisers: an EDM-preconditioned MLP, and an ensemble of seeds trained as one batched network."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from .gmm import check_label
+from .schedules import checked
+
+FREQS = torch.linspace(0.25, 2.0, 8)                       # radians a unit of ln sigma
+
+
+def preconditioned(body, x, sigma, label, null, sigma_data):
+    """D(x, sigma | label) = c_skip x + c_out F(c_in x, ln sigma, label). Karras et al. 2022, table 1.
+
+    body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the label one-hot.
+    x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
+    """
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]    # (*B, 1)
+    label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])                              # (*B,)
+    scale = (sigma**2 + sigma_data**2).sqrt()
+    angle = sigma.log() * FREQS.to(x)                                                    # (*B, 8)
+    one_hot = (label[..., None] == torch.arange(null + 1, device=x.device)).to(x.dtype)  # (*B, null + 1)
+    features = torch.cat([x / scale, angle.cos(), angle.sin(), one_hot], -1)
+    return (sigma_data / scale) ** 2 * x + sigma * sigma_data / scale * body(features)
+
+
+class MLP(nn.Module):
+    """One denoiser: `preconditioned` around a plain MLP with SiLU.
+
+    dim: of x. num_classes: labels are 0..num_classes-1, and `null` = num_classes is the model's own null label.
+    depth: hidden layers. sigma_data: the std of data that the preconditioning assumes. seed: of the initial weights.
+    """
+
+    def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
+        super().__init__()
+        self.config = dict(dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed)
+        self.null, self.sigma_data = num_classes, sigma_data
+        sizes = [dim + 2 * len(FREQS) + num_classes + 1] + depth * [width] + [dim]
+        layers = [layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Linear(i, o), nn.SiLU())]
+        self.body = nn.Sequential(*layers[:-1])
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.body[::2]:
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        self._new_table(generator)
+        nn.init.zeros_(self.body[-1].weight), nn.init.zeros_(self.body[-1].bias)
+
+    def forward(self, x, sigma, label):
+        """x (B, dim), sigma () or (B,), label () or (B,) -> x0_hat (B, dim)"""
+        return preconditioned(self.body, x, sigma, label, self.null, self.sigma_data)
+
+    def denoiser(self, label):
+        """D(x, sigma) for a label: an int or (B,). Raises ValueError for a label that this model does not have."""
+        return _denoiser(self, label)
+
+    def with_classes(self, num_classes, seed):
+        """The same network with a fresh label table for new classes; null is the last row of the new table."""
+        new = type(self)(**{**self.config, "num_classes": num_classes, "seed": seed}).to(self.body[0].weight.device)
+        keep = new.body[0].in_features - num_classes - 1
+        with torch.no_grad():
+            new.body[0].weight[:, :keep] = self.body[0].weight[:, :keep]
+            new.body[0].bias.copy_(self.body[0].bias)
+            for mine, theirs in zip(new.body[2::2], self.body[2::2]):
+                mine.load_state_dict(theirs.state_dict())
+        return new
+
+    def _new_table(self, generator):
+        """The label table: the columns of the first layer that the one-hot label selects, as small as DiT's at the start."""
+        nn.init.normal_(self.body[0].weight.data[:, -self.null - 1:], 0, 0.02, generator=generator)
+
+
+class Ensemble:
+    """S networks of one shape as one batched network: x (S, B, dim) in, x0_hat (S, B, dim) out.
+
+    params {name: (S, ...)} stacks the members' parameters, weights transposed to (S, in, out). Members never mix: member
+    k trained here equals the network trained alone with seed k.
+    """
+
+    def __init__(self, members):
+        if not members:
+            raise ValueError("members is empty; an ensemble needs at least one network")
+        self.model, self.config = type(members[0]), {**members[0].config}
+        self.seeds = [m.config["seed"] for m in members]
+        self.null, self.sigma_data = members[0].null, members[0].sigma_data
+        states = [m.state_dict() for m in members]
+        stacked = {name: torch.stack([s[name] for s in states]) for name in states[0]}
+        self.params = {k: (v.mT.contiguous() if v.ndim == 3 else v).requires_grad_() for k, v in stacked.items()}
+
+    @classmethod
+    def of(cls, seeds, **config):
+        """One fresh MLP a seed."""
+        return cls([MLP(seed=s, **config) for s in seeds])
+
+    def __len__(self):
+        return len(self.seeds)
+
+    def __call__(self, x, sigma, label):
+        """x (S, B, dim), sigma () or (S, B), label () or (S, B) -> x0_hat (S, B, dim)"""
+        return preconditioned(self._body, x, sigma, label, self.null, self.sigma_data)
+
+    def _body(self, h):
+        *hidden, out = zip(list(self.params.values())[::2], list(self.params.values())[1::2])
+        for weight, bias in hidden:
+            h = nn.functional.silu(torch.baddbmm(bias[:, None], h, weight))              # (S, B, width)
+        return torch.baddbmm(out[1][:, None], h, out[0])                                 # (S, B, dim)
+
+    def denoiser(self, label):
+        """D(x (S, B, dim), sigma () or (S, B)) for a label: an int, or (S, B)."""
+        return _denoiser(self, label)
+
+    def member(self, k):
+        """Network k on its own, a copy."""
+        net = self.model(**{**self.config, "seed": self.seeds[k]}).to(self.device)
+        net.load_state_dict({name: p[k].detach().mT if p.ndim == 3 else p[k].detach() for name, p in self.params.items()})
+        return net
+
+    def with_classes(self, num_classes, seeds=None):
+        """Every member with a fresh label table; `seeds` (the members' own by default) draw table and later training."""
+        seeds = self.seeds if seeds is None else seeds
+        return Ensemble([self.member(k).with_classes(num_classes, s) for k, s in enumerate(seeds)])
+
+    def clone(self):
+        """A copy that shares nothing."""
+        return copy.deepcopy(self)
+
+    def to(self, device):
+        """This ensemble with its parameters on another device."""
+        self.params = {k: v.detach().to(device).requires_grad_() for k, v in self.params.items()}
+        return self
+
+    @property
+    def device(self):
+        return next(iter(self.params.values())).device
+
+
+def _denoiser(net, label):
+    label = torch.as_tensor(check_label(label, net.null))
+
+    def D(x, sigma):
+        checked(sigma, x)
+        with torch.no_grad():
+            return net(x, sigma, label)
+    return D

@@ -1,0 +1,80 @@
+"""Figures: functions of (ax, data) in one palette. They never sample and never train."""
+
+import contextlib
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from .metrics import bootstrap
+
+# Okabe & Ito's colour-blind safe palette; a method keeps its colour, marker and line everywhere
+METHODS = {
+    "truth": dict(color="#000000", marker="", linestyle="-"),
+    "source": dict(color="#999999", marker="", linestyle="-"),
+    "none": dict(color="#666666", marker="o", linestyle=":"),
+    "CFG": dict(color="#E69F00", marker="s", linestyle="--"),
+    "DoG": dict(color="#0072B2", marker="D", linestyle="-"),
+    "DoG on an interval": dict(color="#56B4E9", marker="^", linestyle="-."),
+    "autoguidance": dict(color="#CC79A7", marker="v", linestyle="--"),
+    "plane": dict(color="#009E73", marker="*", linestyle="-"),
+}
+NAMES = {"out_of_domain": "out-of-domain rate", "energy": "energy distance to the truth", "coverage": "share of modes covered",
+         "class_error": "class error"}
+
+
+@contextlib.contextmanager
+def style():
+    """Large type and thin frames, legible from the back of a lecture hall."""
+    with mpl.rc_context({"font.size": 13, "axes.titlesize": 15, "axes.titleweight": "bold", "axes.titlelocation": "left",
+                         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "figure.dpi": 72,
+                         "savefig.dpi": 110, "lines.linewidth": 2.2, "figure.constrained_layout.use": True}):
+        yield
+
+
+def points(ax, x, method="truth", size=3, label=None, limit=None):
+    """A scatter of samples x (n, 2) in the method's colour; square axes, limits +-limit if given."""
+    x = torch.as_tensor(x).cpu()
+    ax.scatter(*x.T, s=size, color=METHODS[method]["color"], alpha=0.5, linewidths=0, label=label, rasterized=True)
+    ax.set_aspect("equal")
+    if limit:
+        ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    ax.set(xticks=[], yticks=[])
+
+
+def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):
+    """Lines that enclose the given shares of an exact mixture's mass."""
+    grid = torch.linspace(-limit, limit, n)
+    x = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)                      # (n, n, 2)
+    logp = mixture.logp(x, sigma).double()
+    ordered = logp.flatten().sort(descending=True).values
+    mass = ordered.exp().cumsum(0) / ordered.exp().sum()
+    heights = sorted(ordered[(mass < share).sum().clamp(max=len(mass) - 1)].item() for share in levels)
+    ax.contour(grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0)
+
+
+def sweep(ax, x, values, method, label=None):
+    """A method's mean over seeds against x, with its 95% bootstrap band.  values: one list of seeds for each x"""
+    mean, low, high = np.array([bootstrap(v) for v in values]).T
+    look = METHODS[method]
+    ax.plot(x, mean, label=label or method, markersize=7, **look)
+    ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def heat(ax, x, y, values, label, cmap="viridis", centre=None, text=True, fmt="{:.3f}"):
+    """A map of values (len(y), len(x)), each cell with its number; `centre` makes the colours diverge there."""
+    values = np.asarray(values)
+    norm = None
+    if centre is not None:
+        reach = np.abs(values - centre).max() or 1
+        norm = mpl.colors.Normalize(centre - reach, centre + reach)
+    image = ax.imshow(values, origin="lower", aspect="auto", cmap=cmap, norm=norm)
+    ax.set_xticks(range(len(x)), [f"{v:g}" for v in x])
+    ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
+    ax.spines[:].set_visible(False)
+    if text:
+        for (i, j), v in np.ndenumerate(values):
+            light = sum(image.cmap(image.norm(v))[:3]) / 3 < 0.5
+            ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black")
+    ax.figure.colorbar(image, ax=ax, label=label)
+    return image
