@@ -51,14 +51,20 @@ class GaussianMixture:
         """E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma): the denoiser D(x, sigma).  x (..., D) -> (..., D)"""
         return self._evaluate("denoise", x, checked(sigma, x))
 
+    def log_responsibilities(self, x, sigma=0.0):
+        """log p(component k | x; sigma), finite where the probability itself is 0 in floating point.  x (..., D) -> (..., K)"""
+        return self._evaluate("log_responsibilities", x, checked(sigma, x, zero=True))
+
     def responsibilities(self, x, sigma=0.0):
-        """r_k = p(component k | x; sigma).  x (..., D) -> (..., K)"""
-        return self._evaluate("responsibilities", x, checked(sigma, x, zero=True))
+        """p(component k | x; sigma).  x (..., D) -> (..., K)"""
+        return self.log_responsibilities(x, sigma).exp()
 
     def sample(self, n, sigma=0.0, generator=None):
         """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigma is {sigma}; expected a finite value >= 0")
         device = generator.device if generator is not None else self.means.device
         draw = dict(generator=generator, device=device, dtype=self.dtype)
         x = self.to(device).from_noise(torch.rand(n, **draw), torch.randn(n, self.means.shape[1], **draw))
@@ -74,7 +80,7 @@ class GaussianMixture:
         return torch.bucketize(u.contiguous(), self.weights.cumsum(0).to(u.dtype)[:-1].contiguous(), right=True)   # (...)
 
     def _evaluate(self, what, x, sigma):
-        """logp, score, denoise or responsibilities of all points, block by block."""
+        """logp, score, denoise or log_responsibilities of all points, block by block."""
         k, d = self.means.shape
         if x.ndim < 1 or x.shape[-1] != d:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
@@ -111,8 +117,8 @@ class GaussianMixture:
                 logits = torch.addcmul(logits, z, z, value=-0.5, out=room)
             if what == "logp":
                 parts.append(logits.logsumexp(-1))
-            elif what == "responsibilities":
-                parts.append(logits.softmax(-1))
+            elif what == "log_responsibilities":
+                parts.append(logits.log_softmax(-1))
             else:
                 mean = torch.softmax(logits, -1, out=room_z) @ table                      # (N, D + D^2)
                 n, d = x.shape
@@ -136,8 +142,8 @@ class GaussianMixture:
             z = torch.addmm(offset[:, d], x, axes[:, :, d].T)                             # (N, K)
             logits = logits - 0.5 * (z**2 / var[..., d] + (2 * math.pi * var[..., d]).log())
             coords.append(z)
-        if what in ("logp", "responsibilities"):
-            return logits.logsumexp(-1) if what == "logp" else logits.softmax(-1)
+        if what in ("logp", "log_responsibilities"):
+            return logits.logsumexp(-1) if what == "logp" else logits.log_softmax(-1)
         r = logits.softmax(-1)                                                          # (N, K)
         out = r @ means if what == "denoise" else 0
         for d, z in enumerate(coords):
@@ -180,6 +186,8 @@ class LabelledMixture(GaussianMixture):
         parts = {c: self.given(c).denoise for c in label.unique().tolist()}
 
         def D(x, sigma):
+            if label.shape != x.shape[:-1]:
+                raise ValueError(f"label has shape {tuple(label.shape)}; expected {tuple(x.shape[:-1])} for x {tuple(x.shape)}")
             out = torch.empty_like(x)
             for c, part in parts.items():
                 rows = label == c

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from .calibration import Calibration, calibrate           # noqa: F401: the weights that held-out data ask for
+from .calibration import Calibration, calibrate  # noqa: F401  (weights from held-out data)
 
 
 def guided(main, guide, w, interval=(0.0, math.inf)):
@@ -83,13 +83,16 @@ def _affine(x, sigma, parts):
     base = out[0][1]
     total = base
     for weight, value in out[1:]:
-        weight = weight.to(x.device, x.dtype).reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
-        total = total + weight * (value - base)
-    for weight, value in out:
-        if weight.ndim:                                    # per-sample weights: some rows may be at exactly 1
-            alone = (weight == 1).to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
-            total = torch.where(alone, value, total)
+        total = total + _lead(weight.to(x.dtype), x) * (value - base)
+    for i, (_, value) in enumerate(out):                   # per-sample weights: some rows may need one denoiser alone
+        alone = math.prod(weight == 0 for j, (weight, _) in enumerate(out) if j != i)
+        total = torch.where(_lead(alone.bool(), x), value, total)
     return total
+
+
+def _lead(weight, x):
+    """A weight () or (B,) on x's device, shaped to broadcast against x (B, *D)."""
+    return weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
 
 
 def _at(w, sigma, lo, hi, name):
@@ -97,7 +100,8 @@ def _at(w, sigma, lo, hi, name):
     sigma = torch.as_tensor(sigma)
     value = torch.as_tensor(w(sigma) if callable(w) else w, dtype=torch.float64)
     if callable(w) and not bool(value.isfinite().all()):
-        raise ValueError(f"{name} is not finite at sigma = {sigma.flatten()[0]:g}; expected a finite number")
+        levels, finite = torch.broadcast_tensors(sigma, value.isfinite())
+        raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
     if lo <= 0 and hi == math.inf:
         return value
     inside = (sigma >= lo) & (sigma <= hi)

@@ -53,10 +53,10 @@ def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.
     ax.contour(grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0)
 
 
-def sweep(ax, x, values, method, label=None):
+def sweep(ax, x, values, method, label=None, **changes):
     """A method's mean over seeds against x, with its 95% bootstrap band.  values: one list of seeds for each x"""
     mean, low, high = np.array([bootstrap(v) for v in values]).T
-    look = METHODS[method]
+    look = METHODS[method] | changes
     ax.plot(x, mean, label=label or method, markersize=7, **look)
     ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 
@@ -78,3 +78,19 @@ def heat(ax, x, y, values, label, cmap="viridis", centre=None, text=True, fmt="{
             ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black")
     ax.figure.colorbar(image, ax=ax, label=label)
     return image
+
+
+def bar(ax, x, values, method, label=None, width=0.18):
+    """One bar: the mean over seeds with its 95% bootstrap interval, in the method's colour."""
+    mean, low, high = bootstrap(values)
+    ax.bar(x, mean, width, color=METHODS[method]["color"], label=label, yerr=[[mean - low], [high - mean]], capsize=3)
+
+
+def bars(ax, values, names, methods):
+    """Horizontal points with 95% bootstrap intervals, one a row, first at the top.  values: one list of seeds a row"""
+    for i, (v, method) in enumerate(zip(values, methods, strict=True)):
+        mean, low, high = bootstrap(v)
+        look = METHODS[method]
+        ax.errorbar(mean, -i, xerr=[[mean - low], [high - mean]], fmt=look["marker"], color=look["color"], markersize=9, capsize=4)
+    ax.set_yticks([-i for i in range(len(names))], names)
+    ax.grid(axis="x", alpha=0.3)

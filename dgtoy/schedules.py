@@ -49,7 +49,7 @@ def checked(sigma, x, zero=False):
     zero: whether sigma = 0 is meaningful (a density has a score there, a denoiser has nothing to do).
     Raises ValueError if sigma is negative, 0 where it must not be, not finite, or of a shape that does not lead x's.
     """
-    sigma = torch.as_tensor(sigma)
+    sigma = sigma if torch.is_tensor(sigma) else torch.as_tensor(sigma, dtype=torch.float64)
     if tuple(sigma.shape) != tuple(x.shape[: sigma.ndim]):
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}; expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}")
     if sigma.device.type == "cpu":                         # a check on a GPU would wait for it at every step

@@ -85,7 +85,7 @@ def alignment(mixture, domains, label, domain, x, sigma):
     conditional = _part(mixture, wanted).score(x, sigma)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        log_r = mixture.responsibilities(x, sigma).log()   # log p(k | x)
+        log_r = mixture.log_responsibilities(x, sigma)     # log p(k | x)
         log_cd, log_d = (log_r[..., keep].logsumexp(-1) for keep in (wanted, in_domain))
         class_term, = torch.autograd.grad((log_cd - log_d).sum(), x, retain_graph=True)
         domain_term, = torch.autograd.grad(log_d.sum(), x)

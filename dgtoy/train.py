@@ -6,7 +6,6 @@ steps. So a member of an ensemble sees what it would see alone, and a resumed ru
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from typing import NamedTuple

@@ -6,13 +6,13 @@ import json
 import os
 import pathlib
 import platform
-import subprocess
 import time
 
 import torch
 from tqdm import tqdm
 
 import dgtoy
+
 from .. import domains, metrics
 from ..nets import Ensemble
 from ..samplers import heun, last

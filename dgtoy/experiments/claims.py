@@ -1,0 +1,302 @@
+"""The claims and the rules that judge them: records in, claims.json and the README's table out.
+
+A rule is a function of one record. It returns the number that the claim is about, its 95% interval and a verdict:
+"holds", "holds in part" or "fails". Metric, weight and rule of a claim were fixed before the runs; nothing here is tuned to a record.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Callable
+
+import numpy as np
+
+from ..metrics import bootstrap
+from .base import load, row, rows, write_text
+from .plane import best
+
+W = 1.25                                                   # the weight at which claims compare methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a rule found: a value with its interval and unit over `n` seeds, whether each part of the claim holds, and a note."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    parts: dict
+    note: str
+
+    @property
+    def verdict(self):
+        held = sum(map(bool, self.parts.values()))
+        return "holds" if held == len(self.parts) else "fails" if held == 0 else "holds in part"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    id: str
+    text: str
+    experiment: str
+    rule: Callable
+    paper: str = "–"
+
+
+def paired(record, better, worse, metric="out_of_domain", where=None):
+    """Bootstrap of metric(worse) - metric(better), seed by seed: positive where `better` is better.  -> (mean, low, high)"""
+    where = where or {}
+    return bootstrap(np.subtract(row(record, **where, **worse)[metric], row(record, **where, **better)[metric]))
+
+
+def _seeds(record):
+    return len(record["seeds"])
+
+
+def _mean(r, metric):
+    return float(np.mean(r[metric]))
+
+
+def c1(record):
+    errors = [r["error"] for r in rows(record, claim="C1")]
+    return Finding(max(errors), min(errors), max(errors), len(errors), "largest relative error (range over mixtures)", {"to 1e-10": max(errors) < 1e-10},
+                   "CFG's term and the domain term add up to DoG on every random mixture")
+
+
+def c2(record):
+    found = rows(record, claim="C2")
+    value, low, high = bootstrap([r["guided"] for r in found])
+    floor = max(r["floor"] for r in found)
+    return Finding(value, low, high, len(found), "W1 to the tilted density, in its std", {"far above the floor": low > 3 * floor},
+                   f"without guidance the same sampler is within {floor:.2g}; for Gaussians the two stds differ in closed form")
+
+
+def c3(record):
+    found = rows(record, claim="C3")
+    errors = [max(abs(r[f"found_{k}"] / r[f"predicted_{k}"] - 1) for k in ("std", "overshoot")) for r in found]
+    value, low, high = bootstrap(errors)
+    return Finding(value, low, high, len(found), "relative error of end std and mean", {"within 1%": max(errors) < 0.01},
+                   f"worst direction {max(errors):.2g}; broad sources contract, narrow ones overshoot")
+
+
+def c4(record):
+    sizes = record["config"]["sizes"]
+    get = lambda branch: np.array([row(record, size=s, branch=branch)["excess"] for s in sizes])
+    worse = get("null branch on the target") - get("labelled branch on its class")                       # (sizes, S)
+    lost = get("null branch on the source") / get("pre-trained on the source")
+    value, low, high = bootstrap(worse.mean(0))
+    at = [bootstrap(w)[1] > 0 for w in worse]
+    slope = lambda y: bootstrap([np.polyfit(np.log2(sizes), col, 1)[0] for col in y.T])
+    parts = {"null is worse at every size": all(at), "the source is lost": bool(np.min(lost) > 1),
+             "the gap grows as data shrinks": slope(worse)[2] < 0, "the loss grows as data shrinks": slope(lost)[2] < 0}
+    return Finding(value, low, high, _seeds(record), "excess error, null minus labelled branch", parts,
+                   f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {worse[0].mean():.3f} at {sizes[0]} points and {worse[-1].mean():.3f} "
+                   f"at {sizes[-1]}; on the source its error is {np.median(lost):.0f} times the pre-trained model's")
+
+
+def c5(record):
+    held, first = [], None
+    for name in record["config"]["domains"]:
+        dog_cfg = paired(record, dict(method="DoG", w=W), dict(method="CFG", w=W), where=dict(domain=name))
+        cfg_none = paired(record, dict(method="CFG", w=W), dict(method="none"), where=dict(domain=name))
+        held.append(dog_cfg[1] > 0 and cfg_none[1] > 0)
+        first = first or dog_cfg
+    rates = [_mean(row(record, domain=record["config"]["domains"][0], method=m, **k), "out_of_domain")
+             for m, k in (("none", {}), ("CFG", dict(w=W)), ("DoG", dict(w=W)))]
+    return Finding(*first, _seeds(record), f"out-of-domain rate, CFG minus DoG, w = {W}", {n: h for n, h in zip(record["config"]["domains"], held, strict=True)},
+                   f"two moons: none {rates[0]:.3f}, CFG {rates[1]:.3f}, DoG {rates[2]:.3f}; ordered so in {sum(held)} of {len(held)} domains")
+
+
+def c6(record):
+    margin = 0.01
+    pair = bootstrap(np.subtract(row(record, dropout=0.0, method="DoG", w=W)["out_of_domain"],
+                                 row(record, dropout=0.1, method="DoG", w=W)["out_of_domain"]))
+    helps = paired(record, dict(method="DoG", w=W), dict(method="none"), where=dict(dropout=0.0))
+    broken = paired(record, dict(method="none"), dict(method="CFG", w=W), where=dict(dropout=0.0))
+    return Finding(*pair, _seeds(record), f"out-of-domain rate of DoG, dropout 0 minus 0.1, w = {W}",
+                   {"as good": pair[2] < margin, "helps": helps[1] > 0, "CFG has no guide": broken[1] > 0},
+                   f"without dropout DoG saves {helps[0]:.3f}, CFG adds {broken[0]:.3f}; the rule allows {margin}")
+
+
+def c7(record):
+    where = dict(domain=record["config"]["domains"][0])
+    w = 1.5
+    dearer = paired(record, dict(method="none"), dict(method="DoG", w=w), "energy", where)
+    interval = dict(method="DoG on an interval", w=w)
+    back = paired(record, interval, dict(method="DoG", w=w), "energy", where)
+    covered = paired(record, dict(method="DoG", w=w), interval, "coverage", where)
+    share = back[0] / dearer[0]
+    rate = _mean(row(record, **where, **interval), "out_of_domain")
+    return Finding(share, back[1] / dearer[0], back[2] / dearer[0], _seeds(record), f"share of DoG's loss in energy distance bought back, w = {w}",
+                   {"DoG costs match": dearer[1] > 0, "most is bought back": back[1] / dearer[0] > 0.5, "coverage too": covered[1] > 0},
+                   f"guiding only below sigma = {record['config']['interval'][1]:g} keeps the out-of-domain rate at {rate:.3f}")
+
+
+def c8(record):
+    cells = [(r["overshoot"], np.subtract(row(record, gap=r["gap"], breadth=r["breadth"], method="none")["out_of_domain"], r["out_of_domain"]))
+             for r in rows(record, method="DoG", w=W)]
+    over, saved = np.array([c[0] for c in cells]), np.array([c[1] for c in cells])                       # (cells,), (cells, S)
+    agree = ((saved > 0) == (over < 1)[:, None]).mean(0)
+    value, low, high = bootstrap(agree)
+    helps, hurts = ((saved.mean(1) > 0) & (over < 1)).sum(), ((saved.mean(1) < 0) & (over >= 1)).sum()
+    return Finding(value, low, high, _seeds(record), f"share of cells where overshoot < 1 stroke tells help from harm, w = {W}",
+                   {"in three quarters": low > 0.75},
+                   f"of {len(cells)} cells {int((over < 1).sum())} are predicted to gain ({helps} do), {int((over >= 1).sum())} to lose ({hurts} do)")
+
+
+def c9(record):
+    over = lambda guide, stage, metric: paired(record, dict(guide="ancestor", w=W), dict(guide=guide, w=W), metric, dict(stage=stage))
+    auto, seed = over("weaker self", "finished", "out_of_domain"), over("other seed", "finished", "out_of_domain")
+    unfinished = {g: over(g, "unfinished", "energy") for g in ("weaker self", "other seed", "other source")}
+    parts = {"beats autoguidance": auto[1] > 0, "another seed will do": abs(seed[0]) < 0.01,
+             "beats autoguidance, unfinished": unfinished["weaker self"][1] > 0}
+    return Finding(*auto, _seeds(record), f"out-of-domain rate, autoguidance minus DoG, w = {W}", parts,
+                   f"another seed's model instead of the ancestor: {seed[0]:+.4f}; unfinished, in energy distance: autoguidance "
+                   f"{unfinished['weaker self'][0]:+.3f}, another seed {unfinished['other seed'][0]:+.3f}, another source {unfinished['other source'][0]:+.3f}")
+
+
+def c10(record):
+    """A control hurts if its samples are worse than the ancestor's by out-of-domain rate or by energy distance."""
+    def worse(guide):
+        found = [paired(record, dict(guide="ancestor", w=W), dict(guide=guide, w=W), m, dict(stage="finished")) for m in ("out_of_domain", "energy")]
+        return max(found, key=lambda f: f[1])
+    harm = {n: worse(n) for n in ("untrained", "random", "wrong label", "swapped")}
+    same = np.abs(np.subtract(row(record, stage="finished", guide="itself", w=W)["energy"], row(record, stage="finished", guide="none")["energy"])).max()
+    parts = {"itself changes nothing": same == 0} | {f"{n} hurts": v[1] > 0 for n, v in harm.items()}
+    return Finding(*harm["untrained"], _seeds(record), f"harm of an untrained guide against the ancestor, w = {W}", parts,
+                   "; ".join(f"{n} {v[0]:+.3f}" for n, v in harm.items()) + ". An untrained network is, by its preconditioning, the exact denoiser of a "
+                   "broad Gaussian: enough to sharpen a finished fine-tune")
+
+
+def c11(record):
+    sizes = record["config"]["sizes"]
+    gain = np.array([np.subtract(row(record, size=s, method="none")["out_of_domain"], row(record, size=s, method="DoG")["out_of_domain"])
+                     for s in sizes])                                                                     # (sizes, S)
+    slope = bootstrap([-np.polyfit(np.log2(sizes), g, 1)[0] for g in gain.T])
+    ends = ", ".join(f"{np.mean(g):.3f} at {s}" for s, g in zip(sizes, gain, strict=True))
+    return Finding(*slope, _seeds(record), f"gain in out-of-domain rate per halving of the data, w = {W}", {"grows": slope[1] > 0}, f"gain: {ends}")
+
+
+def c12(record):
+    cells = {(r["sampler"], r["steps"]) for r in rows(record)}
+    kept, gaps = 0, []
+    for sampler, steps in sorted(cells):
+        where = dict(sampler=sampler, steps=steps)
+        dog_cfg = paired(record, dict(method="DoG"), dict(method="CFG"), where=where)
+        cfg_none = paired(record, dict(method="CFG"), dict(method="none"), where=where)
+        kept += dog_cfg[1] > 0 and cfg_none[1] > 0
+        gaps.append(dog_cfg)
+    worst = min(gaps, key=lambda g: g[0])
+    return Finding(*worst, _seeds(record), f"smallest out-of-domain gap, CFG minus DoG, w = {W}", {"everywhere": kept == len(cells), "mostly": kept > len(cells) / 2},
+                   f"DoG < CFG < none in {kept} of {len(cells)} combinations of sampler and steps")
+
+
+def c18(record):
+    def level(stage, mid=True):                                                                          # w* by seed
+        fit = next(f for f in record["results"]["fits"] if f["stage"] == stage)
+        keep = [i for i, s in enumerate(record["config"]["levels"]) if (0.1 < s <= 2 if mid else s <= 0.1)]
+        return bootstrap(np.array(fit["DoG"])[:, keep, 0].mean(1))
+    above, done, below = level("unfinished"), level("finished"), level("overfitted", mid=False)
+    calibrated = dict(method="DoG", w="calibrated")
+    gain = paired(record, calibrated, dict(method="none"), "energy", dict(stage="unfinished"))
+    share = gain[0] / _mean(row(record, stage="unfinished", method="none"), "energy")
+    over = paired(record, calibrated, dict(method="none"), "energy", dict(stage="overfitted"))
+    idle = paired(record, calibrated, dict(method="none"), "energy", dict(stage="finished"))
+    searched = min(_mean(r, "energy") for r in rows(record, stage="unfinished", method="DoG") if r["w"] != "calibrated")
+    unsearched = _mean(row(record, stage="unfinished", **calibrated), "energy")
+    return Finding(*above, _seeds(record), "w* of the unfinished fine-tune (sigma from 0.1 to 2)",
+                   {"unfinished above 1": above[1] > 1, "finished about 1": abs(done[0] - 1) < 0.1, "overfitted below 1": below[2] < 1,
+                    "completes": gain[1] > 0, "restrains": over[1] > 0, "no search needed": unsearched <= 1.1 * searched},
+                   f"finished {done[0]:.2f}, overfitted (sigma up to 0.1) {below[0]:.2f}; calibrated DoG cuts the energy distance of the unfinished "
+                   f"by {share:.0%}, changes the finished by {-idle[0]:+.4f} and the overfitted by {-over[0]:+.4f}; best constant w found by search: "
+                   f"{searched:.3f} against {unsearched:.3f} without search")
+
+
+def c19(record):
+    seeds = record["seeds"]
+    chosen = best(record, on=seeds[::2])
+    held = seeds[1::2]
+    at = {name: {m: np.array(row(record, a=a, b=b)[m])[held] for m in ("energy", "out_of_domain")} for name, (a, b) in chosen.items()}
+    rival = min(("CFG", "DoG"), key=lambda n: (at[n]["out_of_domain"].mean() > 0.02, at[n]["energy"].mean()))
+    gain = bootstrap(at[rival]["energy"] - at["plane"]["energy"])
+    describe = "; ".join(f"{n} (a, b) = {chosen[n]}: {at[n]['out_of_domain'].mean():.4f}, {at[n]['energy'].mean():.4f}" for n in at)
+    return Finding(*gain, len(held), "energy distance saved by the plane over the better line, out-of-domain rate at most 0.015", {"plane wins": gain[1] > 0},
+                   f"chosen on even seeds, shown on odd ones (out of domain, energy): {describe}")
+
+
+CLAIMS = (
+    Claim("C1", "DoG is the conditional score plus (w − 1) times CFG's class term and a domain term", "exact", c1, "sec. 3: derived"),
+    Claim("C2", "Guided sampling does not sample the tilted density", "exact", c2),
+    Claim("C3", "Per direction DoG multiplies the std by (s_T/s_S)^(w−1) and overshoots the mean as the closed form says", "exact", c3),
+    Claim("C4", "Fine-tuning forgets: the null branch is the worse estimate and has lost the source, more so with less data", "forgetting", c4,
+          "sec. 3: argued"),
+    Claim("C5", "At equal w: out-of-domain rate DoG < CFG < none", "transfer", c5, "19.6% better FID than CFG"),
+    Claim("C6", "DoG works as well on fine-tunes made without label dropout", "dropout", c6, "no training needed"),
+    Claim("C7", "The price is diversity; an interval buys most of it back", "transfer", c7),
+    Claim("C8", "The closed form tells where DoG helps and where it hurts", "gap", c8),
+    Claim("C9", "The ancestor guides better than a weaker self; a stranger of the same source will do", "guides", c9),
+    Claim("C10", "Controls: itself changes nothing; untrained, wrongly labelled and swapped guides hurt", "guides", c10),
+    Claim("C11", "The gain grows as target data shrinks", "size", c11),
+    Claim("C12", "The ordering holds across samplers and numbers of steps", "steps", c12),
+    Claim("C18", "Held-out data give the weight: above 1 unfinished, about 1 finished, below 1 overfitted; no search needed", "calibration", c18),
+    Claim("C19", "Points of the plane off both lines beat CFG and DoG at once", "plane", c19),
+)
+
+
+def judge(folder):
+    """Every claim whose record lies in `folder`, as plain dicts."""
+    found = []
+    for claim in CLAIMS:
+        try:
+            record = load(claim.experiment, folder)
+        except FileNotFoundError:
+            continue
+        result = claim.rule(record)
+        finding, verdict = dataclasses.asdict(result), result.verdict
+        finding["parts"] = {k: bool(v) for k, v in result.parts.items()}
+        clean = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in finding.items()}
+        found.append(dict(id=claim.id, claim=claim.text, experiment=claim.experiment, paper=claim.paper, verdict=verdict, **clean,
+                          device=record["provenance"]["device"], source=record["provenance"]["source"]))
+    return found
+
+
+def refresh(out="figures"):
+    """Judge the full records and the quick ones, write OUT/claims.json and the README's table.  -> the table as text"""
+    out = pathlib.Path(out)
+    full, quick = judge(out), judge(out / "quick")
+    rerun = {c["id"]: {k: c[k] for k in ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")} for c in quick}
+    seen = {c["id"] for c in full}
+    entries = [dict(c, quick=rerun.get(c["id"])) for c in full] + [c for c in quick if c["id"] not in seen]
+    write_text(out / "claims.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    lines = table(entries)
+    readme = out.parent / "README.md"
+    if readme.exists():
+        put(readme, "claims", lines)
+    return lines
+
+
+def table(entries):
+    """The claims as a Markdown table."""
+    lines = ["| | claim | the paper | ours [95% interval] | seeds | verdict | quick rerun |", "|---|---|---|---|---|---|---|"]
+    for e in entries:
+        span = lambda c: f"{c['value']:.3g} [{c['low']:.3g}, {c['high']:.3g}]"
+        again = e.get("quick")
+        rerun = f"{again['verdict']}: {span(again)}, {again['n']} seeds" if again else "–"
+        failed = [part for part, held in e["parts"].items() if not held]
+        note = e["note"][0].upper() + e["note"][1:] + (f". Not so: {', '.join(failed)}" if failed else "")
+        lines.append(f"| {e['id']} | {e['claim']} | {e['paper']} | {span(e)} {e['unit']}. {note}. | {e['n']} | "
+                     f"**{e['verdict']}** | {rerun} |")
+    return "\n".join(lines)
+
+
+def put(path, name, text):
+    """Replace what stands between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
+    old = path.read_text()
+    new, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
+    if count != 1:
+        raise ValueError(f"{path} holds {count} places <!-- {name} -->; expected 1")
+    if new != old:
+        write_text(path, new)
