@@ -86,7 +86,7 @@ def _affine(x, sigma, parts):
         total = total + _lead(weight.to(x.dtype), x) * (value - base)
     for i, (_, value) in enumerate(out):                   # per-sample weights: some rows may need one denoiser alone
         alone = math.prod(weight == 0 for j, (weight, _) in enumerate(out) if j != i)
-        total = torch.where(_lead(alone.bool(), x), value, total)
+        total = torch.where(_lead(alone.bool(), x), value, total) if alone.ndim else total
     return total
 
 

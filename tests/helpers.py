@@ -1,0 +1,52 @@
+"""What several tests use: a random mixture, a denoiser that counts its calls, and the form every refusal has."""
+
+import contextlib
+
+import pytest
+import torch
+
+from dgtoy import GaussianMixture, LabelledMixture
+
+
+def random_parts(k, d, seed, dtype=torch.float64):
+    """weights (k,), means (k, d), covs (k, d, d) of full rank, with stds from about 0.3 to 2."""
+    g = torch.Generator().manual_seed(seed)
+    weights = 0.2 + torch.rand(k, generator=g, dtype=dtype)
+    means = 3 * torch.randn(k, d, generator=g, dtype=dtype)
+    root = torch.randn(k, d, d, generator=g, dtype=dtype) / d**0.5
+    return weights / weights.sum(), means, root @ root.mT + 0.1 * torch.eye(d, dtype=dtype)
+
+
+def random_mixture(k=4, d=2, seed=0, dtype=torch.float64):
+    return GaussianMixture(*random_parts(k, d, seed, dtype))
+
+
+def random_labelled(k=6, d=2, classes=2, seed=0, dtype=torch.float64):
+    return LabelledMixture(*random_parts(k, d, seed, dtype), torch.arange(k) % classes)
+
+
+def gaussian(mean, std, dtype=torch.float64):
+    """N(mean, std^2) in one dimension."""
+    return GaussianMixture([1.0], torch.tensor([[mean]], dtype=dtype), torch.tensor([[[std**2]]], dtype=dtype))
+
+
+class Counted:
+    """A denoiser that counts its calls."""
+
+    def __init__(self, D):
+        self.D, self.calls = D, 0
+
+    def __call__(self, x, sigma):
+        self.calls += 1
+        return self.D(x, sigma)
+
+
+@contextlib.contextmanager
+def refuses(*words, error=ValueError):
+    """The block raises `error` with a message of one line that holds each of the words."""
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message

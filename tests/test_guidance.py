@@ -1,0 +1,254 @@
+import math
+
+import pytest
+import torch
+from helpers import Counted, gaussian, random_labelled, random_mixture, refuses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgtoy import autoguidance, cfg, domain_guidance, guided, plane
+
+close = torch.testing.assert_close
+X = torch.tensor([[-2.0], [-0.3], [0.0], [1.5]], dtype=torch.float64)
+WIDE, NARROW, CLASS = gaussian(0.0, 3.0).denoise, gaussian(1.0, 0.5).denoise, gaussian(1.5, 0.2).denoise
+weights = st.floats(-5, 5)
+levels = st.floats(0.01, 50)
+
+
+def counted():
+    """A main model, a guide and a third, each counting its calls."""
+    return Counted(NARROW), Counted(WIDE), Counted(CLASS)
+
+
+@given(weights, levels)
+def test_guidance_is_its_formula(w, sigma):
+    close(guided(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
+
+
+def test_at_w_1_the_guide_is_not_called_and_the_main_model_is_returned_bit_for_bit():
+    main, guide, _ = counted()
+    assert torch.equal(guided(main, guide, 1)(X, 0.7), NARROW(X, 0.7))
+    assert (main.calls, guide.calls) == (1, 0)
+
+
+def test_at_w_0_the_main_model_is_not_called_and_the_guide_is_returned_bit_for_bit():
+    main, guide, _ = counted()
+    assert torch.equal(guided(main, guide, 0.0)(X, 0.7), WIDE(X, 0.7))
+    assert (main.calls, guide.calls) == (0, 1)
+
+
+@pytest.mark.parametrize("sigma, calls", [(0.1, 0), (0.2, 1), (0.5, 1), (1.0, 1), (1.1, 0)])
+def test_outside_the_interval_the_guide_is_not_called(sigma, calls):
+    main, guide, _ = counted()
+    out = guided(main, guide, 3.0, interval=(0.2, 1.0))(X, sigma)
+    assert guide.calls == calls and main.calls == 1
+    close(out, guided(NARROW, WIDE, 3.0)(X, sigma) if calls else NARROW(X, sigma))
+
+
+@given(levels)
+def test_outside_the_interval_the_main_model_is_returned_bit_for_bit(sigma):
+    for interval in ((sigma * 1.1, math.inf), (0.0, sigma * 0.9)):
+        assert torch.equal(guided(NARROW, WIDE, 2.5, interval)(X, sigma), NARROW(X, sigma))
+
+
+@given(weights, st.floats(0, 10), st.floats(0.1, 20))
+def test_a_level_for_each_sample_is_guided_row_by_row(w, lo, width):
+    D = guided(NARROW, WIDE, w, (lo, lo + width))
+    sigma = torch.tensor([0.05, 0.9, 4.0, 30.0], dtype=torch.float64)
+    rows = torch.cat([D(X[i:i + 1], s) for i, s in enumerate(sigma)])
+    close(D(X, sigma), rows)
+
+
+def test_rows_outside_the_interval_are_the_main_model_bit_for_bit():
+    sigma = torch.tensor([0.05, 0.9, 4.0, 30.0], dtype=torch.float64)
+    out = guided(NARROW, WIDE, 1.7, (0.5, 5.0))(X, sigma)
+    assert torch.equal(out[[0, 3]], NARROW(X, sigma)[[0, 3]])
+    assert not torch.isclose(out[1:3], NARROW(X, sigma)[1:3]).any()
+
+
+def test_one_batch_wholly_outside_the_interval_makes_no_guide_call():
+    main, guide, _ = counted()
+    guided(main, guide, 2.0, (0.5, 5.0))(X, torch.tensor([0.1, 0.2, 9.0, 20.0]))
+    assert (main.calls, guide.calls) == (1, 0)
+
+
+def test_w_may_be_a_function_of_sigma():
+    w = lambda sigma: 1 + sigma
+    for sigma in (0.3, torch.tensor(2.0)):
+        close(guided(NARROW, WIDE, w)(X, sigma), guided(NARROW, WIDE, 1 + float(sigma))(X, sigma))
+
+
+def test_a_function_of_sigma_weighs_each_sample_by_its_own_level():
+    sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
+    out = guided(NARROW, WIDE, lambda s: 1 + s)(X, sigma)
+    for i, s in enumerate(sigma):
+        close(out[i:i + 1], guided(NARROW, WIDE, 1 + s.item())(X[i:i + 1], s))
+
+
+def test_a_function_that_is_1_makes_no_guide_call_and_a_row_at_0_or_1_is_exact():
+    main, guide, _ = counted()
+    w = lambda s: torch.where(s < 1, 1.0, 0.0)
+    assert torch.equal(guided(main, guide, w)(X, torch.tensor(0.5)), NARROW(X, 0.5)) and guide.calls == 0
+    sigma = torch.tensor([0.5, 2.0, 0.1, 3.0])
+    out = guided(main, guide, w)(X, sigma)
+    assert torch.equal(out[[0, 2]], NARROW(X, sigma)[[0, 2]]) and torch.equal(out[[1, 3]], WIDE(X, sigma)[[1, 3]])
+
+
+@given(weights, levels)
+def test_a_denoiser_guided_by_itself_is_itself(w, sigma):
+    assert torch.equal(guided(NARROW, NARROW, w)(X, sigma), NARROW(X, sigma))
+    close(plane(NARROW, NARROW, NARROW, w, -w)(X, sigma), NARROW(X, sigma))
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), levels)
+def test_guiding_twice_multiplies_the_weights(v, w, sigma):
+    once = guided(NARROW, WIDE, v)
+    close(guided(once, WIDE, w)(X, sigma), guided(NARROW, WIDE, v * w)(X, sigma), rtol=1e-9, atol=1e-9)
+
+
+@given(weights, levels)
+def test_the_score_of_guided_denoising_is_the_guided_score(w, sigma):
+    main, guide = random_mixture(3, 1, seed=1), random_mixture(3, 1, seed=2)
+    score = (1 - w) * guide.score(X, sigma) + w * main.score(X, sigma)
+    close(guided(main.denoise, guide.denoise, w)(X, sigma), X + sigma**2 * score, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("y", (1, torch.tensor([0, 1, 0, 2])))
+def test_cfg_guides_the_labelled_branch_by_the_null_branch(y, rng):
+    model, x = random_labelled(), torch.randn(4, 2, generator=rng, dtype=torch.float64)
+    labelled, null = model.denoiser(y)(x, 0.5), model.denoiser(model.null)(x, 0.5)
+    close(cfg(model, y, model.null, 1.5)(x, 0.5), null + 1.5 * (labelled - null))
+    assert torch.equal(cfg(model, y, model.null, 1.5, (1.0, 2.0))(x, 0.5), labelled)
+
+
+@given(weights, levels)
+def test_domain_guidance_guides_the_fine_tuned_model_by_the_pre_trained_one(w, sigma):
+    close(domain_guidance(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
+    assert torch.equal(domain_guidance(NARROW, WIDE, w, (60, 70))(X, sigma), NARROW(X, sigma))
+
+
+@given(weights, levels)
+def test_autoguidance_guides_a_model_by_a_weaker_one(w, sigma):
+    close(autoguidance(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
+    assert torch.equal(autoguidance(NARROW, WIDE, w, (60, 70))(X, sigma), NARROW(X, sigma))
+
+
+@pytest.mark.parametrize("a, b, calls", [
+    (1, 1, (0, 0, 1)),                                     # no guidance
+    (1, 1.5, (0, 1, 1)), (1, 0, (0, 1, 0)),                # the CFG line and its end
+    (1.5, 1.5, (1, 0, 1)), (0, 0, (1, 0, 0)),              # the DoG line and its end
+    (1.2, 1.5, (1, 1, 1)), (0, 1, (1, 1, 1)), (2, 0, (1, 1, 0)),
+])
+def test_the_plane_calls_only_the_networks_its_point_needs(a, b, calls):
+    finetuned, pretrained, _ = counted()
+    null = Counted(CLASS)
+    plane(pretrained, null, finetuned, a, b)(X, 0.6)
+    assert (pretrained.calls, null.calls, finetuned.calls) == calls
+
+
+@given(weights, weights, levels)
+def test_the_plane_is_its_formula(a, b, sigma):
+    pre, null, ft = WIDE(X, sigma), NARROW(X, sigma), CLASS(X, sigma)
+    close(plane(WIDE, NARROW, CLASS, a, b)(X, sigma), pre + a * (null - pre) + b * (ft - null), rtol=1e-9, atol=1e-9)
+
+
+@given(weights, levels)
+def test_the_plane_holds_cfg_and_domain_guidance(w, sigma):
+    close(plane(WIDE, NARROW, CLASS, 1, w)(X, sigma), guided(CLASS, NARROW, w)(X, sigma), rtol=1e-9, atol=1e-9)
+    close(plane(WIDE, NARROW, CLASS, w, w)(X, sigma), guided(CLASS, WIDE, w)(X, sigma), rtol=1e-9, atol=1e-9)
+
+
+def test_the_corners_of_the_plane_are_the_models_bit_for_bit():
+    for (a, b), D in {(1, 1): CLASS, (1, 0): NARROW, (0, 0): WIDE}.items():
+        assert torch.equal(plane(WIDE, NARROW, CLASS, a, b)(X, 0.4), D(X, 0.4))
+
+
+def test_outside_the_interval_the_plane_is_the_fine_tuned_model():
+    pretrained, null, finetuned = Counted(WIDE), Counted(NARROW), Counted(CLASS)
+    D = plane(pretrained, null, finetuned, 1.3, 2.0, interval=(0.5, 5.0))
+    assert torch.equal(D(X, 0.1), CLASS(X, 0.1)) and (pretrained.calls, null.calls) == (0, 0)
+    sigma = torch.tensor([0.1, 1.0, 2.0, 9.0], dtype=torch.float64)
+    close(D(X, sigma), torch.cat([D(X[i:i + 1], s) for i, s in enumerate(sigma)]))
+
+
+def test_the_weights_of_the_plane_may_be_functions_of_sigma():
+    sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
+    out = plane(WIDE, NARROW, CLASS, lambda s: 1 + s, lambda s: 2 - s)(X, sigma)
+    for i, s in enumerate(sigma.tolist()):
+        close(out[i:i + 1], plane(WIDE, NARROW, CLASS, 1 + s, 2 - s)(X[i:i + 1], s))
+
+
+def test_a_row_that_needs_one_network_gets_it_bit_for_bit():
+    """(a, b) row by row (2, 1), (1, 1), (1, 0), (0, 0): the first needs all three, although b is 1."""
+    a, b = torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])
+    out = plane(WIDE, NARROW, CLASS, lambda s: a, lambda s: b)(X, 0.5)
+    pre, null, ft = WIDE(X, 0.5), NARROW(X, 0.5), CLASS(X, 0.5)
+    close(out[0], 2 * null[0] - pre[0] + ft[0] - null[0])
+    assert torch.equal(out[1], ft[1]) and torch.equal(out[2], null[2]) and torch.equal(out[3], pre[3])
+    assert torch.equal(plane(WIDE, NARROW, CLASS, lambda s: a, 1)(X, 0.5)[1], ft[1])
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_guidance_keeps_the_precision_of_x(dtype):
+    x, sigma = X.to(dtype), torch.tensor([0.1, 0.5, 1.0, 3.0])
+    for D in (guided(NARROW, WIDE, 1.5, (0.3, 2)), plane(WIDE, NARROW, CLASS, 1.2, lambda s: s.double())):
+        assert D(x, 0.5).dtype == D(x, sigma).dtype == dtype
+
+
+def test_images_are_guided_as_points_are():
+    x, sigma = torch.randn(3, 1, 4, 4, dtype=torch.float64), torch.tensor([0.1, 1.0, 9.0])
+    main, guide = (lambda x, s: x / (1 + s.reshape(-1, 1, 1, 1))), (lambda x, s: x * 0)
+    out = guided(main, guide, 2.0, (0.5, 5.0))(x, sigma)
+    close(out, main(x, sigma) * torch.tensor([1.0, 2.0, 1.0]).reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("w", (math.nan, math.inf, -math.inf))
+def test_a_weight_that_is_not_finite_is_refused_before_any_call(w):
+    for make in (guided, domain_guidance, autoguidance):
+        with refuses("w is", "finite"):
+            make(NARROW, WIDE, w)
+    with refuses("a is", "finite"):
+        plane(WIDE, NARROW, CLASS, w, 1)
+    with refuses("b is", "finite"):
+        plane(WIDE, NARROW, CLASS, 1, w)
+    model = random_labelled()
+    with refuses("w is", "finite"):
+        cfg(model, 0, model.null, w)
+
+
+def test_a_function_that_is_not_finite_is_refused_before_any_call():
+    main, guide, _ = counted()
+    with refuses("w is not finite at sigma = 2"):
+        guided(main, guide, lambda s: math.nan)(X, 2.0)
+    with refuses("w is not finite at sigma = 3"):
+        guided(main, guide, lambda s: 1 / (s - 3))(X, torch.tensor([2.0, 3.0, 4.0, 5.0]))
+    with refuses("b is not finite"):
+        plane(main, guide, main, 1, lambda s: math.inf)(X, 2.0)
+    assert main.calls == guide.calls == 0
+
+
+@pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
+def test_an_empty_interval_is_refused(interval):
+    for make in (guided, domain_guidance, autoguidance):
+        with refuses("interval is", "lo < hi"):
+            make(NARROW, WIDE, 1.5, interval)
+    with refuses("interval is"):
+        plane(WIDE, NARROW, CLASS, 1.5, 1.5, interval)
+
+
+@pytest.mark.parametrize("null", (0, 1, 3, 1000))
+def test_the_null_label_of_another_model_is_refused(null):
+    with refuses(f"null is {null}", "null label is 2"):
+        cfg(random_labelled(classes=2), 0, null, 1.5)
+
+
+def test_a_label_out_of_range_is_refused_at_the_call():
+    model = random_labelled(classes=2)
+    with refuses("label 7 is out of range for 2 classes (null is 2)"):
+        cfg(model, 7, model.null, 1.5)
+
+
+def test_a_level_that_is_not_positive_is_refused():
+    for sigma in (0.0, -1.0, math.nan):
+        with refuses("sigma"):
+            guided(NARROW, WIDE, 1.5)(X, sigma)
