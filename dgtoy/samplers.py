@@ -83,6 +83,8 @@ def trajectory(x_T, steps, every=1):
 def normal(x, generator=None):
     """Standard normals like x; a list of generators draws the entries of x's first axis one by one."""
     if isinstance(generator, (list, tuple)):
+        if len(generator) != len(x):
+            raise ValueError(f"generator holds {len(generator)} generators; expected {len(x)}, one for each entry of x {tuple(x.shape)}")
         return torch.stack([normal(row, g) for row, g in zip(x, generator, strict=True)])
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

@@ -1,0 +1,190 @@
+import inspect
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from helpers import Counted, gaussian, random_mixture, refuses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgtoy import ancestral, dpmpp_2m, euler, guided, heun, karras, last, theory, trajectory
+
+close = torch.testing.assert_close
+SAMPLERS = (euler, heun, dpmpp_2m, ancestral)
+DETERMINISTIC = (euler, heun, dpmpp_2m)
+
+
+def flow(x, mean, std, s, t):
+    """The closed-form probability flow of N(mean, std^2) from level s to level t: distances from the mean scale."""
+    return mean + (x - mean) * math.sqrt((std**2 + t**2) / (std**2 + s**2))
+
+
+@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2), (dpmpp_2m, 2)])
+def test_the_order_of_convergence_is_the_one_promised(sampler, order):
+    x_T, counts = torch.tensor([[-8.0], [3.0], [11.0]], dtype=torch.float64), (32, 64, 128, 256)
+    D, truth = gaussian(1.5, 0.7).denoise, flow(x_T, 1.5, 0.7, 10.0, 0.1)
+    errors = [(last(sampler(D, x_T, karras(n, 0.1, 10.0)[:-1])) - truth).abs().max().item() for n in counts]
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert abs(slope + order) < 0.2
+
+
+@given(st.floats(-3, 3), st.floats(0.2, 3), st.floats(0.3, 20))
+def test_one_euler_step_is_its_formula(mean, std, s):
+    x, D, t = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(mean, std).denoise, s / 2
+    sigmas = torch.tensor([s, t], dtype=torch.float64)
+    close(last(euler(D, x, sigmas)), x + (t - s) * (x - D(x, s)) / s)
+
+
+def test_the_last_step_to_0_lands_on_the_denoised_point():
+    x, D = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(1.0, 0.5).denoise
+    for sampler in SAMPLERS:
+        close(last(sampler(D, x, [0.5, 0.0])), D(x, 0.5))
+
+
+def test_dpmpp_and_euler_agree_on_their_first_step():
+    x, D = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(1.0, 0.5).denoise
+    close(next(dpmpp_2m(D, x, karras(5, 0.1, 3.0))), next(euler(D, x, karras(5, 0.1, 3.0))))
+
+
+def test_dpmpp_is_exact_for_a_denoiser_that_does_not_move():
+    x, D = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), lambda x, s: torch.full_like(x, 0.3)
+    for x_t, t in zip(dpmpp_2m(D, x, karras(6, 0.1, 3.0)), karras(6, 0.1, 3.0)[1:], strict=True):
+        close(x_t, 0.3 + (x - 0.3) * t / 3.0)
+
+
+@pytest.mark.parametrize("sampler", (heun, dpmpp_2m))
+@pytest.mark.parametrize("source, target, w, interval", [
+    ((0.0, 3.0), (2.0, 0.3), 1.5, (0.0, math.inf)),
+    ((0.0, 1.0), (3.0, 0.9), 1.5, (0.0, math.inf)),
+    ((0.0, 3.0), (0.0, 0.3), 1.5, (0.0, 1.0)),
+])
+def test_guided_samples_of_gaussians_end_where_the_theory_says(sampler, source, target, w, interval):
+    """The flow is affine: the starts 0 and +-sigma_max become the mean and the mean +- one std."""
+    mean, std = theory.gaussian_guidance(target, source, w, interval)
+    D = guided(gaussian(*target).denoise, gaussian(*source).denoise, w, interval)
+    x_T = 1_000 * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
+    low, middle, high = last(sampler(D, x_T, karras(400, 1e-3, 1_000.0)))[:, 0].tolist()
+    assert (high - low) / 2 == pytest.approx(std, rel=0.01)
+    assert middle == pytest.approx(mean, rel=0.01, abs=0.01 * std)
+
+
+def test_ancestral_sampling_reproduces_the_mixture_s_moments(rng):
+    mixture = random_mixture(3, 2, dtype=torch.float32)
+    x = last(ancestral(mixture.denoise, mixture.sample(8_000, sigma=10.0, generator=rng), karras(150, 0.05, 10.0), rng))
+    truth = mixture.sample(100_000, generator=rng)
+    shares = mixture.responsibilities(x).mean(0)
+    close(shares, mixture.weights.float(), rtol=0, atol=0.02)
+    close(x.mean(0), truth.mean(0), rtol=0, atol=0.1)
+    close(torch.cov(x.T), torch.cov(truth.T), rtol=0, atol=0.05 * torch.cov(truth.T).trace().item())
+
+
+def test_one_ancestral_step_has_the_exact_variance_of_the_level_below(rng):
+    x0, s, t = 0.7, 2.0, 0.5
+    x_s = x0 + s * torch.randn(200_000, 1, generator=rng)
+    x_t = next(ancestral(lambda x, sigma: torch.full_like(x, x0), x_s, [s, t], rng))
+    assert x_t.mean().item() == pytest.approx(x0, abs=0.01) and x_t.std().item() == pytest.approx(t, rel=0.01)
+    assert torch.corrcoef(torch.cat([x_s, x_t], 1).T)[0, 1].item() == pytest.approx(t / s, abs=0.01)
+
+
+def test_ancestral_noise_comes_from_its_generator_alone():
+    x, D, sigmas = torch.ones(4, 2), random_mixture(dtype=torch.float32).denoise, karras(5, 0.1, 3.0)
+    before = torch.get_rng_state()
+    a, b = (last(ancestral(D, x, sigmas, torch.Generator().manual_seed(3))) for _ in range(2))
+    assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(a, last(ancestral(D, x, sigmas, torch.Generator().manual_seed(4))))
+
+
+def test_a_list_of_generators_gives_each_seed_the_noise_it_has_alone():
+    x, D, sigmas = torch.ones(3, 4, 2), random_mixture(dtype=torch.float32).denoise, karras(5, 0.1, 3.0)
+    generators = lambda: [torch.Generator().manual_seed(s) for s in (5, 6, 7)]
+    together = last(ancestral(D, x, sigmas, generators()))
+    for k, generator in enumerate(generators()):
+        close(together[k], last(ancestral(D, x[k], sigmas, generator)))
+
+
+def test_a_list_of_too_few_generators_is_refused():
+    with refuses("generator", "2", "3"):
+        last(ancestral(random_mixture(dtype=torch.float32).denoise, torch.ones(3, 4, 2), [2.0, 1.0], [torch.Generator()] * 2))
+
+
+@pytest.mark.parametrize("sampler, calls", [(euler, 12), (heun, 23), (dpmpp_2m, 12), (ancestral, 12)])
+def test_a_sampler_makes_no_call_more_than_it_must(sampler, calls):
+    D = Counted(gaussian(1.0, 0.5).denoise)
+    assert len(list(sampler(D, torch.ones(3, 1), karras(12, 0.1, 5.0)))) == 12
+    assert D.calls == calls
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_is_a_generator_that_works_only_when_asked(sampler):
+    D = Counted(gaussian(1.0, 0.5).denoise)
+    steps = sampler(D, torch.ones(3, 1), karras(50, 0.1, 5.0))
+    assert inspect.isgenerator(steps) and D.calls == 0
+    next(steps)
+    assert D.calls <= 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_schedule_that_does_not_decrease_is_refused_at_the_call(sampler):
+    D = Counted(gaussian(1.0, 0.5).denoise)
+    with refuses("sigmas[2] = 4 follows 3", "decrease"):
+        sampler(D, torch.ones(3, 1), torch.tensor([5.0, 3.0, 4.0, 0.0]))
+    with refuses("sigmas"):
+        sampler(D, torch.ones(3, 1), torch.tensor([5.0, -3.0]))
+    assert D.calls == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_memory_does_not_grow_with_the_steps(sampler):
+    """Arrays, not tensors, are watched: they live as long as any view of the memory does."""
+    watched = []
+
+    def D(x, sigma):
+        values = 0.5 * x.numpy()
+        watched.append(weakref.ref(values))
+        return torch.from_numpy(values)
+
+    alive = lambda refs: sum(r() is not None for r in refs)
+    iterates = []
+    for x in sampler(D, torch.ones(3, 1), karras(40, 0.1, 5.0)):
+        iterates.append(weakref.ref(x))
+        assert alive(iterates) <= 2 and alive(watched) <= 2
+    assert len(iterates) == 40 and len(watched) >= 40
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_start_is_left_as_it_was(sampler):
+    x_T = torch.ones(3, 1)
+    last(sampler(gaussian(1.0, 0.5).denoise, x_T, karras(4, 0.1, 5.0)))
+    assert torch.equal(x_T, torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_samples_keep_precision_and_shape_of_the_start(sampler, dtype):
+    x = last(sampler(lambda x, s: 0.5 * x, torch.ones(2, 3, 4, 5, dtype=dtype), karras(4, 0.1, 5.0)))
+    assert x.dtype == dtype and x.shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC)
+def test_samples_do_not_depend_on_their_neighbours(sampler, rng):
+    x_T, D = 5 * torch.randn(6, 2, generator=rng, dtype=torch.float64), random_mixture().denoise
+    close(last(sampler(D, x_T, karras(8, 0.1, 5.0)))[2:4], last(sampler(D, x_T[2:4], karras(8, 0.1, 5.0))))
+
+
+@given(st.lists(st.integers(), min_size=1))
+def test_last_is_the_last_item(items):
+    assert last(iter(items)) == items[-1]
+
+
+def test_last_agrees_with_the_list():
+    run = lambda: heun(gaussian(1.0, 0.5).denoise, torch.ones(3, 1), karras(6, 0.1, 5.0))
+    assert torch.equal(last(run()), list(run())[-1])
+
+
+@pytest.mark.parametrize("every, kept", [(1, [0, 1, 2, 3, 4, 5, 6]), (2, [0, 2, 4, 6]), (4, [0, 4])])
+def test_a_trajectory_is_the_start_and_every_so_many_iterates(every, kept):
+    x_T, run = torch.ones(3, 1), lambda: heun(gaussian(1.0, 0.5).denoise, torch.ones(3, 1), karras(6, 0.1, 5.0))
+    every_x = [x_T, *run()]
+    close(trajectory(x_T, run(), every), torch.stack([every_x[i] for i in kept]))
