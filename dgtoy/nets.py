@@ -9,7 +9,7 @@ from torch import nn
 from .gmm import check_label
 from .schedules import checked
 
-FREQS = torch.linspace(0.25, 2.0, 8)                       # radians a unit of ln sigma
+WAVES = 8                                                  # of ln sigma, 0.25 to 2 radians a unit
 
 
 def preconditioned(body, x, sigma, label, null, sigma_data):
@@ -21,7 +21,7 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]    # (*B, 1)
     label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])                              # (*B,)
     scale = (sigma**2 + sigma_data**2).sqrt()
-    angle = sigma.log() * FREQS.to(x)                                                    # (*B, 8)
+    angle = sigma.log() * torch.linspace(0.25, 2.0, WAVES, dtype=x.dtype, device=x.device)   # (*B, 8)
     one_hot = (label[..., None] == torch.arange(null + 1, device=x.device)).to(x.dtype)  # (*B, null + 1)
     features = torch.cat([x / scale, angle.cos(), angle.sin(), one_hot], -1)
     return (sigma_data / scale) ** 2 * x + sigma * sigma_data / scale * body(features)
@@ -38,7 +38,7 @@ class MLP(nn.Module):
         super().__init__()
         self.config = dict(dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed)
         self.null, self.sigma_data = num_classes, sigma_data
-        sizes = [dim + 2 * len(FREQS) + num_classes + 1] + depth * [width] + [dim]
+        sizes = [dim + 2 * WAVES + num_classes + 1] + depth * [width] + [dim]
         layers = [layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Linear(i, o), nn.SiLU())]
         self.body = nn.Sequential(*layers[:-1])
         generator = torch.Generator().manual_seed(seed)
