@@ -94,6 +94,8 @@ def _batches(data, size):
     empty = True
     for item in data:
         x0, label = item if isinstance(item, (tuple, list)) else (item, None)
+        if label is not None and len(label) != len(x0):
+            raise ValueError(f"data holds {len(x0)} points with {len(label)} labels; expected one label a point")
         labels = label.split(size) if label is not None else [None] * len(x0.split(size))
         for piece in zip(x0.split(size), labels):
             empty = empty and not len(piece[0])

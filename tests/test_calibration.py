@@ -1,0 +1,224 @@
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from helpers import Counted, gaussian, refuses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgtoy import calibrate, domain_guidance, domains, plane
+from dgtoy.calibration import Calibration
+
+close = torch.testing.assert_close
+LEVELS = [2.0, 1.0, 0.5, 0.25]
+WIDE, NARROW = gaussian(0.0, 3.0).denoise, gaussian(1.0, 0.5).denoise
+
+
+@pytest.fixture(scope="module")
+def world():
+    return domains.make()
+
+
+def held_out(world, n=1_500):
+    """n points a class of the target, with their labels."""
+    points = world.data(n, [0])
+    return points.x0[0].double(), points.label[0]
+
+
+def unfinished(pre, done, alpha):
+    """A fine-tune that has gone the share alpha of the way from `pre` to `done`."""
+    return lambda x, sigma: pre(x, sigma) + alpha * (done(x, sigma) - pre(x, sigma))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("alpha", (0.4, 0.8, 2.0))
+def test_an_unfinished_fine_tune_asks_for_one_over_alpha(world, alpha):
+    pre = world.source.denoise
+    main = lambda label: unfinished(pre, world.target.denoiser(label), alpha)
+    found = calibrate(main, pre, held_out(world), LEVELS, generator=seeded())
+    close(found.weights[:, 0], torch.full((4,), 1 / alpha, dtype=torch.float64), rtol=0.03, atol=0)
+    assert ((found.low <= found.weights) & (found.weights <= found.high)).all()
+    assert ((found.high - found.low) < 0.2 / alpha).all()
+
+
+@given(st.floats(0.05, 5))
+@settings(max_examples=10)
+def test_on_the_same_points_alpha_times_its_weight_is_the_same_for_every_alpha(alpha):
+    x0 = torch.linspace(0, 2, 50, dtype=torch.float64)[:, None]
+    of = lambda a: calibrate(unfinished(WIDE, NARROW, a), WIDE, x0, LEVELS, generator=seeded(), resamples=20)
+    close(alpha * of(alpha).weights, of(1.0).weights, rtol=1e-7, atol=0)
+    close(alpha * of(alpha).high, of(1.0).high, rtol=1e-7, atol=0)
+
+
+def test_the_plane_asks_for_one_over_alpha_and_one_over_beta(world):
+    pre, marginal = world.source.denoise, world.target.denoise
+    null = unfinished(pre, marginal, 0.5)
+
+    def main(label):
+        inside = world.target.denoiser(label)
+        return lambda x, sigma: null(x, sigma) + 0.7 * (inside(x, sigma) - marginal(x, sigma))
+    found = calibrate(main, pre, held_out(world, 3_000), [1.5, 0.8, 0.5], middle=null, generator=seeded())
+    close(found.weights[:, 0], torch.full((3,), 1 / 0.5, dtype=torch.float64), rtol=0.03, atol=0)
+    close(found.weights[:, 1], torch.full((3,), 1 / 0.7, dtype=torch.float64), rtol=0.06, atol=0)
+
+
+def test_the_calibrated_weights_minimise_the_error_on_the_held_out_points():
+    """The same noise again: moving either weight of the plane in either direction makes the mean square worse."""
+    x0, middle = torch.linspace(-1, 3, 200, dtype=torch.float64)[:, None], gaussian(0.5, 1.0).denoise
+    found = calibrate(NARROW, WIDE, x0, [0.7], middle=middle, generator=seeded(), resamples=1)
+    x = x0 + 0.7 * torch.randn(x0.shape, generator=seeded(), dtype=x0.dtype)
+    error = lambda a, b: (plane(WIDE, middle, NARROW, a, b)(x, 0.7) - x0).square().mean().item()
+    a, b = found.weights[0].tolist()
+    assert all(error(a, b) < error(a + da, b + db) for da, db in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)])
+
+
+def test_the_calibrated_plane_does_no_worse_than_its_calibrated_cfg_line():
+    x0, middle = torch.linspace(-1, 3, 200, dtype=torch.float64)[:, None], gaussian(0.4, 0.9).denoise
+    line = calibrate(NARROW, middle, x0, [0.7], generator=seeded(), resamples=1).weights[0, 0]
+    both = calibrate(NARROW, WIDE, x0, [0.7], middle=middle, generator=seeded(), resamples=1).weights[0]
+    x = x0 + 0.7 * torch.randn(x0.shape, generator=seeded(), dtype=x0.dtype)
+    error = lambda a, b: (plane(WIDE, middle, NARROW, a, b)(x, 0.7) - x0).square().mean()
+    assert error(*both.tolist()) <= error(1.0, line.item())
+
+
+def test_arrays_pairs_and_loaders_give_the_same_answer(world):
+    x0, label = held_out(world, 300)
+    pre, done = world.source.denoise, world.target.denoise
+    main = lambda label: unfinished(pre, done, 0.5)
+    batches = list(zip(x0.split(128), label.split(128), strict=True))
+    whole = calibrate(main(None), pre, x0, LEVELS, generator=seeded(), batch=128)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x0, label), batch_size=128)
+    for main_, data in [(main, (x0, label)), (main, [x0, label]), (main, batches), (main, iter(batches)), (main, loader),
+                        (main(None), list(x0.split(128))), (main(None), (b for b in x0.split(128)))]:
+        again = calibrate(main_, pre, data, LEVELS, generator=seeded(), batch=128)
+        assert all(torch.equal(getattr(again, f), getattr(whole, f)) for f in ("sigmas", "weights", "low", "high"))
+
+
+def test_a_labelled_main_model_sees_each_point_with_its_label():
+    x0, label, seen = torch.arange(10.0, dtype=torch.float64)[:, None], torch.arange(10), []
+
+    def main(label):
+        seen.append(label)
+        return NARROW
+    calibrate(main, WIDE, (x0, label), [1.0, 0.5], generator=seeded(), batch=4, resamples=5)
+    assert torch.equal(torch.cat(seen), label)
+
+
+def test_the_interval_holds_the_true_weight_about_as_often_as_it_says():
+    """D_ft half way from N(0, 3) to N(1, .5): the weight is 2. 95% nominal; 60 repetitions, three levels."""
+    main, hits = unfinished(WIDE, NARROW, 0.5), []
+    for seed in range(60):
+        g = seeded(seed)
+        x0 = gaussian(1.0, 0.5).sample(150, generator=g)
+        found = calibrate(main, WIDE, x0, [2.0, 1.0, 0.5], generator=g, resamples=200)
+        hits.append((found.low <= 2) & (2 <= found.high))
+    assert 0.88 < torch.stack(hits).double().mean() < 0.99
+
+
+def test_the_interval_narrows_with_the_root_of_the_number_of_points():
+    width = lambda n: calibrate(unfinished(WIDE, NARROW, 0.5), WIDE, gaussian(1.0, 0.5).sample(n, generator=seeded()),
+                                [0.5], generator=seeded())
+    few, many = (width(n) for n in (200, 3_200))
+    assert 2.5 < float((few.high - few.low) / (many.high - many.low)) < 6
+
+
+def test_data_is_read_once_and_let_go():
+    """Arrays are watched, not tensors: they live as long as any view of the memory does."""
+    watched, alive, rounds = [], [], 0
+
+    class Loader:
+        def __iter__(self):
+            nonlocal rounds
+            rounds += 1
+            for seed in range(30):
+                x0 = np.random.default_rng(seed).normal(1.0, 0.5, (20, 1))
+                watched.append(weakref.ref(x0))
+                alive.append(sum(r() is not None for r in watched))
+                yield torch.from_numpy(x0)
+    calibrate(NARROW, WIDE, Loader(), [1.0, 0.5], generator=seeded(), resamples=10)
+    assert rounds == 1 and len(watched) == 30
+    assert max(alive) <= 3
+
+
+def test_each_model_is_called_once_a_level_and_batch():
+    main, guide, middle = Counted(NARROW), Counted(WIDE), Counted(gaussian(0.5, 1.0).denoise)
+    calibrate(main, guide, torch.ones(30, 1) + torch.arange(30.0)[:, None], [1.0, 0.5], middle, seeded(), 5, batch=10)
+    assert main.calls == guide.calls == middle.calls == 2 * 3
+
+
+def test_calibration_draws_from_its_generator_alone():
+    before = torch.get_rng_state()
+    a, b = (calibrate(NARROW, WIDE, torch.arange(9.0)[:, None], [0.5], generator=seeded(), resamples=20) for _ in range(2))
+    assert torch.equal(a.low, b.low) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_are_calibrated_as_points_are():
+    """One pixel image a point: 4 pixels of noise, D_main = 0.5 x0-like shrinkage; the answer is least squares by hand."""
+    x0 = torch.randn(40, 1, 2, 2, generator=seeded(7), dtype=torch.float64)
+    main, guide = (lambda x, s: 0.5 * x), (lambda x, s: 0.1 * x)
+    found = calibrate(main, guide, x0, [0.8], generator=seeded(), resamples=1)
+    x = x0 + 0.8 * torch.randn(x0.shape, generator=seeded(), dtype=x0.dtype)
+    close(found.weights[0, 0], ((x0 - 0.1 * x) * 0.4 * x).sum() / (0.4 * x).square().sum())
+
+
+def calibration():
+    """Weights 3, 2, 1 and 4, 6, 8 at levels 4, 1, 1/4, given in falling order as a schedule is."""
+    weights = torch.tensor([[3.0, 4.0], [2.0, 6.0], [1.0, 8.0]], dtype=torch.float64)
+    return Calibration(torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64), weights, weights - 1, weights + 1)
+
+
+@pytest.mark.parametrize("sigma, w, b", [
+    (4.0, 3, 4), (2.0, 2.5, 5), (1.0, 2, 6), (0.5, 1.5, 7), (0.25, 1, 8), (50.0, 3, 4), (0.001, 1, 8),
+])
+def test_weights_are_linear_in_ln_sigma_and_constant_beyond(sigma, w, b):
+    found = calibration()
+    assert float(found.w(sigma)) == pytest.approx(w) and float(found.a(sigma)) == pytest.approx(w)
+    assert float(found.b(torch.tensor(sigma))) == pytest.approx(b)
+
+
+def test_weights_are_taken_for_each_sample_s_own_level():
+    close(calibration().w(torch.tensor([4.0, 2.0, 0.1])), torch.tensor([3.0, 2.5, 1.0], dtype=torch.float64))
+
+
+def test_calibrated_guidance_of_an_unfinished_fine_tune_is_the_finished_one():
+    half = unfinished(WIDE, NARROW, 0.5)
+    found = calibrate(half, WIDE, gaussian(1.0, 0.5).sample(20_000, generator=seeded()), LEVELS, generator=seeded(), resamples=10)
+    x = torch.linspace(-1, 3, 9, dtype=torch.float64)[:, None]
+    for sigma in (0.25, 0.7, torch.linspace(0.3, 2, 9)):
+        close(domain_guidance(half, WIDE, found.w)(x, sigma), NARROW(x, sigma), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("sigmas", ([], [0.0], [1.0, -1.0], [math.nan], [math.inf]))
+def test_levels_that_are_not_positive_are_refused_before_any_call(sigmas):
+    main = Counted(NARROW)
+    with refuses("sigmas is", "positive, finite"):
+        calibrate(main, WIDE, torch.ones(5, 1), sigmas)
+    assert main.calls == 0
+
+
+@pytest.mark.parametrize("data", [
+    torch.zeros(0, 1), [], iter([]), [torch.zeros(0, 1)], (torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)),
+])
+def test_no_data_is_refused(data):
+    main = (lambda label: NARROW) if isinstance(data, tuple) else NARROW
+    with refuses("data holds no points"):
+        calibrate(main, WIDE, data, [1.0])
+
+
+@pytest.mark.parametrize("n", (4, 6))
+def test_labels_for_another_number_of_points_are_refused(n):
+    with refuses(f"data holds 5 points with {n} labels"):
+        calibrate(lambda label: NARROW, WIDE, (torch.ones(5, 1), torch.zeros(n, dtype=int)), [1.0])
+
+
+def test_models_that_do_not_differ_are_refused():
+    x0 = torch.arange(5.0)[:, None]
+    with refuses("do not differ at sigma = 0.5"):
+        calibrate(NARROW, NARROW, x0, [0.5])
+    with refuses("do not differ at sigma = 0.5"):
+        calibrate(NARROW, WIDE, x0, [0.5], middle=WIDE)
