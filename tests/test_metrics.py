@@ -1,0 +1,254 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+from helpers import random_labelled, random_mixture, refuses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dgtoy import GaussianMixture, LabelledMixture, domains, metrics
+
+close = torch.testing.assert_close
+seeds = st.integers(0, 999)
+
+
+def cloud(n, d=2, seed=0, mean=0.0, std=1.0):
+    return mean + std * torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def clumps(places, std=0.05):
+    """Narrow round clumps at places (K, 2), equally heavy, each a class of its own."""
+    k = len(places)
+    return LabelledMixture(torch.full((k,), 1 / k), torch.tensor(places), std**2 * torch.eye(2).expand(k, 2, 2), range(k))
+
+
+CORNERS = clumps([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+
+
+def test_one_percent_of_true_samples_is_out_of_domain(rng):
+    for mixture in (random_mixture(4, 2), domains.make().target.given(0)):
+        assert metrics.out_of_domain(mixture.sample(50_000, generator=rng), mixture).item() == pytest.approx(0.01, abs=0.003)
+
+
+def test_the_threshold_is_the_quantile_of_the_log_density():
+    """For a Gaussian in two dimensions -2 log p is chi-square with 2 degrees of freedom: P(log p < cut) = share."""
+    standard = GaussianMixture([1.0], torch.zeros(1, 2, dtype=torch.float64), torch.eye(2)[None])
+    for share in (0.01, 0.1, 0.5):
+        truth = -math.log(2 * math.pi) + math.log(share)
+        assert metrics.threshold(standard, 200_000, share) == pytest.approx(truth, abs=0.05)
+
+
+def test_out_of_domain_counts_the_points_below_the_cut():
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.5], [9.0, 9.0]])
+    assert metrics.out_of_domain(x, CORNERS).item() == 0.5
+    assert metrics.out_of_domain(x, CORNERS, cut=-math.inf).item() == 0.0
+    assert metrics.out_of_domain(x, CORNERS, cut=math.inf).item() == 1.0
+
+
+def test_class_error_is_the_share_of_samples_in_another_class(rng):
+    assert metrics.class_error(CORNERS.given(2).sample(500, generator=rng), 2, CORNERS) == 0
+    assert metrics.class_error(CORNERS.given(2).sample(500, generator=rng), 1, CORNERS) == 1
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    assert metrics.class_error(x, torch.tensor([0, 1, 2, 0]), CORNERS).item() == 0.25
+
+
+def test_class_error_takes_the_class_of_all_components_together():
+    """Near 0 each component of class 1 is less likely than class 0's one, and the two together more likely."""
+    mixture = LabelledMixture([0.4, 0.3, 0.3], torch.zeros(3, 1), torch.ones(3, 1, 1), [0, 1, 1])
+    assert metrics.class_error(torch.zeros(5, 1), 1, mixture) == 0
+
+
+def test_mode_coverage_counts_the_components_that_have_their_share(rng):
+    assert metrics.mode_coverage(CORNERS.sample(1_000, generator=rng), CORNERS) == 1
+    assert metrics.mode_coverage(CORNERS.given(3).sample(1_000, generator=rng), CORNERS) == 0.25
+    few = torch.cat([CORNERS.given(c).sample(n, generator=rng) for c, n in enumerate((400, 400, 160, 40))])
+    assert metrics.mode_coverage(few, CORNERS, share=0.2) == 0.75       # the last has .16 of the 250 it should have
+    assert metrics.mode_coverage(few, CORNERS, share=0.15) == 1.0
+
+
+@pytest.mark.parametrize("metric", ["out_of_domain", "mode_coverage", "class_error", "energy_distance"])
+def test_leading_axes_are_batches(metric, rng):
+    x = torch.stack([CORNERS.sample(60, generator=rng) + 0.3 * k for k in range(6)]).reshape(2, 3, 60, 2)
+    others = {"out_of_domain": (CORNERS,), "mode_coverage": (CORNERS,), "class_error": (1, CORNERS),
+              "energy_distance": (CORNERS.sample(80, generator=rng),)}[metric]
+    f = getattr(metrics, metric)
+    whole = f(x, *others)
+    assert whole.shape == (2, 3)
+    for i in range(2):
+        for j in range(3):
+            close(whole[i, j], f(x[i, j], *others), rtol=1e-4, atol=1e-6)
+
+
+@given(seeds, st.integers(2, 40), st.integers(2, 40))
+def test_energy_distance_is_scipy_s_with_the_bias_taken_out(seed, n, m):
+    """SciPy's is the root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| with each point's distance to itself counted."""
+    x, y = cloud(n, 1, seed), cloud(m, 1, seed + 1, mean=0.5)
+    within = lambda a: torch.cdist(a, a).sum().item() / len(a) ** 2
+    biased = scipy.stats.energy_distance(x[:, 0], y[:, 0]) ** 2
+    truth = biased - within(x) / (n - 1) - within(y) / (m - 1)
+    assert metrics.energy_distance(x, y).item() == pytest.approx(truth, abs=1e-9)
+
+
+@given(seeds, st.integers(2, 12), st.integers(2, 12), st.integers(1, 4))
+def test_energy_distance_is_its_definition_as_a_plain_loop(seed, n, m, d):
+    x, y = cloud(n, d, seed), cloud(m, d, seed + 1, std=2.0)
+    mean = lambda a, b, pairs: sum((a[i] - b[j]).norm() for i, j in pairs) / len(pairs)
+    pairs = lambda p, q: [(i, j) for i in range(p) for j in range(q)]
+    others = lambda p: [(i, j) for i, j in pairs(p, p) if i != j]
+    truth = 2 * mean(x, y, pairs(n, m)) - mean(x, x, others(n)) - mean(y, y, others(m))
+    close(metrics.energy_distance(x, y), truth, rtol=1e-9, atol=1e-9)
+
+
+def test_energy_distance_of_gaussians_is_the_closed_form():
+    """X - Y is Gaussian with std sqrt(2), so each term is the mean of a folded normal."""
+    folded = lambda mu, s: s * math.sqrt(2 / math.pi) * math.exp(-(mu**2) / (2 * s**2)) + mu * math.erf(mu / (s * math.sqrt(2)))
+    truth = 2 * folded(1.0, math.sqrt(2)) - 2 * folded(0.0, math.sqrt(2))
+    assert metrics.energy_distance(cloud(4_000, 1, 1, mean=1.0), cloud(4_000, 1, 2)).item() == pytest.approx(truth, abs=0.05)
+
+
+def test_energy_distance_of_equal_laws_is_0_in_expectation():
+    found = torch.stack([metrics.energy_distance(cloud(20, 2, s), cloud(20, 2, s + 10_000)) for s in range(400)])
+    assert abs(found.mean()) < 4 * found.std() / 20
+
+
+def test_energy_distance_in_float32_survives_a_target_far_from_the_origin():
+    x, y = cloud(500, 2, 1, std=0.08), cloud(500, 2, 2, std=0.12)
+    far = metrics.energy_distance(x.float() + 8, y.float() + 8)
+    assert far.item() == pytest.approx(metrics.energy_distance(x, y).item(), abs=2e-4)
+
+
+@given(seeds, st.integers(2, 50))
+def test_sliced_wasserstein_in_one_dimension_is_scipy_s(seed, n):
+    x, y = cloud(n, 1, seed), cloud(n, 1, seed + 1, mean=0.5, std=2.0)
+    assert metrics.sliced_wasserstein(x, y).item() == pytest.approx(scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9)
+
+
+def test_sliced_wasserstein_is_the_mean_of_scipy_s_over_the_directions():
+    x, y, v = cloud(40, 3, 1), cloud(40, 3, 2, std=2.0), torch.randn(3, 16, generator=torch.Generator().manual_seed(5),
+                                                                     dtype=torch.float64)
+    truth = np.mean([scipy.stats.wasserstein_distance(x @ u / u.norm(), y @ u / u.norm()) for u in v.T])
+    assert metrics.sliced_wasserstein(x, y, 16, torch.Generator().manual_seed(5)).item() == pytest.approx(truth, rel=1e-9)
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_length_times_the_mean_cosine():
+    x = cloud(30, 2)
+    assert metrics.sliced_wasserstein(x, x + torch.tensor([3.0, 0.0]), 20_000).item() == pytest.approx(3 * 2 / math.pi, rel=0.02)
+
+
+def exactly(mean, cov, n=50, seed=0):
+    """n points whose sample mean and covariance are exactly these."""
+    root = lambda c: torch.linalg.cholesky(torch.as_tensor(c, dtype=torch.float64))
+    z = cloud(n, len(mean), seed)
+    z = (z - z.mean(0)) @ root(torch.atleast_2d(torch.cov(z.T))).inverse().mT
+    return torch.tensor(mean) + z @ root(cov).mT
+
+
+def test_frechet_distance_of_gaussians_in_one_dimension_is_the_closed_form():
+    x, y = exactly([1.0], [[4.0]], 30), exactly([3.0], [[0.25]], 40, seed=1)
+    assert metrics.frechet_distance(x, y).item() == pytest.approx((3 - 1) ** 2 + (2 - 0.5) ** 2, rel=1e-9)
+
+
+def test_frechet_distance_of_gaussians_with_common_axes_is_the_closed_form():
+    x, y = exactly([0.0, 1.0], [[4.0, 0.0], [0.0, 9.0]]), exactly([1.0, 1.0], [[1.0, 0.0], [0.0, 0.04]], seed=1)
+    assert metrics.frechet_distance(x, y).item() == pytest.approx(1 + (2 - 1) ** 2 + (3 - 0.2) ** 2, rel=1e-9)
+
+
+@given(seeds, st.integers(1, 6))
+def test_frechet_distance_agrees_with_scipy_s_matrix_root(seed, d):
+    x, y = cloud(40, d, seed) @ cloud(d, d, seed + 1), cloud(50, d, seed + 2, mean=0.3) @ cloud(d, d, seed + 3)
+    cx, cy = np.atleast_2d(np.cov(x.T)), np.atleast_2d(np.cov(y.T))
+    root = scipy.linalg.sqrtm(cx @ cy)
+    truth = (x.mean(0) - y.mean(0)).square().sum().item() + np.trace(cx + cy - 2 * root.real)
+    assert metrics.frechet_distance(x, y).item() == pytest.approx(truth, rel=1e-6, abs=1e-6)
+
+
+def test_frechet_distance_with_fewer_samples_than_dimensions_is_a_number():
+    x = cloud(5, 20)
+    assert metrics.frechet_distance(x, x).item() == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(x.float(), cloud(5, 20, 1).float()) > 0
+
+
+def plain_prdc(real, fake, k):
+    """The definitions, point by point."""
+    distance = lambda a, b: (a - b).norm().item()
+    radius = lambda points, i: sorted(distance(points[i], p) for j, p in enumerate(points) if j != i)[k - 1]
+    r, f = [radius(real, i) for i in range(len(real))], [radius(fake, j) for j in range(len(fake))]
+    in_real = np.array([[distance(a, b) < r[i] for b in fake] for i, a in enumerate(real)])
+    in_fake = np.array([[distance(a, b) < f[j] for j, b in enumerate(fake)] for a in real])
+    return dict(precision=in_real.any(0).mean(), recall=in_fake.any(1).mean(), density=in_real.sum(0).mean() / k,
+                coverage=in_real.any(1).mean())
+
+
+@settings(max_examples=10)
+@given(seeds, st.integers(8, 20), st.integers(8, 20), st.integers(1, 5))
+def test_prdc_is_its_definition_as_a_plain_loop(seed, n, m, k):
+    real, fake = cloud(n, 2, seed), cloud(m, 2, seed + 1, mean=0.7, std=0.8)
+    assert metrics.prdc(real, fake, k) == pytest.approx(plain_prdc(real, fake, k))
+
+
+def test_prdc_of_equal_laws_is_high_and_of_distant_ones_0():
+    same = metrics.prdc(cloud(500, 2, 1), cloud(500, 2, 2))
+    assert same["precision"] > 0.9 and same["recall"] > 0.9 and same["coverage"] > 0.9 and abs(same["density"] - 1) < 0.1
+    assert set(metrics.prdc(cloud(50, 2, 1), cloud(50, 2, 2, mean=100.0)).values()) == {0.0}
+
+
+def test_collapse_keeps_precision_and_loses_recall_and_coverage():
+    found = metrics.prdc(cloud(500, 2, 1), cloud(500, 2, 2, std=0.05))
+    assert found["precision"] > 0.95 and found["recall"] < 0.1 and found["coverage"] < 0.3
+
+
+def test_the_bootstrap_interval_holds_the_mean_about_as_often_as_it_says():
+    draws = np.random.default_rng(0).exponential(size=(300, 30))
+    bounds = [metrics.bootstrap(row, resamples=400) for row in draws]
+    assert 0.88 < np.mean([low <= 1 <= high for _, low, high in bounds]) < 0.98
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+def test_the_bootstrap_interval_surrounds_the_mean_within_the_values(values):
+    mean, low, high = metrics.bootstrap(values, resamples=200)
+    slack = 1e-9 * max(1, *map(abs, values))
+    assert mean == pytest.approx(np.mean(values))
+    assert min(values) - slack <= low <= high <= max(values) + slack
+
+
+def test_the_bootstrap_interval_is_about_two_standard_errors_each_way():
+    values = np.random.default_rng(1).normal(5, 2, 400)
+    mean, low, high = metrics.bootstrap(values)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert metrics.bootstrap([0.3] * 8) == pytest.approx((0.3, 0.3, 0.3), abs=1e-12)
+
+
+def test_a_lower_level_gives_a_narrower_interval_and_the_seed_the_same_one():
+    values = np.random.default_rng(1).normal(size=20)
+    wide, narrow = metrics.bootstrap(values), metrics.bootstrap(values, level=0.5)
+    assert wide[1] < narrow[1] < narrow[2] < wide[2]
+    assert metrics.bootstrap(values) == wide != metrics.bootstrap(values, seed=1)
+
+
+@pytest.mark.parametrize("values", ([], [1.0], [1.0, math.nan], [math.inf, 1.0], [[1.0, 2.0], [3.0, 4.0]]))
+def test_values_without_an_interval_are_refused(values):
+    with refuses("values has shape", "finite", "2 or more"):
+        metrics.bootstrap(values)
+
+
+def test_too_few_samples_are_refused():
+    with refuses("x, y hold 1, 5", "at least 2"):
+        metrics.energy_distance(cloud(1), cloud(5))
+    with refuses("real, fake hold 20, 5", "more than k = 5"):
+        metrics.prdc(cloud(20), cloud(5))
+    with refuses("x, y have shapes (5, 2), (6, 2)", "same number"):
+        metrics.sliced_wasserstein(cloud(5), cloud(6))
+
+
+def test_samples_of_another_dimension_are_refused():
+    mixture = random_labelled()
+    for f in (lambda x: metrics.out_of_domain(x, mixture), lambda x: metrics.mode_coverage(x, mixture),
+              lambda x: metrics.class_error(x, 0, mixture)):
+        with refuses("x has shape (5, 3)"):
+            f(cloud(5, 3))
