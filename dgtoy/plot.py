@@ -50,7 +50,8 @@ def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.
     ordered = logp.flatten().sort(descending=True).values
     mass = ordered.exp().cumsum(0) / ordered.exp().sum()
     heights = sorted(ordered[(mass < share).sum().clamp(max=len(mass) - 1)].item() for share in levels)
-    ax.contour(grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0)
+    ax.contour(grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0,
+               linestyles="solid")                         # matplotlib dashes negative heights, and a log density is often one
 
 
 def sweep(ax, x, values, method, label=None, **changes):
