@@ -28,7 +28,7 @@ class Domain:
         if size < 1:
             raise ValueError(f"size is {size}; expected at least one point a class")
         classes = self.target.num_classes
-        parts = [[self.target.given(c).sample(size, generator=torch.Generator().manual_seed(7_919 * seed + c))
+        parts = [[_in_order(self.target.given(c), size, torch.Generator().manual_seed(7_919 * seed + c))
                   for c in range(classes)] for seed in seeds]
         x0 = torch.stack([torch.cat(p) for p in parts])                                # (S, classes * size, 2)
         label = torch.arange(classes).repeat_interleave(size).expand(len(parts), -1)
@@ -49,8 +49,8 @@ def make(name="moons", gap=0.0, breadth=1.0, classes=2, layout=0):
     shapes = {"moons": _moons, "spirals": _spirals, "grid": _grid}
     if name not in shapes:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
-    if not breadth > 0 or not math.isfinite(gap):
-        raise ValueError(f"gap, breadth are {gap}, {breadth}; expected a finite gap and a breadth > 0")
+    if not 0 < breadth < math.inf or not math.isfinite(gap):
+        raise ValueError(f"gap, breadth are {gap}, {breadth}; expected a finite gap and a finite breadth > 0")
     if classes < 1:
         raise ValueError(f"classes is {classes}; expected at least 1")
     curves = shapes[name](classes)                                                     # (classes, modes, 2)
@@ -61,6 +61,14 @@ def make(name="moons", gap=0.0, breadth=1.0, classes=2, layout=0):
     labels = torch.arange(classes).repeat_interleave(modes)
     target = LabelledMixture(torch.full((len(means),), 1 / len(means)), means, covs, labels)
     return Domain(name, _source(breadth, layout), target)
+
+
+def _in_order(mixture, size, generator):
+    """Samples of which the first n do not depend on `size`: torch.rand draws one by one, torch.randn does not."""
+    u, radius, angle = torch.rand(size, 3, generator=generator).unbind(-1)
+    angle = 2 * math.pi * angle
+    z = (-2 * torch.log1p(-radius)).sqrt()[:, None] * torch.stack([angle.cos(), angle.sin()], -1)   # Box & Muller 1958
+    return mixture.from_noise(u, z)
 
 
 def _source(breadth, layout, components=40, classes=10):
@@ -94,10 +102,12 @@ def _spirals(classes, modes=16):
 
 def _grid(classes, side=4):
     """A side x side grid of clumps, its cells dealt to the classes in turn."""
+    if classes > side * side:
+        raise ValueError(f"classes is {classes}; a grid has room for {side * side}")
     i = torch.arange(side * side)
     place = torch.stack([i % side, i // side], -1) * 0.8 - 0.4 * (side - 1)
     per_class = side * side // classes
-    deal = (i % side + i // side * (1 if classes > 2 else 1)) % classes
+    deal = (i % side + i // side if classes <= side else i) % classes
     rows = [place[deal == c][:per_class] for c in range(classes)]
     fewest = min(len(r) for r in rows)
     return torch.stack([r[:fewest] for r in rows]).float()

@@ -120,7 +120,9 @@ class Ensemble:
 
     def with_classes(self, num_classes, seeds=None):
         """Every member with a fresh label table; `seeds` (the members' own by default) draw table and later training."""
-        seeds = self.seeds if seeds is None else seeds
+        seeds = self.seeds if seeds is None else list(seeds)
+        if len(seeds) != len(self):
+            raise ValueError(f"seeds is {seeds}; expected {len(self)}, one a member")
         return Ensemble([self.member(k).with_classes(num_classes, s) for k, s in enumerate(seeds)])
 
     def clone(self):
@@ -139,9 +141,14 @@ class Ensemble:
 
 def _denoiser(net, label):
     label = torch.as_tensor(check_label(label, net.null))
+    lead, dim = ((len(net),) if isinstance(net, Ensemble) else ()), net.config["dim"]
 
     def D(x, sigma):
-        checked(sigma, x)
+        if x.shape[-1:] != (dim,) or x.shape[:len(lead)] != lead:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected {(*lead, 'B', dim)}")
+        if label.ndim and label.shape != x.shape[:-1]:
+            raise ValueError(f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}")
+        sigma = checked(sigma, x)
         with torch.no_grad():
-            return net(x, sigma, label)
+            return net(x, sigma[..., 0] if sigma.ndim else sigma, label)
     return D

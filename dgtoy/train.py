@@ -6,6 +6,7 @@ steps. So a member of an ensemble sees what it would see alone, and a resumed ru
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .gmm import LabelledMixture, check_label
 from .schedules import log_normal
 
 BLOCK = 64                                                 # steps whose random numbers are drawn together
@@ -35,8 +37,10 @@ class Recipe:
             raise ValueError(f"dropout is {self.dropout}; expected a share between 0 and 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
-        if self.batch < 1 or self.steps < 0 or not self.lr > 0:
-            raise ValueError(f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0")
+        if self.batch < 1 or self.steps < 0 or not 0 < self.lr < math.inf:
+            raise ValueError(f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite")
+        if not math.isfinite(self.noise[0]) or not 0 <= self.noise[1] < math.inf:
+            raise ValueError(f"noise is {self.noise}; expected the finite mean and std of ln sigma, std >= 0")
 
 
 class Step(NamedTuple):
@@ -95,11 +99,25 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500):
     all; where it exists already, training goes on from it as if it had never stopped.
     Raises FloatingPointError at a non-finite loss, naming step and seed; the weights are then those before that step.
     """
+    _check_data(net, data)
     params = list(net.params.values())
     optimizer = torch.optim.Adam(params, lr=recipe.lr, fused=True, capturable=net.device.type == "cuda")
     _start(optimizer)
     start = _resume(checkpoint, net, ema, optimizer, recipe) if checkpoint else 0
     return _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start)
+
+
+def _check_data(net, data):
+    """Raise if a training set is not one that these networks can learn: other seeds, dimension or labels."""
+    dim = net.config["dim"]
+    if isinstance(data, Points):
+        if data.x0.shape[::2] != (len(net), dim):
+            raise ValueError(f"data has x0 of shape {tuple(data.x0.shape)}; expected ({len(net)}, n, {dim})")
+        check_label(data.label, net.null)
+    elif isinstance(data, LabelledMixture):
+        if data.means.shape[1] != dim:
+            raise ValueError(f"data has dimension {data.means.shape[1]}; expected {dim}")
+        check_label(data.labels, net.null)
 
 
 def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start):
@@ -224,11 +242,15 @@ def _resume(path, net, ema, optimizer, recipe):
     if not pathlib.Path(path).exists():
         return 0
     tensors, header = read_safetensors(path)
+    if not {"step", "recipe", "seeds", "model"} <= set(header):
+        raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
     found = header["recipe"] | {"steps": recipe.steps}
     for what, came, expected in (("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
-                                 ("seeds", header["seeds"], net.seeds), ("ema", "ema." in "".join(tensors), bool(ema))):
+                                 ("seeds", header["seeds"], net.seeds), ("model", header["model"], net.config), ("ema", "ema." in "".join(tensors), bool(ema))):
         if came != expected:
             raise ValueError(f"{path} was made with {what} {came}; this run has {expected}")
+    if header["step"] > recipe.steps:
+        raise ValueError(f"{path} is at step {header['step']}; this run ends at {recipe.steps}")
     targets = {f"net.{k}": p for k, p in net.params.items()} | ({f"ema.{k}": p for k, p in ema.params.items()} if ema else {})
     for name, p in net.params.items():
         targets |= {f"m.{name}": optimizer.state[p]["exp_avg"], f"v.{name}": optimizer.state[p]["exp_avg_sq"]}

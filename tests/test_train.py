@@ -1,0 +1,424 @@
+import copy
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from helpers import gaussian, random_labelled, refuses
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from dgtoy import Ensemble, LabelledMixture, Points, Recipe, fit, train
+from dgtoy.train import batches, denoising_loss, read_safetensors, write_safetensors
+
+close = torch.testing.assert_close
+RECIPE = Recipe(steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9)       # 70 steps: more than one block of random numbers
+SEEDS = [3, 8]
+
+
+def nets(seeds=SEEDS, **changes):
+    return Ensemble.of(seeds, **dict(num_classes=2, width=8, depth=1) | changes)
+
+
+def data(seeds=2):
+    g = torch.Generator().manual_seed(0)
+    return Points(torch.randn(seeds, 20, 2, generator=g), torch.arange(20).expand(seeds, -1) % 2)
+
+
+def state(net, average):
+    return {f"net.{k}": v.detach() for k, v in net.params.items()} | {f"ema.{k}": v.detach() for k, v in average.params.items()}
+
+
+def finished(path=None, recipe=RECIPE, every=7, stop=None):
+    """Train to the end, or drop the generator after `stop` steps as a killed process does.  -> networks, averages"""
+    net = nets()
+    average = net.clone()
+    steps = fit(net, data(), recipe, average, checkpoint=path, every=every)
+    for step in steps:
+        if step.step == stop:
+            break
+    steps.close()
+    return net, average
+
+
+def identical(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """Networks, averages and checkpoint of a run that was never stopped."""
+    path = tmp_path_factory.mktemp("whole") / "run.safetensors"
+    return *finished(path), read_safetensors(path)
+
+
+# the loop
+
+def test_every_step_is_told_with_the_loss_of_each_seed():
+    steps = list(fit(nets(), data(), dataclasses.replace(RECIPE, steps=5)))
+    assert [s.step for s in steps] == [1, 2, 3, 4, 5]
+    assert all(s.loss.shape == (2,) and s.loss.isfinite().all() for s in steps)
+
+
+def test_nothing_is_trained_before_the_first_step_is_asked_for():
+    net = nets()
+    before = {k: v.detach().clone() for k, v in net.params.items()}
+    steps = fit(net, data(), RECIPE)
+    identical(before, {k: v.detach() for k, v in net.params.items()})
+    next(steps)
+    assert not torch.equal(before["body.2.bias"], net.params["body.2.bias"])
+
+
+def test_a_checkpoint_changes_nothing(never_stopped):
+    identical(state(*finished()), state(*never_stopped[:2]))
+
+
+def test_training_twice_is_training_once():
+    identical(state(*finished()), state(*finished()))
+
+
+def test_the_loss_is_the_weighted_square_error(rng):
+    x0, x0_hat = torch.randn(2, 3, 4, 2, generator=rng)
+    sigma = torch.rand(3, 4, generator=rng) + 0.1
+    by_hand = [[(1 / sigma[s, b] ** 2 + 1 / 4) * (x0_hat[s, b] - x0[s, b]).square().mean() for b in range(4)] for s in range(3)]
+    close(denoising_loss(x0_hat, x0, sigma, 2.0), torch.tensor(by_hand).mean(1))
+
+
+def test_training_comes_closer_to_the_exact_denoiser():
+    truth = gaussian(1.0, 0.5, torch.float32)
+    mixture = LabelledMixture(truth.weights, truth.means, truth.covs, [0])
+    net, x = Ensemble.of([0], dim=1, num_classes=1, width=16, depth=1), torch.linspace(0, 2, 20)[None, :, None]
+    error = lambda: (net.denoiser(0)(x, 0.5) - truth.denoise(x, 0.5)).square().mean()
+    before = error()
+    for _ in fit(net, mixture, Recipe(steps=200, batch=64, lr=1e-2)):
+        pass
+    assert error() < 0.25 * before
+
+
+@given(st.integers(0, 200), st.floats(0, 0.9999))
+@settings(max_examples=10)
+def test_the_average_s_decay_warms_up(step, ema):
+    """One update from a known state: average + (1 - min(ema, (1 + t)/(10 + t))) (weights - average)."""
+    net = nets(seeds=[0])
+    average = nets(seeds=[1])
+    old = {k: v.detach().clone() for k, v in average.params.items()}
+    optimizer = torch.optim.SGD(net.params.values(), lr=0.0)
+    work = train._Work(net, average, optimizer)
+    decay = min(ema, (1 + step) / (10 + step))
+    work.update(decay)
+    for k, v in average.params.items():
+        close(v.detach(), decay * old[k] + (1 - decay) * net.params[k].detach())
+
+
+def test_the_averages_are_those_of_a_plain_loop():
+    net = nets()
+    average, by_hand = net.clone(), {k: v.detach().clone() for k, v in net.params.items()}
+    for t, _ in enumerate(fit(net, data(), dataclasses.replace(RECIPE, steps=30), average)):
+        decay = min(RECIPE.ema, (1 + t) / (10 + t))
+        by_hand = {k: decay * v + (1 - decay) * net.params[k].detach() for k, v in by_hand.items()}
+    for k, v in average.params.items():
+        close(v.detach(), by_hand[k], rtol=1e-5, atol=1e-6)
+
+
+# what a step sees
+
+def test_a_seed_s_draws_do_not_depend_on_the_other_seeds():
+    for source, alone in [(data(3), lambda k: Points(data(3).x0[k:k + 1], data(3).label[k:k + 1])),
+                          (random_labelled(dtype=torch.float32), lambda k: random_labelled(dtype=torch.float32))]:
+        together = batches(source, [5, 1, 9], RECIPE, 2, 4, 2)
+        for k, seed in enumerate([5, 1, 9]):
+            for one, all_ in zip(batches(alone(k), [seed], RECIPE, 2, 4, 2), together, strict=True):
+                assert torch.equal(one[0], all_[k])
+
+
+def test_seeds_and_blocks_differ():
+    x = batches(data(2), [0, 1], RECIPE, 2, 0, 2)[3]
+    assert not torch.equal(x[0], x[1]) and not torch.equal(x, batches(data(2), [0, 1], RECIPE, 2, 1, 2)[3])
+
+
+def test_draws_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    batches(data(2), SEEDS, RECIPE, 2, 0, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noisy_points_are_clean_points_plus_sigma_times_noise():
+    x0, label, sigma, x = batches(data(2), SEEDS, dataclasses.replace(RECIPE, batch=500, noise=(0.3, 0.7)), 2, 0, 2)
+    eps = (x - x0) / sigma[..., None]
+    assert abs(eps.mean()) < 0.01 and eps.std().item() == pytest.approx(1, abs=0.01)
+    assert sigma.log().mean().item() == pytest.approx(0.3, abs=0.01) and sigma.log().std().item() == pytest.approx(0.7, abs=0.01)
+    together = torch.stack([eps[..., 0].flatten(), eps[..., 1].flatten(), sigma.log().flatten()])
+    assert torch.corrcoef(together).triu(1).abs().max() < 0.02
+
+
+def test_a_training_point_keeps_its_label():
+    points = data(2)
+    x0, label, _, _ = batches(points, SEEDS, dataclasses.replace(RECIPE, dropout=0.0), 2, 0, 2)
+    for s in range(2):
+        row = (x0[s].reshape(-1, 1, 2) == points.x0[s]).all(-1).int().argmax(-1)
+        assert torch.equal(points.x0[s][row], x0[s].reshape(-1, 2)) and torch.equal(points.label[s][row], label[s].flatten())
+        assert len(row.unique()) == 20                     # every point is drawn
+
+
+@pytest.mark.parametrize("dropout, low, high", [(0.0, 0, 0), (0.1, 0.09, 0.11), (0.5, 0.48, 0.52), (1.0, 1, 1)])
+def test_labels_are_dropped_as_often_as_asked(dropout, low, high):
+    _, label, _, _ = batches(data(2), SEEDS, dataclasses.replace(RECIPE, dropout=dropout, batch=200), 2, 0, 2)
+    assert low <= (label == 2).float().mean() <= high
+
+
+def test_without_dropout_the_null_branch_s_own_column_is_never_trained():
+    net = nets()
+    before = net.params["body.0.weight"].detach()[:, -1].clone()
+    for _ in fit(net, data(), dataclasses.replace(RECIPE, steps=20, dropout=0.0)):
+        pass
+    assert torch.equal(net.params["body.0.weight"].detach()[:, -1], before)
+    assert not torch.equal(net.params["body.0.weight"].detach()[:, -2], nets().params["body.0.weight"].detach()[:, -2])
+
+
+def test_with_dropout_1_only_the_null_column_is_trained():
+    net = nets()
+    for _ in fit(net, data(), dataclasses.replace(RECIPE, steps=20, dropout=1.0)):
+        pass
+    fresh = nets().params["body.0.weight"].detach()
+    assert torch.equal(net.params["body.0.weight"].detach()[:, -3:-1], fresh[:, -3:-1])
+    assert not torch.equal(net.params["body.0.weight"].detach()[:, -1], fresh[:, -1])
+
+
+# stopping and going on
+
+@pytest.mark.parametrize("stop", (1, 6, 7, 8, 33, 63, 64, 65, 69, 70))
+def test_a_run_killed_at_any_step_ends_as_if_it_never_was(stop, tmp_path, never_stopped):
+    net, average, (tensors, header) = never_stopped
+    finished(tmp_path / "run.safetensors", stop=stop)
+    identical(state(*finished(tmp_path / "run.safetensors")), state(net, average))
+    again, same = read_safetensors(tmp_path / "run.safetensors")
+    identical(again, tensors)                              # the optimiser's moments too
+    assert same == header
+
+
+def test_a_run_killed_many_times_ends_as_if_it_never_was(tmp_path, never_stopped):
+    for stop in (9, 20, 20, 41, 64, 68):
+        finished(tmp_path / "run.safetensors", every=5, stop=stop)
+    identical(state(*finished(tmp_path / "run.safetensors", every=5)), state(*never_stopped[:2]))
+
+
+@settings(max_examples=8)
+@given(stop=st.integers(1, 70), every=st.integers(1, 80))
+def test_where_checkpoints_fall_does_not_matter(stop, every, tmp_path_factory, never_stopped):
+    path = tmp_path_factory.mktemp("run") / "run.safetensors"
+    finished(path, every=every, stop=stop)
+    identical(state(*finished(path, every=every)), state(*never_stopped[:2]))
+
+
+def test_a_process_that_is_killed_leaves_a_checkpoint_to_go_on_from(tmp_path, never_stopped):
+    """kill -9 of a process in the middle of training; the run that goes on ends as if nothing had happened."""
+    script = textwrap.dedent("""
+        import sys
+        import torch
+        from test_train import RECIPE, data, fit, nets
+        torch.set_num_threads(1)
+        net = nets()
+        for step in fit(net, data(), RECIPE, net.clone(), checkpoint=sys.argv[1], every=1):
+            print(step.step, flush=True)
+    """)
+    path = tmp_path / "run.safetensors"
+    command, folder = [sys.executable, "-c", script, str(path)], os.path.dirname(__file__)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder) as child:
+        while int(child.stdout.readline()) < 30:
+            pass
+        os.kill(child.pid, signal.SIGKILL)
+        child.stdout.read()
+    assert child.returncode == -signal.SIGKILL
+    assert 29 <= read_safetensors(path)[1]["step"] <= 70
+    identical(state(*finished(path)), state(*never_stopped[:2]))
+
+
+def test_a_finished_run_is_loaded_not_trained(tmp_path, never_stopped):
+    finished(tmp_path / "run.safetensors")
+    net = nets()
+    average = net.clone()
+    assert list(fit(net, data(), RECIPE, average, checkpoint=tmp_path / "run.safetensors")) == []
+    identical(state(net, average), state(*never_stopped[:2]))
+
+
+def test_a_longer_recipe_goes_on_from_the_shorter_one(tmp_path, never_stopped):
+    finished(tmp_path / "run.safetensors", recipe=dataclasses.replace(RECIPE, steps=40))
+    identical(state(*finished(tmp_path / "run.safetensors")), state(*never_stopped[:2]))
+
+
+def test_a_checkpoint_past_the_end_of_the_recipe_is_refused(tmp_path):
+    finished(tmp_path / "run.safetensors")
+    with refuses("step 70", "40"):
+        finished(tmp_path / "run.safetensors", recipe=dataclasses.replace(RECIPE, steps=40))
+
+
+def test_a_checkpoint_holds_all_there_is_and_says_what_it_is(never_stopped):
+    tensors, header = never_stopped[2]
+    names = nets().params
+    assert set(tensors) == {f"{part}.{name}" for part in ("net", "ema", "m", "v") for name in names}
+    assert header["step"] == 70 and header["seeds"] == SEEDS and header["recipe"]["lr"] == 1e-2 and header["model"]["width"] == 8
+
+
+def test_nothing_but_the_checkpoint_is_left_behind(tmp_path):
+    finished(tmp_path / "deep" / "run.safetensors", stop=30)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["run.safetensors"]
+
+
+# what goes wrong
+
+class Poisoned:
+    """Data whose points are not a number from a step on, for one of the seeds."""
+
+    def __init__(self, inner, step, k):
+        self.inner, self.step, self.k, self.block = inner, step, k, -1
+
+    def draw(self, u, z):
+        x0, label = self.inner.draw(u, z)
+        self.block += 1
+        if self.block == self.step // train.BLOCK:
+            x0[self.k, self.step % train.BLOCK:] = math.nan
+        return x0, label
+
+
+@pytest.mark.parametrize("step", (0, 5, 66))
+def test_a_loss_that_is_not_finite_stops_with_step_and_seed_and_the_last_good_state(step, tmp_path):
+    net = nets()
+    average, path = net.clone(), tmp_path / "run.safetensors"
+    with refuses("seed 8", f"step {step + 1};", f"those of step {step}", error=FloatingPointError):
+        list(fit(net, Poisoned(data(), step, 1), RECIPE, average, checkpoint=path, every=1_000))
+    good, good_average = finished(recipe=dataclasses.replace(RECIPE, steps=step))
+    identical(state(net, average), state(good, good_average))
+    tensors, header = read_safetensors(path)
+    assert header["step"] == step and all(v.isfinite().all() for v in tensors.values())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_better_data_a_poisoned_run_goes_on(tmp_path, never_stopped):
+    net, path = nets(), tmp_path / "run.safetensors"
+    with pytest.raises(FloatingPointError):
+        list(fit(net, Poisoned(data(), 20, 0), RECIPE, net.clone(), checkpoint=path))
+    identical(state(*finished(path)), state(*never_stopped[:2]))
+
+
+def refused_with_the_file_intact(path, *words, net=None, recipe=RECIPE, average=True):
+    """`fit` raises at the call, in one line that names the file, and changes neither the file nor the network."""
+    net = nets() if net is None else net
+    before, weights = path.read_bytes(), {k: v.detach().clone() for k, v in net.params.items()}
+    with refuses(path.name, *words):
+        fit(net, data(len(net)), recipe, net.clone() if average else None, checkpoint=path)
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
+    identical({k: v.detach() for k, v in net.params.items()}, weights)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    finished(tmp_path / "run.safetensors", stop=14)
+    return tmp_path / "run.safetensors"
+
+
+@pytest.mark.parametrize("keep", (0, 4, 100, 1_000, -1))
+def test_a_truncated_checkpoint_is_refused(keep, checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    refused_with_the_file_intact(checkpoint, "not a complete checkpoint")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    for make in (lambda: path.write_bytes(b"hello, world" * 50), lambda: torch.save({"a": torch.ones(3)}, path),
+                 lambda: save_file({"a": torch.ones(3)}, path)):
+        make()
+        refused_with_the_file_intact(path, "not a complete checkpoint")
+    write_safetensors(path, {"a": torch.ones(3)}, {"kind": "something else"})
+    refused_with_the_file_intact(path)
+
+
+@pytest.mark.parametrize("change", (dict(lr=1e-3), dict(batch=9), dict(dropout=0.0), dict(ema=0.99), dict(noise=(0.0, 1.0))))
+def test_a_checkpoint_of_another_recipe_is_refused(change, checkpoint):
+    (key, value), = change.items()
+    shown = list(value) if key == "noise" else value
+    refused_with_the_file_intact(checkpoint, "recipe", f"'{key}': {shown}", recipe=dataclasses.replace(RECIPE, **change))
+
+
+def test_a_checkpoint_of_other_seeds_is_refused(checkpoint):
+    refused_with_the_file_intact(checkpoint, "seeds [3, 8]", "[3, 9]", net=nets([3, 9]))
+
+
+def test_a_checkpoint_without_the_averages_asked_for_is_refused(checkpoint):
+    refused_with_the_file_intact(checkpoint, "ema True", "False", average=False)
+
+
+@pytest.mark.parametrize("change", (dict(width=9), dict(depth=2), dict(num_classes=3), dict(sigma_data=1.0)))
+def test_a_checkpoint_of_another_model_is_refused(change, checkpoint):
+    refused_with_the_file_intact(checkpoint, net=nets(**change))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(checkpoint, monkeypatch):
+    before = checkpoint.read_bytes()
+
+    def broken(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+    monkeypatch.setattr(train, "save_file", broken)
+    with pytest.raises(OSError, match="no space left"):
+        finished(checkpoint)
+    assert checkpoint.read_bytes() == before and list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).mT, "b": torch.ones(0)}
+    write_safetensors(tmp_path / "x.safetensors", tensors, {"step": 3, "name": "σ"})
+    found, header = read_safetensors(tmp_path / "x.safetensors")
+    identical(found, tensors)
+    assert header == {"step": 3, "name": "σ"} == json.loads(json.dumps(header))
+
+
+def test_a_file_that_is_not_there_is_missed_by_its_own_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_safetensors(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(dropout=-0.1), "dropout is -0.1"), (dict(dropout=1.1), "dropout is 1.1"), (dict(dropout=math.nan), "dropout is nan"),
+    (dict(ema=1.0), "ema is 1.0"), (dict(ema=-0.1), "ema is -0.1"), (dict(ema=math.nan), "ema is nan"),
+    (dict(batch=0), "steps, batch, lr"), (dict(steps=-1), "-1"), (dict(lr=0.0), "0.0"), (dict(lr=math.nan), "nan"),
+    (dict(lr=math.inf), "inf"), (dict(noise=(0.0, -1.0)), "noise"), (dict(noise=(math.nan, 1.0)), "noise"),
+])
+def test_a_recipe_that_is_none_is_refused(change, word):
+    with refuses(word):
+        Recipe(**change)
+
+
+def test_points_and_labels_that_do_not_agree_are_refused():
+    for x0, label in [(torch.zeros(2, 5, 2), torch.zeros(2, 4)), (torch.zeros(5, 2), torch.zeros(5)),
+                      (torch.zeros(2, 5, 2), torch.zeros(5))]:
+        with refuses("x0, label have shapes", "(S, n, D), (S, n)"):
+            Points(x0, label)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: data(3), ("3", "2")),                         # another number of seeds
+    (lambda: data(1), ("1", "2")),
+    (lambda: Points(torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.long)), ("3", "2")),
+    (lambda: Points(torch.zeros(2, 5, 2), torch.full((2, 5), 3)), ("label 3", "out of range for 2 classes")),
+    (lambda: random_labelled(classes=6, dtype=torch.float32), ("label 3", "out of range for 2 classes")),
+    (lambda: random_labelled(d=5, dtype=torch.float32), ("dimension 5", "2")),
+])
+def test_data_of_another_shape_is_refused_at_the_call(make, words):
+    with refuses(*words):
+        fit(nets(), make(), RECIPE)
+
+
+def test_a_network_can_be_trained_again_after_training():
+    net, _ = finished(recipe=dataclasses.replace(RECIPE, steps=3))
+    other = copy.deepcopy(net)
+    for _ in fit(other, data(), dataclasses.replace(RECIPE, steps=3)):
+        pass
+    assert not torch.equal(other.params["body.2.bias"], net.params["body.2.bias"])
