@@ -1,0 +1,132 @@
+import itertools
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from helpers import random_mixture
+
+from dgtoy import plot
+from dgtoy.metrics import bootstrap
+
+METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]     # those two are backdrop
+# how a colour (linear RGB) looks to eyes without red or green cones: Machado, Oliveira & Fernandes 2009, severity 1
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+@pytest.fixture
+def ax():
+    with plot.style():
+        fig, ax = plt.subplots(figsize=(3, 2))
+        yield ax
+        fig.canvas.draw()                                  # warnings are errors: drawing must not warn
+        plt.close(fig)
+
+
+def lab(color, eyes):
+    """CIE L*a*b* of a colour as those eyes see it; 2.3 apart is a just noticeable difference."""
+    c = np.array(mpl.colors.to_rgb(color))
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(np.maximum(TO_XYZ @ np.clip(eyes @ linear, 0, 1) / [0.9505, 1, 1.089], 1e-3))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_methods_are_told_apart_by_colour_by_all_eyes(eyes):
+    for one, other in itertools.combinations(METHODS, 2):
+        distance = np.linalg.norm(lab(plot.METHODS[one]["color"], EYES[eyes]) - lab(plot.METHODS[other]["color"], EYES[eyes]))
+        assert distance > 15, f"{one} and {other} are {distance:.1f} apart"
+
+
+def test_methods_are_told_apart_without_any_colour():
+    assert len({plot.METHODS[m]["marker"] for m in METHODS}) == len(METHODS)
+    assert len({(look["marker"], look["linestyle"], look["color"]) for look in plot.METHODS.values()}) == len(plot.METHODS)
+
+
+def test_the_methods_keep_the_colours_of_the_course():
+    assert plot.METHODS["truth"]["color"] == "#000000"
+    for method in ("none", "source"):
+        r, g, b = mpl.colors.to_rgb(plot.METHODS[method]["color"])
+        assert r == g == b
+    blue, orange = mpl.colors.to_rgb(plot.METHODS["DoG"]["color"]), mpl.colors.to_rgb(plot.METHODS["CFG"]["color"])
+    assert blue[2] > max(blue[:2]) and orange[0] > orange[1] > orange[2]
+
+
+def test_the_style_ends_where_its_block_ends():
+    before = dict(mpl.rcParams)
+    with plot.style():
+        assert mpl.rcParams["font.size"] >= 12 and mpl.rcParams["axes.titlesize"] >= 14
+    assert dict(mpl.rcParams) == before
+
+
+def test_samples_are_drawn_where_they_are_in_the_method_s_colour(ax):
+    x = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    plot.points(ax, x, "CFG", limit=3, label="CFG")
+    drawn, = ax.collections
+    assert np.allclose(drawn.get_offsets(), x) and ax.get_xlim() == ax.get_ylim() == (-3, 3)
+    assert mpl.colors.same_color(drawn.get_facecolor()[0, :3], plot.METHODS["CFG"]["color"]) and drawn.get_rasterized()
+    assert ax.get_aspect() == 1 and ax.get_legend_handles_labels()[1] == ["CFG"]
+
+
+def test_a_contour_encloses_the_share_of_the_mass_it_says(ax, rng):
+    mixture = random_mixture(3, 2, dtype=torch.float32)
+    plot.contours(ax, mixture, limit=12, levels=(0.5, 0.9))
+    heights = sorted(ax.collections[0].levels, reverse=True)
+    logp = mixture.logp(mixture.sample(20_000, generator=rng))
+    for height, share in zip(heights, (0.5, 0.9), strict=True):
+        assert (logp > height).float().mean().item() == pytest.approx(share, abs=0.02)
+
+
+def test_a_contour_of_a_blurred_mixture_is_drawn_at_its_level(ax):
+    plot.contours(ax, random_mixture(), limit=8, sigma=2.0, method="source")
+    assert all(c.get_linestyle()[0][1] is None for c in ax.collections)      # solid, although log densities are negative
+
+
+def test_a_sweep_draws_the_mean_over_seeds_and_its_interval(ax):
+    values = [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [0.0, 1.0, 5.0]]
+    plot.sweep(ax, [1, 1.5, 2], values, "DoG")
+    line, = ax.lines
+    assert np.allclose(line.get_ydata(), [2, 2, 2]) and line.get_label() == "DoG"
+    assert (line.get_color(), line.get_marker()) == (plot.METHODS["DoG"]["color"], "D")
+    corners = ax.collections[0].get_paths()[0].vertices
+    low, high = bootstrap(values[2])[1:]
+    assert corners[:, 1].max() == pytest.approx(high) and corners[:, 1].min() == pytest.approx(low)
+
+
+def test_a_heat_map_says_its_numbers(ax):
+    values = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    image = plot.heat(ax, [1, 1.5, 2], [0, 1], values, "rate", fmt="{:.1f}")
+    assert [t.get_text() for t in ax.texts] == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "1.5", "2"] and np.array_equal(image.get_array(), values)
+
+
+@pytest.mark.parametrize("values", ([[0.9, 1.2]], [[1.0, 1.0]]))
+def test_the_colours_of_a_centred_map_diverge_at_its_centre(ax, values):
+    image = plot.heat(ax, [0, 1], [0], values, "w*", cmap="RdBu", centre=1.0, text=False)
+    assert image.norm(1.0) == pytest.approx(0.5) and not ax.texts
+
+
+def test_a_bar_is_the_mean_with_its_interval(ax):
+    plot.bar(ax, 2.0, [1.0, 2.0, 3.0], "CFG", label="CFG")
+    assert ax.patches[0].get_height() == pytest.approx(2.0)
+    assert mpl.colors.same_color(ax.patches[0].get_facecolor(), plot.METHODS["CFG"]["color"])
+
+
+def test_bars_come_one_a_row_from_the_top(ax):
+    plot.bars(ax, [[1.0, 2.0], [3.0, 5.0]], ["first", "second"], ["CFG", "DoG"])
+    assert [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() in "sD"] == [1.5, 4.0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["first", "second"]
+    assert ax.get_yticks()[0] > ax.get_yticks()[1]
+
+
+def test_plotting_draws_no_random_numbers(ax):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    plot.points(ax, torch.zeros(3, 2))
+    plot.sweep(ax, [1], [[1.0, 2.0]], "none")
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
