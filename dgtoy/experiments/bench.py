@@ -23,6 +23,8 @@ NETWORK = dict(num_classes=10, width=64, depth=4)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """The shape of the networks that the benchmark trains and samples."""
+
     seeds: int = 1
     network: tuple = tuple(NETWORK.items())
 

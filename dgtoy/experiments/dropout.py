@@ -12,6 +12,8 @@ from .base import Judge, Setting, finetuned, pretrained, record, rows
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """Each method at each weight, for fine-tunes with each label dropout."""
+
     setting: Setting = Setting()
     dropouts: tuple = (0.0, 0.1)
     weights: tuple = (1.1, 1.25, 1.5)

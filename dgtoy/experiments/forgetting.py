@@ -15,6 +15,8 @@ BRANCHES = {"labelled branch on its class": "-", "null branch on the target": "-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """Target points a class, and the noise levels at which errors are measured."""
+
     setting: Setting = Setting()
     sizes: tuple = (16, 64, 256, 1024)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

@@ -14,6 +14,8 @@ from .base import Judge, Setting, finetuned, pretrained, record, row
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """The map: each gap, breadth of the source and weight."""
+
     setting: Setting = Setting(finetune=dataclasses.replace(Setting().finetune, steps=1000))
     gaps: tuple = (0.0, 1.0, 2.0)
     breadths: tuple = (0.5, 1.0)

@@ -14,6 +14,8 @@ from .gap import moments
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """The grid of domain weights a and class weights b."""
+
     setting: Setting = Setting(samples=512)
     a: tuple = (1.0, 1.1, 1.25, 1.5)
     b: tuple = (1.0, 1.1, 1.25, 1.5)

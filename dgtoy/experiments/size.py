@@ -13,6 +13,8 @@ from .base import Judge, Setting, finetuned, pretrained, record, rows
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """Target points a class, and the weight at which methods are compared."""
+
     setting: Setting = Setting()
     sizes: tuple = (16, 64, 256, 1024)
     w: float = 1.25

@@ -16,6 +16,8 @@ SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": anc
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """Each sampler at each number of steps, at one weight."""
+
     setting: Setting = Setting()
     samplers: tuple = ("euler", "heun", "dpmpp_2m", "ancestral")
     steps: tuple = (8, 16, 32)

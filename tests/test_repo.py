@@ -1,0 +1,185 @@
+"""What holds for the repository as a whole: the import, the public names, the texts, the notebooks."""
+
+import ast
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import random_labelled
+
+import dgtoy
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "dgtoy").rglob("*.py"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
+every_module = pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(ROOT)) for p in MODULES])
+
+
+# the package
+
+def test_the_import_is_light():
+    """Under half a second of work more than torch's own import, and neither matplotlib nor scikit-learn."""
+    script = ("import sys, time, torch; t = time.process_time(); import dgtoy; print(time.process_time() - t, "
+              "*[m for m in ('matplotlib', 'sklearn', 'scipy') if m in sys.modules])")
+    seconds, *heavy = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert float(seconds) < 0.5 and not heavy
+
+
+def test_the_public_surface_is_about_twenty_names():
+    assert 15 <= len(dgtoy.__all__) <= 25 and len(set(dgtoy.__all__)) == len(dgtoy.__all__)
+    assert all(hasattr(dgtoy, name) for name in dgtoy.__all__)
+
+
+@every_module
+def test_every_public_function_and_class_says_what_it_does(path):
+    tree = ast.parse(path.read_text())
+    public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
+    silent = [n.name for n in public if not ast.get_docstring(n)]
+    silent = [name for name in silent if not re.fullmatch(r"c\d+", name)]     # a claim's rule is told by the claim's text
+    assert not silent
+
+
+@every_module
+def test_no_function_is_longer_than_thirty_lines(path):
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    body = lambda f: f.body[1:] if ast.get_docstring(f) else f.body
+    long = [f.name for f in functions if body(f) and body(f)[-1].end_lineno - body(f)[0].lineno + 1 > 30]
+    assert not long
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_text_names_a_place_on_somebody_s_machine():
+    found = []
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue                                       # pictures
+        hits = re.findall(r"(?<![\w.+/:-])/(?:home|root|Users|work|tmp|mnt|private)/\w+", text)
+        found += [f"{path.relative_to(ROOT)}: {hit}" for hit in hits]
+    assert not found
+
+
+def test_nothing_half_written_is_tracked():
+    assert not [p.name for p in tracked() if p.suffix == ".part" or "checkpoint" in p.parent.name]
+
+
+def test_the_lines_of_the_readme_run():
+    """The five lines that show the whole idea, with exact mixtures in the networks' place."""
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        pytest.skip("no README yet")
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    code = next(block for block in blocks if "domain_guidance(" in block)
+    names = {name: getattr(dgtoy, name) for name in dgtoy.__all__}
+    names |= dict(torch=torch, c=0, rng=torch.Generator().manual_seed(0), sigmas=dgtoy.karras(8, 0.01, 10.0),
+                  model=random_labelled(seed=1, dtype=torch.float32), base=random_labelled(seed=2, dtype=torch.float32))
+    exec(code, names)
+    assert names["x0"].shape == (256, 2) and names["x0"].isfinite().all()
+
+
+# the notebooks
+
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def text(cell):
+    return "".join(cell["source"])
+
+
+def neighbours(path):
+    """The notebooks before and after, by number."""
+    by_number = {int(p.stem[:2]): p.name for p in NOTEBOOKS}
+    number = int(path.stem[:2])
+    return by_number.get(number - 1), by_number.get(number + 1)
+
+
+def links(cell):
+    """Names of the files that a markdown cell links to, without addresses on the web and places in the same page."""
+    return [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text(cell)) if not re.match(r"\w+:|#", t)]
+
+
+@every_notebook
+def test_a_notebook_is_executed_from_top_to_bottom(path):
+    counts = [c["execution_count"] for c in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@every_notebook
+def test_a_notebook_shows_neither_errors_nor_warnings(path):
+    outputs = [o for c in cells(path, "code") for o in c["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    shown = "".join("".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) for o in outputs)
+    assert not re.search(r"0x[0-9a-f]{6,}|Warning", shown)
+
+
+@every_notebook
+def test_a_notebook_is_at_most_300_kB(path):
+    assert path.stat().st_size <= 300_000
+
+
+@every_notebook
+def test_code_cells_are_short_and_none_ends_in_a_semicolon(path):
+    for cell in cells(path, "code"):
+        lines = [line for line in text(cell).splitlines() if line.strip()]
+        assert 0 < len(lines) <= 20, text(cell)
+        assert not lines[-1].rstrip().endswith(";"), text(cell)
+
+
+@every_notebook
+def test_a_notebook_has_20_to_45_cells_and_more_prose_than_code(path):
+    prose, code = (sum(len(text(c)) for c in cells(path, kind)) for kind in ("markdown", "code"))
+    assert 20 <= len(cells(path, "markdown") + cells(path, "code")) <= 45
+    assert prose > code
+
+
+@every_notebook
+def test_the_title_is_a_question(path):
+    title = text(cells(path, "markdown")[0]).splitlines()[0]
+    assert re.fullmatch(r"# .+\?", title)
+
+
+@every_notebook
+def test_a_notebook_opens_with_goals_needs_runtime_and_neighbours(path):
+    first = cells(path, "markdown")[0]
+    assert 2 <= len(re.findall(r"^- ", text(first), re.MULTILINE)) <= 4
+    assert re.search(r"\bneeds?\b", text(first), re.IGNORECASE)
+    assert re.search(r"(about|under) (\d+|a|one|half a) (second|minute)s? on two CPU cores", " ".join(text(first).split()))
+    assert all(name in links(first) for name in neighbours(path) if name)
+
+
+@every_notebook
+def test_a_notebook_closes_with_three_takeaways_a_limitation_and_the_next(path):
+    last = cells(path, "markdown")[-1]
+    assert json.loads(path.read_text())["cells"][-1]["cell_type"] == "markdown"
+    assert re.search(r"take[ -]?aways?", text(last), re.IGNORECASE)
+    assert re.findall(r"^(\d)\. ", text(last), re.MULTILINE) == ["1", "2", "3"]
+    assert len(re.findall(r"limitation", text(last), re.IGNORECASE)) == 1
+    following = neighbours(path)[1]
+    assert following is None or following in links(last)
+
+
+@every_notebook
+def test_every_link_leads_somewhere(path):
+    missing = [name for c in cells(path, "markdown") for name in links(c) if not (path.parent / name).exists()]
+    assert not missing
+
+
+@every_notebook
+def test_a_notebook_carries_no_more_metadata_than_its_kernel(path):
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "jupytext" not in notebook["metadata"]
+    ids = [c["id"] for c in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
