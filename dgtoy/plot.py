@@ -62,22 +62,23 @@ def sweep(ax, x, values, method, label=None, **changes):
     ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 
 
-def heat(ax, x, y, values, label, cmap="viridis", centre=None, text=True, fmt="{:.3f}"):
-    """A map of values (len(y), len(x)), each cell with its number; `centre` makes the colours diverge there."""
+def heat(ax, x, y, values, label, cmap="viridis", centre=None, fmt="{:.3f}", bar=True, reach=None):
+    """A map of values (len(y), len(x)), each cell with its number.
+
+    `centre` makes the colours diverge there, as far as `reach` to each side (by default the largest distance).
+    """
     values = np.asarray(values)
-    norm = None
-    if centre is not None:
-        reach = np.abs(values - centre).max() or 1
-        norm = mpl.colors.Normalize(centre - reach, centre + reach)
+    reach = reach or (np.abs(values - centre).max() or 1 if centre is not None else None)
+    norm = mpl.colors.Normalize(centre - reach, centre + reach) if centre is not None else None
     image = ax.imshow(values, origin="lower", aspect="auto", cmap=cmap, norm=norm)
     ax.set_xticks(range(len(x)), [f"{v:g}" for v in x])
     ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
     ax.spines[:].set_visible(False)
-    if text:
-        for (i, j), v in np.ndenumerate(values):
-            light = sum(image.cmap(image.norm(v))[:3]) / 3 < 0.5
-            ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black")
-    ax.figure.colorbar(image, ax=ax, label=label)
+    for (i, j), v in np.ndenumerate(values):
+        light = sum(image.cmap(image.norm(v))[:3]) / 3 < 0.5
+        ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black")
+    if bar:
+        ax.figure.colorbar(image, ax=ax, label=label)
     return image
 
 

@@ -1,4 +1,8 @@
-"""How much guidance does a fine-tune need? Weights from held-out data, from unfinished to overfitted. (C18)"""
+"""How much guidance does a fine-tune need? Weights from held-out data, from unfinished to overfitted. (C18)
+
+The stages follow one fine-tune with the paper's learning rate, 1e-4, as it learns the domain, then the classes, then
+the detail; after them one that is finished and one that has overfitted, at ten times that rate.
+"""
 
 import dataclasses
 import time
@@ -15,13 +19,14 @@ from .base import Judge, Setting, finetuned, pretrained, record, row
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """`stages`: (name, target points a class, fine-tuning steps). `held_out`: points a class that calibration sees."""
+    """`stages`: (name, target points a class, fine-tuning steps, learning rate). `held_out`: points a class."""
 
     setting: Setting = Setting(samples=512)
-    stages: tuple = (("unfinished", 256, 200), ("finished", 256, 2000), ("overfitted", 16, 3000))
-    weights: tuple = (1.1, 1.25, 1.5)
+    stages: tuple = (("100 steps", 256, 100, 1e-4), ("300 steps", 256, 300, 1e-4), ("finished", 256, 2000, 1e-3),
+                     ("overfitted", 16, 3000, 1e-3))
+    weights: tuple = (1.25, 2.0)
     held_out: int = 256
-    levels: tuple = (4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
+    levels: tuple = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
 
     @classmethod
     def quick(cls):
@@ -29,17 +34,16 @@ class Config:
 
     @classmethod
     def full(cls):
-        stages = (("100 steps", 256, 100), ("unfinished", 256, 200), ("400 steps", 256, 400), ("800 steps", 256, 800),
-                  ("finished", 256, 2000), ("5000 steps", 256, 5000), ("overfitted", 16, 3000))
-        return cls(Setting(seeds=64), stages, weights=(1.05, 1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024,
-                   levels=(8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.008))
+        course = tuple((f"{n} steps", 256, n, 1e-4) for n in (100, 300, 1000, 3000, 10_000))
+        stages = course + (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
+        return cls(Setting(seeds=64), stages, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
 
 
 def run(config, device="cpu", progress=False):
     """Rows of stage, method, w ("calibrated" or a constant) and each metric by seed; `fits`: the weights by seed."""
     started, found, fits = time.time(), [], []
-    for stage, size, steps in config.stages:
-        setting = config.setting.but(size=size, finetune=dict(steps=steps))
+    for stage, size, steps, lr in config.stages:
+        setting = config.setting.but(size=size, finetune=dict(steps=steps, lr=lr))
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
         judge, guide, null = Judge(setting, device), pre.denoiser(pre.null), ft.denoiser(ft.null)
         found.append(dict(stage=stage, method="none", w=1.0, **judge.score(ft.denoiser)))
@@ -50,17 +54,12 @@ def run(config, device="cpu", progress=False):
         fits.append(dict(stage=stage, **{k: [c.weights.tolist() for c in fit] for k, fit in weights.items()}))
         by_seed = {k: (lambda s, fit=fit: torch.stack([c.w(s) for c in fit]), lambda s, fit=fit: torch.stack([c.b(s) for c in fit]))
                    for k, fit in weights.items()}
-        methods = {"CFG": lambda c: cfg_calibrated(ft, c, by_seed["CFG"][0]),
+        methods = {"CFG": lambda c: cfg(ft, c, ft.null, by_seed["CFG"][0]),
                    "DoG": lambda c: domain_guidance(ft.denoiser(c), guide, by_seed["DoG"][0]),
                    "plane": lambda c: plane(guide, null, ft.denoiser(c), *by_seed["plane"])}
         for method, make in methods.items():
             found.append(dict(stage=stage, method=method, w="calibrated", **judge.score(make)))
     return record("calibration", config, dict(rows=found, fits=fits), started, device)
-
-
-def cfg_calibrated(ft, label, w):
-    """CFG with a weight for each seed and level."""
-    return cfg(ft, label, ft.null, w)
 
 
 def weigh(config, setting, pre, ft, device):
@@ -79,31 +78,37 @@ def weigh(config, setting, pre, ft, device):
     return fits
 
 
+SHOWN = {"100 steps": ("#D55E00", "-", "o"), "300 steps": ("#E69F00", "--", "s"), "finished": ("#009E73", "-.", "^"),
+         "overfitted": ("#0072B2", ":", "D")}
+
+
 def figure(record):
-    """w*(sigma) at each stage, and what calibrated guidance does to the match, stage by stage."""
+    """The plane's a*(sigma) and b*(sigma) at four stages, and the match of calibrated guidance, stage by stage."""
     config = record["config"]
-    shown = [s for s in ("unfinished", "finished", "overfitted")]
     with plot.style():
-        fig, axes = plt.subplots(1, 2, figsize=(14.5, 5))
-        for stage, (color, line) in zip(shown, (("#D55E00", "-"), ("#009E73", "--"), ("#0072B2", ":")), strict=True):
-            fit = next(f for f in record["results"]["fits"] if f["stage"] == stage)
-            values = np.array(fit["DoG"])[:, :, 0].T                                    # (levels, S)
-            plot.sweep(axes[0], config["levels"], values, "none", stage, color=color, linestyle=line)
-        axes[0].axhline(1, color="black", linewidth=1)
-        axes[0].set(xscale="log", xlabel="noise level σ", ylabel="w*(σ) from held-out data")
-        axes[0].set_title("Held-out data tell an unfinished fine-tune\nfrom a finished and an overfitted one")
+        fig, axes = plt.subplots(1, 3, figsize=(17.5, 5))
+        for column, (ax, what) in enumerate(zip(axes, ("a*(σ), domain direction", "b*(σ), class direction"), strict=False)):
+            for stage, (color, line, marker) in SHOWN.items():
+                fit = next(f for f in record["results"]["fits"] if f["stage"] == stage)
+                values = np.array(fit["plane"])[:, :, column].T                         # (levels, S)
+                plot.sweep(ax, config["levels"], values, "none", stage, color=color, linestyle=line, marker=marker)
+            ax.axhline(1, color="black", linewidth=1)
+            ax.set(xscale="log", xlabel="noise level σ", ylabel=what)
+        axes[1].set(yscale="log", yticks=[0.5, 1, 2, 4], yticklabels=["0.5", "1", "2", "4"])
+        axes[1].minorticks_off()
+        axes[0].set_title("Held-out data see what is unfinished:\nfirst the domain ...")
+        axes[1].set_title("... then the classes")
         axes[0].legend()
-        names = ["none"] + [f"{m}, calibrated" for m in ("CFG", "DoG", "plane")]
-        for i, stage in enumerate(shown):
+        names = ("none", "CFG", "DoG", "plane")
+        for i, stage in enumerate(SHOWN):
             base = np.mean(row(record, stage=stage, method="none")["energy"])
-            for j, name in enumerate(names):
-                method = name.split(",")[0]
+            for j, method in enumerate(names):
                 r = row(record, stage=stage, method=method, w=1.0 if method == "none" else "calibrated")
-                plot.bar(axes[1], i + 0.2 * (j - 1.5), np.array(r["energy"]) / base, method, name if i == 0 else None)
-        axes[1].axhline(1, color="black", linewidth=1)
-        axes[1].set_xticks(range(len(shown)), shown)
-        axes[1].set(ylabel="energy distance / that of no guidance")
-        axes[1].set_title("Calibration completes what is unfinished\nand leaves alone what is done")
-        axes[1].legend(fontsize=11)
+                plot.bar(axes[2], i + 0.2 * (j - 1.5), np.array(r["energy"]) / base, method, method if i == 0 else None)
+        axes[2].axhline(1, color="black", linewidth=1)
+        axes[2].set_xticks(range(len(SHOWN)), SHOWN)
+        axes[2].set(ylabel="energy distance / that of none", ylim=(0, 1.6))
+        axes[2].set_title("Calibrated guidance completes it,\nwith no search over w")
+        axes[2].legend(fontsize=11, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
         fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig

@@ -31,10 +31,10 @@ GUIDES = {                                                 # name in the record:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """`stages`: (name, fine-tuning steps)."""
+    """`stages`: (name, fine-tuning steps, learning rate)."""
 
     setting: Setting = Setting()
-    stages: tuple = (("finished", 2000), ("unfinished", 200))
+    stages: tuple = (("finished", 2000, 1e-3), ("unfinished", 100, 1e-4))
     weights: tuple = (1.25,)
 
     @classmethod
@@ -49,8 +49,8 @@ class Config:
 def run(config, device="cpu", progress=False):
     """Rows of stage, guide, w and each metric by seed."""
     started, found = time.time(), []
-    for stage, steps in config.stages:
-        setting = config.setting.but(finetune=dict(steps=steps))
+    for stage, steps, lr in config.stages:
+        setting = config.setting.but(finetune=dict(steps=steps, lr=lr))
         ft, judge, guides = finetuned(setting, device, progress), Judge(setting, device), _guides(setting, device, progress)
         found.append(dict(stage=stage, guide="none", w=1.0, **judge.score(ft.denoiser)))
         for w in config.weights:
