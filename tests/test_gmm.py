@@ -234,7 +234,7 @@ def test_points_are_a_function_of_their_own_noise(rng):
 
 def test_noise_picks_the_component_by_u_and_the_place_by_z():
     mixture = GaussianMixture([0.25, 0.75], [[0.0], [5.0]], [[[1.0]], [[4.0]]])
-    u = torch.tensor([0.0, 0.2, 0.3, 0.999])
+    u = torch.tensor([0.0, 0.2, 0.25, 0.999])               # component 0 is u < 0.25
     close(mixture.from_noise(u, torch.zeros(4, 1)), torch.tensor([[0.0], [0.0], [5.0], [5.0]]))
     moved = mixture.from_noise(u, torch.ones(4, 1)) - mixture.from_noise(u, torch.zeros(4, 1))
     close(moved.abs(), torch.tensor([[1.0], [1.0], [2.0], [2.0]]))

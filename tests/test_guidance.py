@@ -10,6 +10,7 @@ from dgtoy import autoguidance, cfg, domain_guidance, guided, plane
 
 close = torch.testing.assert_close
 X = torch.tensor([[-2.0], [-0.3], [0.0], [1.5]], dtype=torch.float64)
+MANY = torch.randn(999, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 WIDE, NARROW, CLASS = gaussian(0.0, 3.0).denoise, gaussian(1.0, 0.5).denoise, gaussian(1.5, 0.2).denoise
 weights = st.floats(-5, 5)
 levels = st.floats(0.01, 50)
@@ -60,10 +61,10 @@ def test_a_level_for_each_sample_is_guided_row_by_row(w, lo, width):
 
 
 def test_rows_outside_the_interval_are_the_main_model_bit_for_bit():
-    sigma = torch.tensor([0.05, 0.9, 4.0, 30.0], dtype=torch.float64)
-    out = guided(NARROW, WIDE, 1.7, (0.5, 5.0))(X, sigma)
-    assert torch.equal(out[[0, 3]], NARROW(X, sigma)[[0, 3]])
-    assert not torch.isclose(out[1:3], NARROW(X, sigma)[1:3]).any()
+    sigma = torch.linspace(0.1, 10, 999, dtype=torch.float64)
+    outside = (sigma < 0.5) | (sigma > 5)
+    out, main = guided(NARROW, WIDE, 1.7, (0.5, 5.0))(MANY, sigma), NARROW(MANY, sigma)
+    assert torch.equal(out[outside], main[outside]) and not torch.isclose(out[~outside], main[~outside]).all()
 
 
 def test_one_batch_wholly_outside_the_interval_makes_no_guide_call():
@@ -179,13 +180,13 @@ def test_the_weights_of_the_plane_may_be_functions_of_sigma():
 
 
 def test_a_row_that_needs_one_network_gets_it_bit_for_bit():
-    """(a, b) row by row (2, 1), (1, 1), (1, 0), (0, 0): the first needs all three, although b is 1."""
-    a, b = torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0])
-    out = plane(WIDE, NARROW, CLASS, lambda s: a, lambda s: b)(X, 0.5)
-    pre, null, ft = WIDE(X, 0.5), NARROW(X, 0.5), CLASS(X, 0.5)
-    close(out[0], 2 * null[0] - pre[0] + ft[0] - null[0])
-    assert torch.equal(out[1], ft[1]) and torch.equal(out[2], null[2]) and torch.equal(out[3], pre[3])
-    assert torch.equal(plane(WIDE, NARROW, CLASS, lambda s: a, 1)(X, 0.5)[1], ft[1])
+    """(a, b) is (2, 1), (1, 1), (1, 0) for every third row: the first needs all three networks, although b is 1."""
+    a, b = torch.tensor([2.0, 1.0, 1.0]).repeat(333), torch.tensor([1.0, 1.0, 0.0]).repeat(333)
+    out = plane(WIDE, NARROW, CLASS, lambda s: a, lambda s: b)(MANY, 0.5)
+    pre, null, ft = WIDE(MANY, 0.5), NARROW(MANY, 0.5), CLASS(MANY, 0.5)
+    close(out[::3], (2 * null - pre + ft - null)[::3])
+    assert torch.equal(out[1::3], ft[1::3]) and torch.equal(out[2::3], null[2::3])
+    assert torch.equal(plane(WIDE, NARROW, CLASS, lambda s: a, 1)(MANY, 0.5)[1::3], ft[1::3])
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))

@@ -30,6 +30,17 @@ def test_the_order_of_convergence_is_the_one_promised(sampler, order):
     assert abs(slope + order) < 0.2
 
 
+@pytest.mark.parametrize("sampler, order", [(euler, 1), (heun, 2), (dpmpp_2m, 2)])
+def test_the_order_holds_on_uneven_steps(sampler, order):
+    """Steps of ln sigma in the ratio 1 : 3, alternately; the multistep method must weigh them."""
+    x_T, counts = torch.tensor([[-8.0], [3.0], [11.0]], dtype=torch.float64), (32, 64, 128, 256)
+    uneven = lambda n: torch.cat([torch.zeros(1), torch.tensor([1.0, 3.0]).repeat(n // 2).cumsum(0) / (2 * n)]).double()
+    levels = lambda n: 10.0 * torch.exp(math.log(0.01) * uneven(n))
+    D, truth = gaussian(1.5, 0.7).denoise, flow(x_T, 1.5, 0.7, 10.0, 0.1)
+    errors = [(last(sampler(D, x_T, levels(n))) - truth).abs().max().item() for n in counts]
+    assert abs(np.polyfit(np.log(counts), np.log(errors), 1)[0] + order) < 0.25
+
+
 @given(st.floats(-3, 3), st.floats(0.2, 3), st.floats(0.3, 20))
 def test_one_euler_step_is_its_formula(mean, std, s):
     x, D, t = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(mean, std).denoise, s / 2
@@ -41,6 +52,18 @@ def test_the_last_step_to_0_lands_on_the_denoised_point():
     x, D = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(1.0, 0.5).denoise
     for sampler in SAMPLERS:
         close(last(sampler(D, x, [0.5, 0.0])), D(x, 0.5))
+
+
+def test_dpmpp_is_algorithm_2_of_its_paper_on_uneven_steps():
+    """In the paper's letters: lambda = -ln sigma, h = steps of lambda, r = h_before / h, D = (1 + 1/2r) x0 - 1/2r x0_before."""
+    x, D, sigmas = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(1.0, 0.5).denoise, [5.0, 4.0, 1.0, 0.7, 0.2]
+    found, before = list(dpmpp_2m(D, x, torch.tensor(sigmas, dtype=torch.float64))), None
+    for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        x0, h = D(x, s), math.log(s / t)
+        r = math.log(sigmas[i - 1] / s) / h if i else None
+        mixed = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * before if i else x0
+        x, before = t / s * x - (math.exp(-h) - 1) * mixed, x0
+        close(found[i], x)
 
 
 def test_dpmpp_and_euler_agree_on_their_first_step():
