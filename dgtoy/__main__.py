@@ -1,6 +1,7 @@
-"""python -m dgtoy EXPERIMENT --preset quick|full, python -m dgtoy claims."""
+"""python -m dgtoy EXPERIMENT --preset quick|full, python -m dgtoy claims|notebooks|bench."""
 
 import argparse
+import dataclasses
 import importlib
 import pathlib
 import sys
@@ -8,25 +9,33 @@ import time
 
 EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration")
 
+REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration")
+
 
 def main(argv=None):
-    """Run one experiment, `all` of them, or `claims`, which turns the records into the claims table."""
+    """Run one experiment or all of them; turn records into the claims table; execute the notebooks; measure speed."""
     parser = argparse.ArgumentParser(prog="python -m dgtoy", description=main.__doc__)
-    parser.add_argument("what", choices=(*EXPERIMENTS, "all", "claims", "bench"), metavar="what",
-                        help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench")
-    parser.add_argument("--preset", choices=("quick", "full"), default="quick",
-                        help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: a CUDA device, 64 seeds, into OUT")
+    parser.add_argument("what", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks"), metavar="what",
+                        help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks")
+    parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
+                        help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
+                             "replica: full, on another target and another source, into OUT/replica")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("figures"), help="folder of the records")
+    parser.add_argument("--stamp", action="store_true", help="notebooks: write the measured runtimes into them")
     args = parser.parse_args(argv)
+    if args.what == "notebooks":
+        from .notebooks import execute
+        return execute(out=args.out, stamp=args.stamp)
     if args.what == "claims":
-        from .experiments import claims
-        return print(claims.refresh(args.out))
+        from .experiments import report
+        return print(report.refresh(args.out))
     device = _device(args.device)
     if args.what == "bench":
         from .experiments import bench
         return print(bench.refresh(args.out, device))
-    for name in EXPERIMENTS if args.what == "all" else [args.what]:
+    several = REPLICATED if args.preset == "replica" else EXPERIMENTS
+    for name in several if args.what == "all" else [args.what]:
         _run(name, args.preset, device, args.out)
 
 
@@ -44,8 +53,11 @@ def _run(name, preset, device, out):
     from .experiments.base import save
     module = importlib.import_module(f".experiments.{name}", __package__)
     started = time.time()
-    record = module.run(getattr(module.Config, preset)(), device, progress=True)
-    path = save(record, module.figure(record), out / "quick" if preset == "quick" else out)
+    config = module.Config.quick() if preset == "quick" else module.Config.full()
+    if preset == "replica":
+        config = dataclasses.replace(config, setting=config.setting.but(domain="spirals", layout=1))
+    record = module.run(config, device, progress=True)
+    path = save(record, module.figure(record), out if preset == "full" else out / preset)
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 

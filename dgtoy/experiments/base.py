@@ -142,6 +142,12 @@ def write_text(path, text):
     os.replace(part, path)
 
 
+def caption(record):
+    """What a figure's foot says: the world, the number of seeds, the kind of interval."""
+    world = {"moons": "two moons", "spirals": "spirals, another source"}.get(record["config"]["setting"]["domain"], "")
+    return f"{world}, {len(record['seeds'])} seeds, 95% bootstrap intervals"
+
+
 def save(record, figure, folder):
     """The record as folder/name.json and its figure as folder/name.png.  -> the record's path"""
     folder = pathlib.Path(folder)

@@ -14,7 +14,7 @@ import torch
 from .. import plot
 from ..calibration import calibrate
 from ..guidance import cfg, domain_guidance, plane
-from .base import Judge, Setting, finetuned, pretrained, record, row
+from .base import Judge, Setting, caption, finetuned, pretrained, record, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,5 +110,5 @@ def figure(record):
         axes[2].set(ylabel="energy distance / that of none", ylim=(0, 1.6))
         axes[2].set_title("Calibrated guidance completes it,\nwith no search over w")
         axes[2].legend(fontsize=11, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

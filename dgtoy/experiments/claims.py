@@ -1,19 +1,16 @@
-"""The claims and the rules that judge them: records in, claims.json and the README's table out.
+"""The claims and the rules that judge them.
 
 A rule is a function of one record. It returns the number that the claim is about, its 95% interval and a verdict:
 "holds", "holds in part" or "fails". Metric, weight and rule of a claim were fixed before the runs; nothing here is tuned to a record.
 """
 
 import dataclasses
-import json
-import pathlib
-import re
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
 from ..metrics import bootstrap
-from .base import load, row, rows, write_text
+from .base import row, rows
 from .plane import best
 
 W = 1.25                                                   # the weight at which claims compare methods
@@ -250,59 +247,3 @@ CLAIMS = (
     Claim("C18", "Held-out data give the weight: above 1 unfinished, about 1 finished, below 1 overfitted; no search needed", "calibration", c18),
     Claim("C19", "Points of the plane off both lines beat CFG and DoG at once", "plane", c19),
 )
-
-
-def judge(folder):
-    """Every claim whose record lies in `folder`, as plain dicts."""
-    found = []
-    for claim in CLAIMS:
-        try:
-            record = load(claim.experiment, folder)
-        except FileNotFoundError:
-            continue
-        result = claim.rule(record)
-        finding, verdict = dataclasses.asdict(result), result.verdict
-        finding["parts"] = {k: bool(v) for k, v in result.parts.items()}
-        clean = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in finding.items()}
-        found.append(dict(id=claim.id, claim=claim.text, experiment=claim.experiment, paper=claim.paper, verdict=verdict, **clean,
-                          device=record["provenance"]["device"], source=record["provenance"]["source"]))
-    return found
-
-
-def refresh(out="figures"):
-    """Judge the full records and the quick ones, write OUT/claims.json and the README's table.  -> the table as text"""
-    out = pathlib.Path(out)
-    full, quick = judge(out), judge(out / "quick")
-    rerun = {c["id"]: {k: c[k] for k in ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")} for c in quick}
-    seen = {c["id"] for c in full}
-    entries = [dict(c, quick=rerun.get(c["id"])) for c in full] + [c for c in quick if c["id"] not in seen]
-    write_text(out / "claims.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
-    lines = table(entries)
-    readme = out.parent / "README.md"
-    if readme.exists():
-        put(readme, "claims", lines)
-    return lines
-
-
-def table(entries):
-    """The claims as a Markdown table."""
-    lines = ["| | claim | the paper | ours [95% interval] | seeds | verdict | quick rerun |", "|---|---|---|---|---|---|---|"]
-    for e in entries:
-        span = lambda c: f"{c['value']:.3g} [{c['low']:.3g}, {c['high']:.3g}]"
-        again = e.get("quick")
-        rerun = f"{again['verdict']}: {span(again)}, {again['n']} seeds" if again else "–"
-        failed = [part for part, held in e["parts"].items() if not held]
-        note = e["note"][0].upper() + e["note"][1:] + (f". Not so: {', '.join(failed)}" if failed else "")
-        lines.append(f"| {e['id']} | {e['claim']} | {e['paper']} | {span(e)} {e['unit']}. {note}. | {e['n']} | "
-                     f"**{e['verdict']}** | {rerun} |")
-    return "\n".join(lines)
-
-
-def put(path, name, text):
-    """Replace what stands between the markers <!-- name --> and <!-- /name --> of a Markdown file."""
-    old = path.read_text()
-    new, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
-    if count != 1:
-        raise ValueError(f"{path} holds {count} places <!-- {name} -->; expected 1")
-    if new != old:
-        write_text(path, new)

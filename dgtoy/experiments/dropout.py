@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 
 from .. import plot
 from ..guidance import cfg, domain_guidance
-from .base import Judge, Setting, finetuned, pretrained, record, rows
+from .base import Judge, Setting, caption, finetuned, pretrained, record, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,5 +55,5 @@ def figure(record):
         axes[0].set_title("No label dropout: CFG has no guide, DoG has")
         axes[1].set_title("Label dropout 0.1: both work")
         axes[0].legend()
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap bands", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

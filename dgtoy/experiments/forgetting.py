@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from .. import plot
-from .base import Setting, finetuned, pretrained, record, rows
+from .base import Setting, caption, finetuned, pretrained, record, rows
 
 BRANCHES = {"labelled branch on its class": "-", "null branch on the target": "--",
             "null branch on the source": ":", "pre-trained on the source": "-."}
@@ -77,5 +77,5 @@ def figure(record):
         ax.set(xscale="log", yscale="log", xlabel="target points a class", ylabel="excess denoising error (0 is exact)")
         ax.set_title("The null branch is the weaker one,\nand it has lost the source")
         ax.legend(fontsize=11)
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap bands", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

@@ -12,7 +12,7 @@ import torch
 from .. import plot
 from ..guidance import guided
 from ..nets import Ensemble
-from .base import Judge, Setting, finetuned, pretrained, record, row
+from .base import Judge, Setting, caption, finetuned, pretrained, record, row
 
 GUIDES = {                                                 # name in the record: what it is
     "ancestor": "DoG: the pre-trained model",
@@ -94,5 +94,5 @@ def figure(record):
             plot.bars(ax, values, ["not guided", *GUIDES.values()], [looks.get(n, "none") for n in names])
             ax.set_xscale("symlog", linthresh=0.05 if stage == "finished" else 1.0)
             ax.set(xlim=(0, None), xlabel=plot.NAMES[metric], title=title)
-        fig.supxlabel(f"two moons, w = {w}, {len(record['seeds'])} seeds, 95% bootstrap intervals; lower is better", fontsize=11)
+        fig.supxlabel(f"{caption(record)}; w = {w}; lower is better", fontsize=11)
     return fig

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import plot
 from ..guidance import plane
-from .base import Judge, Setting, finetuned, pretrained, record, row, rows
+from .base import Judge, Setting, caption, finetuned, pretrained, record, row, rows
 from .gap import moments
 
 
@@ -76,7 +76,7 @@ def figure(record):
         axes[0].set_title("Out of domain: both directions help")
         axes[1].set_title("Match: best between the lines")
         axes[0].legend(loc="upper left", fontsize=11)
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds; dashed: equal std by the closed form", fontsize=11)
+        fig.supxlabel(f"{caption(record)}; dashed: equal std by the closed form", fontsize=11)
     return fig
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import plot
 from ..guidance import cfg, domain_guidance
-from .base import Judge, Setting, finetuned, pretrained, record, rows
+from .base import Judge, Setting, caption, finetuned, pretrained, record, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,5 +61,5 @@ def figure(record):
         axes[1].set_title("but not the match, when data is plenty")
         axes[2].set_title("The gain against no guidance")
         axes[0].legend()
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap bands", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

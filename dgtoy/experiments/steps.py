@@ -9,7 +9,7 @@ import torch
 from .. import plot
 from ..guidance import cfg, domain_guidance
 from ..samplers import ancestral, dpmpp_2m, euler, heun
-from .base import Judge, Setting, finetuned, pretrained, record, rows
+from .base import Judge, Setting, caption, finetuned, pretrained, record, rows
 
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 
@@ -65,5 +65,5 @@ def figure(record):
         axes[0].set_yscale("symlog", linthresh=0.02)
         axes[0].legend()
         fig.suptitle(f"DoG stays lowest, whatever the sampler and the number of steps (w = {config['w']})", fontweight="bold")
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap bands", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 
 from .. import plot
 from ..guidance import cfg, domain_guidance, guided
-from .base import Judge, Setting, finetuned, pretrained, record, rows
+from .base import Judge, Setting, caption, finetuned, pretrained, record, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +63,5 @@ def figure(record):
         axes[1].set_title("The price is paid in match")
         axes[2].set_title("and in diversity")
         axes[0].legend(fontsize=11)
-        fig.supxlabel(f"two moons, {len(record['seeds'])} seeds, 95% bootstrap bands", fontsize=11)
+        fig.supxlabel(caption(record), fontsize=11)
     return fig

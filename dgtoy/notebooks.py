@@ -1,0 +1,43 @@
+"""Execute the course's notebooks in place, one after another, and record how long each took."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import time
+
+from .experiments.base import write_text
+
+
+def execute(folder="notebooks", out="figures", stamp=False):
+    """Run every notebook of `folder` top to bottom, each in a fresh kernel; it is rewritten only if it ran to its end.
+
+    Seconds go to OUT/notebooks.json. stamp: also write them into each notebook's "Runtime" line, for a release.
+    Raises ImportError, naming the extra, without nbclient; a notebook's own error ends the run with its traceback.
+    """
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError:
+        raise ImportError("executing notebooks needs nbclient; install the extra: pip install -e '.[notebooks]'") from None
+    seconds, paths = {}, sorted(pathlib.Path(folder).glob("[0-9]*.ipynb"))
+    if not paths:
+        raise FileNotFoundError(f"folder is {folder}; expected notebooks named 00_... there")
+    for path in paths:
+        print(f"{path.stem:36s}", end="", flush=True)
+        book, started = nbformat.read(path, 4), time.time()
+        NotebookClient(book, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}).execute()
+        seconds[path.stem] = round(time.time() - started, 1)
+        if stamp:
+            _stamp(book, seconds[path.stem])
+        write_text(path, nbformat.writes(book) + "\n")
+        print(f"{seconds[path.stem]:6.1f} s", flush=True)
+    write_text(pathlib.Path(out) / "notebooks.json", json.dumps(dict(seconds=seconds, device=f"{os.cpu_count()}-core CPU"), indent=1) + "\n")
+
+
+def _stamp(book, seconds):
+    """Round up to 5 s and write it into the first cells' line that starts with "Runtime"."""
+    text = f"about {5 * math.ceil(seconds / 5)} s on two CPU cores"
+    for cell in book.cells[:3]:
+        cell.source = re.sub(r"about \d+ s(econds)? on two CPU cores", text, cell.source)
