@@ -108,6 +108,15 @@ def test_a_seed_s_data_do_not_depend_on_the_other_seeds():
     assert not torch.equal(together.x0[0], together.x0[1])
 
 
+def test_classes_are_drawn_independently():
+    """Both moons have sixteen modes: with common random numbers the k-th points of both would come from twin modes."""
+    world = domains.make()
+    points = world.data(50, [0])
+    mode = [torch.cdist(points.x0[0][points.label[0] == c].double(), world.target.means[world.target.labels == c]).argmin(-1)
+            for c in range(2)]
+    assert (mode[0] == mode[1]).double().mean() < 0.3
+
+
 def test_moving_a_problem_keeps_it():
     world = domains.make().to("cpu")
     assert world.name == "moons" and torch.equal(world.target.means, domains.make().target.means)

@@ -108,8 +108,13 @@ def test_a_heat_map_says_its_numbers(ax):
 
 @pytest.mark.parametrize("values", ([[0.9, 1.2]], [[1.0, 1.0]]))
 def test_the_colours_of_a_centred_map_diverge_at_its_centre(ax, values):
-    image = plot.heat(ax, [0, 1], [0], values, "w*", cmap="RdBu", centre=1.0, text=False)
-    assert image.norm(1.0) == pytest.approx(0.5) and not ax.texts
+    image = plot.heat(ax, [0, 1], [0], values, "w*", cmap="RdBu", centre=1.0)
+    assert image.norm(1.0) == pytest.approx(0.5) and 0 <= image.norm(min(values[0])) <= image.norm(max(values[0])) <= 1
+
+
+def test_maps_side_by_side_share_their_colours_by_a_common_reach(ax):
+    image = plot.heat(ax, [0, 1], [0], [[0.9, 1.2]], "w*", centre=1.0, reach=2.0, bar=False)
+    assert image.norm([-1.0, 1.0, 3.0]).tolist() == pytest.approx([0.0, 0.5, 1.0]) and len(ax.figure.axes) == 1
 
 
 def test_a_bar_is_the_mean_with_its_interval(ax):

@@ -6,10 +6,14 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
 from helpers import random_labelled
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import dgtoy
 
@@ -77,16 +81,32 @@ def test_nothing_half_written_is_tracked():
 
 def test_the_lines_of_the_readme_run():
     """The five lines that show the whole idea, with exact mixtures in the networks' place."""
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("no README yet")
-    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     code = next(block for block in blocks if "domain_guidance(" in block)
     names = {name: getattr(dgtoy, name) for name in dgtoy.__all__}
     names |= dict(torch=torch, c=0, rng=torch.Generator().manual_seed(0), sigmas=dgtoy.karras(8, 0.01, 10.0),
                   model=random_labelled(seed=1, dtype=torch.float32), base=random_labelled(seed=2, dtype=torch.float32))
     exec(code, names)
     assert names["x0"].shape == (256, 2) and names["x0"].isfinite().all()
+
+
+def test_the_environment_is_said_once():
+    """Every package that pyproject.toml asks for is pinned at a version it allows; conda's way in goes through both files."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pins = {canonicalize_name(name): version.split(";")[0].strip() for name, version in pins}
+    asked = project["dependencies"] + [r for extra in ("notebooks", "dev") for r in project["optional-dependencies"][extra]]
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
+    environment = (ROOT / "environment.yml").read_text()
+    assert "-c constraints.txt" in environment and "-e .[notebooks,dev]" in environment
+    python = re.search(r"python=(\d+\.\d+)", environment)[1]
+    assert SpecifierSet(project["requires-python"]).contains(python)
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    targets = re.findall(r"\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert not [t for t in targets if not re.match(r"\w+:|#", t) and not (ROOT / t).exists()]
 
 
 # the notebooks
@@ -156,7 +176,7 @@ def test_a_notebook_opens_with_goals_needs_runtime_and_neighbours(path):
     first = cells(path, "markdown")[0]
     assert 2 <= len(re.findall(r"^- ", text(first), re.MULTILINE)) <= 4
     assert re.search(r"\bneeds?\b", text(first), re.IGNORECASE)
-    assert re.search(r"(about|under) (\d+|a|one|half a) (second|minute)s? on two CPU cores", " ".join(text(first).split()))
+    assert re.search(r"(about|under) (\d+|a|one|half a) (s|second|minute)s? on two CPU cores", " ".join(text(first).split()))
     assert all(name in links(first) for name in neighbours(path) if name)
 
 

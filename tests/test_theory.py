@@ -146,6 +146,9 @@ def test_numbers_and_arrays_mix():
     mean, std = gaussian_guidance((2.0, np.array([0.3, 0.9])), (0.0, 3.0), 1.5)
     for i, s in enumerate((0.3, 0.9)):
         assert (mean[i], std[i]) == pytest.approx(gaussian_guidance((2.0, s), (0.0, 3.0), 1.5), rel=1e-7)
+    mean, std = gaussian_guidance((np.array([2.0, -1.0]), 0.3), (0.0, 3.0), 1.5)
+    for i, mu in enumerate((2.0, -1.0)):
+        assert (mean[i], std[i]) == pytest.approx(gaussian_guidance((mu, 0.3), (0.0, 3.0), 1.5), rel=1e-7)
 
 
 def test_numbers_in_numbers_out():

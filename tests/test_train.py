@@ -360,6 +360,14 @@ def test_a_checkpoint_of_another_model_is_refused(change, checkpoint):
     refused_with_the_file_intact(checkpoint, net=nets(**change))
 
 
+def test_a_checkpoint_with_a_tensor_missing_or_misshapen_is_refused(checkpoint):
+    tensors, header = read_safetensors(checkpoint)
+    write_safetensors(checkpoint, {k: v for k, v in tensors.items() if k != "m.body.0.bias"}, header)
+    refused_with_the_file_intact(checkpoint, "m.body.0.bias has shape nothing", "(2, 8)")
+    write_safetensors(checkpoint, tensors | {"ema.body.0.bias": torch.ones(2, 9)}, header)
+    refused_with_the_file_intact(checkpoint, "ema.body.0.bias has shape (2, 9)", "(2, 8)")
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(checkpoint, monkeypatch):
     before = checkpoint.read_bytes()
 
