@@ -19,7 +19,7 @@ def main(argv=None):
                         help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks")
     parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
                         help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
-                             "replica: full, on another target and another source, into OUT/replica")
+                             "replica: quick with 16 seeds on another target and another source, into OUT/replica")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("figures"), help="folder of the records")
     parser.add_argument("--stamp", action="store_true", help="notebooks: write the measured runtimes into them")
@@ -53,9 +53,9 @@ def _run(name, preset, device, out):
     from .experiments.base import save
     module = importlib.import_module(f".experiments.{name}", __package__)
     started = time.time()
-    config = module.Config.quick() if preset == "quick" else module.Config.full()
+    config = module.Config.full() if preset == "full" else module.Config.quick()
     if preset == "replica":
-        config = dataclasses.replace(config, setting=config.setting.but(domain="spirals", layout=1))
+        config = dataclasses.replace(config, setting=config.setting.but(seeds=16, domain="spirals", layout=1))
     record = module.run(config, device, progress=True)
     path = save(record, module.figure(record), out if preset == "full" else out / preset)
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)

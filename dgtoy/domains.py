@@ -28,7 +28,8 @@ class Domain:
         if size < 1:
             raise ValueError(f"size is {size}; expected at least one point a class")
         classes = self.target.num_classes
-        parts = [[_in_order(self.target.given(c), size, torch.Generator().manual_seed(7_919 * seed + c))
+        target = self.target.to("cpu")                     # the same points whatever the device
+        parts = [[_in_order(target.given(c), size, torch.Generator().manual_seed(7_919 * seed + c))
                   for c in range(classes)] for seed in seeds]
         x0 = torch.stack([torch.cat(p) for p in parts])                                # (S, classes * size, 2)
         label = torch.arange(classes).repeat_interleave(size).expand(len(parts), -1)
