@@ -136,7 +136,7 @@ def test_float32_errs_no_more_than_the_plain_version_in_float32(far, sigma, rng)
     functions = (mixture.logp, mixture.score, mixture.denoise)
     for f, theirs, exact in zip(functions, plainly, plain(mixture, x, sigma), strict=True):
         worst = lambda y: (y.double() - exact).abs().max()
-        assert worst(f(x.float(), sigma)) <= 4 * worst(theirs)
+        assert worst(f(x.float(), sigma)) <= 4 * worst(theirs) + 2.0**-21 * exact.abs().max()      # and a few roundings
 
 
 @pytest.mark.parametrize("n", (1, 6, 7, 8, 21, 50))
