@@ -58,8 +58,9 @@ def figure(record):
         for ax, name in zip(axes, ("out-of-domain rate", "energy distance to the truth", "out-of-domain rate saved"), strict=True):
             ax.set(xscale="log", xlabel="target points a class", ylabel=name)
         axes[0].set_title(f"DoG helps at every size (w = {record['config']['w']})")
-        axes[1].set_title("but not the match, when data is plenty")
-        axes[2].set_title("The gain against no guidance")
-        axes[0].legend()
+        axes[1].set_title("The match is best without it")
+        axes[2].set_title("Its gain does not grow as data shrinks")
+        axes[0].set_ylim(0, 0.1)
+        axes[0].legend(ncols=3, loc="upper left", fontsize=11, columnspacing=1)
         fig.supxlabel(caption(record), fontsize=11)
     return fig

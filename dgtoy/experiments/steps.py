@@ -63,7 +63,8 @@ def figure(record):
             ax.set_xticks([], minor=True)
         axes[0].set(ylabel="out-of-domain rate", yscale="symlog")
         axes[0].set_yscale("symlog", linthresh=0.02)
-        axes[0].legend()
-        fig.suptitle(f"DoG stays lowest, whatever the sampler and the number of steps (w = {config['w']})", fontweight="bold")
+        axes[0].set_ylim(0, 1.05)
+        axes[0].legend(loc="upper right", fontsize=11)
+        fig.suptitle(f"DoG stays lowest once the sampler has converged (w = {config['w']})", fontweight="bold", x=0.01, ha="left")
         fig.supxlabel(caption(record), fontsize=11)
     return fig

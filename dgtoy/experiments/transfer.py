@@ -63,5 +63,7 @@ def figure(record):
         axes[1].set_title("The price is paid in match")
         axes[2].set_title("and in diversity")
         axes[0].legend(fontsize=11)
+        for ax in axes:
+            ax.set_xticks([1, 1.5, 2, 2.5, 3] if max(record["config"]["weights"]) > 2 else [1, 1.25, 1.5, 1.75, 2])
         fig.supxlabel(caption(record), fontsize=11)
     return fig
