@@ -29,6 +29,7 @@ def execute(folder="notebooks", out="figures", stamp=False):
         book, started = nbformat.read(path, 4), time.time()
         NotebookClient(book, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}).execute()
         seconds[path.stem] = round(time.time() - started, 1)
+        book.metadata["language_info"] = {"name": "python"}    # not the version of whoever ran it last
         if stamp:
             _stamp(book, seconds[path.stem])
         write_text(path, nbformat.writes(book) + "\n")

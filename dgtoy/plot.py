@@ -11,7 +11,7 @@ from .metrics import bootstrap
 # Okabe & Ito's colour-blind safe palette; a method keeps its colour, marker and line everywhere
 METHODS = {
     "truth": dict(color="#000000", marker="", linestyle="-"),
-    "source": dict(color="#999999", marker="", linestyle="-"),
+    "source": dict(color="#C4C4C4", marker="", linestyle="-"),
     "none": dict(color="#666666", marker="o", linestyle=":"),
     "CFG": dict(color="#E69F00", marker="s", linestyle="--"),
     "DoG": dict(color="#0072B2", marker="D", linestyle="-"),

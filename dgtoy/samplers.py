@@ -76,6 +76,8 @@ def last(steps):
 
 def trajectory(x_T, steps, every=1):
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
+    if every < 1:
+        raise ValueError(f"every is {every}; expected 1 or more steps")
     kept = [x_T.cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0]
     return torch.stack(kept)
 

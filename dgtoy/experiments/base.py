@@ -138,8 +138,11 @@ def write_text(path, text):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def caption(record):
@@ -153,8 +156,11 @@ def save(record, figure, folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{record['name']}.{os.getpid()}.part"
-    figure.savefig(part, format="png")
-    os.replace(part, folder / f"{record['name']}.png")
+    try:
+        figure.savefig(part, format="png")
+        os.replace(part, folder / f"{record['name']}.png")
+    finally:
+        part.unlink(missing_ok=True)
     write_text(folder / f"{record['name']}.json", json.dumps(record, separators=(",", ":")) + "\n")
     return folder / f"{record['name']}.json"
 

@@ -51,7 +51,7 @@ def run(config, device="cpu", progress=False):
             found.append(dict(stage=stage, method="CFG", w=w, **judge.score(lambda c: cfg(ft, c, ft.null, w))))
             found.append(dict(stage=stage, method="DoG", w=w, **judge.score(lambda c: domain_guidance(ft.denoiser(c), guide, w))))
         weights = weigh(config, setting, pre, ft, device)
-        fits.append(dict(stage=stage, **{k: [c.weights.tolist() for c in fit] for k, fit in weights.items()}))
+        fits.append(dict(stage=stage, **{k: [c.weights.round(decimals=5).tolist() for c in fit] for k, fit in weights.items()}))
         by_seed = {k: (lambda s, fit=fit: torch.stack([c.w(s) for c in fit]), lambda s, fit=fit: torch.stack([c.b(s) for c in fit]))
                    for k, fit in weights.items()}
         methods = {"CFG": lambda c: cfg(ft, c, ft.null, by_seed["CFG"][0]),
