@@ -1,8 +1,9 @@
 """dgtoy: Domain Guidance, taught, verified and reproduced. Start with the notebooks, or with `guidance.py`."""
 
 from .calibration import calibrate
-from .gmm import GaussianMixture, LabelledMixture
+from .gmm import GaussianMixture
 from .guidance import autoguidance, cfg, domain_guidance, guided, plane
+from .labelled import LabelledMixture
 from .nets import MLP, Ensemble
 from .samplers import ancestral, dpmpp_2m, euler, heun, last, trajectory
 from .schedules import karras

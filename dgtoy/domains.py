@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .gmm import LabelledMixture
+from .labelled import LabelledMixture
 from .train import Points
 
 STD = 0.08                                                 # thickness of every target's strokes

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from .gmm import check_label
+from .labelled import check_label
 from .schedules import checked
 
 WAVES = 8                                                  # of ln sigma, 0.25 to 2 radians a unit

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from scipy.integrate import quad_vec
 
+from .gmm import GaussianMixture
+
 
 def gaussian_guidance(target, source, w, interval=(0.0, math.inf)):
     """Exact end of the guided probability-flow ODE when source and target are Gaussian, direction by direction.
@@ -93,7 +95,6 @@ def alignment(mixture, domains, label, domain, x, sigma):
 
 
 def _part(mixture, keep):
-    from .gmm import GaussianMixture
     w = mixture.weights[keep]
     return GaussianMixture(w / w.sum(), mixture.means[keep], mixture.covs[keep])
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dgtoy import Ensemble, LabelledMixture, Points, Recipe, fit, train
-from dgtoy.train import batches, denoising_loss, read_safetensors, write_safetensors
+from dgtoy.checkpoint import read_safetensors, write_safetensors
+from dgtoy.train import batches, denoising_loss
 
 close = torch.testing.assert_close
 RECIPE = Recipe(steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9)       # 70 steps: more than one block of random numbers
@@ -374,7 +375,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(checkpoint, monkeyp
     def broken(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
-    monkeypatch.setattr(train, "save_file", broken)
+    monkeypatch.setattr("dgtoy.checkpoint.save_file", broken)
     with pytest.raises(OSError, match="no space left"):
         finished(checkpoint)
     assert checkpoint.read_bytes() == before and list(checkpoint.parent.iterdir()) == [checkpoint]

@@ -75,7 +75,7 @@ def finetuned(setting, device="cpu", progress=False):
 def _trained(what, key, nets, data, recipe, progress):
     """Train, or finish training, under a checkpoint named after everything that determines the result."""
     ema = nets.clone()
-    sources = [pathlib.Path(dgtoy.__file__).with_name(f"{m}.py") for m in ("gmm", "domains", "schedules", "nets", "train")]
+    sources = [pathlib.Path(dgtoy.__file__).with_name(f"{m}.py") for m in ("gmm", "labelled", "domains", "schedules", "nets", "train", "checkpoint")]
     text = repr(key) + torch.__version__ + nets.device.type + "".join(p.read_text() for p in sources)
     cache = pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
     path = cache / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"

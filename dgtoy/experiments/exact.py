@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from .. import plot, theory
-from ..gmm import GaussianMixture, LabelledMixture
+from ..gmm import GaussianMixture
 from ..guidance import guided
+from ..labelled import LabelledMixture
 from ..samplers import heun, last
 from ..schedules import karras
 from .base import record, rows
