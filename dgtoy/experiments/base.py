@@ -36,7 +36,7 @@ class Setting:
     width: int = 96
     pretrain: Recipe = Recipe(steps=4000)
     finetune: Recipe = Recipe(steps=2000)
-    samples: int = 1024                                    # a class and a seed
+    samples: int = 512                                     # a class and a seed
     steps: int = 32
     sigma_min: float = 0.005
     sigma_max: float = 20.0

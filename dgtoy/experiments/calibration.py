@@ -21,7 +21,7 @@ from .base import Judge, Setting, caption, finetuned, pretrained, record, row
 class Config:
     """`stages`: (name, target points a class, fine-tuning steps, learning rate). `held_out`: points a class."""
 
-    setting: Setting = Setting(samples=512)
+    setting: Setting = Setting()
     stages: tuple = (("100 steps", 256, 100, 1e-4), ("300 steps", 256, 300, 1e-4), ("finished", 256, 2000, 1e-3),
                      ("overfitted", 16, 3000, 1e-3))
     weights: tuple = (1.25, 2.0)
@@ -36,7 +36,7 @@ class Config:
     def full(cls):
         course = tuple((f"{n} steps", 256, n, 1e-4) for n in (100, 300, 1000, 3000, 10_000))
         stages = course + (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
-        return cls(Setting(seeds=64), stages, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
+        return cls(Setting(seeds=64, samples=1024), stages, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
 
 
 def run(config, device="cpu", progress=False):

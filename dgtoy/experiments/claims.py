@@ -1,7 +1,8 @@
 """The claims and the rules that judge them.
 
 A rule is a function of one record. It returns the number that the claim is about, its 95% interval and a verdict:
-"holds", "holds in part" or "fails". Metric, weight and rule of a claim were fixed before the runs; nothing here is tuned to a record.
+"holds", "holds in part" or "fails", by the parts of the claim. Metric and weight were fixed before the runs; the README
+says which rules changed after a first look.
 """
 
 import dataclasses

@@ -24,7 +24,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), dropouts=(0.0, 0.05, 0.1, 0.2))
+        return cls(Setting(seeds=64, samples=1024), dropouts=(0.0, 0.05, 0.1, 0.2))
 
 
 def run(config, device="cpu", progress=False):

@@ -20,9 +20,9 @@ from .base import record, rows
 class Config:
     """Random problems, one a seed."""
 
-    seeds: int = 16
-    points: int = 512
-    steps: int = 200
+    seeds: int = 12
+    points: int = 256
+    steps: int = 150
 
     @classmethod
     def quick(cls):

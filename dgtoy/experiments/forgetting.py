@@ -18,7 +18,7 @@ class Config:
     """Target points a class, and the noise levels at which errors are measured."""
 
     setting: Setting = Setting()
-    sizes: tuple = (16, 64, 256, 1024)
+    sizes: tuple = (16, 64, 256)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
     @classmethod

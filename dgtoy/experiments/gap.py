@@ -16,7 +16,7 @@ from .base import Judge, Setting, finetuned, pretrained, record, row
 class Config:
     """The map: each gap, breadth of the source and weight."""
 
-    setting: Setting = Setting(finetune=dataclasses.replace(Setting().finetune, steps=1000))
+    setting: Setting = Setting(finetune=dataclasses.replace(Setting().finetune, steps=800))
     gaps: tuple = (0.0, 1.0, 2.0)
     breadths: tuple = (0.5, 1.0)
     weights: tuple = (1.25,)
@@ -27,7 +27,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), gaps=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0), breadths=(0.25, 0.5, 1.0, 2.0, 3.0),
+        return cls(Setting(seeds=64, samples=1024), gaps=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0), breadths=(0.25, 0.5, 1.0, 2.0, 3.0),
                    weights=(1.1, 1.25, 1.5, 2.0))
 
 

@@ -43,7 +43,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), weights=(1.1, 1.25, 1.5, 2.0))
+        return cls(Setting(seeds=64, samples=1024), weights=(1.1, 1.25, 1.5, 2.0))
 
 
 def run(config, device="cpu", progress=False):

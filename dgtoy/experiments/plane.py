@@ -16,7 +16,7 @@ from .gap import moments
 class Config:
     """The grid of domain weights a and class weights b."""
 
-    setting: Setting = Setting(samples=512)
+    setting: Setting = Setting()
     a: tuple = (1.0, 1.1, 1.25, 1.5)
     b: tuple = (1.0, 1.1, 1.25, 1.5)
 
@@ -27,7 +27,7 @@ class Config:
     @classmethod
     def full(cls):
         values = (0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.75, 2.0)
-        return cls(Setting(seeds=64), a=values[:10], b=values)
+        return cls(Setting(seeds=64, samples=1024), a=values[:10], b=values)
 
 
 def run(config, device="cpu", progress=False):

@@ -16,7 +16,7 @@ class Config:
     """Target points a class, and the weight at which methods are compared."""
 
     setting: Setting = Setting()
-    sizes: tuple = (16, 64, 256, 1024)
+    sizes: tuple = (16, 64, 256)
     w: float = 1.25
 
     @classmethod
@@ -25,7 +25,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
+        return cls(Setting(seeds=64, samples=1024), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
 
 
 def run(config, device="cpu", progress=False):

@@ -20,7 +20,7 @@ class Config:
 
     setting: Setting = Setting()
     samplers: tuple = ("euler", "heun", "dpmpp_2m", "ancestral")
-    steps: tuple = (8, 16, 32)
+    steps: tuple = (8, 32)
     w: float = 1.25
 
     @classmethod
@@ -29,7 +29,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), steps=(4, 8, 16, 32, 64, 128))
+        return cls(Setting(seeds=64, samples=1024), steps=(4, 8, 16, 32, 64, 128))
 
 
 def run(config, device="cpu", progress=False):

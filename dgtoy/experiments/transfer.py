@@ -25,7 +25,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(seeds=64), domains=("moons", "spirals", "grid"), weights=(1.0, 1.05, 1.1, 1.25, 1.5, 1.75, 2.0, 3.0))
+        return cls(Setting(seeds=64, samples=1024), domains=("moons", "spirals", "grid"), weights=(1.0, 1.05, 1.1, 1.25, 1.5, 1.75, 2.0, 3.0))
 
 
 def run(config, device="cpu", progress=False):
