@@ -60,13 +60,13 @@ def gaussian_endpoint(parts, interval=(0.0, math.inf)):
     return _plain(centre + mean), _plain(std)
 
 
-def tilted(target, source, w, x):
+def tilted(target, source, w, x, sigma=0.0):
     """log of the density that guidance is often said to sample, p_S^(1-w) p_T^w / Z, on a grid.
 
-    target, source: mixtures. x (N, D): the points of a regular grid; Z makes the sum over the grid 1.  -> (N,)
+    target, source: mixtures. x (N, D): the points of a regular grid; Z makes the sum over the grid 1. sigma: tilts the blurred densities.  -> (N,)
     Guided sampling does not sample it: Bradley & Nakkiran 2024 (arXiv 2408.09000), claim C2.
     """
-    return ((1 - w) * source.logp(x) + w * target.logp(x)).log_softmax(0)
+    return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)
 
 
 def alignment(mixture, domains, label, domain, x, sigma):

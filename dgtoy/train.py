@@ -105,6 +105,8 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500):
 
 def _check_data(net, data):
     """Raise if a training set is not one that these networks can learn: other seeds, dimension or labels."""
+    if not hasattr(net, "params"):
+        raise TypeError(f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net]))")
     dim = net.config["dim"]
     if isinstance(data, Points):
         if data.x0.shape[::2] != (len(net), dim):

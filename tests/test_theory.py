@@ -295,3 +295,10 @@ def test_alignment_leaves_no_graph_behind(rng):
 def test_a_label_that_no_component_of_the_domain_has_is_refused():
     with refuses("label 1 has no component in domain 3"):
         theory.alignment(random_labelled(8), torch.zeros(8), 1, 3, torch.zeros(2, 2), 0.5)
+
+
+def test_tilting_blurred_densities_is_tilting_their_blurred_mixtures():
+    source, target = (GaussianMixture([1.0], torch.tensor([[m]]).double(), torch.tensor([[[s * s]]]).double()) for m, s in ((0.0, 3.0), (1.0, 0.5)))
+    blurred = [GaussianMixture([1.0], p.means, p.covs + 0.49) for p in (target, source)]
+    grid = torch.linspace(-5, 5, 101, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(theory.tilted(target, source, 1.5, grid, sigma=0.7), theory.tilted(*blurred, 1.5, grid))

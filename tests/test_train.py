@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dgtoy import Ensemble, LabelledMixture, Points, Recipe, fit, train
+from dgtoy import MLP, Ensemble, LabelledMixture, Points, Recipe, fit, train
 from dgtoy.checkpoint import read_safetensors, write_safetensors
 from dgtoy.train import batches, denoising_loss
 
@@ -431,3 +431,8 @@ def test_a_network_can_be_trained_again_after_training():
     for _ in fit(other, data(), dataclasses.replace(RECIPE, steps=3)):
         pass
     assert not torch.equal(other.params["body.2.bias"], net.params["body.2.bias"])
+
+
+def test_a_network_that_is_no_ensemble_is_refused(rng):
+    with pytest.raises(TypeError, match="net is a MLP; expected an Ensemble"):
+        fit(MLP(), None, Recipe())

@@ -59,10 +59,9 @@ def refresh(out="figures"):
 
 def plain(entries):
     """The claims for a terminal, one line each."""
-    lines = [f"{'':4s} {'recorded':14s} {'replica':14s} {'quick rerun':14s} claim"]
-    for e in entries:
-        other = [(e[k] or {"verdict": "-"})["verdict"] for k in ("replica", "quick")]
-        lines.append(f"{e['id']:4s} {e['verdict']:14s} {other[0]:14s} {other[1]:14s} {e['claim']}")
+    span = lambda c: f"{c['verdict']:14s} {c['value']:8.3g} [{c['low']:.3g}, {c['high']:.3g}]" if c else "-"
+    lines = [f"{'':4s} {'recorded (value, 95% interval)':42s} {'quick rerun':42s} claim"]
+    lines += [f"{e['id']:4s} {span(e):42s} {span(e['quick']):42s} {e['claim']}" for e in entries]
     return "\n".join(lines)
 
 
