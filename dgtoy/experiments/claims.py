@@ -214,7 +214,7 @@ def c18(record):
              "plane without search within 10% of search at every stage": excess["plane"] <= 1.1}
     cut = {s: gain(s)[0] / energy(s, "none", 1.0).mean() for s in ("100 steps", "300 steps", "finished", "overfitted")}
     return Finding(*above, _seeds(record), "a* of a fine-tune after 100 steps (sigma 1 to 8)", parts,
-                   f"b* after 300 steps {classes[0]:.1f}; finished a* {done[0]:.2f}; overfitted (sigma up to 0.1) {below[0]:.2f}. The calibrated plane cuts the energy "
+                   f"after 300 steps b* is {classes[0]:.1f}; finished a* {done[0]:.2f}; overfitted (sigma up to 0.1) {below[0]:.2f}. The calibrated plane cuts the energy "
                    f"distance by {', '.join(f'{v:.0%} ({k})' for k, v in cut.items())}; against the best constant w found by search, calibrated DoG is at "
                    f"worst {excess['DoG']:.2f} times, the plane {excess['plane']:.2f} times")
 

@@ -90,7 +90,8 @@ def figure(record):
         for ax, w in zip(axes[0], weights, strict=True):
             draw(ax, record, w)
         axes[0, 0].set(ylabel="source breadth")
-        fig.suptitle("DoG helps (blue) where the closed form says: a broad source, a near target, a small w", fontweight="bold", x=0.01, ha="left")
+        title = "DoG helps (blue) where the closed form says" + (": a broad source, a near target, a small w" if len(weights) > 1 else "")
+        fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
         fig.supxlabel(f"out-of-domain rate, none minus DoG; {len(record['seeds'])} seeds; black: the closed form's boundary", fontsize=11)
     return fig
 
