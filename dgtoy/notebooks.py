@@ -38,7 +38,6 @@ def execute(folder="notebooks", out="figures", stamp=False):
 
 
 def _stamp(book, seconds):
-    """Round up to 5 s and write it into the first cells' line that starts with "Runtime"."""
-    text = f"about {5 * math.ceil(seconds / 5)} s on two CPU cores"
-    for cell in book.cells[:3]:
-        cell.source = re.sub(r"about \d+ s(econds)? on two CPU cores", text, cell.source)
+    """Round up to 5 s and write it into the first cell where it says how long the notebook takes."""
+    runtime = r"(about\s+)\S+(\s+s(?:econds)?\s+on\s+two\s+CPU\s+cores)"
+    book.cells[0].source = re.sub(runtime, rf"\g<1>{5 * math.ceil(seconds / 5)}\2", book.cells[0].source)

@@ -36,3 +36,12 @@ def test_a_notebook_that_fails_is_left_as_it_was(tmp_path):
 def test_a_folder_without_notebooks_is_refused(tmp_path):
     with refuses("folder is", str(tmp_path), error=FileNotFoundError):
         notebooks.execute(tmp_path, tmp_path)
+
+
+def test_a_stamp_rounds_up_and_keeps_the_sentence():
+    from types import SimpleNamespace as Box
+
+    from dgtoy.notebooks import _stamp
+    book = Box(cells=[Box(source="It runs in\nabout 10 seconds on two\nCPU cores. Another 10 stays.")])
+    _stamp(book, 21.3)
+    assert book.cells[0].source == "It runs in\nabout 25 seconds on two\nCPU cores. Another 10 stays."
