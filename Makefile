@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
+# threads that wait asleep: on a machine with other work, spinning ones cost five times the run itself
+export OMP_WAIT_POLICY = PASSIVE
 NBVAL  := -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 600
 
 .PHONY: run test test-portable lab gpu bench claims env clean
