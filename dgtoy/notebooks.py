@@ -27,7 +27,8 @@ def execute(folder="notebooks", out="figures", stamp=False):
     for path in paths:
         print(f"{path.stem:36s}", end="", flush=True)
         book, started = nbformat.read(path, 4), time.time()
-        NotebookClient(book, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(book, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=["--log-level=40"],
+                       resources={"metadata": {"path": str(folder)}}).execute()
         seconds[path.stem] = round(time.time() - started, 1)
         book.metadata["language_info"] = {"name": "python"}    # not the version of whoever ran it last
         if stamp:
