@@ -139,7 +139,7 @@ def _plain_heun(main, guide, n, sigmas, device, w=1.5):
 def memory(device):
     """Peak memory of sampling: four times the samples, and four times the steps, relative to the first."""
     peak = _peak_cuda if torch.device(device).type == "cuda" else _peak_cpu
-    sizes = ((400_000, 16), (1_600_000, 16), (400_000, 64)) if peak is _peak_cuda else ((100_000, 8), (400_000, 8), (100_000, 32))
+    sizes = ((400_000, 16), (1_600_000, 16), (400_000, 64)) if peak is _peak_cuda else ((300_000, 4), (1_200_000, 4), (300_000, 16))
     first, more, longer = (peak(n, steps) for n, steps in sizes)
     return dict(what="peak memory, 4x samples | 4x steps", ours=more / first, plain=longer / first, unit="times",
                 note=f"linear in samples, flat in steps; {first / 2**20:.0f} MiB for {sizes[0][0]:,} points")
@@ -154,15 +154,14 @@ def _peak_cuda(n, steps):
 
 
 def _peak_cpu(n, steps):
-    """Growth of a fresh process's peak resident memory."""
+    """A fresh process's peak resident memory above what it held before sampling."""
     code = f"""if True:
         import resource
         from dgtoy.experiments import bench
-        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         bench._sample_once(100, 2, "cpu")
-        before = peak()
+        before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
         bench._sample_once({n}, {steps}, "cpu")
-        print(peak() - before)"""
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)"""
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
