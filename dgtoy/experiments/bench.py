@@ -32,7 +32,7 @@ class Config:
 def refresh(out, device):
     """Run every benchmark on `device`, write OUT/bench_<device>.json.  -> the table as text"""
     started, kind = time.time(), torch.device(device).type
-    found = [training(device), scores(device), sampling(device), memory(device), importing()]
+    found = [training(device), scores(device), sampling(device), *([memory()] if kind == "cuda" else []), importing()]
     made = record("bench", Config(), dict(rows=found), started, device)
     write_text(out / f"bench_{kind}.json", json.dumps(made, indent=1) + "\n")
     return table(made)
@@ -136,13 +136,11 @@ def _plain_heun(main, guide, n, sigmas, device, w=1.5):
     return x
 
 
-def memory(device):
-    """Peak memory of sampling: four times the samples, and four times the steps, relative to the first."""
-    peak = _peak_cuda if torch.device(device).type == "cuda" else _peak_cpu
-    sizes = ((400_000, 16), (1_600_000, 16), (400_000, 64)) if peak is _peak_cuda else ((300_000, 4), (1_200_000, 4), (300_000, 16))
-    first, more, longer = (peak(n, steps) for n, steps in sizes)
+def memory():
+    """Peak memory of sampling by the GPU allocator: four times the samples, and four times the steps, relative to the first."""
+    first, more, longer = (_peak_cuda(n, steps) for n, steps in ((400_000, 16), (1_600_000, 16), (400_000, 64)))
     return dict(what="peak memory, 4x samples | 4x steps", ours=more / first, plain=longer / first, unit="times",
-                note=f"linear in samples, flat in steps; {first / 2**20:.0f} MiB for {sizes[0][0]:,} points")
+                note=f"linear in samples, flat in steps; {first / 2**20:.0f} MiB for 400,000 points")
 
 
 def _peak_cuda(n, steps):
@@ -151,18 +149,6 @@ def _peak_cuda(n, steps):
     before = torch.cuda.memory_allocated()
     _sample_once(n, steps, "cuda")
     return torch.cuda.max_memory_allocated() - before
-
-
-def _peak_cpu(n, steps):
-    """A fresh process's peak resident memory above what it held before sampling."""
-    code = f"""if True:
-        import resource
-        from dgtoy.experiments import bench
-        bench._sample_once(100, 2, "cpu")
-        before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-        bench._sample_once({n}, {steps}, "cpu")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)"""
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def _sample_once(n, steps, device):
