@@ -75,7 +75,7 @@ def figure(record):
             found = [r["excess"] for r in rows(record, branch=branch)]
             plot.sweep(ax, sizes, found, name, branch, linestyle=line)
         ax.set(xscale="log", yscale="log", xlabel="target points a class", ylabel="excess denoising error (0 is exact)")
-        ax.set_title("The null branch is the weaker one,\nand it has lost the source")
+        ax.set_title("The null branch has lost the source and,\nwith data enough, is the weaker one")
         ax.legend(fontsize=11)
         fig.supxlabel(caption(record), fontsize=11)
     return fig
