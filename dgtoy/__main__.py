@@ -7,7 +7,7 @@ import pathlib
 import sys
 import time
 
-EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration")
+EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration", "images")
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration")
 
@@ -15,8 +15,8 @@ REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "cali
 def main(argv=None):
     """Run one experiment or all of them; turn records into the claims table; execute the notebooks; measure speed."""
     parser = argparse.ArgumentParser(prog="python -m dgtoy", description=main.__doc__)
-    parser.add_argument("what", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks"), metavar="what",
-                        help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks")
+    parser.add_argument("what", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks", "weights"), metavar="what",
+                        help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights")
     parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
                         help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
                              "replica: quick with 16 seeds on another target and another source, into OUT/replica")
@@ -31,6 +31,9 @@ def main(argv=None):
         from .experiments import report
         return print(report.refresh(args.out))
     device = _device(args.device)
+    if args.what == "weights":
+        from . import weights
+        return weights.make(weights.Config(), device, progress=True)
     if args.what == "bench":
         from .experiments import bench
         return print(bench.refresh(args.out, device))

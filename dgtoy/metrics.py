@@ -6,7 +6,6 @@ between samples are unbiased or compared at equal counts.
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
@@ -76,12 +75,12 @@ def frechet_distance(x, y):
 def prdc(real, fake, k=5):
     """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020) by k-nearest-neighbour balls.
 
-    real (n, D), fake (m, D) -> dict of four floats.
+    real (n, D), fake (m, D), on one device -> dict of four floats.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
-    real, fake = (a.detach().cpu().double() for a in (real, fake))
-    radius = lambda a: torch.from_numpy(NearestNeighbors(n_neighbors=k + 1).fit(a.numpy()).kneighbors()[0][:, k - 1])
+    real, fake = (a.detach().double() for a in (real, fake))
+    radius = lambda a: torch.cat([torch.cdist(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)])
     distance = torch.cdist(real, fake)                                                 # (n, m)
     inside_real, inside_fake = distance < radius(real)[:, None], distance < radius(fake)[None]
     return dict(precision=inside_real.any(0).double().mean().item(), recall=inside_fake.any(1).double().mean().item(),

@@ -85,7 +85,7 @@ class Ensemble:
             raise ValueError("members is empty; an ensemble needs at least one network")
         self.model, self.config = type(members[0]), {**members[0].config}
         self.seeds = [m.config["seed"] for m in members]
-        self.null, self.sigma_data = members[0].null, members[0].sigma_data
+        self.null, self.sigma_data, self.shape = members[0].null, members[0].sigma_data, (self.config["dim"],)
         states = [m.state_dict() for m in members]
         stacked = {name: torch.stack([s[name] for s in states]) for name in states[0]}
         self.params = {k: (v.mT.contiguous() if v.ndim == 3 else v).requires_grad_() for k, v in stacked.items()}

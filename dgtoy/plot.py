@@ -20,7 +20,7 @@ METHODS = {
     "plane": dict(color="#009E73", marker="*", linestyle="-"),
 }
 NAMES = {"out_of_domain": "out-of-domain rate", "energy": "energy distance to the truth", "coverage": "share of modes covered",
-         "class_error": "class error"}
+         "class_error": "class error", "frechet": "Fréchet distance", "style_error": "share with a foreign style"}
 
 
 @contextlib.contextmanager

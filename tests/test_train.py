@@ -408,7 +408,7 @@ def test_a_recipe_that_is_none_is_refused(change, word):
 def test_points_and_labels_that_do_not_agree_are_refused():
     for x0, label in [(torch.zeros(2, 5, 2), torch.zeros(2, 4)), (torch.zeros(5, 2), torch.zeros(5)),
                       (torch.zeros(2, 5, 2), torch.zeros(5))]:
-        with refuses("x0, label have shapes", "(S, n, D), (S, n)"):
+        with refuses("x0, label have shapes", "(S, n, *D), (S, n)"):
             Points(x0, label)
 
 

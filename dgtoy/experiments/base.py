@@ -119,12 +119,16 @@ class Judge:
 
 def record(name, config, results, started, device):
     """What an experiment returns: config, seeds, results and where they come from, ready for JSON."""
-    where = torch.cuda.get_device_name() if str(device).startswith("cuda") else f"{os.cpu_count()}-core CPU"
     config = json.loads(json.dumps(dataclasses.asdict(config)))
     seeds = list(range(config["setting"]["seeds"])) if "setting" in config else list(range(config["seeds"]))
-    provenance = dict(device=where, python=platform.python_version(), torch=torch.__version__.split("+")[0],
-                      seconds=round(time.time() - started, 1), source=revision())
-    return dict(name=name, config=config, seeds=seeds, results=results, provenance=provenance)
+    return dict(name=name, config=config, seeds=seeds, results=results, provenance=provenance(started, device))
+
+
+def provenance(started, device):
+    """Where a result comes from: device, versions, seconds since `started`, source revision."""
+    where = torch.cuda.get_device_name() if str(device).startswith("cuda") else f"{os.cpu_count()}-core CPU"
+    return dict(device=where, python=platform.python_version(), torch=torch.__version__.split("+")[0],
+                seconds=round(time.time() - started, 1), source=revision())
 
 
 def revision():

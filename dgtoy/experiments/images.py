@@ -1,0 +1,124 @@
+"""Small images, the target inside the source: each method over w, over target size, steps and classes. (C13)
+
+One fine-tune serves every number of steps: its averaged weights are kept along the way. Methods start from the same
+noise, and a seed is a new target set, a new label table, new batches and new noise.
+"""
+
+import dataclasses
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .. import plot, weights
+from ..guidance import autoguidance, cfg, domain_guidance, guided
+from ..metrics import bootstrap
+from .base import record, row, rows
+from .pictures import Judge, Setting, cells, finetuned
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """`grid`: (classes, images a class) of the targets. `stages`: fine-tuning steps. `interval`: where the interval method guides."""
+
+    setting: Setting = Setting(seeds=2, samples=120, truth=2000, finetune=dataclasses.replace(Setting.finetune, batch=32))
+    grid: tuple = ((10, 20),)
+    stages: tuple = (30, 90)
+    weights: tuple = (1.25, 2.0)
+    interval: tuple = (0.2, 2.0)
+
+    @classmethod
+    def quick(cls):
+        return cls()
+
+    @classmethod
+    def full(cls):
+        return cls(Setting(), grid=((10, 5), (10, 20), (10, 100), (10, 1000), (62, 5), (62, 20), (62, 100), (62, 1000)),
+                   stages=(300, 1000, 3000), weights=(1.1, 1.25, 1.5, 2.0, 3.0, 4.0))
+
+
+def run(config, device="cpu", progress=False, part=(0, 1)):
+    """Rows of classes, size, steps, method, w and each metric by seed; `floor`: truth against truth, by classes."""
+    started = time.time()
+    keys = [(config, device, *g, s) for g in config.grid for s in range(config.setting.seeds)]
+    found = cells("images", _cell, keys, part, progress)
+    floors = {str(c): Judge(config.setting.but(classes=c), device).floor() for c in sorted({c for c, _ in config.grid})}
+    return record("images", config, dict(rows=merge(found.values()), floor=floors), started, device)
+
+
+def merge(by_seed):
+    """Each seed's rows, in one order, as rows with a list over seeds in each metric."""
+    together = {}
+    for result in by_seed:
+        for r in result:
+            key = tuple((k, v) for k, v in r.items() if k != "score")
+            together.setdefault(key, []).append(r["score"])
+    return [dict(key) | {m: [s[m] for s in scores] for m in scores[0]} for key, scores in together.items()]
+
+
+def _cell(key):
+    config, device, classes, size, seed = key
+    stages = config.stages
+    setting = config.setting.but(classes=classes, size=size, finetune=dict(steps=max(stages)))
+    judge, pre, found = Judge(setting, device), weights.load("glyphs", device), []
+    kept = finetuned(setting, seed, device, at={*stages, *(max(1, s // 10) for s in stages)})
+    for stage in stages:
+        where = dict(classes=classes, size=size, steps=stage)
+        for method, w, D in methods(config, kept[stage], kept[max(1, stage // 10)], pre, judge.label):
+            found.append(dict(**where, method=method, w=w, score=judge.score(judge.sample(D, seed))))
+    return found
+
+
+def methods(config, ft, weaker, pre, y):
+    """Every method at every weight: (name, w, denoiser)."""
+    main, guide = ft.denoiser(y), pre.denoiser(pre.null)
+    yield "none", 1.0, main
+    for w in config.weights:
+        yield "CFG", w, cfg(ft, y, ft.null, w)
+        yield "DoG", w, domain_guidance(main, guide, w)
+        yield "autoguidance", w, autoguidance(main, weaker.denoiser(y), w)
+        yield "DoG on an interval", w, guided(main, guide, w, config.interval)
+
+
+def best(record, metric, on, method, **where):
+    """The weight at which a method, or none, is best by the mean of a metric over the seeds `on`.  -> its row"""
+    family = rows(record, method="none", **where) + rows(record, method=method, **where)
+    sign = 1 if metric in ("frechet", "style_error", "class_error") else -1
+    return min(family, key=lambda r: sign * np.mean([r[metric][s] for s in on]))
+
+
+def figure(record):
+    """Sweeps over w in the middle of the grid, and the gain of DoG over CFG, each at its best w, over the whole grid."""
+    config = record["config"]
+    classes, size = config["grid"][len(config["grid"]) // 2]
+    where = dict(classes=classes, size=size, steps=config["stages"][len(config["stages"]) // 2])
+    with plot.style():
+        fig, axes = plt.subplots(1, 4, figsize=(19, 4.8))
+        none = rows(record, method="none", **where)
+        for ax, metric in zip(axes, ("frechet", "style_error", "coverage"), strict=False):
+            for method in ("CFG", "DoG", "autoguidance", "DoG on an interval"):
+                found = none + rows(record, method=method, **where)
+                plot.sweep(ax, [r["w"] for r in found], [r[metric] for r in found], method)
+            ax.axhline(np.mean(none[0][metric]), label="none", **{**plot.METHODS["none"], "marker": ""})
+            ax.axhline(np.mean(record["results"]["floor"][str(classes)][metric]), color="black", linewidth=1, label="truth")
+            ax.set(xlabel="guidance weight w", ylabel=plot.NAMES[metric])
+        axes[0].legend(fontsize=10)
+        gains(axes[3], record)
+        fig.supxlabel(f"{classes} classes, {size} images a class, {where['steps']} steps; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
+    return fig
+
+
+def gains(ax, record, metric="frechet"):
+    """How much lower the metric is with DoG than with CFG, in per cent, each at its own best w chosen on the even seeds, shown on the odd ones."""
+    config, seeds = record["config"], record["seeds"]
+    table = []
+    for classes, size in config["grid"]:
+        line = []
+        for steps in config["stages"]:
+            where = dict(classes=classes, size=size, steps=steps)
+            dog, other = (np.array(best(record, metric, seeds[::2], m, **where)[metric])[seeds[1::2]] for m in ("DoG", "CFG"))
+            line.append(100 * (1 - dog.mean() / other.mean()))
+        table.append(line)
+    plot.heat(ax, config["stages"], range(len(table)), table, "", cmap="RdBu", centre=0, fmt="{:+.0f}%", bar=False)
+    ax.set_yticks(range(len(table)), [f"{c} × {n}" for c, n in config["grid"]])
+    ax.set(xlabel="fine-tuning steps", ylabel="classes × images", title="Fréchet: DoG against CFG")

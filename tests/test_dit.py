@@ -1,0 +1,307 @@
+import argparse
+import json
+import os
+import pathlib
+import pickle
+import types
+
+import pytest
+import torch
+from helpers import refuses
+from safetensors.torch import load_file, save_file
+
+from dgtoy import cfg, domain_guidance, guided, heun, karras, last
+from dgtoy.checkpoint import write_safetensors
+from dgtoy.dit import CONFIGS, EDM, DiT, config_of, load_checkpoint, load_pretrained, load_weights, position_embedding, time_of
+
+close = torch.testing.assert_close
+FILES = pathlib.Path(__file__).parent / "fixtures" / "dit_tiny"      # made with the official code; random weights
+META = json.loads((FILES / "meta.json").read_text())
+SMALL = dict(input_size=4, patch_size=2, in_channels=3, hidden_size=16, depth=2, num_heads=2, num_classes=3, learn_sigma=False)
+TABLE = "y_embedder.embedding_table.weight"
+
+
+def awake(seed=0, **changes):
+    """A small DiT whose gates and output are no longer 0, so that everything in it matters."""
+    net, generator = DiT(**SMALL | changes), torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p.data += 0.3 * torch.randn(p.shape, generator=generator)
+    return net
+
+
+def images(*lead):
+    return torch.randn(*lead, 3, 4, 4, generator=torch.Generator().manual_seed(9))
+
+
+def identical(one, other):
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+# parity with the official code
+
+@pytest.fixture(scope="module")
+def official():
+    """Inputs and outputs of the official code, and the two networks as denoisers of (x, t): fine-tuned, its null, pre-trained null."""
+    golden = load_file(FILES / "golden.safetensors")
+    nets = [load_pretrained(FILES / f"{name}.pt", num_heads=4).requires_grad_(False) for name in ("finetuned", "finetuned", "pretrained")]
+    labels = golden["y"], torch.full((8,), 5), torch.full((8,), 1000)
+    return golden, [lambda x, t, net=net, y=y: net(x, t, y) for net, y in zip(nets, labels)]
+
+
+def same(found, expected):
+    """Equal to 1e-5 of the largest entry."""
+    close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_both_checkpoints_answer_as_the_official_network(official):
+    golden, networks = official
+    for name, network in zip(("ft_cond", "ft_null", "pre_null"), networks):
+        same(network(golden["x"], golden["t"]), golden[name])
+
+
+@pytest.mark.parametrize("name, method, guide, channels", [
+    ("cfg_w1.5_3ch", guided, 1, 3), ("dog_w1.5_3ch", domain_guidance, 2, 3), ("dog_w1.5_4ch", domain_guidance, 2, 4)])
+def test_guidance_is_the_official_one(name, method, guide, channels, official):
+    """The first channels of the noise are guided; the others, and the variance, are the labelled fine-tuned network's."""
+    golden, networks = official
+    first = [lambda x, t, network=network: network(x, t)[:, :channels] for network in networks]
+    eps = method(first[0], first[guide], 1.5)(golden["x"], golden["t"])
+    same(torch.cat([eps, networks[0](golden["x"], golden["t"])[:, channels:]], 1), golden[name])
+
+
+def test_of_a_training_file_the_averages_are_read():
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        held = torch.load(FILES / "finetuned.pt", weights_only=True)
+    assert set(held) == {"model", "ema", "opt", "args"} and isinstance(held["args"], argparse.Namespace)
+    identical(load_checkpoint(FILES / "finetuned.pt"), held["ema"])
+    assert not torch.equal(held["ema"][TABLE], held["model"][TABLE])
+
+
+@pytest.mark.parametrize("name, classes", [("finetuned", 5), ("pretrained", 1000)])
+def test_sizes_are_read_from_the_weights_and_heads_are_told(name, classes):
+    state = load_checkpoint(FILES / f"{name}.pt")
+    expected = {k: v for k, v in META["config"].items() if k not in ("batch", "w")}
+    assert config_of(state, num_heads=4) == expected | {"num_classes": classes, "learn_sigma": True}
+    close(position_embedding(48, 4), state["pos_embed"], rtol=0, atol=1e-7)
+    with refuses("hidden_size is 48", "num_heads"):
+        config_of(state)
+
+
+@pytest.mark.parametrize("name, millions", [("DiT-XL/2", 675), ("DiT-S/2", 33)])
+def test_every_name_and_shape_is_the_official_one(name, millions):
+    with torch.device("meta"):
+        net = DiT(**CONFIGS[name])
+    assert {k: list(v.shape) for k, v in net.state_dict().items()} == META["shapes"][name]
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
+    assert config_of(net.state_dict()) == net.config
+    assert {m.eps for m in net.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}      # 1e-5 would pass the parity tests
+
+
+# files
+
+def saved(path):
+    """A small network's weights in the kind of file that the name says.  -> the weights"""
+    state = awake().state_dict()
+    training = {"model": {}, "ema": state, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4)}
+    {"flat.pt": lambda: torch.save(state, path),
+     "old.pt": lambda: torch.save(state, path, _use_new_zipfile_serialization=False),
+     "double.pt": lambda: torch.save({k: v.double() for k, v in state.items()}, path),
+     "training.pt": lambda: torch.save(training, path),
+     "plain.safetensors": lambda: save_file(state, path),
+     "ours.safetensors": lambda: write_safetensors(path, state, {"step": 3})}[path.name]()
+    return state
+
+
+@pytest.mark.parametrize("form", ("flat.pt", "old.pt", "double.pt", "training.pt", "plain.safetensors", "ours.safetensors"))
+def test_what_is_saved_is_loaded_in_float32(form, tmp_path):
+    state = saved(tmp_path / form)
+    identical(load_checkpoint(tmp_path / form), state)
+    assert {v.dtype for v in load_checkpoint(tmp_path / form).values()} == {torch.float32}
+    identical(load_pretrained(tmp_path / form, num_heads=2).state_dict(), state)
+
+
+class Code:
+    """Unpickled, it makes a folder: a stand-in for anything that a stranger's file may do."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("dump", (torch.save, lambda held, path: path.write_bytes(pickle.dumps(held, protocol=2))))
+def test_code_in_a_file_is_refused_and_does_not_run(dump, tmp_path):
+    mark, path = tmp_path / "ran", tmp_path / "net.pt"
+    dump({"args": Code(mark), "ema": awake().state_dict()}, path)
+    with refuses("net.pt", "its pickle asks for GLOBAL", "mkdir"):
+        load_checkpoint(path)
+    with refuses("net.safetensors", "not a complete checkpoint"):
+        load_checkpoint(path.rename(tmp_path / "net.safetensors"))
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Code(mark)))                 # it would have
+    assert mark.exists()
+
+
+def test_of_all_classes_a_namespace_alone_is_let_through(tmp_path):
+    torch.save({"ema": awake().state_dict(), "args": types.SimpleNamespace(lr=1e-4)}, tmp_path / "net.pt")
+    with refuses("net.pt", "types.SimpleNamespace"):
+        load_checkpoint(tmp_path / "net.pt")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.parametrize("form", ("flat.pt", "old.pt", "plain.safetensors"))
+@pytest.mark.parametrize("keep", (0, 4, 100, 5_000, -1))
+def test_a_truncated_file_is_refused(form, keep, tmp_path):
+    saved(tmp_path / form)
+    (tmp_path / form).write_bytes((tmp_path / form).read_bytes()[:keep])
+    with refuses(form, "not a complete checkpoint"):
+        load_checkpoint(tmp_path / form)
+
+
+@pytest.mark.parametrize("held, words", [
+    ({"fc.weight": torch.ones(2)}, "it holds ['fc.weight']"), ({}, "it holds []"), ([1, 2], "it holds list"), ({1: 2}, "it holds [1]"),
+    ({"ema": torch.ones(2)}, "it holds Tensor"), ({TABLE: torch.ones(2, 2), "step": 3}, "step is of type int")])
+def test_a_file_that_is_no_dit_s_is_refused(held, words, tmp_path):
+    torch.save(held, tmp_path / "net.pt")
+    with refuses("net.pt is not a DiT's", words):
+        load_checkpoint(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("name", ("none.pt", "none.safetensors"))
+def test_a_file_that_is_not_there_is_missed_by_its_own_error(name, tmp_path):
+    with refuses(name, error=FileNotFoundError):
+        load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ("x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight", "blocks.1.attn.qkv.bias"))
+def test_a_weight_missing_or_misshapen_is_named(name, tmp_path):
+    net, state = awake(), awake().state_dict()
+    save_file({k: v for k, v in state.items() if k != name}, tmp_path / "net.safetensors")
+    with refuses(f"net.safetensors: {name} has shape nothing"):
+        load_pretrained(tmp_path / "net.safetensors", num_heads=2)
+    for wrong, expected in ((name, str(tuple(state[name].shape))), ("head.bias", "nothing")):
+        with refuses(f"state: {wrong} has shape (7,); expected {expected}"):
+            load_weights(net, state | {wrong: torch.ones(7)})
+    identical(net.state_dict(), state)
+
+
+# new classes
+
+def test_new_classes_change_the_label_table_alone():
+    net = awake()
+    new, old = net.with_classes(7, seed=4), net.state_dict()
+    assert list(new.state_dict()) == list(old) and new.state_dict()[TABLE].shape == (8, 16)
+    identical({**new.state_dict(), TABLE: old[TABLE]}, old)
+    assert (new.null, new.config, net.null, net.config) == (7, SMALL | {"num_classes": 7}, 3, SMALL)
+    assert new.state_dict()[TABLE].std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@torch.no_grad()
+def test_the_null_label_is_the_last_row_and_equal_vectors_give_equal_answers():
+    net, x, t = load_pretrained(FILES / "pretrained.pt", num_heads=4), torch.ones(2, 4, 8, 8), torch.tensor([3, 800])
+    new = load_pretrained(FILES / "pretrained.pt", num_classes=5, num_heads=4)
+    new.y_embedder.embedding_table.weight[-1] = net.y_embedder.embedding_table.weight[-1]
+    assert torch.equal(new(x, t, torch.full((2,), new.null)), net(x, t, torch.full((2,), net.null)))
+
+
+def test_the_old_network_stays_as_it_is_when_the_new_one_learns():
+    net, batch = awake(), (images(2), torch.ones(2), torch.tensor([0, 3]))
+    new = net.with_classes(3)
+    hook = new.register_forward_hook(lambda *_: pytest.fail("a hook of the new network ran in the old one"))
+    net(*batch)
+    hook.remove()
+    new(*batch).square().mean().backward()
+    torch.optim.SGD(new.parameters(), lr=1.0).step()
+    identical(net.state_dict(), awake().state_dict())
+    assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), new.parameters(), strict=True))
+
+
+# the denoiser
+
+@pytest.mark.parametrize("sigma", (0.002, 0.5, 80.0))
+def test_a_fresh_denoiser_returns_c_skip_x(sigma):
+    x, sigma = images(4), torch.tensor(sigma)
+    assert torch.equal(EDM(DiT(**SMALL), sigma_data=2.0).denoiser(1)(x, sigma), (2 / (sigma**2 + 4).sqrt()) ** 2 * x)
+
+
+@torch.no_grad()
+def test_the_network_sees_unit_scale_and_the_time_of_sigma():
+    net, x, sigma, y = awake(), images(3), torch.tensor([0.002, 0.5, 80.0]), torch.tensor([2, 3, 0])
+    close(time_of(sigma), torch.tensor([0.0, 519.01, 996.08]), rtol=0, atol=0.01)
+    s = sigma[:, None, None, None]
+    scale = (s**2 + 0.25).sqrt()
+    close(EDM(net).denoiser(y)(x, sigma), 0.25 / scale**2 * x + 0.5 * s / scale * net(x / scale, time_of(sigma), y))
+
+
+def test_a_label_and_a_level_for_each_sample_equal_one_at_a_time_under_any_leading_axes():
+    model, x, sigma, label = EDM(awake()), images(4), torch.tensor([0.01, 0.5, 3.0, 40.0]), torch.tensor([2, 0, 3, 1])
+    rows = torch.cat([model.denoiser(c)(x[i:i + 1], sigma[i]) for i, c in enumerate(label.tolist())])
+    together = model.denoiser(label)(x, sigma)
+    close(together, rows, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.denoiser(label.to(torch.uint8))(x, sigma.double()), together)
+    assert torch.equal(model.denoiser(label[None])(x[None], sigma[None])[0], together)
+    assert torch.equal(model.denoiser(1)(x[None], 0.5)[0], model.denoiser(1)(x, 0.5))
+
+
+def test_an_answer_has_the_dtype_of_x_and_no_graph():
+    D, x = EDM(awake()).denoiser(1), images(2).requires_grad_()
+    assert D(x.double(), 0.5).dtype == torch.float64 and not D(x, 0.5).requires_grad
+    close(D(x.double(), 0.5).float(), D(x, 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_takes_a_denoiser_like_any_other():
+    model, base, x = EDM(awake(0)), EDM(awake(1, num_classes=6)), images(4)
+    D, D_pre, D_null = model.denoiser(1), base.denoiser(base.null), model.denoiser(model.null)
+    assert torch.equal(domain_guidance(D, D_pre, 1)(x, 0.5), D(x, 0.5)) and torch.equal(guided(D, D, 1.5)(x, 0.5), D(x, 0.5))
+    close(cfg(model, 1, model.null, 1.5)(x, 0.5), 1.5 * D(x, 0.5) - 0.5 * D_null(x, 0.5))
+    x0 = last(heun(domain_guidance(D, D_pre, 1.5), 5 * x, karras(4, 0.05, 5.0)))
+    assert x0.shape == x.shape and x0.isfinite().all()
+
+
+@pytest.mark.parametrize("label, x, sigma, words", [
+    (4, images(2), 0.5, ("label 4 is out of range for 3 classes (null is 3)",)),
+    (torch.tensor([0, -1]), images(2), 0.5, ("label -1 is out of range",)),
+    (0.0, images(2), 0.5, ("label has dtype", "integers")),
+    (torch.tensor([0, 1, 2]), images(2), 0.5, ("label has shape (3,)", "(2,)")),
+    (0, torch.ones(2, 3, 8, 8), 0.5, ("x has shape (2, 3, 8, 8)", "('B', 3, 4, 4)")),
+    (0, torch.ones(3, 4, 4), 0.5, ("x has shape (3, 4, 4)", "('B', 3, 4, 4)")),
+    (0, images(2), torch.ones(3), ("sigma has shape (3,)", "(2,)")),
+    (0, images(2), torch.ones(2, 3), ("sigma has shape (2, 3)", "(2,)")),
+    *((0, images(2), sigma, ("sigma is", "> 0")) for sigma in (0.0, -1.0, float("nan"), torch.tensor([1.0, 0.0])))])
+def test_what_a_denoiser_cannot_take_is_refused(label, x, sigma, words):
+    with refuses(*words):
+        EDM(awake()).denoiser(label)(x, sigma)
+
+
+def test_the_network_alone_refuses_other_sizes_too():
+    with refuses("x has shape (2, 3, 8, 8)", "('B', 3, 4, 4)"):
+        awake()(torch.ones(2, 3, 8, 8), torch.ones(2), torch.zeros(2, dtype=torch.long))
+    for change in (dict(input_size=5), dict(num_heads=3), dict(hidden_size=18)):
+        with refuses("input_size, patch_size, hidden_size, num_heads are", str(*change.values())):
+            DiT(**SMALL | change)
+
+
+def test_clones_and_new_classes_of_a_denoiser_share_nothing():
+    model = EDM(awake(), sigma_data=1.5, seed=3)
+    clone, new = model.clone(), model.with_classes(5, seed=8)
+    assert (new.null, new.config, new.seeds, clone.seeds) == (5, model.config | {"num_classes": 5}, [8], [3])
+    pointers = [{p.data_ptr() for p in m.net.state_dict().values()} for m in (model, clone, new)]
+    assert len(set.union(*pointers)) == sum(map(len, pointers))
+
+
+# learning
+
+def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
+    """At first the output layer alone has a gradient, then the gates open: after two steps every weight has one."""
+    model, x0, sigma, label = EDM(DiT(**SMALL, seed=1)), images(4), torch.tensor([0.2, 0.5, 1.0, 3.0]), torch.tensor([0, 1, 2, 3])
+    x = x0 + sigma[:, None, None, None] * images(5)[1:]
+    adam, losses, moved = torch.optim.Adam(model.params.values(), lr=5e-3), [], []
+    for _ in range(120):
+        losses.append((model(x, sigma, label) - x0).square().mean())
+        adam.zero_grad()
+        losses[-1].backward()
+        moved.append({name for name, p in model.params.items() if p.grad.any()})
+        adam.step()
+    assert moved[0] == {"final_layer.linear.weight", "final_layer.linear.bias"} and moved[2] == set(dict(model.net.named_parameters()))
+    assert losses[-1] < 0.02 * losses[0]
