@@ -33,7 +33,9 @@ def main(argv=None):
     device = _device(args.device)
     if args.what == "weights":
         from . import weights
-        return weights.make(weights.Config(), device, progress=True)
+        for name in weights.NAMES:
+            weights.make(name, weights.Config(), device, progress=True)
+        return
     if args.what == "bench":
         from .experiments import bench
         return print(bench.refresh(args.out, device))

@@ -230,7 +230,8 @@ class EDM:
                 raise ValueError(f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-3])} for x {tuple(x.shape)}")
             sigma = checked(sigma, x[..., 0, 0, 0])        # one a sample: it may not follow x's channels
             with torch.no_grad():
-                return self(x, sigma, label) if self.graphs is None else self._replay(x, sigma, label)
+                plain = self.graphs is None or torch.cuda.is_current_stream_capturing()
+                return self(x, sigma, label) if plain else self._replay(x, sigma, label)
         return D
 
     def _replay(self, x, sigma, label):

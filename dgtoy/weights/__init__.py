@@ -1,7 +1,7 @@
 """The networks that the course ships, and the recipe that made them: `python -m dgtoy weights --device cuda`.
 
-Each is one safetensors file in float16 beside this page; manifest.json holds its SHA-256, its recipe and how well it
-did. A file is read only if its checksum is the manifest's.
+NAMES lists them. Each is one safetensors file in float16 beside this page, with a page of JSON that holds its SHA-256,
+its recipe and how well it did. A file is read only if its checksum is the one written there.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from ..features import WIDE, FeatureNet, accuracy, train
 from ..glyphs import World
 from ..train import Recipe, fit
 
+NAMES = ("features", "glyphs")
 FOLDER = pathlib.Path(__file__).parent
 NOISE = (-1.0, 1.4)                                        # mean and std of ln sigma in every training on images
 
@@ -33,70 +34,69 @@ class Config:
     num_heads: int = 3
     patch_size: int = 4
     pretrain: Recipe = Recipe(steps=16_000, batch=1024, lr=5e-4, ema=0.9995, noise=NOISE)
-    feature_steps: int = 6000
+    feature_steps: int = 8000
     feature_batch: int = 1024
 
 
-def pretrain(config, seed=0, device="cpu", progress=False, source=None, at=()):
-    """A DiT trained on the source world.  -> EDM with the averaged weights; with `at`, a list of those after each of these steps too"""
-    source = source or World()
+def pretrain(config, seed=0, device="cpu", progress=False):
+    """A DiT trained on the source world.  -> EDM with the averaged weights"""
+    source = World()
     net = EDM(DiT(source.size, config.patch_size, 3, config.hidden_size, config.depth, config.num_heads, source.num_classes,
-                  learn_sigma=False, seed=seed), seed=seed).to(device)
-    ema, kept = net.clone(), []
-    steps = fit(net.compile(), source, config.pretrain, ema)
-    for step in tqdm(steps, "pre-train", config.pretrain.steps, disable=not progress, mininterval=5):
-        if step.step in at:
-            kept.append(ema.clone())
-    return (ema, kept) if at else ema
+                  learn_sigma=False, seed=seed), seed=seed).to(device).compile()
+    ema = net.clone()
+    steps = fit(net, source, config.pretrain, ema)
+    for _ in tqdm(steps, "pre-train", config.pretrain.steps, disable=not progress, mininterval=10):
+        pass
+    return ema
 
 
 def judge(config, device="cpu", progress=False):
     """A feature network trained on the wide world, in evaluation mode."""
     net = FeatureNet().to(device)
     for _ in tqdm(train(net, config.feature_steps, config.feature_batch, device=device), "features", config.feature_steps,
-                  disable=not progress, mininterval=5):
+                  disable=not progress, mininterval=10):
         pass
     return net
 
 
-def make(config, device="cpu", folder=FOLDER, progress=False):
-    """Train both networks and write them with their manifest.  -> the manifest"""
+def make(name, config, device="cpu", folder=FOLDER, progress=False):
+    """Train "features" or "glyphs" and write NAME.safetensors in float16 with NAME.json, its checksum, recipe and facts.  -> the facts"""
     started = time.time()
-    features = judge(config, device, progress)
-    seconds = [time.time() - started]
-    net = pretrain(config, device=device, progress=progress)
-    seconds.append(time.time() - started - seconds[0])
-    facts = {"features": dict(accuracy={"source": accuracy(features, World(), device=device), "wide": accuracy(features, WIDE, device=device)}),
-             "glyphs": dict(config=net.net.config, sigma_data=net.sigma_data)}
-    manifest = dict(config=json.loads(json.dumps(dataclasses.asdict(config))), provenance=provenance(started, device), files={})
-    for (name, fact), module, s in zip(facts.items(), (features, net.net), seconds, strict=True):
-        path = pathlib.Path(folder) / f"{name}.safetensors"
-        write_safetensors(path, {k: v.half() for k, v in module.state_dict().items() if k != "pos_embed"}, dict(name=name))
-        manifest["files"][name] = dict(sha256=_sum(path), seconds=round(s, 1), **fact)
-    write_text(pathlib.Path(folder) / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    return manifest
+    if name == "features":
+        net = judge(config, device, progress)
+        facts = dict(accuracy={world: accuracy(net, w, device=device) for world, w in (("source", World()), ("wide", WIDE))})
+    else:
+        net = pretrain(config, device=device, progress=progress)
+        facts, net = dict(config=net.net.config, sigma_data=net.sigma_data), net.net
+    path = pathlib.Path(folder) / f"{name}.safetensors"
+    write_safetensors(path, {k: v.half() for k, v in net.state_dict().items() if k != "pos_embed"}, dict(name=name))
+    facts = dict(sha256=_sum(path), recipe=json.loads(json.dumps(dataclasses.asdict(config))), provenance=provenance(started, device), **facts)
+    write_text(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    return facts
 
 
 def load(name, device="cpu", folder=FOLDER):
     """"glyphs", the pre-trained DiT -> EDM, or "features", the judge -> FeatureNet; in float32, ready to use.
 
-    Raises ValueError if the file's checksum is not the manifest's, FileNotFoundError if it is missing, each with the remedy.
+    Raises ValueError if the file's checksum is not the one in its JSON, FileNotFoundError if one is missing, each with the remedy.
     """
+    if name not in NAMES:
+        raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
     path = pathlib.Path(folder) / f"{name}.safetensors"
-    manifest = path.with_name("manifest.json")
-    if not path.exists() or not manifest.exists():
-        raise FileNotFoundError(f"{path.name} or its manifest is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes them")
-    fact, found = json.loads(manifest.read_text())["files"][name], _sum(path)
-    if found != fact["sha256"]:
-        raise ValueError(f"{path.name} has SHA-256 {found[:12]}...; the manifest says {fact['sha256'][:12]}...: fetch the file again")
+    missing = [p.name for p in (path, path.with_suffix(".json")) if not p.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it")
+    facts, found = json.loads(path.with_suffix(".json").read_text()), _sum(path)
+    if found != facts["sha256"]:
+        raise ValueError(f"{path.name} has SHA-256 {found[:12]}...; expected {facts['sha256'][:12]}...: the file is damaged, fetch it again")
     state = {k: v.float() for k, v in read_safetensors(path)[0].items()}
     if name == "features":
         net = FeatureNet()
         load_weights(net, state, path.name)
         return net.eval().to(device)
-    net = DiT(**fact["config"])
+    net = DiT(**facts["config"])
     load_weights(net, state | {"pos_embed": net.pos_embed}, path.name)
-    return EDM(net, fact["sigma_data"]).to(device).compile()
+    return EDM(net, facts["sigma_data"]).to(device).compile()
 
 
 def _sum(path):
