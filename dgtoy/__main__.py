@@ -7,7 +7,8 @@ import pathlib
 import sys
 import time
 
-EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration", "images")
+EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration",
+               "images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration")
 
@@ -15,33 +16,48 @@ REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "cali
 def main(argv=None):
     """Run one experiment or all of them; turn records into the claims table; execute the notebooks; measure speed."""
     parser = argparse.ArgumentParser(prog="python -m dgtoy", description=main.__doc__)
-    parser.add_argument("what", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks", "weights"), metavar="what",
-                        help=f"one of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights")
+    parser.add_argument("what", nargs="+", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks", "weights"), metavar="what",
+                        help=f"one or more of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights")
     parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
                         help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
                              "replica: quick with 16 seeds on another target and another source, into OUT/replica")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
+    parser.add_argument("--part", default="1/1", help="I/N: only the I-th of N shares of an image experiment's cells, kept until a "
+                                                      "run without --part assembles them")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("figures"), help="folder of the records")
     parser.add_argument("--stamp", action="store_true", help="notebooks: write the measured runtimes into them")
     args = parser.parse_args(argv)
-    if args.what == "notebooks":
+    for what in args.what:
+        _do(what, args)
+
+
+def _do(what, args):
+    if what == "notebooks":
         from .notebooks import execute
         return execute(out=args.out, stamp=args.stamp)
-    if args.what == "claims":
+    if what == "claims":
         from .experiments import report
         return print(report.refresh(args.out))
     device = _device(args.device)
-    if args.what == "weights":
+    if what == "weights":
         from . import weights
         for name in weights.NAMES:
             weights.make(name, weights.Config(), device, progress=True)
-        return
-    if args.what == "bench":
+        return None
+    if what == "bench":
         from .experiments import bench
         return print(bench.refresh(args.out, device))
     several = REPLICATED if args.preset == "replica" else EXPERIMENTS
-    for name in several if args.what == "all" else [args.what]:
-        _run(name, args.preset, device, args.out)
+    for name in several if what == "all" else [what]:
+        _run(name, args.preset, device, args.out, _part(args.part))
+
+
+def _part(text):
+    """"I/N" as (I - 1, N)."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
+        sys.exit(f"--part is {text}; expected I/N with 1 <= I <= N")
+    return int(i) - 1, int(n)
 
 
 def _device(name):
@@ -52,7 +68,7 @@ def _device(name):
     return name
 
 
-def _run(name, preset, device, out):
+def _run(name, preset, device, out, part):
     import matplotlib
     matplotlib.use("Agg")
     from .experiments.base import save
@@ -61,6 +77,8 @@ def _run(name, preset, device, out):
     config = module.Config.full() if preset == "full" else module.Config.quick()
     if preset == "replica":
         config = dataclasses.replace(config, setting=config.setting.but(seeds=16, domain="spirals", layout=1))
+    if part[1] > 1:
+        return module.compute(config, device, part)
     record = module.run(config, device, progress=True)
     path = save(record, module.figure(record), out if preset == "full" else out / preset)
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)

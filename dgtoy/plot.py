@@ -17,6 +17,7 @@ METHODS = {
     "DoG": dict(color="#0072B2", marker="D", linestyle="-"),
     "DoG on an interval": dict(color="#56B4E9", marker="^", linestyle="-."),
     "autoguidance": dict(color="#CC79A7", marker="v", linestyle="--"),
+    "DogFit": dict(color="#D55E00", marker="P", linestyle=":"),
     "plane": dict(color="#009E73", marker="*", linestyle="-"),
 }
 NAMES = {"out_of_domain": "out-of-domain rate", "energy": "energy distance to the truth", "coverage": "share of modes covered",

@@ -12,19 +12,18 @@ import numpy as np
 
 from .. import plot, weights
 from ..guidance import autoguidance, cfg, domain_guidance, guided
-from ..metrics import bootstrap
-from .base import record, row, rows
-from .pictures import Judge, Setting, cells, finetuned
+from .base import record, rows
+from .pictures import QUICK, Judge, Setting, cells, finetuned
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """`grid`: (classes, images a class) of the targets. `stages`: fine-tuning steps. `interval`: where the interval method guides."""
 
-    setting: Setting = Setting(seeds=2, samples=120, truth=2000, finetune=dataclasses.replace(Setting.finetune, batch=32))
+    setting: Setting = QUICK
     grid: tuple = ((10, 20),)
     stages: tuple = (30, 90)
-    weights: tuple = (1.25, 2.0)
+    weights: tuple = (1.5,)
     interval: tuple = (0.2, 2.0)
 
     @classmethod
@@ -33,17 +32,15 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(), grid=((10, 5), (10, 20), (10, 100), (10, 1000), (62, 5), (62, 20), (62, 100), (62, 1000)),
+        return cls(Setting(), grid=((10, 5), (10, 20), (10, 100), (10, 1000), (62, 5), (62, 20), (62, 100)),
                    stages=(300, 1000, 3000), weights=(1.1, 1.25, 1.5, 2.0, 3.0, 4.0))
 
 
-def run(config, device="cpu", progress=False, part=(0, 1)):
+def run(config, device="cpu", progress=False):
     """Rows of classes, size, steps, method, w and each metric by seed; `floor`: truth against truth, by classes."""
-    started = time.time()
-    keys = [(config, device, *g, s) for g in config.grid for s in range(config.setting.seeds)]
-    found = cells("images", _cell, keys, part, progress)
+    found, seconds = compute(config, device, progress=progress)
     floors = {str(c): Judge(config.setting.but(classes=c), device).floor() for c in sorted({c for c, _ in config.grid})}
-    return record("images", config, dict(rows=merge(found.values()), floor=floors), started, device)
+    return record("images", config, dict(rows=merge(found.values()), floor=floors), time.time() - seconds, device)
 
 
 def merge(by_seed):
@@ -54,6 +51,11 @@ def merge(by_seed):
             key = tuple((k, v) for k, v in r.items() if k != "score")
             together.setdefault(key, []).append(r["score"])
     return [dict(key) | {m: [s[m] for s in scores] for m in scores[0]} for key, scores in together.items()]
+
+
+def compute(config, device="cpu", part=(0, 1), progress=False):
+    """The results of every cell, or of a part of them, and the seconds they took."""
+    return cells("images", _cell, [(config, device, *g, s) for g in config.grid for s in range(config.setting.seeds)], part, progress)
 
 
 def _cell(key):
@@ -93,7 +95,7 @@ def figure(record):
     classes, size = config["grid"][len(config["grid"]) // 2]
     where = dict(classes=classes, size=size, steps=config["stages"][len(config["stages"]) // 2])
     with plot.style():
-        fig, axes = plt.subplots(1, 4, figsize=(19, 4.8))
+        fig, axes = plt.subplots(1, 4, figsize=(19, 4.8), width_ratios=(1, 1, 1, 1.2))
         none = rows(record, method="none", **where)
         for ax, metric in zip(axes, ("frechet", "style_error", "coverage"), strict=False):
             for method in ("CFG", "DoG", "autoguidance", "DoG on an interval"):

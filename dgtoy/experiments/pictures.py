@@ -5,17 +5,21 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 
 import torch
 from tqdm import tqdm
+
+import dgtoy
 
 from .. import glyphs, metrics, weights
 from ..features import Reading
 from ..samplers import dpmpp_2m, last
 from ..schedules import karras
 from ..train import Points, Recipe, fit
-from .base import revision, write_text
+from .base import write_text
 
+SOURCES = ("glyphs", "dit", "train", "schedules", "samplers", "guidance", "calibration", "interop", "metrics", "features", "experiments/pictures")
 METRICS = ("frechet", "style_error", "class_error", "precision", "recall", "density", "coverage")
 
 
@@ -50,6 +54,9 @@ class Setting:
 
     def sigmas(self, steps=None):
         return karras(steps or self.steps, self.sigma_min, self.sigma_max)
+
+
+QUICK = Setting(seeds=2, size=20, samples=50, truth=1000, steps=10).but(finetune=dict(steps=90, batch=32, lr=1e-3))
 
 
 class Handwriting:
@@ -150,16 +157,30 @@ class Judge:
         return self.net.read(x)
 
 
-def cells(name, work, keys, part=(0, 1), progress=False):
-    """work(key) for every key, each result kept on disk until the sources change: what was interrupted goes on.
+def cache_folder():
+    """Where trained networks and finished cells are kept; deleting it is always safe."""
+    return pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
 
-    part: (i, n) does the i-th of n shares of the keys only, for several processes side by side.  -> {key: result}
+
+def named(name, key, sources):
+    """A file name for a result: `name` and a fingerprint of all that determines it, the source of these modules included."""
+    texts = [(pathlib.Path(dgtoy.__file__).parent / f"{m}.py").read_bytes() for m in sources]
+    return f"{name}-{hashlib.sha256(repr((key, torch.__version__)).encode() + b''.join(texts)).hexdigest()[:16]}"
+
+
+def cells(name, work, keys, part=(0, 1), progress=False):
+    """work(key) for every key, each result kept on disk until its sources change: what was interrupted goes on.
+
+    part: (i, n) does the i-th of n shares of the keys only, for several processes side by side.
+    -> {key: result}, and the seconds that all of it took, whenever that was
     """
-    cache = pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
-    found = {}
+    found, seconds = {}, 0.0
     for key in tqdm(list(keys)[part[0]::part[1]], name, disable=not progress, mininterval=5):
-        path = cache / f"{name}-{hashlib.sha256(repr((key, torch.__version__, revision())).encode()).hexdigest()[:16]}.json"
+        path = cache_folder() / (named(name, key, (*SOURCES, f"experiments/{name}")) + ".json")
         if not path.exists():
-            write_text(path, json.dumps(work(key)))
-        found[key] = json.loads(path.read_text())
-    return found
+            started = time.time()
+            result = work(key)
+            write_text(path, json.dumps(dict(seconds=time.time() - started, result=result)))
+        kept = json.loads(path.read_text())
+        found[key], seconds = kept["result"], seconds + kept["seconds"]
+    return found, seconds

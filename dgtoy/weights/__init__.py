@@ -10,7 +10,6 @@ import json
 import pathlib
 import time
 
-import torch
 from tqdm import tqdm
 
 from ..checkpoint import read_safetensors, write_safetensors

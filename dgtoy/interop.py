@@ -1,0 +1,84 @@
+"""Fine-tuned models from elsewhere: here LoRA, where the guide is the same network with its adapter off."""
+
+import contextlib
+import copy
+
+import torch
+from torch import nn
+
+from .dit import EDM, LabelEmbedder
+
+ADAPTED = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
+
+
+class TwoTables(nn.Module):
+    """The label tables of a fine-tune and of its ancestor; which one speaks follows the adapter."""
+
+    def __init__(self, pretrained, finetuned):
+        super().__init__()
+        self.pretrained, self.finetuned, self.off = pretrained, finetuned, False
+
+    def forward(self, y):
+        return (self.pretrained if self.off else self.finetuned)(y)
+
+
+class AdapterOff(EDM):
+    """A LoRA fine-tune as its own ancestor: the same weights in memory, adapter off, the pre-trained labels and null."""
+
+    def __call__(self, x, sigma, label):
+        with adapter_off(self.net):
+            return super().__call__(x, sigma, label)
+
+
+def add_lora(net, num_classes, rank=16, seed=0):
+    """A copy of an EDM that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
+
+    rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> EDM; `lora_guide` of it is the pre-trained model
+    Raises ImportError naming the extra without peft, ValueError for a rank below 1.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ImportError("LoRA needs peft; install the extra: pip install -e '.[dit]'") from None
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; expected 1 or more")
+    dit = copy.deepcopy(net.net).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), dit)
+    table = LabelEmbedder(num_classes, dit.config["hidden_size"])
+    nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+    dit.y_embedder = TwoTables(dit.y_embedder, table.to(net.device))
+    dit.null, dit.config = num_classes, {**dit.config, "num_classes": num_classes}
+    new = EDM(dit.to(net.device), net.sigma_data, seed)
+    new.amp = net.amp
+    return new
+
+
+def lora_guide(net):
+    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.  -> EDM-like, with `denoiser` and `null`
+
+    Raises ValueError if the network carries no adapter.
+    """
+    if not isinstance(net.net.y_embedder, TwoTables):
+        raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
+    guide = AdapterOff(net.net, net.sigma_data, *net.seeds)
+    guide.null = len(net.net.y_embedder.pretrained.embedding_table.weight) - 1
+    guide.amp, guide.graphs = net.amp, None if net.graphs is None else {}
+    return guide
+
+
+@contextlib.contextmanager
+def adapter_off(dit):
+    """Within the block the network computes what it computed before the adapter was added."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    layers = [m for m in dit.modules() if isinstance(m, BaseTunerLayer)]
+    try:
+        dit.y_embedder.off = True
+        for layer in layers:
+            layer._disable_adapters = True                 # enable_adapters() would also freeze the weights that train
+        yield
+    finally:
+        dit.y_embedder.off = False
+        for layer in layers:
+            layer._disable_adapters = False
