@@ -9,7 +9,6 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from .. import plot, weights
 from ..guidance import domain_guidance
@@ -35,7 +34,7 @@ class Config:
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of method, w, each metric, calls a step and seconds to sample, by seed."""
+    """Rows of method, w, each metric and calls a step, by seed. How long a call takes: `bench`."""
     found, seconds = compute(config, device, progress=progress)
     return record("images_dogfit", config, dict(rows=merge(found.values())), time.time() - seconds, device)
 
@@ -50,16 +49,16 @@ def _cell(key):
     judge, pre = Judge(config.setting, device), weights.load("glyphs", device)
     y, guide = judge.label, pre.denoiser(pre.null)
     ft = finetuned(config.setting, seed, device)
-    found = [dict(method="none", w=1.0, score=_timed(judge, seed, {"D": ft.denoiser(y)}))]
+    found = [dict(method="none", w=1.0, score=_counted(judge, seed, {"D": ft.denoiser(y)}))]
     for w in config.weights:
         learned = finetuned(config.setting.but(finetune=dict(w=2 - 1 / w)), seed, device, guide=guide)
-        found.append(dict(method="DoG", w=w, score=_timed(judge, seed, {"D": ft.denoiser(y), "guide": guide}, w)))
-        found.append(dict(method="DogFit", w=w, score=_timed(judge, seed, {"D": learned.denoiser(y)})))
+        found.append(dict(method="DoG", w=w, score=_counted(judge, seed, {"D": ft.denoiser(y), "guide": guide}, w)))
+        found.append(dict(method="DogFit", w=w, score=_counted(judge, seed, {"D": learned.denoiser(y)})))
     return found
 
 
-def _timed(judge, seed, nets, w=1.0):
-    """The score of a method, network calls a step, and seconds to draw the samples (the second time)."""
+def _counted(judge, seed, nets, w=1.0):
+    """The score of a method, and its network calls a step."""
     calls = 0
 
     def counted(D):
@@ -69,32 +68,22 @@ def _timed(judge, seed, nets, w=1.0):
             return D(x, sigma)
         return call
     D = counted(nets["D"]) if w == 1 else domain_guidance(counted(nets["D"]), counted(nets["guide"]), w)
-    x = judge.sample(D, seed)
-    calls_a_step = calls / judge.setting.steps
-    _wait(x)
-    started = time.perf_counter()
-    _wait(judge.sample(D, seed))
-    return judge.score(x) | dict(calls=calls_a_step, seconds=round(time.perf_counter() - started, 4))
-
-
-def _wait(x):
-    if x.is_cuda:
-        torch.cuda.synchronize()
+    return judge.score(judge.sample(D, seed)) | dict(calls=calls / judge.setting.steps)
 
 
 def figure(record):
-    """Each metric with DoG and with DogFit at equal weight, and the time of both."""
+    """Each metric with DoG and with DogFit at equal weight, and the calls of both."""
     config = record["config"]
     with plot.style():
         fig, axes = plt.subplots(1, 4, figsize=(18, 4.6))
         none = row(record, method="none")
-        for ax, metric in zip(axes, ("frechet", "style_error", "coverage", "seconds"), strict=True):
+        for ax, metric in zip(axes, ("frechet", "style_error", "coverage", "calls"), strict=True):
             for i, w in enumerate(config["weights"]):
                 for offset, method in ((-0.2, "DoG"), (0.2, "DogFit")):
                     plot.bar(ax, i + offset, row(record, method=method, w=w)[metric], method, method if i == 0 else None, width=0.36)
             ax.axhline(np.mean(none[metric]), label="none", **{**plot.METHODS["none"], "marker": ""})
             ax.set_xticks(range(len(config["weights"])), [f"w = {w:g}" for w in config["weights"]])
-            ax.set_ylabel(plot.NAMES.get(metric, f"seconds for {config['setting']['samples']} images"))
+            ax.set_ylabel(plot.NAMES.get(metric, "network calls a step"))
         axes[0].legend(fontsize=11)
         axes[0].set_title("Learned guidance, the match")
         axes[3].set_title("at half the calls")
