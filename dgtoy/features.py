@@ -97,7 +97,7 @@ def accuracy(net, world, n=20_000, device="cpu", seed=1):
     """How well the network reads true images.  -> {"glyph": share right, "font": share right, knob: mean absolute error in fractions}"""
     x, label, font, style = world.sample(n, generator=torch.Generator().manual_seed(seed), device=device, details=True)
     own = torch.tensor([GLYPHS.index(g) for g in world.glyphs], device=device)
-    seen, error = net.read(x), None
+    seen = net.read(x)
     error = (seen.style - fractions(style)).abs()
     error[:, 7] = torch.minimum(error[:, 7] % 1, 1 - error[:, 7] % 1)
     right = lambda a, b: (a == b).float().mean().item()

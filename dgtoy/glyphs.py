@@ -54,6 +54,9 @@ class World:
         missing = [f for f in self.fonts if f not in FONTS] + [g for g in self.glyphs if g not in GLYPHS]
         if missing or not self.glyphs or not self.fonts:
             raise ValueError(f"fonts, glyphs hold {missing[:1] or 'nothing'}; expected some of {FONTS[0]}, ... and of {GLYPHS[:3]}...")
+        absent = [k for k in KNOBS if k not in dict(self.ranges)]
+        if absent:
+            raise ValueError(f"ranges holds nothing for {absent[0]}; expected a range for each of {', '.join(KNOBS)}")
         for knob, (lo, hi) in self.ranges:
             if knob not in SOURCE or not lo <= hi or not math.isfinite(lo + hi):
                 raise ValueError(f"ranges holds {knob}: ({lo}, {hi}); expected finite lo <= hi for a knob of {', '.join(KNOBS)}")
@@ -81,14 +84,24 @@ class World:
 
         label: a class for all, or (n,); by default the classes in equal shares, in turn. The random numbers are drawn on
         the generator's device: with one on the CPU the images are the same, to rounding, wherever they are rendered.
+        Raises ValueError for n below 1 and for labels that are not n classes of this world.
         """
+        if n < 1:
+            raise ValueError(f"n is {n}; expected 1 or more")
         source = generator.device if generator is not None else "cpu"
         v = torch.rand(n, 3 + len(KNOBS), generator=generator, device=source).to(device)
-        label = torch.arange(n, device=device) % self.num_classes if label is None else torch.as_tensor(label, device=device).expand(n)
-        if n and not 0 <= int(label.min()) <= int(label.max()) < self.num_classes:
-            raise ValueError(f"label {int(label.max())} is out of range for {self.num_classes} classes")
+        label = self._label(torch.arange(n) % self.num_classes if label is None else torch.as_tensor(label), n).to(device)
         x0 = self._images(label, v)
         return (x0, label, self._font(v), self.styles(v[..., 3:])) if details else (x0, label)
+
+    def _label(self, label, n):
+        """label () or (n,) as (n,), if all are classes of this world."""
+        if label.shape not in ((), (n,)) or label.is_floating_point() or label.dtype == torch.bool:
+            raise ValueError(f"label has shape {tuple(label.shape)}, dtype {label.dtype}; expected () or ({n},), integers")
+        wrong = label[(label < 0) | (label >= self.num_classes)].flatten()
+        if len(wrong):
+            raise ValueError(f"label {int(wrong[0])} is out of range for {self.num_classes} classes")
+        return label.expand(n)
 
     def _font(self, v):
         """Indices into FONTS from uniforms."""
@@ -117,7 +130,8 @@ def target(classes=10, narrow=0.2, gap=0.0, fonts=4, size=32):
         raise ValueError(f"classes, fonts are {classes}, {fonts}; expected 1 to {len(GLYPHS)} and 1 to {len(FONTS)}")
     serif = ("DejaVuSerif", "STIXGeneral", "cmr10", "DejaVuSerif-Bold")
     chosen = (serif + tuple(f for f in FONTS if f not in serif))[:fonts]
-    centre = dict.fromkeys(KNOBS, 0.5) | {"hue": 0.6, "contrast": 0.85, "paper": 0.8, "rotation": 0.5 + gap / 2}
+    highest = 1 - narrow / 2                               # of contrast and paper: above the source's edge colours leave [-1, 1]
+    centre = dict.fromkeys(KNOBS, 0.5) | {"hue": 0.6, "contrast": min(0.85, highest), "paper": min(0.8, highest), "rotation": 0.5 + gap / 2}
     return World(GLYPHS[:classes], chosen, tuple((k, _within(SOURCE[k], centre[k], narrow)) for k in KNOBS), size)
 
 
@@ -169,27 +183,36 @@ def _grain(grain, size):
 def atlas(device="cpu"):
     """Signed distances to the outline, positive inside, in units of half the image.  -> (fonts, glyphs, 64, 64)
 
-    Drawn once on the CPU at 192 pixels; capitals are 0.9 units high and every glyph is centred on its bounding box.
+    Drawn once on the CPU at 192 pixels; capitals are 0.9 units high. Every glyph is centred: up and down by its
+    outline, sideways by the box that its font gives it, up to 0.15 units beside the outline's middle.
     Raises FileNotFoundError for a font that this matplotlib does not ship, ValueError for one without a glyph.
     """
-    if torch.device(device).type != "cpu":
-        return atlas("cpu").to(device)
+    return _drawn().to(device)
+
+
+@functools.cache
+def _drawn():
     return torch.stack([torch.stack([torch.from_numpy(a) for a in font_maps(f)]) for f in FONTS])
 
 
 def font_maps(font):
     """The distance maps of one font's 62 glyphs, arrays (64, 64)."""
     import matplotlib
+    from matplotlib.ft2font import FT2Font
     from PIL import ImageFont
     path = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     if not path.exists():
         raise FileNotFoundError(f"font {font} is not among those of matplotlib {matplotlib.__version__} ({path.name} is missing)")
+    known = FT2Font(str(path)).get_charmap()
+    lacking = [g for g in GLYPHS if ord(g) not in known]
+    if lacking:
+        raise ValueError(f"font {font} has no glyph {lacking[0]!r}; expected all of {GLYPHS[:3]}...")
     high = ImageFont.truetype(str(path), 200).getbbox("H", anchor="ls")
     fitted = ImageFont.truetype(str(path), round(200 * 0.45 * 3 * ATLAS / -high[1]))
-    return [_distance(fitted, g, font) for g in GLYPHS]
+    return [_distance(fitted, g) for g in GLYPHS]
 
 
-def _distance(font, glyph, name, fine=3 * ATLAS):
+def _distance(font, glyph, fine=3 * ATLAS):
     """Draw a glyph on a fine square, measure distances to its edge, keep every third.  -> (64, 64) float32"""
     import numpy as np
     from PIL import Image, ImageDraw
@@ -198,8 +221,6 @@ def _distance(font, glyph, name, fine=3 * ATLAS):
     canvas = Image.new("L", (fine, fine))
     ImageDraw.Draw(canvas).text(((fine - left - right) / 2, (fine - top - bottom) / 2), glyph, fill=255, font=font, anchor="ls")
     inside = np.asarray(canvas) > 127
-    if not inside.any():
-        raise ValueError(f"font {name} has no glyph {glyph!r}")
     distance = np.where(inside, edt(inside) - 0.5, 0.5 - edt(~inside)) * (2 / fine)
     return distance[1::3, 1::3].astype("float32")
 

@@ -29,6 +29,10 @@ class AdapterOff(EDM):
         with adapter_off(self.net):
             return super().__call__(x, sigma, label)
 
+    def clone(self):
+        """The guide of a copy: adapter off in it, too."""
+        return lora_guide(super().clone())
+
 
 def add_lora(net, num_classes, rank=16, seed=0):
     """A copy of an EDM that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
@@ -46,7 +50,7 @@ def add_lora(net, num_classes, rank=16, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), dit)
-    table = LabelEmbedder(num_classes, dit.config["hidden_size"])
+        table = LabelEmbedder(num_classes, dit.config["hidden_size"])
     nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
     dit.y_embedder = TwoTables(dit.y_embedder, table.to(net.device))
     dit.null, dit.config = num_classes, {**dit.config, "num_classes": num_classes}
@@ -64,6 +68,7 @@ def lora_guide(net):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
     guide = AdapterOff(net.net, net.sigma_data, *net.seeds)
     guide.null = len(net.net.y_embedder.pretrained.embedding_table.weight) - 1
+    guide.config = {**net.config, "num_classes": guide.null}
     guide.amp, guide.graphs = net.amp, None if net.graphs is None else {}
     return guide
 

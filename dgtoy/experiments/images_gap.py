@@ -15,6 +15,7 @@ from .base import record, row
 from .images import merge
 from .pictures import QUICK, Judge, Setting, cells, finetuned
 
+HANDWRITTEN = 80                                           # images a class: what every class of scikit-learn's digits has, half held out
 ROTATION = glyphs.KNOBS.index("rotation")
 DEGREES = glyphs.SOURCE["rotation"][1] - glyphs.SOURCE["rotation"][0]
 
@@ -45,7 +46,7 @@ def run(config, device="cpu", progress=False):
 
 
 def _judge(config, device, gap):
-    far = dict(domain="handwriting") if gap == "handwriting" else dict(gap=gap)
+    far = dict(domain="handwriting", size=min(config.setting.size, HANDWRITTEN)) if gap == "handwriting" else dict(gap=gap)
     return Judge(config.setting.but(**far), device)
 
 

@@ -18,9 +18,10 @@ VARIANTS = {"full": (0.1, 0), "full, no label dropout": (0.0, 0), "LoRA": (0.1, 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """`rank`: of LoRA. `rate`: LoRA's learning rate relative to the full fine-tune's."""
+    """`variants`: some of VARIANTS. `rank`: of LoRA. `rate`: LoRA's learning rate relative to the full fine-tune's."""
 
     setting: Setting = QUICK
+    variants: tuple = ("full", "LoRA")
     weights: tuple = (1.5,)
     rank: int = 16
     rate: float = 5.0
@@ -31,7 +32,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(Setting(classes=62, size=20).but(finetune=dict(steps=3000)), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+        return cls(Setting(classes=62, size=20).but(finetune=dict(steps=3000)), tuple(VARIANTS), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
 
 
 def run(config, device="cpu", progress=False):
@@ -42,7 +43,7 @@ def run(config, device="cpu", progress=False):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cells("images_tuning", _cell, [(config, device, v, s) for v in VARIANTS for s in range(config.setting.seeds)], part, progress)
+    return cells("images_tuning", _cell, [(config, device, v, s) for v in config.variants for s in range(config.setting.seeds)], part, progress)
 
 
 def _cell(key):
@@ -74,8 +75,9 @@ def _memory(config):
 def figure(record):
     """Fréchet distance and style error over w, one panel a variant."""
     with plot.style():
-        fig, axes = plt.subplots(2, len(VARIANTS), figsize=(18, 8), sharex=True, sharey="row")
-        for column, variant in zip(axes.T, VARIANTS, strict=True):
+        variants = record["config"]["variants"]
+        fig, axes = plt.subplots(2, len(variants), figsize=(1 + 5 * len(variants), 8), sharex=True, sharey="row")
+        for column, variant in zip(axes.T, variants, strict=True):
             none = row(record, variant=variant, method="none")
             for ax, metric in zip(column, ("frechet", "style_error"), strict=True):
                 for method in ("CFG", "DoG"):

@@ -18,6 +18,7 @@ NOTEBOOKS = {                                              # what each answers, 
     "06_domain_guidance_vs_cfg": "The comparison, paired over seeds, and its price in diversity",
     "07_the_guidance_plane": "None, CFG and DoG on one plane; completion against sharpening; weights from held-out data",
     "08_when_it_fails": "Predict from the formula where it fails, then see it",
+    "09_small_images": "The same story on pictures: a small DiT, fine-tuned live, and the study behind it",
 }
 
 AGAIN = ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")
@@ -46,7 +47,7 @@ def refresh(out="figures"):
     for other in ("replica", "quick"):
         again = {c["id"]: c for c in judge(out / other)}
         entries = [dict(e, **{other: {k: again[e["id"]][k] for k in AGAIN} if e["id"] in again else None}) for e in entries]
-    entries.sort(key=lambda c: int(c["id"][1:]))
+    entries.sort(key=lambda c: (int(re.search(r"\d+", c["id"])[0]), c["id"]))
     write_text(out / "claims.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     readme = out.parent / "README.md"
     if readme.exists():

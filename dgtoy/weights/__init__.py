@@ -77,7 +77,7 @@ def make(name, config, device="cpu", folder=FOLDER, progress=False):
 def load(name, device="cpu", folder=FOLDER):
     """"glyphs", the pre-trained DiT -> EDM, or "features", the judge -> FeatureNet; in float32, ready to use.
 
-    Raises ValueError if the file's checksum is not the one in its JSON, FileNotFoundError if one is missing, each with the remedy.
+    Raises ValueError if the file's checksum is not the one in its JSON or that is damaged, FileNotFoundError if one is missing, each with the remedy.
     """
     if name not in NAMES:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
@@ -85,7 +85,7 @@ def load(name, device="cpu", folder=FOLDER):
     missing = [p.name for p in (path, path.with_suffix(".json")) if not p.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it")
-    facts, found = json.loads(path.with_suffix(".json").read_text()), _sum(path)
+    facts, found = _facts(path.with_suffix(".json")), _sum(path)
     if found != facts["sha256"]:
         raise ValueError(f"{path.name} has SHA-256 {found[:12]}...; expected {facts['sha256'][:12]}...: the file is damaged, fetch it again")
     state = {k: v.float() for k, v in read_safetensors(path)[0].items()}
@@ -96,6 +96,13 @@ def load(name, device="cpu", folder=FOLDER):
     net = DiT(**facts["config"])
     load_weights(net, state | {"pos_embed": net.pos_embed}, path.name)
     return EDM(net, facts["sigma_data"]).to(device).compile()
+
+
+def _facts(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise ValueError(f"{path.name} is not a complete page of JSON: the file is damaged, fetch it again") from None
 
 
 def _sum(path):

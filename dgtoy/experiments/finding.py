@@ -1,0 +1,21 @@
+"""What a claim's rule returns."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a rule found: a value with its interval and unit over `n` seeds, whether each part of the claim holds, and a note."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    parts: dict
+    note: str
+
+    @property
+    def verdict(self):
+        held = sum(map(bool, self.parts.values()))
+        return "holds" if held == len(self.parts) else "fails" if held == 0 else "holds in part"

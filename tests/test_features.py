@@ -1,0 +1,218 @@
+import dataclasses
+import functools
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from helpers import refuses
+
+from dgtoy import Recipe, features, weights
+from dgtoy.checkpoint import read_safetensors, write_safetensors
+from dgtoy.dit import EDM, DiT
+from dgtoy.features import FeatureNet, accuracy, fractions, style_of
+from dgtoy.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, target
+from dgtoy.train import denoising_loss
+
+close = torch.testing.assert_close
+QUICK = weights.Config(16, 1, 2, 8, Recipe(steps=2, batch=2, noise=weights.NOISE), feature_steps=2, feature_batch=4)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return weights.load("features")
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return weights.load("glyphs")
+
+
+# the judge
+
+def test_the_judge_names_the_glyphs_of_fresh_images(judge):
+    assert accuracy(judge, World(), n=500, seed=1234)["glyph"] >= 0.95
+
+
+def test_the_judge_reads_the_target_world(judge):
+    found = accuracy(judge, target(), n=200, seed=1234)
+    assert set(found) == {"glyph", "font", *KNOBS}
+    assert found["paper"] < 0.15 and found["hue"] < 0.15 and found["glyph"] > 0.9
+
+
+@torch.no_grad()
+def test_a_reading_does_not_depend_on_the_batch_it_is_read_in(judge):
+    x, _ = World().sample(7, generator=seeded(0))
+    one, other = judge.read(x), judge.read(x, batch=3)
+    for a, b in zip(vars(one).values(), vars(other).values(), strict=True):
+        close(a, b, rtol=1e-4, atol=1e-4)
+    assert [tuple(a.shape) for a in vars(one).values()] == [(7, 64), (7, 62), (7, 21), (7, 11)]
+    close(one.features, judge(x), rtol=1e-4, atol=1e-4)
+    close(one.glyph.exp().sum(-1), torch.ones(7))
+    close(one.font.exp().sum(-1), torch.ones(7))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 1, 32, 32), (3, 32, 32), (2, 3, 32, 33)])
+def test_images_of_another_size_are_refused(shape):
+    with refuses(f"x has shape {shape}", "('n', 3, 32, 32)"):
+        FeatureNet().read(torch.zeros(shape))
+
+
+def test_fractions_are_0_and_1_at_the_source_s_edges_and_undo_its_styles():
+    lo, hi = torch.tensor(list(SOURCE.values())).T
+    close(fractions(lo), torch.zeros(11))
+    close(fractions(hi), torch.ones(11))
+    u = torch.rand(5, 11, generator=seeded(0))
+    close(fractions(World().styles(u)), u)
+
+
+def test_the_hue_is_read_around_its_circle_and_the_rest_as_it_is():
+    hue, out = torch.linspace(0, 0.99, 50), torch.rand(50, 12, generator=seeded(0))
+    for radius in (0.3, 1.0, 2.0):                         # a network's output need not lie on the circle
+        out[:, 7], out[:, 11] = radius * torch.cos(2 * math.pi * hue), radius * torch.sin(2 * math.pi * hue)
+        found = style_of(out)
+        close(found[:, 7], hue, rtol=0, atol=1e-5)
+        assert torch.equal(found[:, :7], out[:, :7]) and torch.equal(found[:, 8:], out[:, 8:11])
+
+
+class Certain:
+    """A network that is certain of the truth."""
+
+    def __init__(self, label, font, style):
+        aim = fractions(style)
+        angle = 2 * math.pi * aim[:, 7:8]
+        out = torch.cat([aim[:, :7], angle.cos(), aim[:, 8:], angle.sin()], -1)
+        sure = lambda k, n: 100 * torch.nn.functional.one_hot(k, n).float()
+        self.glyph, self.font, self.style = lambda f: sure(label, len(GLYPHS)), lambda f: sure(font, len(FONTS)), lambda f: out
+
+    def __call__(self, x):
+        return x
+
+    def read(self, x):
+        return features.Reading(x, self.glyph(x), self.font(x), style_of(self.style(x)))
+
+
+def test_certainty_of_the_truth_has_no_loss_and_no_error():
+    x, label, font, style = features.WIDE.sample(40, generator=seeded(1), details=True)
+    net = Certain(label, font, style)
+    assert features.loss_of(net, x, label, font, style) < 1e-8
+    found = accuracy(net, features.WIDE, n=40, seed=1)
+    assert found["glyph"] == found["font"] == 1 and all(found[k] < 1e-5 for k in KNOBS)
+
+
+def test_training_twice_is_training_once_and_lowers_the_loss():
+    nets, losses = [FeatureNet(), FeatureNet()], [[], []]
+    for net, loss in zip(nets, losses):
+        loss += features.train(net, steps=12, batch=16)
+    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1])) and sum(losses[0][-3:]) < sum(losses[0][:3])
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True)) and not nets[0].training
+    assert not torch.equal(next(FeatureNet(seed=1).parameters()), next(FeatureNet().parameters()))
+
+
+# the pre-trained model
+
+def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
+    """On fresh source images: better than an untrained network everywhere, and with the label better than without."""
+    x0, label = World().sample(62, generator=seeded(77))
+    eps, untrained = torch.randn(x0.shape, generator=seeded(78)), EDM(DiT(**pretrained.net.config))
+    for level, ratio in ((0.3, 0.2), (1.0, 0.2), (3.0, 0.6)):
+        sigma = torch.full((62,), level)
+        loss = lambda D: denoising_loss(D(x0 + level * eps, sigma), x0, sigma, 0.5).item()
+        labelled, null = loss(pretrained.denoiser(label)), loss(pretrained.denoiser(pretrained.null))
+        assert labelled < null and labelled < ratio * loss(untrained.denoiser(label))
+
+
+# the files
+
+def test_what_is_shipped_is_light_and_as_it_was_written():
+    files = [p for p in weights.FOLDER.iterdir() if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 10e6
+    assert {p.name for p in files} == {"__init__.py", *(f"{n}.{e}" for n in weights.NAMES for e in ("json", "safetensors"))}
+    for name in weights.NAMES:
+        facts = json.loads((weights.FOLDER / f"{name}.json").read_text())
+        assert facts["sha256"] == weights._sum(weights.FOLDER / f"{name}.safetensors")
+        assert facts["recipe"] == json.loads(json.dumps(dataclasses.asdict(weights.Config())))      # the recipe in the code made it
+        assert {"device", "python", "torch", "seconds", "source"} == set(facts["provenance"])
+
+
+def test_a_loaded_network_is_in_float32_with_the_numbers_of_the_file(judge, pretrained):
+    for name, net in (("features", judge), ("glyphs", pretrained.net)):
+        tensors, _ = read_safetensors(weights.FOLDER / f"{name}.safetensors")
+        state = {k: v for k, v in net.state_dict().items() if k != "pos_embed"}
+        assert tensors.keys() == state.keys() and {v.dtype for v in state.values()} == {torch.float32}
+        assert all(torch.equal(tensors[k].float(), state[k]) for k in state)
+    assert not judge.training and (pretrained.null, pretrained.shape, pretrained.sigma_data) == (62, (3, 32, 32), 0.5)
+
+
+@pytest.mark.parametrize("name", weights.NAMES)
+def test_what_is_made_is_read_back_and_nothing_half_written_is_left(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "accuracy", functools.partial(accuracy, n=20))
+    facts = weights.make(name, QUICK, folder=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.json", f"{name}.safetensors"}
+    assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(facts))
+    net = weights.load(name, folder=tmp_path)
+    if name == "glyphs":
+        assert net.config == facts["config"] | {"sigma_data": 0.5} and net.config["hidden_size"] == 16 and net.null == 62
+        made = weights.pretrain(QUICK).net.state_dict()
+    else:
+        assert set(facts["accuracy"]) == {"source", "wide"}
+        made = weights.judge(QUICK).state_dict()
+    state = (net.net if name == "glyphs" else net).state_dict()
+    for k, v in made.items():
+        assert torch.equal(state[k], v if k == "pos_embed" else v.half().float())
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A folder with the judge's two files."""
+    for suffix in (".safetensors", ".json"):
+        shutil.copy((weights.FOLDER / "features").with_suffix(suffix), tmp_path)
+    return tmp_path
+
+
+def test_a_copy_loads_like_the_original(copied, judge):
+    assert all(torch.equal(a, b) for a, b in zip(weights.load("features", folder=copied).parameters(), judge.parameters(), strict=True))
+
+
+def test_an_unknown_name_is_refused():
+    with refuses("name is 'dit'", "features, glyphs"):
+        weights.load("dit")
+
+
+@pytest.mark.parametrize("suffix", (".safetensors", ".json"))
+def test_a_missing_file_is_named_with_the_remedy(suffix, copied):
+    (copied / f"features{suffix}").unlink()
+    with refuses(f"features{suffix} is missing", "python -m dgtoy weights", error=FileNotFoundError):
+        weights.load("features", folder=copied)
+
+
+@pytest.mark.parametrize("damage", (
+    lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:100] + bytes([b[100] ^ 128]) + b[101:], lambda b: b[:-1], lambda b: b[:5000], lambda b: b"",
+    lambda b: b + b"\0"), ids=("last byte", "byte 100", "one short", "short", "empty", "one more"))
+def test_a_damaged_file_is_refused(damage, copied):
+    path = copied / "features.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with refuses("features.safetensors has SHA-256", "expected", "damaged", "fetch it again"):
+        weights.load("features", folder=copied)
+
+
+def test_a_damaged_page_of_facts_is_refused(copied):
+    path = copied / "features.json"
+    path.write_text(path.read_text()[:200])
+    with refuses("features.json is not a complete page of JSON", "fetch it again"):
+        weights.load("features", folder=copied)
+
+
+def test_a_file_of_another_network_is_refused_even_with_its_checksum(copied):
+    path = copied / "features.safetensors"
+    tensors, header = read_safetensors(path)
+    write_safetensors(path, {k: v for k, v in tensors.items() if k != "glyph.1.bias"}, header)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(facts | {"sha256": weights._sum(path)}))
+    with refuses("features.safetensors: glyph.1.bias has shape nothing", "(62,)"):
+        weights.load("features", folder=copied)
