@@ -41,7 +41,7 @@ env: $(VENV)/done
 $(VENV)/done: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f'python is {v[0]}.{v[1]}; dgtoy needs 3.11 or later (make PYTHON=python3.12)')"
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev,dit]"
 	touch $@
 
 clean:

@@ -25,7 +25,8 @@ class FeatureNet(nn.Module):
             widths = (3, 32, 64, 96, 128)
             layers = []
             for i, o in zip(widths, widths[1:]):
-                layers += [nn.Conv2d(i, o, 3, 1 if i == 3 else 2, 1), nn.GroupNorm(8, o), nn.SiLU(), nn.Conv2d(o, o, 3, 1, 1), nn.GroupNorm(8, o), nn.SiLU()]
+                layers += [nn.Conv2d(i, o, 3, 1 if i == 3 else 2, 1), nn.GroupNorm(8, o), nn.SiLU(),
+                           nn.Conv2d(o, o, 3, 1, 1), nn.GroupNorm(8, o), nn.SiLU()]
             self.body = nn.Sequential(*layers, nn.Conv2d(128, 32, 1), nn.Flatten(), nn.Linear(32 * 16, SIZE))
             self.glyph, self.font, self.style = (nn.Sequential(nn.SiLU(), nn.Linear(SIZE, n)) for n in (len(GLYPHS), len(FONTS), len(KNOBS) + 1))
 

@@ -38,7 +38,7 @@ def add_lora(net, num_classes, rank=16, seed=0):
     """A copy of an EDM that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
 
     rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> EDM; `lora_guide` of it is the pre-trained model
-    Raises ImportError naming the extra without peft, ValueError for a rank below 1.
+    Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that has an adapter.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -46,6 +46,8 @@ def add_lora(net, num_classes, rank=16, seed=0):
         raise ImportError("LoRA needs peft; install the extra: pip install -e '.[dit]'") from None
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected 1 or more")
+    if isinstance(net.net.y_embedder, TwoTables):
+        raise ValueError("net carries an adapter already; expected a network without one")
     dit = copy.deepcopy(net.net).requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -43,6 +43,19 @@ def points(ax, x, method="truth", size=3, label=None, limit=None):
     ax.set(xticks=[], yticks=[])
 
 
+def sheet(ax, x, columns=10, title=None):
+    """Images x (n, 3, H, W) in [-1, 1] side by side, `columns` in a row; n divisible by it."""
+    x = torch.as_tensor(x).cpu()
+    if x.ndim != 4 or len(x) % columns:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, 3, H, W) with n divisible by {columns}")
+    rows = x.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)                        # (rows, H, columns, W, 3)
+    ax.imshow((rows.flatten(2, 3).flatten(0, 1) / 2 + 0.5).clamp(0, 1).numpy(), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title)
+
+
 def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):
     """Lines that enclose the given shares of an exact mixture's mass."""
     grid = torch.linspace(-limit, limit, n)

@@ -118,8 +118,6 @@ def test_a_run_on_images_killed_at_any_step_ends_as_if_it_never_was(stop, tmp_pa
             if step.step == last:
                 break
         steps.close()
-    for step in fit(again, WORLD, RECIPE, mean, checkpoint=tmp_path / "run.safetensors"):
-        pass
     assert same(weights(again), weights(net)) and same(weights(mean), weights(average))
     assert same(read_safetensors(tmp_path / "run.safetensors")[0], read_safetensors(path)[0])
 

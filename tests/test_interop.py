@@ -134,6 +134,11 @@ def test_a_rank_below_1_is_refused(rank, base):
         add_lora(base, 2, rank=rank)
 
 
+def test_a_second_adapter_is_refused(tuned):
+    with refuses("net carries an adapter already"):
+        add_lora(tuned, 3)
+
+
 def test_a_network_without_an_adapter_has_no_guide(base):
     with refuses("no adapter", "add_lora"):
         lora_guide(base)

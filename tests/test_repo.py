@@ -95,11 +95,11 @@ def test_the_environment_is_said_once():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     pins = {canonicalize_name(name): version.split(";")[0].strip() for name, version in pins}
-    asked = project["dependencies"] + [r for extra in ("notebooks", "dev") for r in project["optional-dependencies"][extra]]
+    asked = project["dependencies"] + [r for extra in ("notebooks", "dev", "dit") for r in project["optional-dependencies"][extra]]
     for requirement in map(Requirement, asked):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
     environment = (ROOT / "environment.yml").read_text()
-    assert "-c constraints.txt" in environment and "-e .[notebooks,dev]" in environment
+    assert "-c constraints.txt" in environment and "-e .[notebooks,dev,dit]" in environment
     python = re.search(r"python=(\d+\.\d+)", environment)[1]
     assert SpecifierSet(project["requires-python"]).contains(python)
 

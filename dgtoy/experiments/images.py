@@ -90,20 +90,21 @@ def best(record, metric, on, method, **where):
 
 
 def figure(record):
-    """Sweeps over w in the middle of the grid, and the gain of DoG over CFG, each at its best w, over the whole grid."""
+    """Sweeps over w at the last point of the grid, and the gain of DoG over CFG, each at its best w, over the whole grid."""
     config = record["config"]
-    classes, size = config["grid"][len(config["grid"]) // 2]
-    where = dict(classes=classes, size=size, steps=config["stages"][len(config["stages"]) // 2])
+    classes, size = config["grid"][-1]
+    where = dict(classes=classes, size=size, steps=config["stages"][-1])
     with plot.style():
-        fig, axes = plt.subplots(1, 4, figsize=(19, 4.8), width_ratios=(1, 1, 1, 1.2))
+        fig, axes = plt.subplots(1, 4, figsize=(19, 5.2), width_ratios=(1, 1, 1, 1.2))
+        titles = ("DoG: closer to the target,", "truer in style,", "and broader, up to a point")
         none = rows(record, method="none", **where)
-        for ax, metric in zip(axes, ("frechet", "style_error", "coverage"), strict=False):
+        for ax, metric, title in zip(axes, ("frechet", "style_error", "coverage"), titles, strict=False):
             for method in ("CFG", "DoG", "autoguidance", "DoG on an interval"):
                 found = none + rows(record, method=method, **where)
                 plot.sweep(ax, [r["w"] for r in found], [r[metric] for r in found], method)
             ax.axhline(np.mean(none[0][metric]), label="none", **{**plot.METHODS["none"], "marker": ""})
             ax.axhline(np.mean(record["results"]["floor"][str(classes)][metric]), color="black", linewidth=1, label="truth")
-            ax.set(xlabel="guidance weight w", ylabel=plot.NAMES[metric])
+            ax.set(xlabel="guidance weight w", ylabel=plot.NAMES[metric] if metric != "coverage" else "coverage of the true images", title=title)
         axes[0].legend(fontsize=10)
         gains(axes[3], record)
         fig.supxlabel(f"{classes} classes, {size} images a class, {where['steps']} steps; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)

@@ -143,12 +143,13 @@ def figure(record):
         axes[1].plot(numbers, [truth[str(g)]["predicted"][str(w)][0] - truth[str(g)]["target"][0] for g in numbers], color="black", label="closed form, DoG")
         axes[1].set(xlabel="gap of the target's rotation", ylabel="rotation beyond the target's, degrees", title=f"Outside, the style is overshot (w = {w:g})")
         axes[1].legend(fontsize=11)
-        _directions(axes[2], record, gaps[0], w)
+        directions_against_theory(axes[2], record, gaps[0], w)
         fig.supxlabel(f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
 
 
-def _directions(ax, record, gap, w):
+def directions_against_theory(ax, record, gap, w):
+    """Measured against predicted change of log std, a dot a direction of features and of pixels."""
     for view, color, marker in (("features", "#0072B2", "o"), ("pixels", "#E69F00", "^")):
         predicted = (w - 1) * np.log(record["results"]["truth"][str(gap)]["ratio"][view])
         none, dog = (np.array(row(record, gap=gap, method=m, w=v)[f"std_{view}"]) for m, v in (("none", 1.0), ("DoG", w)))
