@@ -61,7 +61,7 @@ def resume(path, net, ema, optimizer, recipe):
     tensors, header = read_safetensors(path)
     if not {"step", "recipe", "seeds", "model"} <= set(header):
         raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
-    found = header["recipe"] | {"steps": recipe.steps}
+    found = header["recipe"] | ({"steps": recipe.steps} if recipe.w == 1 else {})        # with w > 1 the steps say when guidance starts
     for what, came, expected in (("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
                                  ("seeds", header["seeds"], net.seeds), ("model", header["model"], net.config), ("ema", "ema." in "".join(tensors), bool(ema))):
         if came != expected:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import warnings
 
 import torch
 from torch import nn
@@ -41,7 +42,9 @@ def add_lora(net, num_classes, rank=16, seed=0):
     Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that has an adapter.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        with warnings.catch_warnings():                    # tqdm.auto warns in a notebook that has no widgets
+            warnings.simplefilter("ignore")
+            from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ImportError("LoRA needs peft; install the extra: pip install -e '.[dit]'") from None
     if rank < 1:

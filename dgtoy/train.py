@@ -139,8 +139,10 @@ def _check_data(net, data):
         if (data.means.shape[1],) != net.shape:
             raise ValueError(f"data has dimension {data.means.shape[1]}; expected {', '.join(map(str, net.shape))}")
         check_label(data.labels, net.null)
-    elif hasattr(data, "num_classes") and data.num_classes != net.null:
-        raise ValueError(f"data has {data.num_classes} classes; expected {net.null}")
+    elif hasattr(data, "num_classes"):
+        came, expected = (data.num_classes, getattr(data, "size", net.shape[-1])), (net.null, net.shape[-1])
+        if came != expected:
+            raise ValueError(f"data has {came[0]} classes and images of side {came[1]}; expected {expected[0]} and {expected[1]}")
 
 
 def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide):

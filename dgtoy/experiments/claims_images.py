@@ -81,6 +81,7 @@ def c17(record):
 
 
 def c18_images(record):
+    """Calibrated DoG against the best constant weight, found by search, at each stage."""
     stages = record["config"]["stages"]
     def at(stage, method, a, b):
         return np.array(row(record, stage=stage, method=method, a=a, b=b)["frechet"])
@@ -97,6 +98,7 @@ def c18_images(record):
 
 
 def c19_images(record):
+    """The best point off the lines against the best on either, by Fréchet distance and style; chosen and shown on different seeds."""
     stage, seeds = record["config"]["stages"][-1], record["seeds"]
     at = lambda point, metric: np.array(row(record, stage=stage, method="plane", a=point[0], b=point[1])[metric])[seeds[1::2]]
     chosen = best_point(record, stage, seeds[::2])

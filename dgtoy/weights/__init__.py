@@ -63,15 +63,15 @@ def make(name, config, device="cpu", folder=FOLDER, progress=False):
     started = time.time()
     if name == "features":
         net = judge(config, device, progress)
-        facts = dict(accuracy={world: accuracy(net, w, device=device) for world, w in (("source", World()), ("wide", WIDE))})
+        found = dict(accuracy={world: accuracy(net, w, device=device) for world, w in (("source", World()), ("wide", WIDE))})
     else:
         net = pretrain(config, device=device, progress=progress)
-        facts, net = dict(config=net.net.config, sigma_data=net.sigma_data), net.net
+        found, net = dict(config=net.net.config, sigma_data=net.sigma_data), net.net
     path = pathlib.Path(folder) / f"{name}.safetensors"
     write_safetensors(path, {k: v.half() for k, v in net.state_dict().items() if k != "pos_embed"}, dict(name=name))
-    facts = dict(sha256=_sum(path), recipe=json.loads(json.dumps(dataclasses.asdict(config))), provenance=provenance(started, device), **facts)
-    write_text(path.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-    return facts
+    found = dict(sha256=_sum(path), recipe=json.loads(json.dumps(dataclasses.asdict(config))), provenance=provenance(started, device), **found)
+    write_text(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    return found
 
 
 def load(name, device="cpu", folder=FOLDER):
@@ -85,20 +85,22 @@ def load(name, device="cpu", folder=FOLDER):
     missing = [p.name for p in (path, path.with_suffix(".json")) if not p.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it")
-    facts, found = _facts(path.with_suffix(".json")), _sum(path)
-    if found != facts["sha256"]:
-        raise ValueError(f"{path.name} has SHA-256 {found[:12]}...; expected {facts['sha256'][:12]}...: the file is damaged, fetch it again")
+    known, found = facts(name, folder), _sum(path)
+    if found != known["sha256"]:
+        raise ValueError(f"{path.name} has SHA-256 {found[:12]}...; expected {known['sha256'][:12]}...: the file is damaged, fetch it again")
     state = {k: v.float() for k, v in read_safetensors(path)[0].items()}
     if name == "features":
         net = FeatureNet()
         load_weights(net, state, path.name)
         return net.eval().to(device)
-    net = DiT(**facts["config"])
+    net = DiT(**known["config"])
     load_weights(net, state | {"pos_embed": net.pos_embed}, path.name)
-    return EDM(net, facts["sigma_data"]).to(device).compile()
+    return EDM(net, known["sigma_data"]).to(device).compile()
 
 
-def _facts(path):
+def facts(name, folder=FOLDER):
+    """What NAME.json says of a shipped network: checksum, recipe, provenance, sizes or accuracy."""
+    path = pathlib.Path(folder) / f"{name}.json"
     try:
         return json.loads(path.read_text())
     except ValueError:
