@@ -26,6 +26,7 @@ lab: env
 	$(VENV)/bin/jupyter lab notebooks
 
 gpu:
+	$(PYTHON) -m dgtoy weights --device cuda
 	$(PYTHON) -m dgtoy all --preset full --device cuda
 	$(PYTHON) -m dgtoy bench --device cuda
 	$(PYTHON) -m dgtoy claims

@@ -7,8 +7,9 @@ import pathlib
 import sys
 import time
 
-EXPERIMENTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration",
-               "images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
+POINTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration")
+IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
+EXPERIMENTS = (*POINTS, *IMAGES)
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration")
 

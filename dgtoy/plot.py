@@ -57,7 +57,7 @@ def sheet(ax, x, columns=10, title=None):
         ax.set_title(title)
 
 
-def show(fig, colors=96):
+def show(fig, colors=160):
     """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display

@@ -13,20 +13,25 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import Recipe
-from dgtoy.__main__ import EXPERIMENTS, main
-from dgtoy.experiments import base, claims, report
+from dgtoy import Recipe, weights
+from dgtoy.__main__ import EXPERIMENTS, IMAGES, POINTS, main
+from dgtoy.experiments import base, claims, pictures, report
 from dgtoy.experiments.base import METRICS, Judge, Setting
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
 RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in EXPERIMENTS)
 TINY = Setting(seeds=4, size=8, width=8, pretrain=Recipe(steps=8, batch=8), finetune=Recipe(steps=8, batch=8), samples=24, steps=3)
+TINY_IMAGES = pictures.Setting(seeds=2, size=3, samples=20, truth=80, steps=2).but(finetune=dict(steps=10, batch=2))
 STAGES = (("100 steps", 8, 2, 1e-3), ("300 steps", 8, 4, 1e-3), ("finished", 8, 6, 1e-3), ("overfitted", 4, 8, 1e-3))
 SMALL = {                                                  # what else makes an experiment small
     "exact": dict(seeds=2, points=64, steps=20), "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
     "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))), "gap": dict(gaps=(0.0, 1.0)),
     "forgetting": dict(sizes=(4, 8)), "size": dict(sizes=(4, 8)), "steps": dict(steps=(2, 3)),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
+    "images": dict(grid=((10, 3),), stages=(5, 10)), "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
+    "images_gap": dict(gaps=(0.0, "handwriting")),
+    "images_guides": dict(stages=(10,), sampling=(("dpmpp_2m", 2), ("heun", 2)),
+                          recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2))),
 }
 
 
@@ -42,7 +47,7 @@ def tiny(name):
     """The experiment's module and its quick configuration at toy size."""
     module = importlib.import_module(f"dgtoy.experiments.{name}")
     config = module.Config.quick()
-    setting = {"setting": TINY} if hasattr(config, "setting") else {}
+    setting = {"setting": TINY_IMAGES if name in IMAGES else TINY} if hasattr(config, "setting") else {}
     return module, dataclasses.replace(config, **setting, **SMALL.get(name, {}))
 
 
@@ -72,10 +77,25 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_full_presets_have_sixty_four_seeds_and_quick_ones_eight(name):
+def test_presets_have_enough_seeds(name):
     module = importlib.import_module(f"dgtoy.experiments.{name}")
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
-    assert seeds(module.Config.full()) >= 64 and seeds(module.Config.quick()) >= 8
+    full, quick = (64, 8) if name in POINTS else (6, 2)
+    assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
+
+
+def test_shares_of_an_experiment_s_cells_together_are_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGTOY_CACHE", str(tmp_path))
+    done = []
+    work = lambda key: done.append(key) or key * 10
+    parts = [pictures.cells("images", work, range(7), (i, 3))[0] for i in range(3)]
+    assert sorted(k for p in parts for k in p) == list(range(7)) and sorted(done) == list(range(7))
+    assert pictures.cells("images", work, range(7))[0] == {k: 10 * k for k in range(7)} and len(done) == 7
+
+
+def test_a_share_that_is_none_is_refused():
+    with refuses("--part is 3/2", "1 <= I <= N", error=SystemExit):
+        main(["images", "--device", "cpu", "--part", "3/2"])
 
 
 def test_a_seed_s_networks_and_scores_do_not_depend_on_the_number_of_seeds():
@@ -128,7 +148,7 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 @pytest.mark.parametrize("path", RECORDS, ids=[p.stem for p in RECORDS])
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
-    assert len(record["seeds"]) >= 64 and path.with_suffix(".png").exists()
+    assert len(record["seeds"]) >= (64 if path.stem in POINTS else 3) and path.with_suffix(".png").exists()
     assert re.fullmatch(r"[0-9a-f]{12}", record["provenance"]["source"]) and record["provenance"]["seconds"] > 0
     assert not re.search(r"NaN|Infinity", path.read_text())
 

@@ -22,7 +22,7 @@ class Config:
 
     setting: Setting = QUICK
     grid: tuple = ((10, 20),)
-    stages: tuple = (30, 90)
+    stages: tuple = (20, 60)
     weights: tuple = (1.5,)
     interval: tuple = (0.2, 2.0)
 

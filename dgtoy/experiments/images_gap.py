@@ -98,7 +98,8 @@ def directions(judge):
                  pixels=[x.flatten(1).double().cpu() for x in (source, target)])
     found = {}
     for name, (s, t) in views.items():
-        basis = torch.linalg.eigh(torch.cov(s.T))[1][:, -64:]
+        d = s.shape[1]
+        basis = torch.from_numpy(eigh(torch.cov(s.T).numpy(), subset_by_index=[d - 64, d - 1])[1])       # (D, 64)
         s, t = s @ basis, t @ basis
         t = t - torch.stack([t[label == c].mean(0) for c in range(judge.world.num_classes)])[label]
         ratio, v = eigh(torch.cov(t.T).numpy(), torch.cov(s.T).numpy())
@@ -111,8 +112,8 @@ def _truth(config, judge):
     degrees = lambda x: DEGREES * (judge.net.read(x).style[:, ROTATION] - 0.5)
     source = degrees(glyphs.World().sample(judge.setting.truth, generator=torch.Generator().manual_seed(3), device=judge.device)[0])
     target = degrees(judge.draw(judge.setting.truth, 4))
-    moments = [(a.mean().item(), a.std().item()) for a in (target, source)]
-    predicted = {str(w): gaussian_guidance(*moments, w) for w in (1.0, *config.weights)}
+    moments = [[a.mean().item(), a.std().item()] for a in (target, source)]
+    predicted = {str(w): list(gaussian_guidance(*moments, w)) for w in (1.0, *config.weights)}
     return dict(ratio={k: r.round(5).tolist() for k, (_, r) in directions(judge).items()}, target=moments[0], source=moments[1],
                 predicted=predicted, floor=judge.floor())
 

@@ -20,7 +20,7 @@ class Config:
     """The grid of weights at each stage (fine-tuning steps); `held_out` images and `levels` for calibration."""
 
     setting: Setting = QUICK
-    stages: tuple = (30, 90)
+    stages: tuple = (20, 60)
     a: tuple = (1.0, 1.5)
     b: tuple = (1.0, 1.5)
     held_out: int = 60

@@ -56,7 +56,7 @@ class Setting:
         return karras(steps or self.steps, self.sigma_min, self.sigma_max)
 
 
-QUICK = Setting(seeds=2, size=20, samples=50, truth=1000, steps=10).but(finetune=dict(steps=90, batch=32, lr=1e-3))
+QUICK = Setting(seeds=2, size=20, samples=40, truth=1000, steps=10).but(finetune=dict(steps=60, batch=32, lr=1e-3))
 
 
 class Handwriting:
