@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import random_mixture
+from helpers import random_mixture, refuses
 
 from dgtoy import plot
 from dgtoy.metrics import bootstrap
@@ -135,3 +135,25 @@ def test_plotting_draws_no_random_numbers(ax):
     plot.points(ax, torch.zeros(3, 2))
     plot.sweep(ax, [1], [[1.0, 2.0]], "none")
     assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
+
+
+def test_a_sheet_holds_every_image_at_its_place():
+    fig, ax = plt.subplots()
+    x = torch.linspace(-1, 1, 6).reshape(6, 1, 1, 1).expand(6, 3, 4, 5)
+    plot.sheet(ax, x, columns=3)
+    shown = ax.images[0].get_array()
+    assert shown.shape == (8, 15, 3) and shown[0, 0, 0] == 0 and shown[-1, -1, 0] == 1 and shown[0, 5, 0] == pytest.approx(0.2)
+    plt.close(fig)
+
+
+def test_a_sheet_with_a_broken_row_is_refused():
+    with refuses("x has shape (5, 3, 4, 4)", "divisible by 3"):
+        plot.sheet(None, torch.zeros(5, 3, 4, 4), columns=3)
+
+
+def test_a_shown_figure_is_a_small_png_and_closed(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    fig, ax = plt.subplots()
+    plot.show(fig)
+    assert seen[0].data.startswith(b"\x89PNG") and not plt.fignum_exists(fig.number)

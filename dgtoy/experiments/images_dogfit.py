@@ -83,7 +83,7 @@ def figure(record):
                     plot.bar(ax, i + offset, row(record, method=method, w=w)[metric], method, method if i == 0 else None, width=0.36)
             ax.axhline(np.mean(none[metric]), label="none", **{**plot.METHODS["none"], "marker": ""})
             ax.set_xticks(range(len(config["weights"])), [f"w = {w:g}" for w in config["weights"]])
-            ax.set_ylabel(plot.NAMES.get(metric, "network calls a step"))
+            ax.set_ylabel(dict(plot.NAMES, coverage="coverage of the true images", calls="network calls a step")[metric])
         axes[0].legend(fontsize=11)
         axes[0].set_title("Learned guidance, the match")
         axes[3].set_title("at half the calls")

@@ -128,7 +128,7 @@ def figure(record):
             heuns = rows(record, what="sampling", name="heun", method=method)
             if heuns:
                 ax.plot([2 * r["n"] - 1 for r in heuns], [np.mean(r["frechet"]) for r in heuns], "x", color=plot.METHODS[method]["color"], markersize=9)
-        ax.set(xlabel="calls of each network (crosses: Heun)", ylabel="Fréchet distance", title="The order holds at every budget")
+        ax.set(xlabel="calls of each network (crosses: Heun)", ylabel="Fréchet distance", title="Ten steps are enough")
         ax.legend(fontsize=11)
         fig.supxlabel(f"{config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds, 95% bootstrap intervals",
                       fontsize=11)
