@@ -11,7 +11,7 @@ POINTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides",
 IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
 EXPERIMENTS = (*POINTS, *IMAGES)
 
-REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration")
+REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5])
 
 
 def main(argv=None):
@@ -21,7 +21,8 @@ def main(argv=None):
                         help=f"one or more of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights")
     parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
                         help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
-                             "replica: quick with 16 seeds on another target and another source, into OUT/replica")
+                             "replica: another target and fresh seeds, into OUT/replica; points: quick with 16 seeds and another source; "
+                             "images: as full")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--part", default="1/1", help="I/N: only the I-th of N shares of an image experiment's cells, kept until a "
                                                       "run without --part assembles them")
@@ -75,14 +76,24 @@ def _run(name, preset, device, out, part):
     from .experiments.base import save
     module = importlib.import_module(f".experiments.{name}", __package__)
     started = time.time()
-    config = module.Config.full() if preset == "full" else module.Config.quick()
-    if preset == "replica":
-        config = dataclasses.replace(config, setting=config.setting.but(seeds=16, domain="spirals", layout=1))
+    config = _config(module, preset)
     if part[1] > 1:
         return module.compute(config, device, part)
     record = module.run(config, device, progress=True)
     path = save(record, module.figure(record), out if preset == "full" else out / preset)
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
+
+
+def _config(module, preset):
+    if preset == "quick":
+        return module.Config.quick()
+    if preset == "full":
+        return module.Config.full()
+    if module.__name__.rpartition(".")[2] in IMAGES:
+        from .experiments.pictures import replica
+        return replica(module.Config.full())
+    quick = module.Config.quick()
+    return dataclasses.replace(quick, setting=quick.setting.but(seeds=16, domain="spirals", layout=1))
 
 
 if __name__ == "__main__":

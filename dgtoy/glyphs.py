@@ -116,23 +116,34 @@ class World:
         return torch.cat(pieces).unflatten(0, label.shape)
 
 
-def target(classes=10, narrow=0.2, gap=0.0, fonts=4, size=32):
+def target(classes=10, narrow=0.2, gap=0.0, fonts=4, size=32, layout=0):
     """A small domain: few fonts, every knob in a narrow range.
 
     classes: 10 digits, or up to 62 glyphs. narrow: width of each range relative to the source's. gap: where the range of
     rotation lies, in units of the source's half-width from its centre: 0 inside, 1 at its edge, beyond 1 outside.
-    fonts: how many, serif ones first.  -> World
+    fonts: how many, serif ones first. layout: 0 is the course's target; with any other, fonts and the place of every range
+    inside the source's are drawn from that seed.  -> World
     Raises ValueError for narrow outside (0, 1], a negative gap, or more classes or fonts than there are.
     """
     if not 0 < narrow <= 1 or not 0 <= gap < math.inf:
         raise ValueError(f"narrow, gap are {narrow}, {gap}; expected 0 < narrow <= 1 and a finite gap >= 0")
     if not 1 <= classes <= len(GLYPHS) or not 1 <= fonts <= len(FONTS):
         raise ValueError(f"classes, fonts are {classes}, {fonts}; expected 1 to {len(GLYPHS)} and 1 to {len(FONTS)}")
-    serif = ("DejaVuSerif", "STIXGeneral", "cmr10", "DejaVuSerif-Bold")
-    chosen = (serif + tuple(f for f in FONTS if f not in serif))[:fonts]
+    order, centre = _layout(layout, narrow)
+    centre["rotation"] = 0.5 + gap / 2
+    return World(GLYPHS[:classes], order[:fonts], tuple((k, _within(SOURCE[k], centre[k], narrow)) for k in KNOBS), size)
+
+
+def _layout(layout, narrow):
+    """The fonts in the order in which a target takes them, and the middle of every knob's range as a fraction of the source's."""
     highest = 1 - narrow / 2                               # of contrast and paper: above the source's edge colours leave [-1, 1]
-    centre = dict.fromkeys(KNOBS, 0.5) | {"hue": 0.6, "contrast": min(0.85, highest), "paper": min(0.8, highest), "rotation": 0.5 + gap / 2}
-    return World(GLYPHS[:classes], chosen, tuple((k, _within(SOURCE[k], centre[k], narrow)) for k in KNOBS), size)
+    if layout == 0:
+        serif = ("DejaVuSerif", "STIXGeneral", "cmr10", "DejaVuSerif-Bold")
+        return serif + tuple(f for f in FONTS if f not in serif), dict.fromkeys(KNOBS, 0.5) | {"hue": 0.6, "contrast": min(0.85, highest), "paper": min(0.8, highest)}
+    g = torch.Generator().manual_seed(layout)
+    fonts = tuple(FONTS[i] for i in torch.randperm(len(FONTS), generator=g).tolist())
+    middle = narrow / 2 + (1 - narrow) * torch.rand(len(KNOBS), generator=g, dtype=torch.float64)
+    return fonts, dict(zip(KNOBS, middle.tolist(), strict=True))
 
 
 def _within(full, centre, narrow):

@@ -52,7 +52,7 @@ def _judge(config, device, gap):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cells("images_gap", _cell, [(config, device, g, s) for g in config.gaps for s in range(config.setting.seeds)], part, progress)
+    return cells("images_gap", _cell, [(config, device, g, s) for g in config.gaps for s in config.setting.each_seed()], part, progress)
 
 
 def _cell(key):

@@ -59,7 +59,7 @@ def stranger(kind, config, device):
     steps = recipe.pretrain.steps
     changes, seed, share = {"other seed": ({}, 1, 2), "early ancestor": ({}, 0, 16), "smaller": (dict(hidden_size=96, depth=4), 2, 2)}[kind]
     recipe = dataclasses.replace(recipe, **changes, pretrain=dataclasses.replace(recipe.pretrain, steps=max(1, steps // share)))
-    path = cache_folder() / f"{named('stranger', (kind, recipe), ('glyphs', 'dit', 'train', 'schedules'))}.safetensors"
+    path = cache_folder() / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/edm', 'train', 'schedules'))}.safetensors"
     if not path.exists():
         net = weights.pretrain(recipe, seed, device)
         weights.write_safetensors(path, {k: v.half() for k, v in net.net.state_dict().items() if k != "pos_embed"}, dict(config=net.net.config))
@@ -75,7 +75,7 @@ def _stored(path, device):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cells("images_guides", _cell, [(config, device, s) for s in range(config.setting.seeds)], part, progress)
+    return cells("images_guides", _cell, [(config, device, s) for s in config.setting.each_seed()], part, progress)
 
 
 def _cell(key):

@@ -45,7 +45,7 @@ def run(config, device="cpu", progress=False):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cells("images_plane", _cell, [(config, device, s) for s in range(config.setting.seeds)], part, progress)
+    return cells("images_plane", _cell, [(config, device, s) for s in config.setting.each_seed()], part, progress)
 
 
 def _cell(key):

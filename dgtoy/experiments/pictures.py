@@ -19,7 +19,8 @@ from ..schedules import karras
 from ..train import Points, Recipe, fit
 from .base import write_text
 
-SOURCES = ("glyphs", "dit", "train", "schedules", "samplers", "guidance", "calibration", "interop", "metrics", "features", "experiments/pictures")
+SOURCES = ("glyphs", "dit/network", "dit/edm", "train", "schedules", "samplers", "guidance", "calibration", "interop", "metrics", "features",
+           "experiments/pictures")
 METRICS = ("frechet", "style_error", "class_error", "precision", "recall", "density", "coverage")
 
 
@@ -28,6 +29,8 @@ class Setting:
     """One transfer problem on images: a target inside or outside the source, how it is fine-tuned and sampled."""
 
     seeds: int = 6
+    first: int = 0                                         # the seeds are first, first + 1, ...
+    layout: int = 0                                        # which target: see glyphs.target
     domain: str = "glyphs"                                 # or "handwriting"
     classes: int = 10
     narrow: float = 0.2
@@ -50,13 +53,21 @@ class Setting:
         """The target, as something with `sample`."""
         if self.domain == "handwriting":
             return Handwriting()
-        return glyphs.target(self.classes, self.narrow, self.gap)
+        return glyphs.target(self.classes, self.narrow, self.gap, layout=self.layout)
+
+    def each_seed(self):
+        return range(self.first, self.first + self.seeds)
 
     def sigmas(self, steps=None):
         return karras(steps or self.steps, self.sigma_min, self.sigma_max)
 
 
 QUICK = Setting(seeds=2, size=20, samples=40, truth=1000, steps=10).but(finetune=dict(steps=60, batch=32, lr=1e-3))
+
+
+def replica(config):
+    """An experiment's configuration on another target and with other seeds, to see what of its findings stands again."""
+    return dataclasses.replace(config, setting=config.setting.but(first=100, layout=1))
 
 
 class Handwriting:

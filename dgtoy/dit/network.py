@@ -1,0 +1,185 @@
+"""DiT, the diffusion transformer of Peebles & Xie 2023, at every size: one file, read from top to bottom.
+
+Parameter names and shapes are those of the official checkpoints, so these load as they are.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+CONFIGS = {f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
+           for name, depth, width, heads in (("S", 12, 384, 6), ("B", 12, 768, 12), ("L", 24, 1024, 16), ("XL", 28, 1152, 16))
+           for p in (2, 4, 8)}
+
+
+class DiT(nn.Module):
+    """A transformer on image patches; time and label reach every block through adaptive layer norm.
+
+    input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and variance.
+    Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table, stands for none.
+    seed: of the initial weights. Raises ValueError for sizes that do not divide.
+    """
+
+    def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16, num_classes=1000,
+                 learn_sigma=True, seed=0):
+        super().__init__()
+        if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
+            raise ValueError(f"input_size, patch_size, hidden_size, num_heads are {input_size}, {patch_size}, {hidden_size}, {num_heads}; "
+                             "expected input_size divisible by patch_size, hidden_size by num_heads and by 4")
+        self.config = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, hidden_size=hidden_size, depth=depth,
+                           num_heads=num_heads, num_classes=num_classes, learn_sigma=learn_sigma)
+        self.null = num_classes
+        self.shape = (in_channels, input_size, input_size)
+        self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
+        self.t_embedder = TimestepEmbedder(hidden_size)
+        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
+        self.register_buffer("pos_embed", position_embedding(hidden_size, input_size // patch_size))     # (1, T, hidden)
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads) for _ in range(depth))
+        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels * (1 + learn_sigma))
+        self._start(torch.Generator().manual_seed(seed))
+
+    def forward(self, x, t, y):
+        """x (B, C, H, W), t (B,) time in [0, 1000), y (B,) labels -> (B, 2C, H, W), or (B, C, H, W) without learn_sigma"""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
+        h = self.x_embedder(x) + self.pos_embed            # (B, T, hidden)
+        c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
+        for block in self.blocks:
+            h = block(h, c)                                # (B, T, hidden)
+        return self._unpatchify(self.final_layer(h, c))
+
+    def with_classes(self, num_classes, seed=0):
+        """A copy with a fresh label table for new classes; null is the last row of the new table."""
+        table = LabelEmbedder(num_classes, self.config["hidden_size"])
+        nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+        table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
+        new = copy.deepcopy(self, {id(self.y_embedder): table})      # the new table stands where the old one would be copied
+        new.config["num_classes"] = new.null = num_classes
+        return new
+
+    def _unpatchify(self, h):
+        """(B, T, p p C) -> (B, C, H, W)"""
+        p, side = self.config["patch_size"], self.config["input_size"] // self.config["patch_size"]
+        return h.reshape(len(h), side, side, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(len(h), -1, side * p, side * p)
+
+    def _start(self, generator):
+        """Xavier for every matrix; zero gates and output, so that a fresh block is the identity. Peebles & Xie 2023, sec. 3.2."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight.data.flatten(1), generator=generator)
+                nn.init.zeros_(layer.bias)
+        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02, generator=generator)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02, generator=generator)
+        for layer in (*(b.adaLN_modulation[1] for b in self.blocks), self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+            nn.init.zeros_(layer.weight)
+
+
+class PatchEmbedder(nn.Module):
+    """Each p x p patch of the image as one token."""
+
+    def __init__(self, patch_size, in_channels, hidden_size):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, hidden_size, patch_size, patch_size)
+
+    def forward(self, x):
+        return self.proj(x).flatten(2).mT                  # (B, T, hidden)
+
+
+class TimestepEmbedder(nn.Module):
+    """128 cosines and 128 sines of t, wavelengths from 2 pi to 2 pi 10,000, through a small MLP."""
+
+    def __init__(self, hidden_size):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, t):
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(128, dtype=torch.float32, device=t.device) / 128)
+        angle = t[:, None].float() * frequencies           # (B, 128)
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """One vector a class, and one more, the last, for no class."""
+
+    def __init__(self, num_classes, hidden_size):
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
+
+    def forward(self, y):
+        return self.embedding_table(y)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, hidden_size, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, h):
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)              # (B, heads, T, hidden / heads)
+        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two layers with the tanh form of GELU, four times as wide inside."""
+
+    def __init__(self, hidden_size):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, 4 * hidden_size)
+        self.fc2 = nn.Linear(4 * hidden_size, hidden_size)
+
+    def forward(self, h):
+        return self.fc2(nn.functional.gelu(self.fc1(h), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP; shift, scale and gate of both come from the condition c."""
+
+    def __init__(self, hidden_size, num_heads):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(hidden_size, num_heads)
+        self.norm2 = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(hidden_size)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 6 * hidden_size))
+
+    def forward(self, h, c):
+        """h (B, T, hidden), c (B, hidden) -> (B, T, hidden)"""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[:, None].chunk(6, -1)   # each (B, 1, hidden)
+        h = h + gate_a * self.attn(modulate(self.norm1(h), shift_a, scale_a))
+        return h + gate_m * self.mlp(modulate(self.norm2(h), shift_m, scale_m))
+
+
+class FinalLayer(nn.Module):
+    """Modulated tokens to pixels."""
+
+    def __init__(self, hidden_size, patch_size, out_channels):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(hidden_size, patch_size**2 * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, 2 * hidden_size))
+
+    def forward(self, h, c):
+        shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, -1)
+        return self.linear(modulate(self.norm_final(h), shift, scale))                                   # (B, T, p p C)
+
+
+def modulate(h, shift, scale):
+    """Adaptive layer norm's last step: h (1 + scale) + shift."""
+    return h * (1 + scale) + shift
+
+
+def position_embedding(hidden_size, side):
+    """Fixed sines and cosines of column and row, a quarter of the channels each.  -> (1, side side, hidden_size)"""
+    omega = 10_000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
+    angle = torch.arange(side, dtype=torch.float64)[:, None] * omega                                     # (side, hidden / 4)
+    axis = torch.cat([angle.sin(), angle.cos()], -1)                                                     # (side, hidden / 2)
+    column, row = axis.expand(side, side, -1), axis[:, None].expand(side, side, -1)
+    return torch.cat([column, row], -1).flatten(0, 1)[None].float()
