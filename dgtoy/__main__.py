@@ -12,6 +12,13 @@ IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plan
 EXPERIMENTS = (*POINTS, *IMAGES)
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5])
+SMALLER = {                                                # how a replica on images is smaller than the full run
+    "images": dict(grid=((62, 20),)),
+    "images_gap": dict(gaps=(0.0, 1.5, "handwriting")),
+    "images_tuning": dict(variants=("full", "LoRA")),
+    "images_dogfit": dict(weights=(1.5, 2.0)),
+    "images_plane": dict(a=(1.0, 1.3, 1.5, 1.75, 2.0), b=(1.0, 1.3, 1.5, 1.75, 2.0)),
+}
 
 
 def main(argv=None):
@@ -22,7 +29,7 @@ def main(argv=None):
     parser.add_argument("--preset", choices=("quick", "full", "replica"), default="quick",
                         help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
                              "replica: another target and fresh seeds, into OUT/replica; points: quick with 16 seeds and another source; "
-                             "images: as full")
+                             "images: as full, but fewer points")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--part", default="1/1", help="I/N: only the I-th of N shares of an image experiment's cells, kept until a "
                                                       "run without --part assembles them")
@@ -89,9 +96,10 @@ def _config(module, preset):
         return module.Config.quick()
     if preset == "full":
         return module.Config.full()
-    if module.__name__.rpartition(".")[2] in IMAGES:
+    name = module.__name__.rpartition(".")[2]
+    if name in SMALLER:
         from .experiments.pictures import replica
-        return replica(module.Config.full())
+        return replica(dataclasses.replace(module.Config.full(), **SMALLER[name]))
     quick = module.Config.quick()
     return dataclasses.replace(quick, setting=quick.setting.but(seeds=16, domain="spirals", layout=1))
 
