@@ -1,0 +1,163 @@
+"""DiT's discrete diffusion process: linear betas, respacing, ancestral and DDIM steps with learned variance, the training loss.
+
+A noised image is x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0..999. A network of this kind is a function
+`model(x (B, C, H, W), t (B,)) -> (B, 2C, H, W)`: the noise eps, then v, which places the variance of a step between its
+two bounds. In the units of `samplers`, x_t / sqrt(abar_t) = x0 + sigma eps with sigma = sqrt(1/abar_t - 1).
+"""
+
+import math
+
+import torch
+
+from .guidance import guided
+from .samplers import normal
+
+TIMES = 1000
+
+
+def linear_betas(n=TIMES, first=1e-4, last=0.02):
+    """The variances added from step to step, (n,) float64. Ho et al. 2020."""
+    return torch.linspace(first, last, n, dtype=torch.float64)
+
+
+def respaced(n, total=TIMES):
+    """n of the training times, from 0 to total - 1, evenly spread and rounded: for ancestral sampling. Nichol & Dhariwal 2021."""
+    if not 1 <= n <= total:
+        raise ValueError(f"n is {n}; expected 1 to {total} steps")
+    if n == 1:
+        return [0]
+    return [round(i * ((total - 1) / (n - 1))) for i in range(n)]
+
+
+def strided(n, total=TIMES):
+    """n of the training times, 0, k, 2k, ...: for DDIM. Raises ValueError if no stride k gives exactly n. Song et al. 2021."""
+    for k in range(1, total):
+        if len(range(0, total, k)) == n:
+            return list(range(0, total, k))
+    raise ValueError(f"n is {n}; no whole stride divides {total} times into that many steps")
+
+
+class Process:
+    """The process seen at some of its training times, ascending; a step goes from one of them to the one before.
+
+    times: by default all. n entries each, float64: `times`, `abar`, `sigmas` and the coefficients of
+    q(x_{i-1} | x_i, x0) = N(to_x0 x0 + to_x x_i, variance), with `log_low` and `log_high` the bounds of the log variance.
+    Raises ValueError for times that do not ascend within 0..999.
+    """
+
+    def __init__(self, times=range(TIMES)):
+        self.times = torch.as_tensor(list(times))
+        if not len(self.times) or self.times[0] < 0 or self.times[-1] >= TIMES or bool((self.times.diff() <= 0).any()):
+            raise ValueError(f"times is {self.times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}")
+        self.abar = (1 - linear_betas()).cumprod(0)[self.times]
+        before = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
+        beta = 1 - self.abar / before
+        self.before = before
+        self.sigmas = (1 / self.abar - 1).sqrt()
+        self.to_x0 = beta * before.sqrt() / (1 - self.abar)
+        self.to_x = (1 - before) * (1 - beta).sqrt() / (1 - self.abar)
+        variance = beta * (1 - before) / (1 - self.abar)
+        variance[0] = variance[1] if len(variance) > 1 else beta[0]        # 0 at the last step, where no noise is added
+        self.log_low, self.log_high = variance.log(), beta.log()
+
+    def __len__(self):
+        return len(self.times)
+
+    def noised(self, x0, i, eps):
+        """x_i (B, ...) from clean images, step indices i (B,) and noise."""
+        at = _take(x0, i)
+        return at(self.abar.sqrt()) * x0 + at((1 - self.abar).sqrt()) * eps
+
+    def clean(self, x, i, eps):
+        """The clean image that x_i and its noise imply."""
+        at = _take(x, i)
+        return at((1 / self.abar).sqrt()) * x - at(self.sigmas) * eps
+
+    def posterior(self, x, i, out):
+        """Mean and log variance of the step down from x_i that a network's output (B, 2C, ...) describes."""
+        eps, v = out.chunk(2, 1)
+        at = _take(x, i)
+        share = (v + 1) / 2
+        return at(self.to_x0) * self.clean(x, i, eps) + at(self.to_x) * x, share * at(self.log_high) + (1 - share) * at(self.log_low)
+
+
+def ancestral(model, x_T, process, generator=None):
+    """Down the process with the learned variance; no noise in the last step. Yields x_i (B, C, H, W). Nichol & Dhariwal 2021.
+
+    generator: a torch.Generator, a list of them, one an image, or the noise itself, (steps, B, C, H, W).
+    """
+    return _walk(model, x_T, process, lambda x, i, out, noise: _ancestral(x, i, out, noise, process), generator)
+
+
+def _ancestral(x, i, out, noise, process):
+    mean, log_variance = process.posterior(x, i, out)
+    return mean + (0.5 * log_variance).exp() * noise() if int(i[0]) else mean
+
+
+def ddim(model, x_T, process):
+    """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W). Song et al. 2021, eq. 12 with eta = 0."""
+    def step(x, i, out, noise):
+        eps = out[:, :x.shape[1]]
+        before = _take(x, i)(process.before)
+        return before.sqrt() * process.clean(x, i, eps) + (1 - before).sqrt() * eps
+    return _walk(model, x_T, process, step)
+
+
+def _walk(model, x, process, step, generator=None):
+    with_noise = torch.is_tensor(generator)
+    for k, i in enumerate(reversed(range(len(process)))):
+        index = torch.full((len(x),), i, device=x.device)
+        noise = (lambda k=k: generator[k]) if with_noise else lambda x=x: normal(x, generator)
+        with torch.no_grad():
+            x = step(x, index, model(x, process.times.to(x.device)[index]), noise)
+        yield x
+
+
+def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
+    """A network of this kind whose noise is guided and whose variance is `main`'s own.
+
+    channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by accident;
+    its samples need that for exact reproduction.) interval: of noise levels sigma, see `guidance.guided`.
+    """
+    sigmas = Process().sigmas
+
+    def model(x, t):
+        out = main(x, t)
+        c = x.shape[1] if channels is None else channels
+        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(x, sigmas.to(x.device, x.dtype)[t.long()])
+        return torch.cat([eps, out[:, c:]], 1)
+    return model
+
+
+def training_loss(out, x0, x, i, eps, process):
+    """The loss of a network's output for x = process.noised(x0, i, eps): mse + vb, each (B,).  -> loss, mse, vb
+
+    mse: of the noise, the mean over an image. vb: the variational bound of this step in bits a dimension, a Kullback-Leibler
+    divergence, at i = 0 the likelihood of 8-bit pixels; it trains the variance alone. Nichol & Dhariwal 2021, sec. 3.1.
+    """
+    noise, v = out.chunk(2, 1)
+    mse = (eps - noise).square().flatten(1).mean(1)
+    mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))
+    at = _take(x, i)
+    true_mean, true_log = at(process.to_x0) * x0 + at(process.to_x) * x, at(process.log_low)
+    kl = 0.5 * (log_variance - true_log + (true_log - log_variance).exp() + (true_mean - mean).square() * (-log_variance).exp() - 1)
+    bits = torch.where((i == 0).reshape(-1, 1), _pixel_bits(x0, mean, log_variance).flatten(1), kl.flatten(1) / math.log(2))
+    vb = bits.mean(1)
+    return mse + vb, mse, vb
+
+
+def _pixel_bits(x0, mean, log_variance):
+    """-log2 of the chance that a Gaussian gives to the 1/127.5 wide cell around each value; the end cells are open.
+
+    Its distribution function is the tanh approximation of the official code, to 1e-3.
+    """
+    cdf = lambda z: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+    scale = (-0.5 * log_variance).exp()
+    above, below = cdf(scale * (x0 - mean + 1 / 255)), cdf(scale * (x0 - mean - 1 / 255))
+    above, below = torch.where(x0 > 0.999, 1.0, above), torch.where(x0 < -0.999, 0.0, below)
+    return -(above - below).clamp(min=1e-12).log2()
+
+
+def _take(x, i):
+    """A function that reads a table (n,) at indices i (B,), shaped to multiply x (B, C, H, W)."""
+    return lambda table: table.to(x.device)[i].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
