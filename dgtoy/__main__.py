@@ -1,4 +1,4 @@
-"""python -m dgtoy EXPERIMENT --preset quick|full, python -m dgtoy claims|notebooks|bench."""
+"""python -m dgtoy EXPERIMENT --preset quick|full, python -m dgtoy claims|notebooks|bench, python -m dgtoy dit STEP."""
 
 import argparse
 import dataclasses
@@ -23,6 +23,10 @@ SMALLER = {                                                # how a replica on im
 
 def main(argv=None):
     """Run one experiment or all of them; turn records into the claims table; execute the notebooks; measure speed."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["dit"]:
+        from .pipeline.cli import main as pipeline
+        return pipeline(argv[1:])
     parser = argparse.ArgumentParser(prog="python -m dgtoy", description=main.__doc__)
     parser.add_argument("what", nargs="+", choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks", "weights"), metavar="what",
                         help=f"one or more of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights")

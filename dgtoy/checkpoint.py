@@ -43,6 +43,18 @@ def write_safetensors(path, tensors, header):
         part.unlink(missing_ok=True)
 
 
+def write_text(path, text):
+    """Text into `path`, which appears complete or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def read_safetensors(path):
     """tensors, header of a file made by `write_safetensors`. Raises ValueError if it is damaged or another kind of file."""
     try:
@@ -61,7 +73,7 @@ def resume(path, net, ema, optimizer, recipe):
     tensors, header = read_safetensors(path)
     if not {"step", "recipe", "seeds", "model"} <= set(header):
         raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
-    found = header["recipe"] | ({"steps": recipe.steps} if recipe.w == 1 else {})        # with w > 1 the steps say when guidance starts
+    found = header["recipe"] | ({"steps": recipe.steps} if getattr(recipe, "w", 1) == 1 else {})        # with w > 1 the steps say when guidance starts
     for what, came, expected in (("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
                                  ("seeds", header["seeds"], net.seeds), ("model", header["model"], net.config), ("ema", "ema." in "".join(tensors), bool(ema))):
         if came != expected:

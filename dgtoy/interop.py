@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import nn
 
-from .dit import EDM, LabelEmbedder
+from .dit import LabelEmbedder
 
 ADAPTED = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
 
@@ -23,22 +23,27 @@ class TwoTables(nn.Module):
         return (self.pretrained if self.off else self.finetuned)(y)
 
 
-class AdapterOff(EDM):
-    """A LoRA fine-tune as its own ancestor: the same weights in memory, adapter off, the pre-trained labels and null."""
+class AdapterOff(nn.Module):
+    """A LoRA fine-tune's network as its own ancestor: the same weights in memory, adapter off, the pre-trained labels and null."""
 
-    def __call__(self, x, sigma, label):
-        with adapter_off(self.net):
-            return super().__call__(x, sigma, label)
+    def __init__(self, tuned):
+        super().__init__()
+        self.tuned = tuned
+        self.null = len(tuned.y_embedder.pretrained.embedding_table.weight) - 1
+        self.shape, self.config = tuned.shape, {**tuned.config, "num_classes": self.null}
 
-    def clone(self):
-        """The guide of a copy: adapter off in it, too."""
-        return lora_guide(super().clone())
+    pos_embed = property(lambda self: self.tuned.pos_embed)
+    blocks = property(lambda self: self.tuned.blocks)
+
+    def forward(self, x, t, y):
+        with adapter_off(self.tuned):
+            return self.tuned(x, t, y)
 
 
 def add_lora(net, num_classes, rank=16, seed=0):
-    """A copy of an EDM that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
+    """A copy of an `EDM` or `VP` that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
 
-    rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> EDM; `lora_guide` of it is the pre-trained model
+    rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> the same adapter; `lora_guide` of it is the pre-trained model
     Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that has an adapter.
     """
     try:
@@ -59,8 +64,8 @@ def add_lora(net, num_classes, rank=16, seed=0):
     nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
     dit.y_embedder = TwoTables(dit.y_embedder, table.to(net.device))
     dit.null, dit.config = num_classes, {**dit.config, "num_classes": num_classes}
-    new = EDM(dit.to(net.device), net.sigma_data, seed)
-    new.amp = net.amp
+    new = net.around(dit.to(net.device))
+    new.seeds = [seed]
     return new
 
 
@@ -71,10 +76,8 @@ def lora_guide(net):
     """
     if not isinstance(net.net.y_embedder, TwoTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
-    guide = AdapterOff(net.net, net.sigma_data, *net.seeds)
-    guide.null = len(net.net.y_embedder.pretrained.embedding_table.weight) - 1
-    guide.config = {**net.config, "num_classes": guide.null}
-    guide.amp, guide.graphs = net.amp, None if net.graphs is None else {}
+    guide = net.around(AdapterOff(net.net))
+    guide.graphs = None if net.graphs is None else {}      # its blocks are compiled with the network's
     return guide
 
 

@@ -7,7 +7,7 @@ import pathlib
 import re
 import time
 
-from .experiments.base import write_text
+from .checkpoint import write_text
 
 
 def execute(folder="notebooks", out="figures", stamp=False):

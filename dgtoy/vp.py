@@ -37,6 +37,14 @@ def strided(n, total=TIMES):
     raise ValueError(f"n is {n}; no whole stride divides {total} times into that many steps")
 
 
+def time_of(sigma):
+    """The training time of a noise level, between two by interpolation of ln sigma, 0 and 999 beyond the ends.  (...) -> (...) float32"""
+    levels = Process().sigmas.log().to(sigma.device)       # ascending
+    where = sigma.double().log()
+    i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
+    return (i - 1 + (where - levels[i - 1]) / (levels[i] - levels[i - 1])).clamp(0, TIMES - 1).float()
+
+
 class Process:
     """The process seen at some of its training times, ascending; a step goes from one of them to the one before.
 

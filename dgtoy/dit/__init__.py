@@ -1,7 +1,9 @@
 """DiT at every size: the network, its checkpoints, and the adapters that make it a denoiser."""
 
-from .edm import EDM as EDM
-from .edm import time_of as time_of
+from .adapters import EDM as EDM
+from .adapters import VP as VP
+from .adapters import Adapter as Adapter
+from .adapters import time_of as time_of
 from .files import config_of as config_of
 from .files import load_checkpoint as load_checkpoint
 from .files import load_pretrained as load_pretrained

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 CONFIGS = {f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
            for name, depth, width, heads in (("S", 12, 384, 6), ("B", 12, 768, 12), ("L", 24, 1024, 16), ("XL", 28, 1152, 16))
@@ -21,7 +22,10 @@ class DiT(nn.Module):
     input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and variance.
     Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table, stands for none.
     seed: of the initial weights. Raises ValueError for sizes that do not divide.
+    `recompute` = True saves memory in training: the backward pass computes each block's activations again.
     """
+
+    recompute = False
 
     def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16, num_classes=1000,
                  learn_sigma=True, seed=0):
@@ -48,7 +52,7 @@ class DiT(nn.Module):
         h = self.x_embedder(x) + self.pos_embed            # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
         for block in self.blocks:
-            h = block(h, c)                                # (B, T, hidden)
+            h = checkpoint(block, h, c, use_reentrant=False) if self.recompute else block(h, c)          # (B, T, hidden)
         return self._unpatchify(self.final_layer(h, c))
 
     def with_classes(self, num_classes, seed=0):

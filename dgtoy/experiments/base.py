@@ -14,6 +14,7 @@ from tqdm import tqdm
 import dgtoy
 
 from .. import domains, metrics
+from ..checkpoint import write_text
 from ..nets import Ensemble
 from ..samplers import heun, last
 from ..schedules import karras
@@ -135,18 +136,6 @@ def revision():
     """A fingerprint of the package's source: the first 12 digits of the SHA-256 over its files."""
     files = sorted(pathlib.Path(dgtoy.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:12]
-
-
-def write_text(path, text):
-    """Text into `path`, which appears complete or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def caption(record):

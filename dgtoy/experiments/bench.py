@@ -10,13 +10,14 @@ import time
 import torch
 
 from .. import domains
+from ..checkpoint import write_text
 from ..gmm import GaussianMixture
 from ..guidance import domain_guidance
 from ..nets import MLP, Ensemble
 from ..samplers import heun, last
 from ..schedules import karras, log_normal
 from ..train import Recipe, denoising_loss, fit
-from .base import record, write_text
+from .base import record
 from .bench_images import benchmarks
 
 NETWORK = dict(num_classes=10, width=64, depth=4)

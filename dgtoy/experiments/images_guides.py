@@ -59,7 +59,7 @@ def stranger(kind, config, device):
     steps = recipe.pretrain.steps
     changes, seed, share = {"other seed": ({}, 1, 2), "early ancestor": ({}, 0, 16), "smaller": (dict(hidden_size=96, depth=4), 2, 2)}[kind]
     recipe = dataclasses.replace(recipe, **changes, pretrain=dataclasses.replace(recipe.pretrain, steps=max(1, steps // share)))
-    path = cache_folder() / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/edm', 'train', 'schedules'))}.safetensors"
+    path = cache_folder() / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/adapters', 'train', 'schedules'))}.safetensors"
     if not path.exists():
         net = weights.pretrain(recipe, seed, device)
         weights.write_safetensors(path, {k: v.half() for k, v in net.net.state_dict().items() if k != "pos_embed"}, dict(config=net.net.config))
@@ -129,7 +129,7 @@ def figure(record):
             if heuns:
                 ax.plot([2 * r["n"] - 1 for r in heuns], [np.mean(r["frechet"]) for r in heuns], "x", color=plot.METHODS[method]["color"], markersize=9)
         ax.set(xlabel="calls of each network (crosses: Heun)", ylabel="Fréchet distance", title="Ten steps are enough")
-        ax.legend(fontsize=11)
+        ax.legend(fontsize=11, loc="upper right", bbox_to_anchor=(1, 0.88))
         fig.supxlabel(f"{config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds, 95% bootstrap intervals",
                       fontsize=11)
     return fig

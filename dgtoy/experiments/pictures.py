@@ -13,13 +13,13 @@ from tqdm import tqdm
 import dgtoy
 
 from .. import glyphs, metrics, weights
+from ..checkpoint import write_text
 from ..features import Reading
 from ..samplers import dpmpp_2m, last
 from ..schedules import karras
 from ..train import Points, Recipe, fit
-from .base import write_text
 
-SOURCES = ("glyphs", "dit/network", "dit/edm", "train", "schedules", "samplers", "guidance", "calibration", "interop", "metrics", "features",
+SOURCES = ("glyphs", "dit/network", "dit/adapters", "train", "schedules", "samplers", "guidance", "calibration", "interop", "metrics", "features",
            "experiments/pictures")
 METRICS = ("frechet", "style_error", "class_error", "precision", "recall", "density", "coverage")
 

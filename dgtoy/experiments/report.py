@@ -5,7 +5,8 @@ import json
 import pathlib
 import re
 
-from .base import load, write_text
+from ..checkpoint import write_text
+from .base import load
 from .claims import CLAIMS
 
 NOTEBOOKS = {                                              # what each answers, for the README

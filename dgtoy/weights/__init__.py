@@ -12,9 +12,9 @@ import time
 
 from tqdm import tqdm
 
-from ..checkpoint import read_safetensors, write_safetensors
+from ..checkpoint import read_safetensors, write_safetensors, write_text
 from ..dit import EDM, DiT, load_weights
-from ..experiments.base import provenance, write_text
+from ..experiments.base import provenance
 from ..features import WIDE, FeatureNet, accuracy, train
 from ..glyphs import World
 from ..train import Recipe, fit

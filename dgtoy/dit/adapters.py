@@ -1,38 +1,40 @@
-"""`EDM` makes any DiT a denoiser D(x, sigma) with the preconditioning of Karras et al. 2022: so the small ones here are trained."""
+"""Adapters that make a DiT a denoiser D(x, sigma): `EDM` for the small ones trained here, `VP` for DiT's own discrete process."""
 
 import copy
 
 import torch
 
+from .. import vp
 from ..labelled import check_label
 from ..schedules import checked
 
 
-class EDM:
-    """A DiT as a denoiser: D(x, sigma | label) = c_skip x + c_out F(c_in x, t(sigma), label). Karras et al. 2022, table 1.
+class Adapter:
+    """What both share: `denoiser(label)`, `null`, and what `fit` asks of a network; a subclass gives `_denoise`.
 
-    sigma_data: the std of data that the preconditioning assumes. It offers `denoiser(label)` and `null`, and what `fit`
-    needs to train it. Noise levels from 0.002 to 80 fill the range of times that a DiT knows: t = 94 ln(sigma / 0.002).
     On a CUDA device the network runs in bfloat16 autocast (`amp`), and `compile()` makes it fast there: it compiles the
     blocks, and denoisers replay one captured graph for each shape of x. The plain way stays the reference in the tests.
     """
 
-    def __init__(self, net, sigma_data=0.5, seed=0):
-        self.net, self.sigma_data, self.seeds = net, sigma_data, [seed]
-        self.null, self.shape = net.null, net.shape
-        self.config = {**net.config, "sigma_data": sigma_data}
+    def __init__(self, net, seed=0):
+        self.net, self.seeds = net, [seed]
         self.amp, self.graphs = True, None
+
+    null = property(lambda self: self.net.null)
+    shape = property(lambda self: self.net.shape)
+    config = property(lambda self: dict(self.net.config))
 
     def __call__(self, x, sigma, label):
         """x (*B, C, H, W), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, C, H, W)"""
         lead = x.shape[:-3]
         x = x.flatten(0, -4)                               # (B, C, H, W)
         sigma, label = (torch.as_tensor(a, device=x.device).expand(lead).flatten() for a in (sigma, label))
-        s = sigma.to(x.dtype)[:, None, None, None]
-        scale = (s**2 + self.sigma_data**2).sqrt()
+        return self._denoise(x, sigma, sigma.to(x.dtype)[:, None, None, None], label).unflatten(0, lead)
+
+    def _run(self, x, t, label):
+        """The network's output in x's own precision."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp and x.is_cuda):
-            out = self.net((x / scale).to(self.net.pos_embed.dtype), time_of(sigma), label).to(x.dtype)
-        return ((self.sigma_data / scale) ** 2 * x + s * self.sigma_data / scale * out).unflatten(0, lead)
+            return self.net(x.to(self.net.pos_embed.dtype), t, label).to(x.dtype)
 
     def denoiser(self, label):
         """D(x (B, C, H, W), sigma () or (B,)) for a label: an int or (B,). Raises ValueError for a label this model lacks."""
@@ -84,16 +86,21 @@ class EDM:
     def device(self):
         return self.net.pos_embed.device
 
+    def around(self, net):
+        """The same adapter around another network, not compiled."""
+        new = copy.copy(self)
+        new.net, new.seeds, new.graphs = net, list(self.seeds), None
+        return new
+
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; `seed` draws the table and, later, the training data."""
-        new = EDM(self.net.with_classes(num_classes, seed), self.sigma_data, seed)
-        new.amp = self.amp
+        new = self.around(self.net.with_classes(num_classes, seed))
+        new.seeds = [seed]
         return new
 
     def clone(self):
         """A copy that shares nothing; compiled if this one is."""
-        new = EDM(copy.deepcopy(self.net), self.sigma_data, *self.seeds)
-        new.amp = self.amp
+        new = self.around(copy.deepcopy(self.net))
         return new if self.graphs is None else new.compile()
 
     def to(self, device):
@@ -110,6 +117,44 @@ class EDM:
         return self
 
 
+class EDM(Adapter):
+    """D(x, sigma | label) = c_skip x + c_out F(c_in x, t(sigma), label), for a network that gives C channels. Karras et al. 2022, table 1.
+
+    sigma_data: the std of data that the preconditioning assumes. Noise levels from 0.002 to 80 fill the range of times
+    that a DiT knows: t = 94 ln(sigma / 0.002).
+    """
+
+    def __init__(self, net, sigma_data=0.5, seed=0):
+        super().__init__(net, seed)
+        self.sigma_data = sigma_data
+
+    @property
+    def config(self):
+        return {**self.net.config, "sigma_data": self.sigma_data}
+
+    def _denoise(self, x, sigma, s, label):
+        scale = (s**2 + self.sigma_data**2).sqrt()
+        out = self._run(x / scale, time_of(sigma), label)
+        return (self.sigma_data / scale) ** 2 * x + s * self.sigma_data / scale * out
+
+
+class VP(Adapter):
+    """D(x, sigma | label) = x - sigma eps(x / sqrt(1 + sigma^2), t(sigma), label): official DiTs and their fine-tunes.
+
+    The network gives the noise, and after it the variance, which only `vp.ancestral` uses. t(sigma) is the training time
+    of that noise level, between two of them by interpolation of ln sigma; levels reach from 0.01 (t = 0) to 157 (t = 999).
+    """
+
+    def _denoise(self, x, sigma, s, label):
+        out = self._run(x / (1 + s**2).sqrt(), vp.time_of(sigma), label)
+        return x - s * out[:, :x.shape[1]]
+
+    def noise(self, label):
+        """The network for one label, (x (B, C, H, W), t (B,)) -> (B, 2C, H, W), as `vp`'s samplers take it."""
+        label = torch.as_tensor(check_label(label, self.null)).to(self.device, torch.long)
+        return lambda x, t: self._run(x, t, label.expand(len(x)))
+
+
 def time_of(sigma):
-    """The time that stands for a noise level: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
+    """The time that stands for a noise level in `EDM`: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
     return 94 * torch.log(sigma.float() / 0.002)

@@ -1,0 +1,264 @@
+"""python -m dgtoy dit prepare|finetune|sample|evaluate|calibrate|table. Several GPUs: `accelerate launch -m dgtoy dit ...`."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+from tqdm import tqdm
+
+
+def main(argv):
+    """Run one step of the pipeline; an error is one line and exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m dgtoy dit", description=__doc__)
+    steps = parser.add_subparsers(dest="step", required=True)
+    for name in STEPS:
+        STEPS[name][0](steps.add_parser(name, help=STEPS[name][1].__doc__, description=STEPS[name][1].__doc__))
+    args = parser.parse_args(argv)
+    try:
+        STEPS[args.step][1](args)
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
+        sys.exit(f"dit {args.step}: {' '.join(str(e).split())}")
+
+
+def fields(parser, config):
+    """An option for every field of a configuration, with its default."""
+    for field in dataclasses.fields(config):
+        option, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            parser.add_argument(option, action="store_true")
+        elif isinstance(default, tuple):
+            kind = type(default[0]) if default else int
+            parser.add_argument(option, type=kind, nargs="+", default=default, help=f"default: {' '.join(map(str, default)) or 'none'}")
+        else:
+            parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+
+
+def config_from(args, config):
+    """The configuration that the options describe."""
+    held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
+
+
+def device_of(args):
+    import torch
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def processes():
+    """accelerate's Accelerator where it launched several processes, otherwise None."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return None
+    from accelerate import Accelerator
+    return Accelerator()
+
+
+def checksum(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+
+
+def common(parser):
+    parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
+    parser.add_argument("--heads", type=int, help="attention heads, for a network of no named size")
+
+
+# prepare
+
+def prepare_options(parser):
+    from .targets import TARGETS
+    parser.add_argument("images", help="a folder with one folder of images a class, or a Hugging Face dataset by name with --hub")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--target", choices=TARGETS, help="a target of the paper: checks the number of classes, says where to get it")
+    parser.add_argument("--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
+    parser.add_argument("--vae", default="sd-vae-ft-ema", help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema")
+    common(parser)
+
+
+def prepare(args):
+    """Encode an image folder as latents."""
+    from ..latents import HubImages, ImageFolder, codec
+    from ..latents import prepare as run
+    from .targets import TARGETS
+    expected = TARGETS[args.target].classes if args.target else None
+    try:
+        images = HubImages(args.images, args.split, expected) if args.hub else ImageFolder(args.images, expected)
+    except FileNotFoundError as e:
+        where = f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})" if args.target else ""
+        raise FileNotFoundError(f"{e}{where}") from None
+    bar = tqdm(total=len(images), desc="prepare", mininterval=2)
+    for done, _ in run(images, args.out, args.size, codec(args.vae, device_of(args)), device_of(args)):
+        bar.update(done - bar.n)
+    print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
+
+
+# finetune
+
+def finetune_options(parser):
+    from .finetune import Config
+    parser.add_argument("latents", help="what prepare wrote")
+    parser.add_argument("--pretrained", required=True, help="a DiT checkpoint: .pt or .safetensors")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--every", type=int, default=1000, help="steps between states to go on from; default: 1000")
+    fields(parser, Config)
+    common(parser)
+
+
+def finetune(args):
+    """Fine-tune a DiT on latents; the default is the paper's recipe."""
+    from ..latents import Latents
+    from .finetune import Config, start
+    from .finetune import finetune as run
+    config, accelerator = config_from(args, Config), processes()
+    device = accelerator.device if accelerator else device_of(args)
+    data = Latents(args.latents)
+    net = start(args.pretrained, len(data.classes), config, device, args.heads)
+    first = accelerator is None or accelerator.is_main_process
+    bar = tqdm(total=config.steps, desc="finetune", disable=not first, mininterval=5)
+    began, seen = time.time(), 0
+    for step in run(net, data, config, args.out, accelerator, args.every):
+        seen += config.batch
+        bar.update(step.step - bar.n)
+        if first and (step.step % 50 == 0 or step.step == config.steps):
+            loss = step.loss.item()
+            bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{seen / (time.time() - began):.0f}")
+            with open(pathlib.Path(args.out) / "losses.csv", "a") as log:
+                log.write(f"{step.step},{loss:.6f}\n")
+    if first:
+        print(f"{args.out}/ema.safetensors after {config.steps} steps")
+
+
+# sample
+
+def model_options(parser):
+    parser.add_argument("finetuned", help="what finetune wrote, or any DiT checkpoint")
+    parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from")
+    common(parser)
+
+
+def sample_options(parser):
+    from .sample import Config
+    model_options(parser)
+    parser.add_argument("--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--vae", default="sd-vae-ft-ema", help="as for prepare")
+    parser.add_argument("--batch", type=int, default=64)
+    fields(parser, Config)
+
+
+def models(args, device):
+    """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
+    from ..dit import VP, load_pretrained
+    from .finetune import pair
+    other = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else args.pretrained
+    names = dict(finetuned=checksum(args.finetuned)) | (dict(guide=checksum(other)) if other else {})
+    if other:
+        return *pair(args.finetuned, other, device, args.heads), names
+    return VP(load_pretrained(args.finetuned, num_heads=args.heads)).to(device), None, names
+
+
+def sample(args):
+    """Sample a fine-tune with guidance, as PNGs and one .npz."""
+    from ..latents import codec
+    from .finetune import header
+    from .sample import Config, collect
+    from .sample import sample as run
+    config, accelerator = config_from(args, Config), processes()
+    device = accelerator.device if accelerator else device_of(args)
+    tuned, guide, names = models(args, device)
+    if str(device).startswith("cuda"):
+        fast(tuned, guide)
+    origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
+    part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    bar = tqdm(desc="sample", disable=part[0] > 0, mininterval=2)
+    for done, total in run(tuned, guide, codec(args.vae, device), config, args.out, origin, args.batch, part):
+        bar.total = total
+        bar.update(done - bar.n)
+    if accelerator:
+        accelerator.wait_for_everyone()
+    if part[0] == 0:
+        print(collect(args.out, config.n))
+
+
+def fast(*nets):
+    """Weights in bfloat16 and compiled blocks, for sampling on a GPU."""
+    import torch
+    for net in {id(n.net): n for n in nets if n is not None}.values():
+        net.net.bfloat16()
+        for block in net.net.blocks:
+            block.compile()
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+# evaluate
+
+def evaluate_options(parser):
+    parser.add_argument("samples", help="a folder of images or an .npz")
+    parser.add_argument("reference", help="the same")
+    parser.add_argument("--features", default="inception", help="inception (FID), dinov2 (FD_DINOv2) or glyphs; default: inception")
+    parser.add_argument("--weights", help="the extractor's weights, by default from the usual cache")
+    parser.add_argument("--n", type=int, help="use the first n samples; default: all")
+    parser.add_argument("--out", required=True, help="the .json to write")
+    parser.add_argument("--device")
+
+
+def evaluate(args):
+    """Score samples against reference images."""
+    from .evaluate import evaluate as run
+    from .evaluate import extractor, save
+    samples = pathlib.Path(args.samples)
+    result = run(samples / "images" if (samples / "images").is_dir() else samples, args.reference, extractor(args.features, args.weights, device_of(args)),
+                 args.features, args.n, made=samples / "manifest.json")
+    save(result, args.out)
+    print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
+
+
+# calibrate
+
+def calibrate_options(parser):
+    from .calibrate import Config
+    model_options(parser)
+    parser.add_argument("--latents", required=True, help="held-out images, as prepare wrote them")
+    parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
+    fields(parser, Config)
+
+
+def calibrate(args):
+    """Find the guidance weights that held-out images ask for."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from ..checkpoint import write_text
+    from ..latents import Latents
+    from .calibrate import Config, figure, recommend, to_json
+    from .calibrate import calibrate as run
+    if not args.pretrained:
+        raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
+    tuned, guide, names = models(args, device_of(args))
+    found = run(tuned, guide, Latents(args.latents), config_from(args, Config), device_of(args))
+    write_text(pathlib.Path(args.out) / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
+    figure(found).savefig(pathlib.Path(args.out) / "calibration.png")
+    print(recommend(found))
+
+
+# table
+
+def table_options(parser):
+    parser.add_argument("scores", nargs="+", help="what evaluate wrote")
+    parser.add_argument("--out", help="a .md to write; by default the table is printed")
+
+
+def table(args):
+    """Set scores side by side."""
+    from ..checkpoint import write_text
+    from .table import read
+    from .table import table as run
+    text = run(read(args.scores)) + "\n"
+    write_text(args.out, text) if args.out else print(text, end="")
+
+
+STEPS = {name: (globals()[f"{name}_options"], globals()[name]) for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")}

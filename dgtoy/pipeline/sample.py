@@ -1,0 +1,139 @@
+"""Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i, not on batches or processes."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import vp
+from ..checkpoint import write_text
+from ..guidance import guided
+from ..latents import to_uint8
+from ..samplers import dpmpp_2m, heun, last
+
+METHODS = ("none", "cfg", "dog", "autoguidance")
+SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What determines the samples. interval: the noise levels sigma within which guidance is on.
+
+    channels: how many of the first latent channels are guided; 0 is all, 3 reproduces the official code.
+    Raises ValueError for a method or sampler that is not there, or values out of range.
+    """
+
+    method: str = "dog"
+    w: float = 1.5
+    sampler: str = "ddpm"
+    steps: int = 50
+    n: int = 10_000
+    seed: int = 0
+    interval: tuple = (0.0, math.inf)
+    channels: int = 0
+
+    def __post_init__(self):
+        for name, known in (("method", METHODS), ("sampler", SAMPLERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {', '.join(known)}")
+        if self.n < 1 or not math.isfinite(self.w) or self.channels < 0:
+            raise ValueError(f"n, w, channels are {self.n}, {self.w}, {self.channels}; expected >= 1, finite, >= 0")
+        if self.channels and self.sampler in ("heun", "dpmpp_2m"):
+            raise ValueError(f"channels is {self.channels} with sampler {self.sampler}; guiding some channels is for ddpm and ddim")
+
+
+def noise(config, images, shape):
+    """Each image's own generator, after its starting noise was drawn from it.  -> x_T (B, C, h, w), generators"""
+    generators = [torch.Generator().manual_seed(config.seed * 2**32 + i) for i in images]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
+
+
+def latents(tuned, guide, config, images, num_classes):
+    """Latents of the images with these indices; image i is of class i mod num_classes.  -> (B, C, h, w)
+
+    tuned, guide: `VP`s; the guide is the pre-trained model for DoG, a weaker fine-tune for autoguidance.
+    """
+    label = torch.tensor([i % num_classes for i in images], device=tuned.device)
+    x_T, generators = noise(config, images, tuned.shape)
+    x_T = x_T.to(tuned.device)
+    by = {"none": (tuned, label), "cfg": (tuned, tuned.null), "dog": (guide, guide and guide.null), "autoguidance": (guide, label)}
+    other, its_label = by[config.method]
+    w = 1.0 if config.method == "none" else config.w
+    if config.sampler in ("ddpm", "ddim"):
+        model = vp.guided_noise(tuned.noise(label), other.noise(its_label), w, config.channels or None, config.interval)
+        if config.sampler == "ddim":
+            return last(vp.ddim(model, x_T, vp.Process(vp.strided(config.steps))))
+        return last(vp.ancestral(model, x_T, vp.Process(vp.respaced(config.steps)), generators))
+    sigmas = torch.cat([vp.Process(vp.respaced(config.steps)).sigmas.flip(0), torch.zeros(1, dtype=torch.float64)])
+    D = guided(tuned.denoiser(label), other.denoiser(its_label), w, config.interval)
+    return last(dict(heun=heun, dpmpp_2m=dpmpp_2m)[config.sampler](D, x_T * (1 + sigmas[0] ** 2).sqrt().float(), sigmas))
+
+
+def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
+    """Write image i to OUT/images/i.png for every i of this part that is not there; a generator of (done, of this part in all).
+
+    origin: what made the samples, by name (checksums of both checkpoints); it goes into OUT/manifest.json, and an OUT
+    made otherwise is refused. part: (process, processes). `collect` makes one file of the images.
+    """
+    if config.method in ("dog", "autoguidance") and guide is None:
+        raise ValueError(f"method is {config.method} and there is no guide; expected --pretrained or --weaker")
+    out = pathlib.Path(out)
+    agree(out / "manifest.json", dict(kind="samples", codec=coder.name, classes=tuned.null, **json.loads(json.dumps(dataclasses.asdict(config))), **origin))
+    mine = [i for i in range(part[0], config.n, part[1])]
+
+    def work():
+        missing = [i for i in mine if not image_path(out, i).exists()]
+        done = len(mine) - len(missing)
+        yield done, len(mine)
+        for at in range(0, len(missing), batch):
+            images = missing[at:at + batch]
+            pixels = to_uint8(coder.decode(latents(tuned, guide, config, images, tuned.null))).permute(0, 2, 3, 1).cpu().numpy()
+            for i, array in zip(images, pixels, strict=True):
+                _write_png(image_path(out, i), array)
+            done += len(images)
+            yield done, len(mine)
+    return work()
+
+
+def image_path(out, i):
+    return pathlib.Path(out) / "images" / f"{i:06d}.png"
+
+
+def _write_png(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".png.part")
+    try:
+        Image.fromarray(array).save(part, "PNG")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def agree(path, manifest):
+    """Write a manifest, or refuse if a different one is there."""
+    if not path.exists():
+        return write_text(path, json.dumps(manifest, indent=1) + "\n")
+    held = json.loads(path.read_text())
+    for what in manifest.keys() | held.keys():
+        if held.get(what) != manifest.get(what):
+            raise ValueError(f"{path.parent} was made with {what} {held.get(what)}; this run has {manifest.get(what)}")
+
+
+def collect(out, n):
+    """All n images as OUT/samples.npz, arr_0 (n, H, W, 3) uint8, as evaluation suites read it. Raises ValueError if one is missing."""
+    out = pathlib.Path(out)
+    missing = [i for i in range(n) if not image_path(out, i).exists()]
+    if missing:
+        raise ValueError(f"{out} holds {n - len(missing)} of {n} images; {image_path(out, missing[0]).name} is missing")
+    arrays = np.stack([np.asarray(Image.open(image_path(out, i))) for i in range(n)])
+    part = out / "samples.part.npz"
+    try:
+        np.savez(part, arrays)
+        part.replace(out / "samples.npz")
+    finally:
+        part.unlink(missing_ok=True)
+    return out / "samples.npz"
