@@ -1,4 +1,4 @@
-# make run | test | test-portable | lab | gpu | bench | claims        PYTHON=python3.12 chooses the interpreter
+# make run | test | slow | test-portable | lab | gpu | bench | claims        PYTHON=python3.12 chooses the interpreter
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 export OMP_WAIT_POLICY = PASSIVE
 NBVAL  := -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 600
 
-.PHONY: run test test-portable lab gpu bench claims env clean
+.PHONY: run test slow test-portable lab gpu bench claims env clean
 
 run: env
 	$(PY) -m dgtoy all --preset quick
@@ -16,6 +16,10 @@ run: env
 test: env
 	$(PY) -m pytest -n 2 tests
 	$(PY) -m pytest $(NBVAL) notebooks
+
+# what takes longer: twenty kills of each step of the pipeline
+slow: env
+	$(PY) -m pytest -m slow tests
 
 # the same outputs on one thread, and with another processor's arithmetic; nothing trained is reused between them
 test-portable: env
@@ -43,6 +47,7 @@ $(VENV)/done: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f'python is {v[0]}.{v[1]}; dgtoy needs 3.11 or later (make PYTHON=python3.12)')"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev,dit]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity  # alone: of torchvision it needs nothing here
 	touch $@
 
 clean:

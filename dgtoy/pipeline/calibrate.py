@@ -12,10 +12,10 @@ LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """levels: noise levels sigma, in latent units. n: held-out images. seed: of the noise."""
+    """levels: noise levels sigma, in latent units. count: of held-out images. seed: of the noise."""
 
     levels: tuple = LEVELS
-    n: int = 256
+    count: int = 256
     seed: int = 0
     batch: int = 64
 
@@ -26,7 +26,7 @@ def calibrate(tuned, guide, data, config, device="cpu"):
     tuned, guide: `VP`s. data: `Latents` of images that the fine-tune has not seen.
     """
     g = torch.Generator().manual_seed(config.seed)
-    rows = torch.randperm(len(data), generator=g)[:config.n]
+    rows = torch.randperm(len(data), generator=g)[:config.count]
     x0, label = data.draw(rows, torch.rand(len(rows), generator=g) < 0.5, torch.randn(len(rows), *data.shape, generator=g))
     held_out = (x0.to(device), label.to(device))
     null, base = tuned.denoiser(tuned.null), guide.denoiser(guide.null)

@@ -25,7 +25,7 @@ def main(argv):
         sys.exit(f"dit {args.step}: {' '.join(str(e).split())}")
 
 
-def fields(parser, config):
+def _fields(parser, config):
     """An option for every field of a configuration, with its default."""
     for field in dataclasses.fields(config):
         option, default = f"--{field.name.replace('_', '-')}", field.default
@@ -38,37 +38,38 @@ def fields(parser, config):
             parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
 
 
-def config_from(args, config):
+def _config_from(args, config):
     """The configuration that the options describe."""
     held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
 
 
-def device_of(args):
+def _device_of(args):
     import torch
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def processes():
+def _processes():
     """accelerate's Accelerator where it launched several processes, otherwise None."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return None
+    import torch
     from accelerate import Accelerator
-    return Accelerator()
+    return Accelerator(cpu=not torch.cuda.is_available())
 
 
-def checksum(path):
+def _checksum(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
 
 
-def common(parser):
+def _common(parser):
     parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--heads", type=int, help="attention heads, for a network of no named size")
 
 
 # prepare
 
-def prepare_options(parser):
+def _prepare_options(parser):
     from .targets import TARGETS
     parser.add_argument("images", help="a folder with one folder of images a class, or a Hugging Face dataset by name with --hub")
     parser.add_argument("--out", required=True)
@@ -77,7 +78,7 @@ def prepare_options(parser):
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
     parser.add_argument("--vae", default="sd-vae-ft-ema", help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema")
-    common(parser)
+    _common(parser)
 
 
 def prepare(args):
@@ -92,21 +93,21 @@ def prepare(args):
         where = f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})" if args.target else ""
         raise FileNotFoundError(f"{e}{where}") from None
     bar = tqdm(total=len(images), desc="prepare", mininterval=2)
-    for done, _ in run(images, args.out, args.size, codec(args.vae, device_of(args)), device_of(args)):
+    for done, _ in run(images, args.out, args.size, codec(args.vae, _device_of(args)), _device_of(args)):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
 
 
 # finetune
 
-def finetune_options(parser):
+def _finetune_options(parser):
     from .finetune import Config
     parser.add_argument("latents", help="what prepare wrote")
     parser.add_argument("--pretrained", required=True, help="a DiT checkpoint: .pt or .safetensors")
     parser.add_argument("--out", required=True)
     parser.add_argument("--every", type=int, default=1000, help="steps between states to go on from; default: 1000")
-    fields(parser, Config)
-    common(parser)
+    _fields(parser, Config)
+    _common(parser)
 
 
 def finetune(args):
@@ -114,8 +115,8 @@ def finetune(args):
     from ..latents import Latents
     from .finetune import Config, start
     from .finetune import finetune as run
-    config, accelerator = config_from(args, Config), processes()
-    device = accelerator.device if accelerator else device_of(args)
+    config, accelerator = _config_from(args, Config), _processes()
+    device = accelerator.device if accelerator else _device_of(args)
     data = Latents(args.latents)
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
     first = accelerator is None or accelerator.is_main_process
@@ -135,28 +136,28 @@ def finetune(args):
 
 # sample
 
-def model_options(parser):
+def _model_options(parser):
     parser.add_argument("finetuned", help="what finetune wrote, or any DiT checkpoint")
     parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from")
-    common(parser)
+    _common(parser)
 
 
-def sample_options(parser):
+def _sample_options(parser):
     from .sample import Config
-    model_options(parser)
+    _model_options(parser)
     parser.add_argument("--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune")
     parser.add_argument("--out", required=True)
     parser.add_argument("--vae", default="sd-vae-ft-ema", help="as for prepare")
     parser.add_argument("--batch", type=int, default=64)
-    fields(parser, Config)
+    _fields(parser, Config)
 
 
-def models(args, device):
+def _models(args, device):
     """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
     from ..dit import VP, load_pretrained
     from .finetune import pair
     other = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else args.pretrained
-    names = dict(finetuned=checksum(args.finetuned)) | (dict(guide=checksum(other)) if other else {})
+    names = dict(finetuned=_checksum(args.finetuned)) | (dict(guide=_checksum(other)) if other else {})
     if other:
         return *pair(args.finetuned, other, device, args.heads), names
     return VP(load_pretrained(args.finetuned, num_heads=args.heads)).to(device), None, names
@@ -168,11 +169,11 @@ def sample(args):
     from .finetune import header
     from .sample import Config, collect
     from .sample import sample as run
-    config, accelerator = config_from(args, Config), processes()
-    device = accelerator.device if accelerator else device_of(args)
-    tuned, guide, names = models(args, device)
+    config, accelerator = _config_from(args, Config), _processes()
+    device = accelerator.device if accelerator else _device_of(args)
+    tuned, guide, names = _models(args, device)
     if str(device).startswith("cuda"):
-        fast(tuned, guide)
+        _fast(tuned, guide)
     origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
     part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     bar = tqdm(desc="sample", disable=part[0] > 0, mininterval=2)
@@ -182,10 +183,10 @@ def sample(args):
     if accelerator:
         accelerator.wait_for_everyone()
     if part[0] == 0:
-        print(collect(args.out, config.n))
+        print(collect(args.out, config.count))
 
 
-def fast(*nets):
+def _fast(*nets):
     """Weights in bfloat16 and compiled blocks, for sampling on a GPU."""
     import torch
     for net in {id(n.net): n for n in nets if n is not None}.values():
@@ -197,12 +198,12 @@ def fast(*nets):
 
 # evaluate
 
-def evaluate_options(parser):
+def _evaluate_options(parser):
     parser.add_argument("samples", help="a folder of images or an .npz")
     parser.add_argument("reference", help="the same")
     parser.add_argument("--features", default="inception", help="inception (FID), dinov2 (FD_DINOv2) or glyphs; default: inception")
     parser.add_argument("--weights", help="the extractor's weights, by default from the usual cache")
-    parser.add_argument("--n", type=int, help="use the first n samples; default: all")
+    parser.add_argument("--count", type=int, help="use the first samples only; default: all")
     parser.add_argument("--out", required=True, help="the .json to write")
     parser.add_argument("--device")
 
@@ -212,20 +213,20 @@ def evaluate(args):
     from .evaluate import evaluate as run
     from .evaluate import extractor, save
     samples = pathlib.Path(args.samples)
-    result = run(samples / "images" if (samples / "images").is_dir() else samples, args.reference, extractor(args.features, args.weights, device_of(args)),
-                 args.features, args.n, made=samples / "manifest.json")
+    result = run(samples / "images" if (samples / "images").is_dir() else samples, args.reference, extractor(args.features, args.weights, _device_of(args)),
+                 args.features, args.count, made=samples / "manifest.json")
     save(result, args.out)
     print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
 
 # calibrate
 
-def calibrate_options(parser):
+def _calibrate_options(parser):
     from .calibrate import Config
-    model_options(parser)
+    _model_options(parser)
     parser.add_argument("--latents", required=True, help="held-out images, as prepare wrote them")
     parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
-    fields(parser, Config)
+    _fields(parser, Config)
 
 
 def calibrate(args):
@@ -238,8 +239,8 @@ def calibrate(args):
     from .calibrate import calibrate as run
     if not args.pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
-    tuned, guide, names = models(args, device_of(args))
-    found = run(tuned, guide, Latents(args.latents), config_from(args, Config), device_of(args))
+    tuned, guide, names = _models(args, _device_of(args))
+    found = run(tuned, guide, Latents(args.latents), _config_from(args, Config), _device_of(args))
     write_text(pathlib.Path(args.out) / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
     figure(found).savefig(pathlib.Path(args.out) / "calibration.png")
     print(recommend(found))
@@ -247,7 +248,7 @@ def calibrate(args):
 
 # table
 
-def table_options(parser):
+def _table_options(parser):
     parser.add_argument("scores", nargs="+", help="what evaluate wrote")
     parser.add_argument("--out", help="a .md to write; by default the table is printed")
 
@@ -261,4 +262,4 @@ def table(args):
     write_text(args.out, text) if args.out else print(text, end="")
 
 
-STEPS = {name: (globals()[f"{name}_options"], globals()[name]) for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")}
+STEPS = {name: (globals()[f"_{name}_options"], globals()[name]) for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")}

@@ -183,6 +183,7 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
 
 
 def save(result, path):
+    """A result as JSON into `path`, complete or not at all."""
     write_text(path, json.dumps(result, indent=1) + "\n")
 
 

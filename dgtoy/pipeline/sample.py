@@ -21,7 +21,7 @@ SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What determines the samples. interval: the noise levels sigma within which guidance is on.
+    """What determines the samples. count: of images. interval: the noise levels sigma within which guidance is on.
 
     channels: how many of the first latent channels are guided; 0 is all, 3 reproduces the official code.
     Raises ValueError for a method or sampler that is not there, or values out of range.
@@ -31,7 +31,7 @@ class Config:
     w: float = 1.5
     sampler: str = "ddpm"
     steps: int = 50
-    n: int = 10_000
+    count: int = 10_000
     seed: int = 0
     interval: tuple = (0.0, math.inf)
     channels: int = 0
@@ -40,8 +40,8 @@ class Config:
         for name, known in (("method", METHODS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {', '.join(known)}")
-        if self.n < 1 or not math.isfinite(self.w) or self.channels < 0:
-            raise ValueError(f"n, w, channels are {self.n}, {self.w}, {self.channels}; expected >= 1, finite, >= 0")
+        if self.count < 1 or not math.isfinite(self.w) or self.channels < 0:
+            raise ValueError(f"count, w, channels are {self.count}, {self.w}, {self.channels}; expected >= 1, finite, >= 0")
         if self.channels and self.sampler in ("heun", "dpmpp_2m"):
             raise ValueError(f"channels is {self.channels} with sampler {self.sampler}; guiding some channels is for ddpm and ddim")
 
@@ -83,7 +83,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
         raise ValueError(f"method is {config.method} and there is no guide; expected --pretrained or --weaker")
     out = pathlib.Path(out)
     agree(out / "manifest.json", dict(kind="samples", codec=coder.name, classes=tuned.null, **json.loads(json.dumps(dataclasses.asdict(config))), **origin))
-    mine = [i for i in range(part[0], config.n, part[1])]
+    mine = [i for i in range(part[0], config.count, part[1])]
 
     def work():
         missing = [i for i in mine if not image_path(out, i).exists()]
@@ -100,6 +100,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
 
 
 def image_path(out, i):
+    """Where image i of a set lies."""
     return pathlib.Path(out) / "images" / f"{i:06d}.png"
 
 

@@ -1,0 +1,205 @@
+import numpy as np
+import pytest
+import torch
+from helpers import refuses
+from PIL import Image
+
+from dgtoy import latents
+from dgtoy.latents import HubImages, ImageFolder, Latents, Unshuffle, centre_crop, prepare, to_uint8
+
+close = torch.testing.assert_close
+
+
+def picture(height, width, seed=0):
+    """A smooth random picture: noise at a quarter of the size, enlarged."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 5 and 4 pictures of several sizes and kinds."""
+    for k, (name, count) in enumerate((("cat", 5), ("dog", 4))):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(count):
+            picture(20 + 3 * i, 30 - 2 * i, 10 * k + i).save(tmp_path / "images" / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return tmp_path / "images"
+
+
+def everything(images, out, **options):
+    for _ in prepare(images, out, **options):
+        pass
+    return Latents(out)
+
+
+# cropping
+
+@pytest.mark.parametrize("height, width, size", [(64, 64, 32), (65, 97, 32), (31, 40, 32), (128, 70, 16), (32, 32, 32)])
+def test_the_crop_is_square_and_a_picture_of_that_size_passes_untouched(height, width, size):
+    found = centre_crop(picture(height, width), size)
+    assert found.shape == (3, size, size) and found.dtype == torch.uint8
+    if (height, width) == (size, size):
+        assert torch.equal(found, torch.from_numpy(np.array(picture(height, width))).permute(2, 0, 1))
+
+
+def test_the_crop_is_what_the_published_arithmetic_gives():
+    """Halve with a box filter while twice too large, bicubic to the short side, cut the middle: written out for one size."""
+    image = picture(150, 203)
+    once = image.resize((101, 75), Image.Resampling.BOX)
+    scaled = np.asarray(once.resize((round(101 * 40 / 75), 40), Image.Resampling.BICUBIC))
+    left = (scaled.shape[1] - 40) // 2
+    assert torch.equal(centre_crop(image, 40), torch.from_numpy(scaled[:, left:left + 40].copy()).permute(2, 0, 1))
+
+
+def test_bytes_round_as_the_official_code_does():
+    x = torch.linspace(-1, 1, 256)
+    assert torch.equal(to_uint8(x)[[0, 255]], torch.tensor([0, 255], dtype=torch.uint8))
+    pixels = torch.arange(256).to(torch.uint8)
+    assert torch.equal(to_uint8(pixels.float() / 127.5 - 1), pixels)       # bytes survive the way there and back
+
+
+# codecs
+
+def test_unshuffling_is_exact_and_gives_the_shape_of_dit_256():
+    grey = torch.rand(2, 1, 64, 64).expand(-1, 3, -1, -1) * 2 - 1
+    mean, std = Unshuffle().encode(grey)
+    assert mean.shape == (2, 4, 32, 32) and not std.any()
+    close(Unshuffle().decode(mean), grey)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    from diffusers import AutoencoderKL
+    torch.manual_seed(0)
+    net = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                        latent_channels=4, norm_num_groups=4, layers_per_block=1, scaling_factor=0.18215)
+    path = tmp_path_factory.mktemp("vae")
+    net.save_pretrained(path)
+    return path, net.eval()
+
+
+def test_the_vae_gives_the_scaled_posterior_of_the_diffusers_one(vae):
+    path, net = vae
+    coder, x = latents.VAE(path), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        posterior = net.encode(x).latent_dist
+        mean, std = coder.encode(x)
+        close(mean, 0.18215 * posterior.mean), close(std, 0.18215 * posterior.std)
+        close(coder.decode(mean), net.decode(posterior.mean).sample, rtol=1e-4, atol=1e-4)
+    assert coder.shrink == 2 and coder.name.startswith("vae-")
+
+
+def test_missing_weights_of_a_vae_say_where_they_are_published():
+    with pytest.raises(FileNotFoundError, match=r"published as stabilityai/sd-vae-ft-ema .*licence: MIT.*--vae FOLDER"):
+        latents.codec("sd-vae-ft-ema")
+
+
+# prepare
+
+def test_latents_are_the_codes_of_the_crops_and_their_mirrors(folder, tmp_path, vae):
+    images, coder = ImageFolder(folder), latents.VAE(vae[0])
+    data = everything(images, tmp_path / "out", size=16, coder=coder, batch=4)
+    assert data.classes == ["cat", "dog"] and data.label.tolist() == [0] * 5 + [1] * 4 and data.shape == (4, 8, 8)
+    for i in (0, 6):
+        x = centre_crop(images[i][0], 16)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            for view, picture_ in enumerate((x, x.flip(-1))):
+                mean, std = coder.encode(picture_)
+                close(data.mean[i, view].float(), mean[0], rtol=2e-3, atol=2e-3), close(data.std[i, view].float(), std[0], rtol=2e-3, atol=2e-3)
+
+
+def test_every_draw_is_fresh_and_flips_on_request(folder, tmp_path, vae):
+    data = everything(ImageFolder(folder), tmp_path / "out", size=16, coder=latents.VAE(vae[0]))
+    rows, z = torch.tensor([2, 7]), torch.randn(2, 4, 8, 8)
+    plain, label = data.draw(rows, torch.tensor([False, True]), z)
+    close(plain[0], data.mean[2, 0].float() + data.std[2, 0].float() * z[0])
+    close(plain[1], data.mean[7, 1].float() + data.std[7, 1].float() * z[1])
+    assert label.tolist() == [0, 1] and not torch.equal(plain, data.draw(rows, torch.tensor([False, True]), -z)[0])
+
+
+def test_an_interrupted_preparation_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 4)
+    images = ImageFolder(folder)
+    whole = everything(images, tmp_path / "whole", size=16)
+    steps = prepare(images, tmp_path / "part", size=16)
+    next(steps)
+    stamp = (tmp_path / "part" / "latents-00000.safetensors").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="latents-00001.safetensors is missing, one of 2; run `dit prepare` again"):
+        Latents(tmp_path / "part")
+    found = everything(images, tmp_path / "part", size=16)
+    assert torch.equal(found.mean, whole.mean) and torch.equal(found.label, whole.label)
+    assert (tmp_path / "part" / "latents-00000.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_what_was_prepared_otherwise_is_refused(folder, tmp_path):
+    everything(ImageFolder(folder), tmp_path / "out", size=16)
+    with refuses("prepared with size 16; this run has 32"):
+        prepare(ImageFolder(folder), tmp_path / "out", size=32)
+    (folder / "cat" / "new.png").write_bytes((folder / "cat" / "1.png").read_bytes())
+    with refuses("was prepared with images"):
+        prepare(ImageFolder(folder), tmp_path / "out", size=16)
+
+
+def test_an_unreadable_image_is_named_and_what_was_done_stays(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "SHARD", 4)
+    (folder / "dog" / "1.png").write_bytes(b"no picture")
+    steps = prepare(ImageFolder(folder), tmp_path / "out", size=16)
+    next(steps)
+    with pytest.raises(ValueError, match=r"image .*dog/1.png cannot be read \(UnidentifiedImageError"):
+        list(steps)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["latents-00000.safetensors", "plan.json"]
+
+
+def test_bad_folders(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a folder with one folder of images a class"):
+        ImageFolder(tmp_path / "nowhere")
+    with refuses("holds no class folders"):
+        ImageFolder(folder / "cat")
+    with refuses("holds 2 classes; expected 101"):
+        ImageFolder(folder, expected=101)
+    (folder / "emu").mkdir()
+    with refuses("emu holds no images"):
+        ImageFolder(folder)
+    with refuses("size is 18; expected a multiple of 4"):
+        prepare(HubLike(), tmp_path / "out", size=18)
+    with pytest.raises(FileNotFoundError, match="holds no plan.json"):
+        Latents(folder)
+
+
+class HubLike:
+    fingerprint, classes = "0", ["a"]
+
+    def __len__(self):
+        return 1
+
+
+def test_a_damaged_shard_is_refused(folder, tmp_path):
+    everything(ImageFolder(folder), tmp_path / "out", size=16)
+    path = tmp_path / "out" / "latents-00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with refuses("is not a complete checkpoint"):
+        Latents(tmp_path / "out")
+
+
+def test_a_hugging_face_dataset_gives_what_its_folder_gives(folder, tmp_path):
+    import datasets
+    plain = ImageFolder(folder)
+    pictures = [plain[i] for i in range(len(plain))]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=plain.classes))
+    datasets.Dataset.from_dict(dict(image=[p for p, _ in pictures], label=[k for _, k in pictures]), features=features).save_to_disk(tmp_path / "hub")
+    one, other = everything(plain, tmp_path / "a", size=16), everything(HubImages(tmp_path / "hub"), tmp_path / "b", size=16)
+    assert torch.equal(one.mean, other.mean) and torch.equal(one.label, other.label) and one.classes == other.classes
+    with refuses("holds 2 classes; expected 3"):
+        HubImages(tmp_path / "hub", expected=3)
+
+
+def test_a_full_disk_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
+    import dgtoy.checkpoint as checkpoint
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(prepare(ImageFolder(folder), tmp_path / "out", size=16))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["plan.json"]
