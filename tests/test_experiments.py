@@ -29,6 +29,7 @@ SMALL = {                                                  # what else makes an 
     "forgetting": dict(sizes=(4, 8)), "size": dict(sizes=(4, 8)), "steps": dict(steps=(2, 3)),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)), "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
+    "scale": dict(truth=100, held_out=20, variants=("full", "LoRA"), targets=("course", "outside")),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_guides": dict(stages=(10,), sampling=(("dpmpp_2m", 2), ("heun", 2)),
                           recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2))),
@@ -80,7 +81,7 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 def test_presets_have_enough_seeds(name):
     module = importlib.import_module(f"dgtoy.experiments.{name}")
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
-    full, quick = (64, 8) if name in POINTS else (6, 2)
+    full, quick = (64, 8) if name in POINTS else (3, 2) if name == "scale" else (6, 2)
     assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
 
 

@@ -17,8 +17,8 @@ from ..nets import MLP, Ensemble
 from ..samplers import heun, last
 from ..schedules import karras, log_normal
 from ..train import Recipe, denoising_loss, fit
+from . import bench_dit, bench_images
 from .base import record
-from .bench_images import benchmarks
 
 NETWORK = dict(num_classes=10, width=64, depth=4)
 
@@ -34,7 +34,7 @@ class Config:
 def refresh(out, device):
     """Run every benchmark on `device`, write OUT/bench_<device>.json.  -> the table as text"""
     started, kind = time.time(), torch.device(device).type
-    found = [training(device), scores(device), sampling(device), *([memory(), *benchmarks()] if kind == "cuda" else []), importing()]
+    found = [training(device), scores(device), sampling(device), *([memory(), *bench_images.benchmarks(), *bench_dit.benchmarks()] if kind == "cuda" else []), importing()]
     made = record("bench", Config(), dict(rows=found), started, device)
     write_text(out / f"bench_{kind}.json", json.dumps(made, indent=1) + "\n")
     return table(made)

@@ -24,10 +24,10 @@ def benchmarks():
     return found
 
 
-def matmul_peak(n=8192, repeats=20):
+def matmul_peak(n=8192, repeats=20, device="cuda"):
     """FLOP/s of a dense bfloat16 matrix product of random matrices."""
-    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / _seconds(lambda: a @ b, repeats)
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * n**3 / seconds(lambda: a @ b, repeats, device)
 
 
 def flops(config):
@@ -54,9 +54,9 @@ def training(name, config, batch, peak, steps=128):
     torch.cuda.reset_peak_memory_stats()
     for step in fit(net.compile(), data, Recipe(steps=steps + 64, batch=batch, lr=1e-4), net.clone()):
         if step.step in (64, steps + 64):
-            marks[step.step] = _now()
+            marks[step.step] = now()
     ours, memory = batch * steps / (marks[steps + 64] - marks[64]), torch.cuda.max_memory_allocated()
-    plain = batch / _seconds(_plain_step(config, data, batch), 10)
+    plain = batch / seconds(_plain_step(config, data, batch), 10)
     return dict(what=f"training, {name}, batch {batch}", ours=ours, plain=plain, unit="images/s", ratio=ours / plain,
                 note=f"{3 * flops(config) * ours / peak:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s, {memory / 2**30:.1f} GiB; plain: eager float32")
 
@@ -90,32 +90,34 @@ def sampling(name, config, n, peak, steps=32):
     x_T = 80 * torch.randn(n, config["in_channels"], 32, 32, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     draw = lambda interval=(0.0, float("inf")): last(dpmpp_2m(domain_guidance(main.denoiser(y), guide.denoiser(guide.null), 1.5, interval), x_T, sigmas))
     main.amp = guide.amp = False
-    plain, exact = n / _seconds(draw, 2), draw()
+    plain, exact = n / seconds(draw, 2), draw()
     main.amp = guide.amp = True
     main.compile(), guide.compile()
-    seconds, found = _seconds(draw, 5), draw()
-    one = _seconds(lambda: last(dpmpp_2m(main.denoiser(y), x_T, sigmas)), 5)
-    part = _seconds(lambda: draw((0.2, 2.0)), 5)
-    share = 2 * steps * flops(config) * n / seconds / peak
+    took, found = seconds(draw, 5), draw()
+    one = seconds(lambda: last(dpmpp_2m(main.denoiser(y), x_T, sigmas)), 5)
+    part = seconds(lambda: draw((0.2, 2.0)), 5)
+    share = 2 * steps * flops(config) * n / took / peak
     error = ((found - exact).norm() / exact.norm()).item()
     inside = int(((sigmas >= 0.2) & (sigmas <= 2.0)).sum())
-    return [dict(what=f"sampling with DoG, {name}, {n} images, {steps} steps", ours=n / seconds, plain=plain, unit="images/s", ratio=n / seconds / plain,
+    return [dict(what=f"sampling with DoG, {name}, {n} images, {steps} steps", ours=n / took, plain=plain, unit="images/s", ratio=n / took / plain,
                  note=f"{share:.2f} of peak; bf16 samples differ by {error:.1e} of their norm; plain: eager float32"),
-            dict(what=f"the same in one call a step (DogFit), {name}", ours=n / one, plain=n / seconds, unit="images/s", ratio=seconds / one,
+            dict(what=f"the same in one call a step (DogFit), {name}", ours=n / one, plain=n / took, unit="images/s", ratio=took / one,
                  note="plain: DoG"),
-            dict(what=f"the same on an interval, {name}", ours=n / part, plain=n / seconds, unit="images/s", ratio=seconds / part,
+            dict(what=f"the same on an interval, {name}", ours=n / part, plain=n / took, unit="images/s", ratio=took / part,
                  note=f"guide called in {inside} of {steps} steps; plain: at every step")]
 
 
-def _now():
-    torch.cuda.synchronize()
+def now(device="cuda"):
+    """The time when all work so far is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def _seconds(f, repeats):
+def seconds(f, repeats, device="cuda"):
     """Mean time of a call after two to warm up."""
     f(), f()
-    start = _now()
+    start = now(device)
     for _ in range(repeats):
         f()
-    return (_now() - start) / repeats
+    return (now(device) - start) / repeats

@@ -173,7 +173,7 @@ def sample(args):
     device = accelerator.device if accelerator else _device_of(args)
     tuned, guide, names = _models(args, device)
     if str(device).startswith("cuda"):
-        _fast(tuned, guide)
+        fast(tuned, guide)
     origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
     part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     bar = tqdm(desc="sample", disable=part[0] > 0, mininterval=2)
@@ -186,13 +186,14 @@ def sample(args):
         print(collect(args.out, config.count))
 
 
-def _fast(*nets):
+def fast(*nets):
     """Weights in bfloat16 and compiled blocks, for sampling on a GPU."""
     import torch
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
-        for block in net.net.blocks:
-            block.compile()
+        if net.device.type == "cuda":
+            for block in net.net.blocks:
+                block.compile()
     torch.backends.cuda.matmul.allow_tf32 = True
 
 

@@ -89,32 +89,52 @@ def finetune(net, data, config, out, accelerator=None, every=1000):
 
 
 def _iterate(net, data, config, out, accelerator, every):
-    ema, rank, share = net.clone(), *((accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1))
-    cuda = net.device.type == "cuda"
-    params, averages = list(net.params.values()), [ema.params[k] for k in net.params]
-    optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=0, fused=True)
-    start_moments(optimizer)
+    ema, optimizer = net.clone(), _optimizer(net, config)
     start = resume(out / "last.safetensors", net, ema, optimizer, config)
+    for step in _steps(net, ema, data, config, optimizer, start, accelerator):
+        if accelerator is None or accelerator.is_main_process:
+            _write(net, ema, optimizer, config, out, step.step, every)
+        yield step
+
+
+def averaged(net, data, config, at):
+    """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step in `at`"""
+    ema, kept = net.clone(), {}
+    for step in _steps(net, ema, data, config, _optimizer(net, config), 0, None):
+        if step.step in at:
+            kept[step.step] = ema.clone()
+    return kept
+
+
+def _optimizer(net, config):
+    optimizer = torch.optim.AdamW(list(net.params.values()), lr=config.lr, weight_decay=0, fused=True)
+    start_moments(optimizer)
+    return optimizer
+
+
+def _steps(net, ema, data, config, optimizer, start, accelerator):
+    rank, share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    cuda = net.device.type == "cuda"
+    params, averages = list(net.params.values()), [ema.params[k].detach() for k in net.params]
     net.net.recompute = config.checkpointing
     model = _shared(net, accelerator)
     process, mine = vp.Process(), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
+    following = batch_of(data, start, config, net.null)
     for step in range(start, config.steps):
-        x0, label, time, eps = (a[mine].to(net.device, non_blocking=cuda) for a in batch_of(data, step, config, net.null))
+        x0, label, time, eps = (a[mine].to(net.device, non_blocking=cuda) for a in following)
         x = process.noised(x0, time, eps)
         with torch.autocast(net.device.type, torch.bfloat16, enabled=cuda and net.amp):
             output = model(x, time, label)
         loss = vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        following = batch_of(data, step + 1, config, net.null)     # drawn while the device works
         loss = _mean(loss.detach(), accelerator)
         if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss is not finite at step {step + 1}; {out / 'last.safetensors'} holds the last good state")
+            raise FloatingPointError(f"the loss is not finite at step {step + 1}; the weights are those of step {step}")
         optimizer.step()
-        decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_([a.detach() for a in averages], [p.detach() for p in params], 1 - decay)
-        if rank == 0:
-            _write(net, ema, optimizer, config, out, step + 1, every)
+            torch._foreach_lerp_(averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step)))
         yield Step(step + 1, loss)
 
 

@@ -14,6 +14,7 @@ from ..checkpoint import write_text
 from ..guidance import guided
 from ..latents import to_uint8
 from ..samplers import dpmpp_2m, heun, last
+from ..schedules import karras
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
@@ -68,9 +69,20 @@ def latents(tuned, guide, config, images, num_classes):
         if config.sampler == "ddim":
             return last(vp.ddim(model, x_T, vp.Process(vp.strided(config.steps))))
         return last(vp.ancestral(model, x_T, vp.Process(vp.respaced(config.steps)), generators))
-    sigmas = torch.cat([vp.Process(vp.respaced(config.steps)).sigmas.flip(0), torch.zeros(1, dtype=torch.float64)])
+    sigmas = levels(config.steps)
     D = guided(tuned.denoiser(label), other.denoiser(its_label), w, config.interval)
-    return last(dict(heun=heun, dpmpp_2m=dpmpp_2m)[config.sampler](D, x_T * (1 + sigmas[0] ** 2).sqrt().float(), sigmas))
+    return last(dict(heun=heun, dpmpp_2m=dpmpp_2m)[config.sampler](D, scaled(x_T, sigmas), sigmas))
+
+
+def levels(steps):
+    """Noise levels for `heun` and `dpmpp_2m`: DiT's own range, in Karras et al.'s spacing.  -> (steps + 1,)"""
+    ends = vp.Process().sigmas
+    return karras(steps, ends[0].item(), ends[-1].item())
+
+
+def scaled(x_T, sigmas):
+    """Starting noise of unit variance as x at the first level: x = sqrt(1 + sigma^2) x_T."""
+    return x_T * (1 + sigmas[0] ** 2).sqrt().float()
 
 
 def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):

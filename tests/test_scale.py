@@ -1,0 +1,91 @@
+"""The study at scale: its world, its data and its judge. (That it runs and makes a record: test_experiments.)"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dgtoy import glyphs, vp
+from dgtoy.dit import VP, DiT
+from dgtoy.experiments import scale
+from dgtoy.experiments.claims_scale import c15
+from dgtoy.latents import Unshuffle
+from dgtoy.pipeline import finetune, sample
+
+close = torch.testing.assert_close
+
+
+def test_codes_have_the_input_shape_of_dit_256_and_lose_only_colour():
+    x = glyphs.World(size=64).sample(4, generator=torch.Generator().manual_seed(0))[0]
+    z = scale.codes(x)
+    assert z.shape == (4, 4, 32, 32)
+    close(Unshuffle().decode(z)[:, 0], x.mean(1))
+
+
+def test_a_held_set_gives_its_rows_and_mirrors_none():
+    x0, label = torch.randn(5, 4, 2, 2), torch.arange(5) % 3
+    data = scale.Held(x0, label, 3)
+    found, its = data.draw(torch.tensor([4, 0]), torch.tensor([True, False]), torch.randn(2, 4, 2, 2))
+    assert torch.equal(found, x0[[4, 0]]) and its.tolist() == [1, 0] and len(data) == 5 and data.shape == (4, 2, 2)
+
+
+def test_the_target_of_a_name_is_what_the_table_says():
+    config = scale.Config()
+    assert config.world("ten digits").num_classes == 10 and config.world("course").num_classes == 62
+    assert config.world("course").size == 64 and config.world("other fonts").fonts != config.world("course").fonts
+
+
+def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
+    x0, label = torch.randn(12, 4, 8, 8), torch.arange(12) % 3
+    recipe = finetune.Config(steps=4, batch=6, lr=1e-3, ema=0.9, keep=(2,))
+    make = lambda: VP(DiT(8, 2, 4, 16, 1, 2, 3, seed=1))
+    kept = finetune.averaged(make(), scale.Held(x0, label, 3), recipe, {2, 4})
+    for _ in finetune.finetune(make(), scale.Held(x0, label, 3), recipe, tmp_path):
+        pass
+    from safetensors.torch import load_file
+    for step, name in ((2, "ema-000002.safetensors"), (4, "ema.safetensors")):
+        written = load_file(tmp_path / name)
+        assert all(torch.equal(v, written[k]) for k, v in kept[step].net.state_dict().items())
+
+
+def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pictures():
+    config = scale.Config(samples=62, truth=400)
+    judge = scale.Judge(config, "course", "cpu")
+    net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
+    one = judge.latents(net, None, seed=3, method="none", batch=10)
+    other = sample.latents(net, None, sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3), range(62), 62)
+    close(one, other, rtol=1e-4, atol=1e-4)
+    close(judge.through(net.denoiser(judge.label), net, 3), other, rtol=1e-4, atol=1e-4)
+    true, noise = judge.score(judge.draw(62, 77)), judge.score(torch.randn(62, 4, 32, 32))
+    assert true["frechet"] < noise["frechet"] / 3 and true["class_error"] < 0.2 < noise["class_error"]
+
+
+def test_pre_training_learns_and_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGTOY_CACHE", str(tmp_path))
+    config = scale.Config(images=640, lr=1e-2)
+    net = scale.pretrained(config, scale.SMALL)
+    again = scale.pretrained(config, scale.SMALL)
+    assert all(torch.equal(a, b) for a, b in zip(net.net.parameters(), again.net.parameters(), strict=True)) and len(list(tmp_path.iterdir())) == 1
+    x0, label = glyphs.World(size=64).sample(62, generator=torch.Generator().manual_seed(5))
+    x0, process, i = scale.codes(x0), vp.Process(), torch.full((62,), 600)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
+    x = process.noised(x0, i, eps)
+    mse = lambda n: vp.training_loss(n.net(x, i, label), x0, x, i, eps, process)[1].mean().item()
+    fresh = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62))
+    with torch.no_grad():
+        assert mse(net) < 0.95 * mse(fresh)
+
+
+def row(table, score, **where):
+    return dict(table=table, frechet=score, **where)
+
+
+@pytest.mark.parametrize("dog, verdict", [(80.0, "holds"), (130.0, "holds in part")])
+def test_the_rule_of_c15(dog, verdict):
+    """Made-up records: DoG at 80 against CFG at 100 holds, DoG at 130 does not, though CFG still beats none."""
+    seeds = lambda v: [v - 1, v, v + 1]
+    rows = [row("weight", seeds(v), target="course", variant="full", step=8, method=m, w=w) for m, w, v in (("none", 1.0, 120.0), ("cfg", 1.5, 100.0), ("dog", 1.5, dog))]
+    rows += [row("steps", seeds(v), sampler="ddim", steps=4, method=m) for m, v in (("cfg", 100.0), ("dog", dog))]
+    rows += [row("guide", seeds(v), guide=g) for g, v in zip(scale.GUIDES, (dog, 90.0, 100.0, 85.0, 85.0), strict=True)]
+    found = c15(dict(config=dataclasses.asdict(scale.Config()), seeds=[0, 1, 2], results=dict(rows=rows)))
+    assert found.verdict == verdict and (found.value > 15) == (dog < 100)
