@@ -9,7 +9,7 @@ import time
 
 POINTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration")
 IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
-EXPERIMENTS = (*POINTS, *IMAGES, "scale")
+EXPERIMENTS = (*POINTS, *IMAGES, "scale", "why")
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5])
 SMALLER = {                                                # how a replica on images is smaller than the full run

@@ -81,7 +81,7 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 def test_presets_have_enough_seeds(name):
     module = importlib.import_module(f"dgtoy.experiments.{name}")
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
-    full, quick = (64, 8) if name in POINTS else (3, 2) if name == "scale" else (6, 2)
+    full, quick = (64, 8) if name in POINTS else (3, 2) if name in ("scale", "why") else (6, 2)
     assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
 
 

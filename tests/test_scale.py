@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
-from dgtoy import glyphs, vp
+from dgtoy import domain_guidance, glyphs, vp
 from dgtoy.dit import VP, DiT
-from dgtoy.experiments import scale
-from dgtoy.experiments.claims_scale import c15
+from dgtoy.experiments import directions, scale, scale_setup, why
+from dgtoy.experiments.claims_scale import c15, c20
 from dgtoy.latents import Unshuffle
 from dgtoy.pipeline import finetune, sample
 
@@ -17,30 +18,30 @@ close = torch.testing.assert_close
 
 def test_codes_have_the_input_shape_of_dit_256_and_lose_only_colour():
     x = glyphs.World(size=64).sample(4, generator=torch.Generator().manual_seed(0))[0]
-    z = scale.codes(x)
+    z = scale_setup.codes(x)
     assert z.shape == (4, 4, 32, 32)
     close(Unshuffle().decode(z)[:, 0], x.mean(1))
 
 
 def test_a_held_set_gives_its_rows_and_mirrors_none():
     x0, label = torch.randn(5, 4, 2, 2), torch.arange(5) % 3
-    data = scale.Held(x0, label, 3)
+    data = scale_setup.Held(x0, label, 3)
     found, its = data.draw(torch.tensor([4, 0]), torch.tensor([True, False]), torch.randn(2, 4, 2, 2))
     assert torch.equal(found, x0[[4, 0]]) and its.tolist() == [1, 0] and len(data) == 5 and data.shape == (4, 2, 2)
 
 
 def test_the_target_of_a_name_is_what_the_table_says():
-    config = scale.Config()
-    assert config.world("ten digits").num_classes == 10 and config.world("course").num_classes == 62
-    assert config.world("course").size == 64 and config.world("other fonts").fonts != config.world("course").fonts
+    worlds = {name: scale_setup.world(name) for name in scale_setup.TARGETS}
+    assert worlds["ten digits"].num_classes == 10 and worlds["course"].num_classes == 62
+    assert worlds["course"].size == 64 and worlds["other fonts"].fonts != worlds["course"].fonts
 
 
 def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
     x0, label = torch.randn(12, 4, 8, 8), torch.arange(12) % 3
     recipe = finetune.Config(steps=4, batch=6, lr=1e-3, ema=0.9, keep=(2,))
     make = lambda: VP(DiT(8, 2, 4, 16, 1, 2, 3, seed=1))
-    kept = finetune.averaged(make(), scale.Held(x0, label, 3), recipe, {2, 4})
-    for _ in finetune.finetune(make(), scale.Held(x0, label, 3), recipe, tmp_path):
+    kept = finetune.averaged(make(), scale_setup.Held(x0, label, 3), recipe, {2, 4})
+    for _ in finetune.finetune(make(), scale_setup.Held(x0, label, 3), recipe, tmp_path):
         pass
     from safetensors.torch import load_file
     for step, name in ((2, "ema-000002.safetensors"), (4, "ema.safetensors")):
@@ -50,7 +51,7 @@ def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
 
 def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pictures():
     config = scale.Config(samples=62, truth=400)
-    judge = scale.Judge(config, "course", "cpu")
+    judge = scale_setup.Judge(config, "course", "cpu")
     net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
     one = judge.latents(net, None, seed=3, method="none", batch=10)
     other = sample.latents(net, None, sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3), range(62), 62)
@@ -63,11 +64,11 @@ def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pi
 def test_pre_training_learns_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("DGTOY_CACHE", str(tmp_path))
     config = scale.Config(images=640, lr=1e-2)
-    net = scale.pretrained(config, scale.SMALL)
-    again = scale.pretrained(config, scale.SMALL)
+    net = scale_setup.pretrained(config, scale.SMALL)
+    again = scale_setup.pretrained(config, scale.SMALL)
     assert all(torch.equal(a, b) for a, b in zip(net.net.parameters(), again.net.parameters(), strict=True)) and len(list(tmp_path.iterdir())) == 1
     x0, label = glyphs.World(size=64).sample(62, generator=torch.Generator().manual_seed(5))
-    x0, process, i = scale.codes(x0), vp.Process(), torch.full((62,), 600)
+    x0, process, i = scale_setup.codes(x0), vp.Process(), torch.full((62,), 600)
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
     x = process.noised(x0, i, eps)
     mse = lambda n: vp.training_loss(n.net(x, i, label), x0, x, i, eps, process)[1].mean().item()
@@ -89,3 +90,53 @@ def test_the_rule_of_c15(dog, verdict):
     rows += [row("guide", seeds(v), guide=g) for g, v in zip(scale.GUIDES, (dog, 90.0, 100.0, 85.0, 85.0), strict=True)]
     found = c15(dict(config=dataclasses.asdict(scale.Config()), seeds=[0, 1, 2], results=dict(rows=rows)))
     assert found.verdict == verdict and (found.value > 15) == (dog < 100)
+
+
+def test_the_two_terms_are_those_of_domain_guidance():
+    """With w, D_dog - D_ft = (w - 1) (domain + class): the two terms that `why` measures."""
+    config, judge = why.Config(points=3, levels=(2.0,)), type("Judge", (), dict(world=scale_setup.world("course"), device="cpu"))
+    base, tuned = (VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62, seed=s).requires_grad_(False)) for s in (1, 2))
+    for net in (base, tuned):
+        for p in net.net.parameters():
+            p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel() + net.net.pos_embed.numel()))
+    tuned.net.y_embedder.embedding_table.weight.data += 0.5 * torch.randn(63, 32, generator=torch.Generator().manual_seed(9))
+    x0, label = why._images(config, judge, 0)
+    x, w = why._noised(x0, 2.0, 0), 1.7
+    pre, null, labelled = base.denoiser(base.null), tuned.denoiser(tuned.null), tuned.denoiser(label)
+    both = (null(x, 2.0) - pre(x, 2.0)) + (labelled(x, 2.0) - null(x, 2.0))
+    close(domain_guidance(labelled, pre, w)(x, 2.0) - labelled(x, 2.0), (w - 1) * both, rtol=1e-3, atol=1e-3)
+    found = why.terms(config, judge, base, tuned, 0)
+    close(found["domain"][0], (null(x, 2.0) - pre(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4)
+    close(found["class"][0], (labelled(x, 2.0) - null(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4)
+    held = why.errors(config, judge, base, tuned, 0)
+    close(held["fine-tuned label, target"][0], (labelled(x, 2.0) - x0).square().mean().item(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_domain_classifier_learns_to_tell_the_target():
+    judge = type("Judge", (), dict(world=scale_setup.world("course"), device="cpu"))
+    net = why.domain_classifier(why.Config(classifier=60), judge, "cpu", batch=32)
+    g = lambda s: torch.Generator().manual_seed(s)
+    source, target = (scale_setup.codes(w.sample(40, generator=g(3))[0]) for w in (glyphs.World(size=64), judge.world))
+    sigma = torch.full((40,), 0.1)
+    assert net(target, sigma).mean() > net(source, sigma).mean() + 0.5
+
+
+def test_along_generalized_directions_the_ratio_of_stds_is_r():
+    """Gaussian source and target: in each direction found, the std within a class over the source's is r."""
+    g = torch.Generator().manual_seed(0)
+    mix = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    source = torch.randn(4000, 6, generator=g, dtype=torch.float64) @ mix
+    label = torch.arange(4000) % 2
+    target = 0.3 * torch.randn(4000, 6, generator=g, dtype=torch.float64) @ mix + 5 * label[:, None]
+    v, r = directions.generalized(source, target, label, rank=6)
+    close(directions.within(target @ v, label) / (source @ v).std(0), torch.from_numpy(r), rtol=1e-3, atol=0)
+    assert abs(r.mean() - 0.3) < 0.02
+
+
+@pytest.mark.parametrize("slope, verdict", [(1.0, "holds"), (0.1, "holds in part")])
+def test_the_rule_of_c20(slope, verdict):
+    """Made-up stds that change by r^slope: the order is right in both, the amount only with slope 1."""
+    r = np.linspace(0.1, 1, 64)
+    cell = dict(stds={"none": {v: [1.0] * 64 for v in ("features", "latents")}, "DoG, w = 2": {v: (r**slope).tolist() for v in ("features", "latents")}})
+    found = c20(dict(seeds=[0, 1], results=dict(cells=[cell, cell], ratio=dict(features=r.tolist(), latents=r.tolist()))))
+    assert found.verdict == verdict and found.value == pytest.approx(1)

@@ -121,7 +121,7 @@ class Judge:
 def record(name, config, results, started, device):
     """What an experiment returns: config, seeds, results and where they come from, ready for JSON."""
     config = json.loads(json.dumps(dataclasses.asdict(config)))
-    seeds = list(range(config["setting"]["seeds"])) if "setting" in config else list(range(config["seeds"]))
+    seeds = list(range((config.get("setting") or config.get("study") or config)["seeds"]))
     return dict(name=name, config=config, seeds=seeds, results=results, provenance=provenance(started, device))
 
 

@@ -105,31 +105,36 @@ def _training(config, batch, device, plain=False, recompute=False):
     if cuda:
         torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
     net = network(config, device, 1).requires_grad_(True)
-    ema, process = copy.deepcopy(net).requires_grad_(False), vp.Process()
+    ema = copy.deepcopy(net).requires_grad_(False)
     net.recompute = recompute
     if not plain and cuda:
         for block in net.blocks:
             block.compile()
     params, averages = list(net.parameters()), list(ema.parameters())
+    step = _step(net, params, averages, batch, plain, torch.Generator(device).manual_seed(0))
+    with tf32() if plain else contextlib.nullcontext():
+        took = seconds(step, 5, device)
+    return took, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+
+
+def _step(net, params, averages, batch, plain, g):
+    """A function that takes one fine-tuning step on a fixed batch."""
     optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0, **(dict(foreach=False) if plain else dict(fused=True)))
-    g = torch.Generator(device).manual_seed(0)
-    x0, eps = torch.randn(2, batch, 4, config["input_size"], config["input_size"], device=device, generator=g)
+    device, process = g.device, vp.Process()
+    x0, eps = torch.randn(2, batch, *net.shape, device=device, generator=g)
     t, y = torch.randint(1000, (batch,), device=device, generator=g), torch.arange(batch, device=device)
 
     def step():
         x = process.noised(x0, t, eps)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=cuda and not plain):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and not plain):
             out = net(x, t, y)
         loss = vp.training_loss(out.float(), x0, x, t, eps, process)[0].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         with torch.no_grad():
-            if plain:
-                for a, p in zip(averages, params, strict=True):
-                    a.mul_(0.9999).add_(p, alpha=1e-4)
-            else:
-                torch._foreach_lerp_(averages, params, 1e-4)
-    with tf32() if plain else contextlib.nullcontext():
-        took = seconds(step, 5, device)
-    return took, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+            if not plain:
+                return torch._foreach_lerp_(averages, params, 1e-4)
+            for a, p in zip(averages, params, strict=True):
+                a.mul_(0.9999).add_(p, alpha=1e-4)
+    return step

@@ -13,7 +13,7 @@ import numpy as np
 from ..metrics import bootstrap
 from .base import row, rows
 from .claims_images import c13, c14, c16, c17, c18_images, c19_images
-from .claims_scale import c15
+from .claims_scale import c15, c20
 from .finding import Finding
 from .plane import best
 
@@ -238,6 +238,7 @@ CLAIMS = (
     Claim("C15", "DiT at scale: the paper's tables on a DiT trained here, its own weight", "scale", c15, "19.6% better FID than CFG"),
     Claim("C16", "LoRA fine-tunes: the guide is the same network with the adapter off, no second copy", "images_tuning", c16, "asked by reviewers"),
     Claim("C17", "DogFit: the field learned in training gives DoG's quality in one call a step", "images_dogfit", c17),
+    Claim("C20", "The closed form beyond Gaussians: along generalized eigen-directions DoG changes the std by (s_T/s_S)^(w−1)", "why", c20),
     Claim("C18 images", "Small images: held-out calibration finds the weight without a search", "images_plane", c18_images),
     Claim("C19 images", "Small images: a point off both lines beats CFG and DoG at once", "images_plane", c19_images),
 )

@@ -1,10 +1,11 @@
-"""The rule that judges C15. It was written before any record of it at scale existed."""
+"""The rules that judge C15 and C20 at scale. They were written before any record of either existed."""
 
 import numpy as np
 
 from ..metrics import bootstrap
 from .base import row, rows
 from .finding import Finding
+from .why import sharpening
 
 W = 1.5                                                    # the paper's weight
 OUTSIDE = ("outside",)
@@ -35,3 +36,14 @@ def c15(record):
     return Finding(*gain, len(record["seeds"]), f"% lower Fréchet distance than CFG, w = {weight:g}, mean over {len(inside)} targets", parts,
                    f"none, CFG, DoG after {last} steps: {describe}; guides: " + ", ".join(f"{g} {guide(g).mean():.0f}" for g in
                    ("pre-trained null", "pre-trained label", "fine-tuned null", "other model", "weaker self")))
+
+
+def c20(record):
+    found = {}
+    for view in ("features", "latents"):
+        predicted, measured = sharpening(record, view)
+        found[view] = bootstrap([np.polyfit(predicted, m, 1)[0] for m in measured]), bootstrap([np.corrcoef(predicted, m)[0, 1] for m in measured])
+    parts = {f"the order in {view}": c[1] > 0.5 for view, (_, c) in found.items()} | {f"the amount in {view}": s[1] > 0.8 and s[2] < 1.2 for view, (s, _) in found.items()}
+    slope, correlation = found["features"]
+    return Finding(*correlation, len(record["seeds"]), "correlation of measured and predicted change of log std, 64 directions of features, w = 2", parts,
+                   f"slope {slope[0]:.2f}; in latents correlation {found['latents'][1][0]:.2f}, slope {found['latents'][0][0]:.2f}")

@@ -6,12 +6,12 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.linalg import eigh
 
 from .. import glyphs, plot, weights
 from ..guidance import cfg, domain_guidance
 from ..theory import gaussian_guidance
 from .base import record, row
+from .directions import generalized, within
 from .images import merge
 from .pictures import QUICK, Judge, Setting, cells, finetuned
 
@@ -75,14 +75,8 @@ def _measure(judge, axes, x):
     seen = judge.net.read(x)
     angle = DEGREES * (seen.style[:, ROTATION] - 0.5)
     views = dict(features=seen.features, pixels=x.flatten(1))
-    stds = {f"std_{k}": [float(f"{v:.5g}") for v in _within(views[k].double().cpu() @ axes[k][0], judge.label.cpu())] for k in views}
+    stds = {f"std_{k}": [float(f"{v:.5g}") for v in within(views[k].double().cpu() @ axes[k][0], judge.label.cpu())] for k in views}
     return dict(rotation=round(angle.mean().item(), 4), rotation_std=round(angle.std().item(), 4), **stds)
-
-
-def _within(z, label):
-    """Std of z (n, d) around the means of its classes, pooled.  -> (d,)"""
-    means = torch.stack([z[label == c].mean(0) for c in range(int(label.max()) + 1)])
-    return ((z - means[label]).square().sum(0) / (len(z) - len(means))).sqrt()
 
 
 def directions(judge):
@@ -96,15 +90,7 @@ def directions(judge):
     label = (torch.arange(n) % judge.world.num_classes)
     views = dict(features=[judge.net.read(x).features.double().cpu() for x in (source, target)],
                  pixels=[x.flatten(1).double().cpu() for x in (source, target)])
-    found = {}
-    for name, (s, t) in views.items():
-        d = s.shape[1]
-        basis = torch.from_numpy(eigh(torch.cov(s.T).numpy(), subset_by_index=[d - 64, d - 1])[1])       # (D, 64)
-        s, t = s @ basis, t @ basis
-        t = t - torch.stack([t[label == c].mean(0) for c in range(judge.world.num_classes)])[label]
-        ratio, v = eigh(torch.cov(t.T).numpy(), torch.cov(s.T).numpy())
-        found[name] = basis @ torch.from_numpy(v), np.sqrt(np.clip(ratio, 0, None))
-    return found
+    return {name: generalized(s, t, label) for name, (s, t) in views.items()}
 
 
 def _truth(config, judge):

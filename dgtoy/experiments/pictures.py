@@ -179,15 +179,15 @@ def named(name, key, sources):
     return f"{name}-{hashlib.sha256(repr((key, torch.__version__)).encode() + b''.join(texts)).hexdigest()[:16]}"
 
 
-def cells(name, work, keys, part=(0, 1), progress=False):
+def cells(name, work, keys, part=(0, 1), progress=False, sources=()):
     """work(key) for every key, each result kept on disk until its sources change: what was interrupted goes on.
 
-    part: (i, n) does the i-th of n shares of the keys only, for several processes side by side.
+    sources: modules that the work rests on beyond SOURCES. part: (i, n) does the i-th of n shares of the keys only, for several processes side by side.
     -> {key: result}, and the seconds that all of it took, whenever that was
     """
     found, seconds = {}, 0.0
     for key in tqdm(list(keys)[part[0]::part[1]], name, disable=not progress, mininterval=5):
-        path = cache_folder() / (named(name, key, (*SOURCES, f"experiments/{name}")) + ".json")
+        path = cache_folder() / (named(name, key, (*SOURCES, *sources, f"experiments/{name}")) + ".json")
         if not path.exists():
             started = time.time()
             result = work(key)
