@@ -428,6 +428,18 @@ def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
     assert one == other and one["manifest"]["samples"] == 12
 
 
+def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
+    from dgtoy.latents import centre_crop
+    (tmp_path / "large").mkdir(), (tmp_path / "cut").mkdir()
+    random_ = np.random.default_rng(4)
+    for i in range(12):
+        image = Image.fromarray(random_.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8))
+        image.save(tmp_path / "large" / f"{i:02d}.png")
+        Image.fromarray(centre_crop(image, 32).permute(1, 2, 0).numpy()).save(tmp_path / "cut" / f"{i:02d}.png")
+    one, other = (evaluate.evaluate(pictures / "fake", tmp_path / name, evaluate.extractor("glyphs"), "glyphs") for name in ("large", "cut"))
+    assert one == other and one["manifest"]["crop"] == "32 pixels, centre"
+
+
 def test_what_cannot_be_compared_is_refused(pictures, dinov2, tmp_path):
     glyphs = evaluate.extractor("glyphs")
     score = lambda net, name, **k: evaluate.evaluate(pictures / "fake", pictures / "real", net, name, **k)
@@ -469,7 +481,7 @@ def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
 
 def test_the_table_shows_what_differs_and_marks_the_best():
     result = lambda w, frechet: dict(scores=dict(frechet=frechet, precision=0.5, recall=0.25, density=1.0, coverage=0.125),
-                                     manifest=dict(features="glyphs", weights="c", resize="r", reference="x", references=9, samples=5, made=dict(method="dog", w=w, sampler="ddpm", steps=50)))
+                                     manifest=dict(features="glyphs", weights="c", crop="8", resize="r", reference="x", references=9, samples=5, made=dict(method="dog", w=w, sampler="ddpm", steps=50)))
     text = table.table([result(2.0, 30.0), result(1.5, 20.126)])
     assert text.splitlines()[2:] == ["| method | w | frechet | precision | recall | density | coverage |", "|---|---|---|---|---|---|---|",
                                      "| dog | 1.5 | **20.13** | 0.500 | 0.250 | 1.000 | 0.125 |", "| dog | 2.0 | 30.00 | 0.500 | 0.250 | 1.000 | 0.125 |"]

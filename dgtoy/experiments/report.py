@@ -96,7 +96,8 @@ def bench_table(out):
         made = json.loads(path.read_text())
         for r in made["results"]["rows"]:
             ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") else "–"
-            lines.append(f"| {made['provenance']['device']} | {r['what']} ({r['note']}) | {r['ours']:,.3g} | {r['plain']:,.3g} | {r['unit']} | {ratio} |")
+            what = f"{r['what']} ({r['note']})".replace("|", "\\|")
+            lines.append(f"| {made['provenance']['device']} | {what} | {r['ours']:,.3g} | {r['plain']:,.3g} | {r['unit']} | {ratio} |")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from .. import metrics
 from ..checkpoint import write_text
-from ..latents import ENDINGS
+from ..latents import ENDINGS, centre_crop
 
 EXTRACTORS = {                                             # name: what it is, where its weights are published, licence
     "inception": ("Inception-v3 of FID, through torch-fidelity", "weights-inception-2015-12-05-6726825d.pth, a torch-fidelity release", "Apache 2.0"),
@@ -24,8 +24,10 @@ EXTRACTORS = {                                             # name: what it is, w
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # of ImageNet, per channel
 
 
-def images_of(source, n=None):
+def images_of(source, n=None, size=None):
     """Images of an .npz (arr_0) or of a folder, in order of name, a generator of (H, W, 3) uint8 arrays; the first n.
+
+    size: cut the central square at so many pixels, as the training images were; one of that size passes as it is.
 
     Raises ValueError if there are fewer than n, or none.
     """
@@ -40,7 +42,8 @@ def images_of(source, n=None):
         raise FileNotFoundError(f"images {source} is neither a folder nor an .npz file")
     if count < (n or 1):
         raise ValueError(f"images {source} holds {count}; expected {n or 'at least 1'}")
-    return (get(i) for i in range(n or count))
+    cut = (lambda a: a) if size is None else lambda a: centre_crop(Image.fromarray(a), size).permute(1, 2, 0).numpy()
+    return (cut(get(i)) for i in range(n or count))
 
 
 def _read(path):
@@ -171,13 +174,14 @@ def features(net, images, batch=64):
 def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     """Fréchet distance, precision, recall, density and coverage of samples against reference images.  -> {"scores", "manifest"}
 
-    samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole. made: the samples'
-    own manifest, where there is one.
+    samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each image cut and
+    resized to the samples' size as the training images were. made: the samples' own manifest, where there is one.
     """
     fake, which = features(net, images_of(samples, n), batch)
-    real, against = features(net, images_of(reference), batch)
+    size = next(images_of(samples)).shape[0]
+    real, against = features(net, images_of(reference, size=size), batch)
     scores = dict(frechet=metrics.frechet_distance(fake, real).item(), **metrics.prdc(real, fake))
-    manifest = dict(features=name, weights=net.checksum, resize=net.resize, reference=against, references=len(real), samples=len(fake), images=which,
+    manifest = dict(features=name, weights=net.checksum, crop=f"{size} pixels, centre", resize=net.resize, reference=against, references=len(real), samples=len(fake), images=which,
                     made=json.loads(made.read_text()) if made and made.exists() else {})
     return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
 
@@ -191,7 +195,7 @@ def comparable(*results):
     """Raise a ValueError, one line, if scores may not be set side by side: other features, weights, resize, reference or counts."""
     first = results[0]["manifest"]
     for other in results[1:]:
-        for what in ("features", "weights", "resize", "reference", "references", "samples"):
+        for what in ("features", "weights", "crop", "resize", "reference", "references", "samples"):
             came = other["manifest"][what]
             if came != first[what]:
                 raise ValueError(f"scores cannot be compared: {what} is {first[what]} in one and {came} in another")
