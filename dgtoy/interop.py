@@ -1,4 +1,4 @@
-"""Fine-tuned models from elsewhere: here LoRA, where the guide is the same network with its adapter off."""
+"""Fine-tuned models from elsewhere: LoRA, where the guide is the same network with its adapter off, and diffusers pipelines."""
 
 import contextlib
 import copy
@@ -7,7 +7,10 @@ import warnings
 import torch
 from torch import nn
 
-from .dit import LabelEmbedder
+from . import pipelines
+from .dit import Adapter, LabelEmbedder
+from .pipelines import DomainGuidedModel as DomainGuidedModel
+from .pipelines import guide_pipeline as guide_pipeline
 
 ADAPTED = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
 
@@ -69,11 +72,14 @@ def add_lora(net, num_classes, rank=16, seed=0):
     return new
 
 
-def lora_guide(net):
-    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.  -> EDM-like, with `denoiser` and `null`
+def lora_guide(net, adapter=None):
+    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.  -> an adapter, with `denoiser` and `null`
 
-    Raises ValueError if the network carries no adapter.
+    net: what `add_lora` returned, or a diffusers pipeline, which is then guided in place (`pipelines.guide_by_base`, where
+    `adapter` names one of several). Raises ValueError if the network carries no adapter.
     """
+    if not isinstance(net, Adapter):
+        return pipelines.guide_by_base(net, adapter)
     if not isinstance(net.net.y_embedder, TwoTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
     guide = net.around(AdapterOff(net.net))
@@ -84,14 +90,9 @@ def lora_guide(net):
 @contextlib.contextmanager
 def adapter_off(dit):
     """Within the block the network computes what it computed before the adapter was added."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    layers = [m for m in dit.modules() if isinstance(m, BaseTunerLayer)]
     try:
         dit.y_embedder.off = True
-        for layer in layers:
-            layer._disable_adapters = True                 # enable_adapters() would also freeze the weights that train
-        yield
+        with pipelines.adapter_off(dit):
+            yield
     finally:
         dit.y_embedder.off = False
-        for layer in layers:
-            layer._disable_adapters = False

@@ -218,14 +218,15 @@ def test_two_processes_sample_as_one(place, tuned, tmp_path):
     assert np.array_equal(np.load(tmp_path / "samples.npz")["arr_0"], drawn(place, tuned, tmp_path / "one"))
 
 
-def killed(arguments, finished, times, seed):
-    """Start a command again and again, killing it at random moments, until it has ended by itself.  -> kills"""
+def killed(arguments, out, times, seed):
+    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in `out`; then let it end.  -> kills"""
     chance, kills = random.Random(seed), 0
+    newest = lambda: max((p.stat().st_mtime_ns for p in list(out.rglob("*")) if p.exists()), default=0)
     while kills < times:
-        process = subprocess.Popen(arguments, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        limit = time.time() + chance.uniform(1.5, 4.5)
-        while process.poll() is None and time.time() < limit:
-            time.sleep(0.01)
+        before, process = newest(), subprocess.Popen(arguments, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and newest() == before:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
@@ -236,20 +237,20 @@ def killed(arguments, finished, times, seed):
 
 
 def all_killed(place, tuned, tmp_path, times):
-    long = command(place, "finetune", *options(place, tmp_path / "k", steps=400))
-    assert killed(long, tmp_path / "k" / "ema.safetensors", times, seed=1) > 0
-    whole = command(place, "finetune", *options(place, tmp_path / "w", steps=400))
-    assert subprocess.run(whole, env=ENV, capture_output=True, timeout=300).returncode == 0
+    """Each step of the pipeline, killed `times` times, ends as the same step that never was."""
+    ends = lambda arguments: subprocess.run(arguments, env=ENV, capture_output=True, timeout=300).returncode == 0
+    train_ = lambda out: command(place, "finetune", *options(place, out, steps=1000))
+    assert killed(train_(tmp_path / "k"), tmp_path / "k", times, seed=1) == times and ends(train_(tmp_path / "w"))
     assert equal(tmp_path / "k" / "ema.safetensors", tmp_path / "w" / "ema.safetensors")
-    draw = lambda out: command(place, "sample", tuned, "--pretrained", place / "pre.safetensors", "--vae", "unshuffle", "--count", 300, "--steps", 10,
-                               "--batch", 4, "--out", out)
-    killed(draw(tmp_path / "s"), None, times, seed=2)
-    assert subprocess.run(draw(tmp_path / "t"), env=ENV, capture_output=True, timeout=300).returncode == 0
+    draw = lambda out: command(place, "sample", tuned, "--pretrained", place / "pre.safetensors", "--vae", "unshuffle", "--count", 1200, "--steps", 10, "--batch", 4, "--out", out)
+    assert killed(draw(tmp_path / "s"), tmp_path / "s", times, seed=2) == times and ends(draw(tmp_path / "t"))
     assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))
-    code = lambda out: [sys.executable, "-m", "dgtoy", "dit", "prepare", str(place / "images"), "--out", str(out), "--size", "16", "--vae", "unshuffle"]
-    killed(code(tmp_path / "p"), None, times, seed=3)
-    assert equal(tmp_path / "p" / "latents-00000.safetensors", place / "latents" / "latents-00000.safetensors")
-    assert not list(tmp_path.rglob("*.safetensors.part"))[40:]
+    (tmp_path / "many" / "a").mkdir(parents=True)
+    for i in range(400 * times):
+        (tmp_path / "many" / "a" / f"{i}.png").write_bytes((place / "images" / "abc"[i % 3] / f"{i % 5}.png").read_bytes())
+    code = lambda out: [sys.executable, "-m", "dgtoy", "dit", "prepare", str(tmp_path / "many"), "--out", str(out), "--size", "16", "--vae", "unshuffle"]
+    assert killed(code(tmp_path / "p"), tmp_path / "p", times, seed=3) > 0 and ends(code(tmp_path / "q"))
+    assert all(equal(path, tmp_path / "q" / path.name) for path in (tmp_path / "p").glob("*.safetensors"))
 
 
 def test_a_killed_run_ends_as_one_that_was_not(place, tuned, tmp_path):

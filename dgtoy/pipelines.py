@@ -1,0 +1,195 @@
+"""Domain Guidance for diffusers pipelines: the fine-tuned and the pre-trained network in the place of one.
+
+Pipelines with classifier-free guidance call their network on a batch of two halves, labelled and null, or, some, once for
+each. Here the labelled half goes to the fine-tuned network and the null half to the pre-trained one, so that
+`guidance_scale` means w: null + w (labelled - null).
+"""
+
+import contextlib
+
+import torch
+from torch import nn
+
+ORDER = {                                                  # class of the network: where its pipelines put the labelled half
+    "DiTTransformer2DModel": "first",
+    "UNet2DConditionModel": "second",
+    "PixArtTransformer2DModel": "second",
+    "SD3Transformer2DModel": "second",
+    "FluxTransformer2DModel": "apart",                     # two calls, told apart by `cache_context`
+}
+SHARED = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "joint_attention_dim", "caption_channels", "pooled_projection_dim",
+          "addition_embed_type", "time_cond_proj_dim")     # what two networks must have in common for one pipeline to serve both
+
+
+class DomainGuidedModel(nn.Module):
+    """Takes the place of a pipeline's network: `pipe.unet = DomainGuidedModel(pipe.unet, pretrained)`.
+
+    finetuned, pretrained: networks of one class (a key of ORDER). null: inputs by name, such as `encoder_hidden_states`
+    (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's guide always sees its own null label,
+    num_embeds_ada_norm. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its
+    network besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it did before.
+    Raises ValueError for networks that no pipeline here can serve together.
+    """
+
+    def __init__(self, finetuned, pretrained, null=None):
+        super().__init__()
+        kind = type(finetuned).__name__
+        if kind not in ORDER:
+            raise ValueError(f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: of others the order of halves is not known")
+        if not isinstance(pretrained, AdapterOff) and type(pretrained) is not type(finetuned):
+            raise ValueError(f"pretrained is a {type(pretrained).__name__}; expected a {kind}, as finetuned is")
+        for name in SHARED:
+            came, expected = (getattr(net.config, name, None) for net in (pretrained, finetuned))
+            if came != expected:
+                raise ValueError(f"pretrained has {name} {came}; finetuned has {expected}: one pipeline cannot serve both")
+        self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
+        self.order, self.branch = ORDER[kind], "cond"
+        self.__dict__["__module__"] = type(finetuned).__module__       # with __class__, what a pipeline writes down of its network
+
+    @property
+    def __class__(self):
+        """The fine-tuned network's: pipelines look at it when they save and check their parts."""
+        return type(self.finetuned)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.finetuned, name)
+
+    @contextlib.contextmanager
+    def cache_context(self, name):
+        """Which branch the next call is: "cond" or "uncond"."""
+        self.branch = name
+        with self.finetuned.cache_context(name):
+            try:
+                yield
+            finally:
+                self.branch = "cond"
+
+    def forward(self, *args, **kwargs):
+        """As the network's own forward. A call on two halves is answered half by half."""
+        if self.order == "apart":
+            return self.finetuned(*args, **kwargs) if self.branch == "cond" else self.pretrained(*args, **self._null(kwargs, 1))
+        x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+        n = len(x) // 2
+        if len(x) % 2 or not torch.equal(x[:n], x[n:]):    # pipelines double their latents where they guide, and only there
+            return self.finetuned(*args, **kwargs)
+        (args_a, kwargs_a), (args_b, kwargs_b) = ((_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None)))
+        if self.order == "first":
+            parts = self.finetuned(*args_a, **kwargs_a), self.pretrained(*args_b, **self._null(kwargs_b, n))
+        else:
+            parts = self.pretrained(*args_a, **self._null(kwargs_a, n)), self.finetuned(*args_b, **kwargs_b)
+        return _joined(*parts)
+
+    def _null(self, kwargs, n):
+        """The guide's inputs, with its own null condition."""
+        own = {k: v.expand(n, *v.shape[1:]) for k, v in self.null.items()}
+        if "class_labels" in kwargs and kwargs["class_labels"] is not None:
+            own["class_labels"] = torch.full_like(kwargs["class_labels"], self.pretrained.config.num_embeds_ada_norm)
+        return {**kwargs, **own}
+
+
+class AdapterOff(nn.Module):
+    """A network with peft adapters as the network that it was without them; the weights are shared."""
+
+    def __init__(self, net, adapter=None):
+        super().__init__()
+        self.__dict__["net"] = net                         # not a submodule: moving and counting weights meets them once
+        self.adapter = adapter
+
+    config = property(lambda self: self.net.config)
+
+    def forward(self, *args, **kwargs):
+        """As the network's own forward, the adapter off."""
+        with adapter_off(self.net, self.adapter):
+            return self.net(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def adapter_off(net, adapter=None):
+    """Within the block every peft layer of a network does without `adapter`, by default without any.
+
+    Raises ValueError if no layer carries it.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
+    before = [(m, m._disable_adapters, m._active_adapter) for m in layers]
+    if not any(adapter is None or adapter in m.active_adapters for m in layers):
+        raise ValueError(f"adapter is {adapter}; active in the network: {', '.join(sorted({a for m in layers for a in m.active_adapters})) or 'none'}")
+    try:
+        for m in layers:
+            rest = [a for a in m.active_adapters if adapter is not None and a != adapter]
+            m._disable_adapters, m._active_adapter = not rest, rest or m._active_adapter
+        yield
+    finally:
+        for m, disabled, active in before:
+            m._disable_adapters, m._active_adapter = disabled, active
+
+
+def guide_by_base(pipe, adapter=None):
+    """Guide a pipeline with a LoRA by its own base model: the same network, the adapter off for the null half. In place.  -> the pipeline
+
+    adapter: which one, by name; by default all. Raises ValueError for a pipeline without a network of a known class or without that adapter.
+    """
+    name = network_name(pipe)
+    net = getattr(pipe, name)
+    with adapter_off(net, adapter):
+        pass
+    setattr(pipe, name, DomainGuidedModel(net, AdapterOff(net, adapter)))
+    return pipe
+
+
+def guide_pipeline(pipe, pretrained, null=None):
+    """Guide a fine-tuned pipeline by a pre-trained one (or by its network). In place.  -> the pipeline, whose guidance_scale now means w
+
+    Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
+    """
+    name = network_name(pipe)
+    other = getattr(pretrained, name, pretrained)
+    if other is not pretrained:
+        _same_parts(pipe, pretrained)
+    guided = DomainGuidedModel(getattr(pipe, name), other, null)
+    setattr(pipe, name, guided)
+    return pipe
+
+
+def network_name(pipe):
+    """"unet" or "transformer": what a pipeline calls its network."""
+    for name in ("unet", "transformer"):
+        net = getattr(pipe, name, None)
+        if net is not None:
+            return name
+    raise ValueError(f"pipe is a {type(pipe).__name__}; expected a pipeline with a unet or a transformer")
+
+
+def _same_parts(pipe, other):
+    """Raise if the parts around the two networks would make their predictions differ in meaning."""
+    for part, names in (("scheduler", ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "shift")),
+                        ("vae", ("latent_channels", "scaling_factor", "shift_factor")), ("text_encoder", ("hidden_size", "vocab_size")),
+                        ("text_encoder_2", ("hidden_size", "vocab_size"))):
+        one, two = (getattr(p, part, None) for p in (pipe, other))
+        if (one is None) != (two is None):
+            raise ValueError(f"pretrained has {part} {type(two).__name__}; the pipeline has {type(one).__name__}")
+        for name in names if one is not None else ():
+            came, expected = (getattr(p.config, name, None) for p in (two, one))
+            if came != expected:
+                raise ValueError(f"pretrained has {part}.{name} {came}; the pipeline has {expected}")
+
+
+def _half(value, rows, whole):
+    """The rows of every tensor that is as long as the batch, in nested dicts, lists and tuples."""
+    if torch.is_tensor(value):
+        return value[rows] if value.ndim and len(value) == whole else value
+    if isinstance(value, dict):
+        return {k: _half(v, rows, whole) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_half(v, rows, whole) for v in value)
+    return value
+
+
+def _joined(one, other):
+    """Two halves' outputs, tuples or diffusers' output objects, as one."""
+    if isinstance(one, tuple):
+        return tuple(torch.cat(pair) if torch.is_tensor(pair[0]) else pair[0] for pair in zip(one, other, strict=True))
+    return type(one)(sample=torch.cat([one.sample, other.sample]))

@@ -1,0 +1,338 @@
+"""Domain Guidance in diffusers pipelines, on tiny random ones in the real format: against the formula, and against the plain pipeline."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from helpers import refuses
+
+from dgtoy import guided
+from dgtoy.pipelines import AdapterOff, DomainGuidedModel, adapter_off, guide_by_base, guide_pipeline
+
+close = torch.testing.assert_close
+W = 2.5
+
+
+def random(seed, make):
+    torch.manual_seed(seed)
+    net = make().eval().requires_grad_(False)
+    for p in net.parameters():                             # zero-initialised gates would hide the condition
+        if not p.any():
+            p.data.normal_(std=0.1)
+    return net
+
+
+def vae(channels=4):
+    return random(0, lambda: AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                                           latent_channels=channels, norm_num_groups=4, layers_per_block=1, sample_size=16, shift_factor=0.1))
+
+
+def ddim(**changes):
+    return DDIMScheduler(**dict(clip_sample=False, set_alpha_to_one=True, steps_offset=1) | changes)
+
+
+def text(n, *shape, seed):
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unet(**more):
+    return lambda: UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16), layers_per_block=1, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                                        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=12, attention_head_dim=4, norm_num_groups=4, **more)
+
+
+def sd(net):
+    return StableDiffusionPipeline(vae=vae(), text_encoder=None, tokenizer=None, unet=net, scheduler=ddim(), safety_checker=None, feature_extractor=None,
+                                   requires_safety_checker=False), {}
+
+
+def sdxl(net):
+    pipe = StableDiffusionXLPipeline(vae=vae(), text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=net, scheduler=ddim(), add_watermarker=False)
+    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+
+
+def pixart(net):
+    pipe = PixArtAlphaPipeline(tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=ddim())
+    ones = torch.ones(2, 5)
+    return pipe, dict(prompt_attention_mask=ones, negative_prompt_attention_mask=ones, negative_prompt=None, use_resolution_binning=False)
+
+
+def sd3(net):
+    pipe = StableDiffusion3Pipeline(transformer=net, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), text_encoder=None, tokenizer=None, text_encoder_2=None,
+                                    tokenizer_2=None, text_encoder_3=None, tokenizer_3=None)
+    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+
+
+def flux(net):
+    pipe = FluxPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, transformer=net)
+    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+
+
+XL = dict(addition_embed_type="text_time", addition_time_embed_dim=2, projection_class_embeddings_input_dim=10 + 6 * 2)
+KINDS = {                                                  # name: network, pipeline, the argument that means w
+    "Stable Diffusion": (unet(), sd, "guidance_scale"),
+    "SDXL": (unet(**XL), sdxl, "guidance_scale"),
+    "PixArt": (lambda: PixArtTransformer2DModel(sample_size=8, num_layers=1, patch_size=2, attention_head_dim=4, num_attention_heads=2, in_channels=4, out_channels=8,
+                                                cross_attention_dim=8, caption_channels=12), pixart, "guidance_scale"),
+    "Stable Diffusion 3": (lambda: SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=2,
+                                                         caption_projection_dim=8, joint_attention_dim=12, pooled_projection_dim=10, out_channels=4), sd3, "guidance_scale"),
+    "Flux, true CFG": (lambda: FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+                                                      joint_attention_dim=12, pooled_projection_dim=10, axes_dims_rope=(2, 2, 4)), flux, "true_cfg_scale"),
+}
+
+
+def images(kind, net, w, seed=7):
+    """Two images of a pipeline around a network, as arrays."""
+    make, build, scale = KINDS[kind]
+    pipe, more = build(net)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(prompt_embeds=text(2, 5, 12, seed=3), negative_prompt_embeds=text(2, 5, 12, seed=4), num_inference_steps=3, height=16, width=16,
+                generator=torch.Generator().manual_seed(seed), output_type="np", **{scale: w}, **more).images
+
+
+class Spelled(torch.nn.Module):
+    """The formula with no halves in it: both networks are called on the whole batch, and the answer is taken from either."""
+
+    def __init__(self, main, guide, order):
+        super().__init__()
+        self.main, self.guide, self.order = main, guide, order
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.main, name)
+
+    @property
+    def __class__(self):
+        return type(self.main)
+
+    def cache_context(self, name):
+        self.branch = name
+        return self.main.cache_context(name)
+
+    def forward(self, *args, **kwargs):
+        kwargs["return_dict"] = False
+        main, guide = (net(*args, **kwargs)[0] for net in (self.main, self.guide))
+        if self.order == "apart":
+            return (main if self.branch == "cond" else guide,)
+        n = len(main) // 2
+        return (torch.cat([guide[:n], main[n:]]),)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_guided_pipeline_is_the_formula(kind):
+    make = KINDS[kind][0]
+    finetuned, pretrained = random(1, make), random(2, make)
+    order = "apart" if "Flux" in kind else "second"
+    found, expected = images(kind, DomainGuidedModel(finetuned, pretrained), W), images(kind, Spelled(finetuned, pretrained, order), W)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found - images(kind, finetuned, W)).max() > 1e-3         # and it is not CFG
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_guidance_off_it_is_the_fine_tuned_pipeline(kind):
+    make = KINDS[kind][0]
+    finetuned, pretrained = random(1, make), random(2, make)
+    assert np.array_equal(images(kind, DomainGuidedModel(finetuned, pretrained), 1.0), images(kind, finetuned, 1.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guided_by_itself_it_is_the_plain_pipeline(kind):
+    net = random(1, KINDS[kind][0])
+    assert np.abs(images(kind, DomainGuidedModel(net, net), W) - images(kind, net, W)).max() < 1e-4
+
+
+# DiT, whose pipeline knows the null label of ImageNet alone
+
+def dit(classes, seed):
+    from dgtoy.dit import DiT
+    from dgtoy.dit.convert import to_diffusers
+    net, g = DiT(8, 2, 4, 16, 2, 2, classes, seed=seed), torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p.data += 0.2 * torch.randn(p.shape, generator=g)
+    return net, to_diffusers(net).requires_grad_(False)
+
+
+def dit_images(net, w):
+    pipe = DiTPipeline(net, vae(), ddim())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(class_labels=[0, 2], guidance_scale=w, generator=torch.Generator().manual_seed(0), num_inference_steps=4, output_type="np").images
+
+
+def test_dit_of_five_classes_guided_by_one_of_seven_is_dgtoys_own_domain_guidance():
+    """The pipeline asks for label 1000, which neither has: the guide sees its own null. The same through `vp.ddim`."""
+    from dgtoy import last, vp
+    from dgtoy.dit import VP
+    (ours, tuned), (base, guide) = dit(5, 1), dit(7, 2)
+    scheduler = ddim(steps_offset=0)
+    pipe = DiTPipeline(DomainGuidedModel(tuned, guide), vae(), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    found = pipe(class_labels=[0, 2], guidance_scale=W, generator=torch.Generator().manual_seed(0), num_inference_steps=4, output_type="np").images
+    x_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = vp.guided_noise(VP(ours).noise(torch.tensor([0, 2])), VP(base).noise(7), W)
+    z = last(vp.ddim(model, x_T, vp.Process(vp.strided(4))))
+    decoded = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
+    assert np.abs(found - (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()).max() < 1e-3
+
+
+def test_dit_with_guidance_off_and_by_itself():
+    (_, tuned), (_, guide) = dit(1000, 1), dit(1000, 2)
+    assert np.array_equal(dit_images(DomainGuidedModel(tuned, guide), 1.0), dit_images(tuned, 1.0))
+    assert np.abs(dit_images(DomainGuidedModel(tuned, tuned), W) - dit_images(tuned, W)).max() < 1e-4
+
+
+# what pipelines do with their network besides calling it
+
+def test_a_guided_pipeline_saves_and_loads_as_the_fine_tuned_one(tmp_path):
+    finetuned, pretrained = random(1, unet()), random(2, unet())
+    pipe, _ = sd(finetuned)
+    guide_pipeline(pipe, pretrained).save_pretrained(tmp_path, safe_serialization=True)
+    assert not list(tmp_path.rglob("*.bin"))
+    again = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, requires_safety_checker=False, text_encoder=None, tokenizer=None,
+                                                  feature_extractor=None, image_encoder=None)
+    assert type(again.unet) is UNet2DConditionModel
+    guided = DomainGuidedModel(again.unet, pretrained)
+    assert np.array_equal(images("Stable Diffusion", guided, W), images("Stable Diffusion", DomainGuidedModel(finetuned, pretrained), W))
+
+
+def test_it_answers_for_its_network():
+    finetuned, pretrained = random(1, unet()), random(2, unet())
+    both = DomainGuidedModel(finetuned, pretrained)
+    assert both.config is finetuned.config and both.dtype == torch.float32 and both.device.type == "cpu" and isinstance(both, UNet2DConditionModel)
+    both.to(torch.float64)
+    assert next(finetuned.parameters()).dtype == next(pretrained.parameters()).dtype == torch.float64
+
+
+def test_the_guide_can_be_given_its_own_null_condition():
+    finetuned, pretrained, own = random(1, unet()), random(2, unet()), text(1, 5, 12, seed=9)
+    both = DomainGuidedModel(finetuned, pretrained, null=dict(encoder_hidden_states=own))
+    x, hidden = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(4, 5, 12, seed=2)
+    out = both(x, torch.tensor(10), encoder_hidden_states=hidden, return_dict=False)[0]
+    close(out[:2], pretrained(x[:2], torch.tensor(10), encoder_hidden_states=own.expand(2, -1, -1)).sample)
+    close(out[2:], finetuned(x[2:], torch.tensor(10), encoder_hidden_states=hidden[2:]).sample)
+    close(both(x, torch.tensor(10), encoder_hidden_states=hidden).sample, out)
+
+
+# LoRA
+
+@pytest.fixture
+def tuned():
+    from peft import LoraConfig
+    net = random(1, unet())
+    plain = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.manual_seed(3)
+    net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
+    return net, plain
+
+
+def test_a_lora_is_guided_by_its_base_without_a_second_copy(tuned):
+    net, plain = tuned
+    base = random(1, unet())
+    base.load_state_dict(plain)
+    pipe, _ = sd(net)
+    guided = guide_by_base(pipe).unet
+    found = images("Stable Diffusion", guided, W)
+    assert np.abs(found - images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W)).max() == 0
+    assert np.abs(found - images("Stable Diffusion", Spelled(net, base, "second"), W)).max() < 1e-4
+    assert sum(p.numel() for p in guided.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):
+    net, _ = tuned
+    x, hidden = text(1, 4, 8, 8, seed=1), text(1, 5, 12, seed=2)
+    call = lambda f: f(x, torch.tensor(3), encoder_hidden_states=hidden).sample
+    with_adapter = call(net)
+    off = call(AdapterOff(net))
+    assert (off - with_adapter).abs().max() > 1e-4 and torch.equal(call(net), with_adapter)
+    with pytest.raises(RuntimeError), adapter_off(net):
+        raise RuntimeError
+    assert torch.equal(call(net), with_adapter)
+
+
+def test_one_of_two_adapters_can_be_the_domain(tuned):
+    from peft import LoraConfig
+    net, _ = tuned
+    one = random(1, unet())
+    torch.manual_seed(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                    # peft: two adapters, "make sure to know what you are doing"
+        net.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), "other")
+    net.set_adapter(["style", "other"])
+    x, hidden = text(1, 4, 8, 8, seed=1), text(1, 5, 12, seed=2)
+    call = lambda f: f(x, torch.tensor(3), encoder_hidden_states=hidden).sample
+    without_style = call(AdapterOff(net, "style"))
+    net.set_adapter(["other"])
+    close(without_style, call(net))
+    assert one is not None
+    with refuses("adapter is none_such; active in the network: other"):
+        with adapter_off(net, "none_such"):
+            pass
+
+
+# what cannot be
+
+def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_step():
+    from diffusers import UNet2DModel
+    finetuned = random(1, unet())
+    with refuses("finetuned is a UNet2DModel; expected one of DiTTransformer2DModel"):
+        DomainGuidedModel(UNet2DModel(sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4), finetuned)
+    with refuses("pretrained is a DiTTransformer2DModel; expected a UNet2DConditionModel"):
+        DomainGuidedModel(finetuned, dit(5, 1)[1])
+    with refuses("pretrained has in_channels 5; finetuned has 4"):
+        DomainGuidedModel(finetuned, random(1, unet(in_channels=5)))
+    pipe, _ = sd(finetuned)
+    other, _ = sd(random(2, unet()))
+    other.scheduler = ddim(prediction_type="v_prediction")
+    with refuses("pretrained has scheduler.prediction_type v_prediction; the pipeline has epsilon"):
+        guide_pipeline(pipe, other)
+    wide, _ = sd(random(2, unet()))
+    wide.vae.register_to_config(scaling_factor=0.5)
+    with refuses("pretrained has vae.scaling_factor 0.5; the pipeline has 0.18215"):
+        guide_pipeline(pipe, wide)
+    with refuses("expected a pipeline with a unet or a transformer"):
+        guide_pipeline(object(), pipe)
+    with refuses("adapter is None; active in the network: none"):
+        guide_by_base(pipe)
+    assert type(pipe.unet) is UNet2DConditionModel and isinstance(DiTTransformer2DModel, type)
+
+
+def test_the_lora_guide_of_a_pipeline_is_its_base():
+    from peft import LoraConfig
+
+    from dgtoy.interop import DomainGuidedModel as again
+    from dgtoy.interop import lora_guide
+    net = random(1, unet())
+    net.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    pipe, _ = sd(net)
+    assert lora_guide(pipe) is pipe and again is DomainGuidedModel
+    assert np.array_equal(images("Stable Diffusion", pipe.unet, W), images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W))
+
+
+# velocities
+
+def test_guidance_on_velocities_is_guidance_on_denoisers():
+    """Flow matching: x_t = (1 - t) x0 + t eps, v = eps - x0 = (x_t - x0_hat) / t. Weights that sum to 1 pass through: w means the same."""
+    x, t = text(3, 4, 2, 2, seed=1).double(), torch.tensor(0.7, dtype=torch.float64)
+    main, guide = (lambda x, sigma, k=k: torch.tanh(k * x) for k in (1.0, 2.0))        # two denoisers, as estimates of x0 from x_t
+    velocity = lambda D: (x - D(x, t)) / t
+    by_velocity = velocity(guide) + W * (velocity(main) - velocity(guide))
+    close(by_velocity, velocity(guided(main, guide, W)))
+    v_prediction = lambda D: (0.6 * x - D(x, t)) / 0.8                                  # alpha = 0.6, s = 0.8: v = (alpha x - x0) / s
+    close(v_prediction(guide) + W * (v_prediction(main) - v_prediction(guide)), v_prediction(guided(main, guide, W)))
