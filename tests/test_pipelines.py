@@ -336,3 +336,63 @@ def test_guidance_on_velocities_is_guidance_on_denoisers():
     close(by_velocity, velocity(guided(main, guide, W)))
     v_prediction = lambda D: (0.6 * x - D(x, t)) / 0.8                                  # alpha = 0.6, s = 0.8: v = (alpha x - x0) / s
     close(v_prediction(guide) + W * (v_prediction(main) - v_prediction(guide)), v_prediction(guided(main, guide, W)))
+
+
+# the guider of modular pipelines
+
+def one_step(guider, net, x, t, labelled, null, step=0, steps=4):
+    """What a modular pipeline's denoising block does with its guider and its network in one step."""
+    guider.set_state(step=step, num_inference_steps=steps, timestep=t)
+    batches = guider.prepare_inputs(dict(encoder_hidden_states=(labelled, null)))
+    for batch in batches:
+        guider.prepare_models(net)
+        batch.noise_pred = net(x, t, encoder_hidden_states=batch.encoder_hidden_states, return_dict=False)[0]
+        guider.cleanup_models(net)
+    return guider(batches).pred
+
+
+@pytest.fixture
+def modular():
+    x, t = text(2, 4, 8, 8, seed=1), torch.tensor(11)
+    return random(1, unet()), random(2, unet()), x, t, text(2, 5, 12, seed=2), text(2, 5, 12, seed=3)
+
+
+def test_the_guider_is_the_formula_and_leaves_the_network_as_it_was(modular):
+    from dgtoy.guider import DomainGuidance
+    main, guide, x, t, labelled, null = modular
+    call = lambda net, y: net(x, t, encoder_hidden_states=y).sample
+    expected = call(guide, null) + W * (call(main, labelled) - call(guide, null))
+    close(one_step(DomainGuidance(guide, W), main, x, t, labelled, null), expected)
+    assert "forward" not in main.__dict__
+    close(one_step(DomainGuidance(guide, 1.0), main, x, t, labelled, null), call(main, labelled))
+    close(one_step(DomainGuidance(main, W), main, x, t, labelled, null), call(main, null) + W * (call(main, labelled) - call(main, null)))
+
+
+def test_outside_its_steps_the_guide_is_not_called(modular):
+    from dgtoy.guider import DomainGuidance
+    main, guide, x, t, labelled, null = modular
+    guider = DomainGuidance(guide, W, start=0.5)
+    plain = main(x, t, encoder_hidden_states=labelled).sample
+    close(one_step(guider, main, x, t, labelled, null, step=1), plain)
+    assert (one_step(guider, main, x, t, labelled, null, step=2) - plain).abs().max() > 1e-3
+
+
+def test_a_guider_with_a_folder_is_saved_and_loaded_with_its_reference(modular, tmp_path):
+    from dgtoy.guider import DomainGuidance
+    main, guide, x, t, labelled, null = modular
+    guide.save_pretrained(tmp_path / "guide")
+    guider = DomainGuidance(tmp_path / "guide", W, stop=0.75)
+    guider.save_pretrained(tmp_path / "guider")
+    again = DomainGuidance.from_pretrained(tmp_path / "guider")
+    assert again.config.pretrained == str(tmp_path / "guide") and again.guidance_scale == W and again.config.stop == 0.75
+    close(one_step(again, main, x, t, labelled, null), one_step(DomainGuidance(guide, W), main, x, t, labelled, null))
+
+
+def test_a_guider_without_a_fitting_network_is_refused(modular):
+    from dgtoy.guider import DomainGuidance
+    main, _, x, t, labelled, null = modular
+    with refuses("pretrained is missing; expected the pre-trained network"):
+        one_step(DomainGuidance(None, W), main, x, t, labelled, null)
+    with refuses("pretrained is a DiTTransformer2DModel; the pipeline's network is a UNet2DConditionModel"):
+        one_step(DomainGuidance(dit(5, 1)[1], W), main, x, t, labelled, null)
+    assert torch.equal(one_step(DomainGuidance(main, 1.0), main, x, t, labelled, null), main(x, t, encoder_hidden_states=labelled).sample)
