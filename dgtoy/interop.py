@@ -4,10 +4,11 @@ import contextlib
 import copy
 import warnings
 
+import numpy as np
 import torch
 from torch import nn
 
-from . import pipelines
+from . import lora, pipelines
 from .dit import Adapter, LabelEmbedder
 from .pipelines import DomainGuidedModel as DomainGuidedModel
 from .pipelines import guide_pipeline as guide_pipeline
@@ -92,7 +93,43 @@ def adapter_off(dit):
     """Within the block the network computes what it computed before the adapter was added."""
     try:
         dit.y_embedder.off = True
-        with pipelines.adapter_off(dit):
+        with lora.adapter_off(dit):
             yield
     finally:
         dit.y_embedder.off = False
+
+
+def denoiser(net, scheduler, **condition):
+    """A pipeline's network as a denoiser D(x, sigma), x = x0 + sigma noise: for `calibrate`, `plane` and every sampler here.
+
+    scheduler: tells the noise levels and what the network predicts: epsilon or v_prediction of a variance-preserving process
+    (`alphas_cumprod`), or the velocity of flow matching, x_t = (1 - t) x0 + t noise, sigma = t / (1 - t).
+    condition: what the network is given besides latent and timestep, of one row or as many as x has.
+    Raises ValueError for another prediction type.
+    """
+    flow = not hasattr(scheduler, "alphas_cumprod")
+    kind = "flow" if flow else scheduler.config.prediction_type
+    if kind not in ("flow", "epsilon", "v_prediction"):
+        raise ValueError(f"scheduler predicts {kind}; expected epsilon, v_prediction or a flow")
+
+    @torch.no_grad()
+    def D(x, sigma):
+        sigma = torch.as_tensor(sigma, dtype=torch.float64).expand(len(x))
+        scale = (1 + sigma) if flow else (1 + sigma**2).sqrt()       # x_t = x / scale
+        time = scheduler.config.num_train_timesteps * sigma / scale if flow else _time_of(sigma, scheduler)
+        lead = lambda v: v.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+        given = {k: v.expand(len(x), *v.shape[1:]) if torch.is_tensor(v) else v for k, v in condition.items()}
+        out = net((x / lead(scale)).to(net.dtype), timestep=time.to(x.device, net.dtype if flow else torch.float32), **given, return_dict=False)[0]
+        out = out[:, :x.shape[1]].to(x.dtype)
+        if kind == "epsilon":
+            return x - lead(sigma) * out
+        if kind == "v_prediction":                         # v = (noise - sigma x0) / sqrt(1 + sigma^2)
+            return x / lead(scale) ** 2 - lead(sigma / scale) * out
+        return (x - lead(sigma) * out) / lead(scale)       # v = noise - x0, x0 = x_t - t v
+    return D
+
+
+def _time_of(sigma, scheduler):
+    """The timestep of a noise level, between two by interpolation of ln sigma."""
+    levels = np.log((1 / scheduler.alphas_cumprod.double() - 1).sqrt().numpy())
+    return torch.from_numpy(np.interp(sigma.log().numpy(), levels, np.arange(len(levels))))

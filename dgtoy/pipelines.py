@@ -6,9 +6,12 @@ each. Here the labelled half goes to the fine-tuned network and the null half to
 """
 
 import contextlib
+import math
 
 import torch
 from torch import nn
+
+from .lora import AdapterOff, adapter_off
 
 ORDER = {                                                  # class of the network: where its pipelines put the labelled half
     "DiTTransformer2DModel": "first",
@@ -26,30 +29,39 @@ class DomainGuidedModel(nn.Module):
 
     finetuned, pretrained: networks of one class (a key of ORDER). null: inputs by name, such as `encoder_hidden_states`
     (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's guide always sees its own null label,
-    num_embeds_ada_norm. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its
+    num_embeds_ada_norm. domain: a weight a of the domain direction of its own; guidance_scale is then the weight b of the
+    class direction on the guidance plane, D_pre + a (D_null - D_pre) + b (D_c - D_null), in three calls. interval: the
+    timesteps between which guidance is on (outside the guide is not called). every: call the guide in every so many-th step
+    and use its last answer in between. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its
     network besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it did before.
     Raises ValueError for networks that no pipeline here can serve together.
     """
 
-    def __init__(self, finetuned, pretrained, null=None):
+    def __init__(self, finetuned, pretrained, null=None, domain=None, interval=(0.0, math.inf), every=1):
         super().__init__()
-        kind = type(finetuned).__name__
+        kind = finetuned.__class__.__name__                # not type(): wrappers answer for what they hold
         if kind not in ORDER:
             raise ValueError(f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: of others the order of halves is not known")
-        if not isinstance(pretrained, AdapterOff) and type(pretrained) is not type(finetuned):
+        if not isinstance(pretrained, AdapterOff) and pretrained.__class__ is not finetuned.__class__:
             raise ValueError(f"pretrained is a {type(pretrained).__name__}; expected a {kind}, as finetuned is")
         for name in SHARED:
             came, expected = (getattr(net.config, name, None) for net in (pretrained, finetuned))
             if came != expected:
                 raise ValueError(f"pretrained has {name} {came}; finetuned has {expected}: one pipeline cannot serve both")
+        if (domain is not None and not math.isfinite(domain)) or every < 1 or not interval[0] < interval[1]:
+            raise ValueError(f"domain, every, interval are {domain}, {every}, {interval}; expected finite or None, 1 or more, low < high")
+        if domain is not None and ORDER[kind] == "apart":
+            raise ValueError(f"domain is {domain}; expected None for a {kind}, whose pipeline calls the branches apart")
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
+        self.domain, self.interval, self.every = domain, interval, every
+        self.calls, self.kept = 0, None                    # guided steps so far, and the guide's last answer
         self.order, self.branch = ORDER[kind], "cond"
-        self.__dict__["__module__"] = type(finetuned).__module__       # with __class__, what a pipeline writes down of its network
+        self.__dict__["__module__"] = finetuned.__class__.__module__       # with __class__, what a pipeline writes down of its network
 
     @property
     def __class__(self):
         """The fine-tuned network's: pipelines look at it when they save and check their parts."""
-        return type(self.finetuned)
+        return self.finetuned.__class__
 
     def __getattr__(self, name):
         try:
@@ -70,17 +82,37 @@ class DomainGuidedModel(nn.Module):
     def forward(self, *args, **kwargs):
         """As the network's own forward. A call on two halves is answered half by half."""
         if self.order == "apart":
-            return self.finetuned(*args, **kwargs) if self.branch == "cond" else self.pretrained(*args, **self._null(kwargs, 1))
+            return self._apart(args, kwargs)
         x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
         n = len(x) // 2
         if len(x) % 2 or not torch.equal(x[:n], x[n:]):    # pipelines double their latents where they guide, and only there
             return self.finetuned(*args, **kwargs)
-        (args_a, kwargs_a), (args_b, kwargs_b) = ((_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None)))
-        if self.order == "first":
-            parts = self.finetuned(*args_a, **kwargs_a), self.pretrained(*args_b, **self._null(kwargs_b, n))
-        else:
-            parts = self.pretrained(*args_a, **self._null(kwargs_a, n)), self.finetuned(*args_b, **kwargs_b)
-        return _joined(*parts)
+        halves = [(_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None))]
+        labelled, null = halves if self.order == "first" else halves[::-1]
+        main = self.finetuned(*labelled[0], **labelled[1])
+        guide = self._guide(main, *null, n)
+        if self.domain is not None and self.domain != 1:   # N = D_pre + a (D_null - D_pre), and L - N = D_c - D_null
+            own = self.finetuned(*null[0], **null[1])
+            guide, main = _affine(guide, own, main, self.domain)
+        elif self.domain == 1:
+            guide = self.finetuned(*null[0], **null[1])
+        return _joined(*((main, guide) if self.order == "first" else (guide, main)))
+
+    def _guide(self, main, args, kwargs, n):
+        """The guide's answer for the null half; outside the interval the labelled one, so that nothing is added to it."""
+        time = _timestep(args, kwargs)
+        if not self.interval[0] <= time <= self.interval[1] or self.domain == 1:
+            return main
+        if self.calls % self.every == 0 or _sample(self.kept).shape != _sample(main).shape:
+            self.kept = self.pretrained(*args, **self._null(kwargs, n))
+        self.calls += 1
+        return self.kept
+
+    def _apart(self, args, kwargs):
+        if self.branch == "cond":
+            self.last = self.finetuned(*args, **kwargs)
+            return self.last
+        return self._guide(self.last, args, kwargs, 1)
 
     def _null(self, kwargs, n):
         """The guide's inputs, with its own null condition."""
@@ -88,43 +120,6 @@ class DomainGuidedModel(nn.Module):
         if "class_labels" in kwargs and kwargs["class_labels"] is not None:
             own["class_labels"] = torch.full_like(kwargs["class_labels"], self.pretrained.config.num_embeds_ada_norm)
         return {**kwargs, **own}
-
-
-class AdapterOff(nn.Module):
-    """A network with peft adapters as the network that it was without them; the weights are shared."""
-
-    def __init__(self, net, adapter=None):
-        super().__init__()
-        self.__dict__["net"] = net                         # not a submodule: moving and counting weights meets them once
-        self.adapter = adapter
-
-    config = property(lambda self: self.net.config)
-
-    def forward(self, *args, **kwargs):
-        """As the network's own forward, the adapter off."""
-        with adapter_off(self.net, self.adapter):
-            return self.net(*args, **kwargs)
-
-
-@contextlib.contextmanager
-def adapter_off(net, adapter=None):
-    """Within the block every peft layer of a network does without `adapter`, by default without any.
-
-    Raises ValueError if no layer carries it.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
-    before = [(m, m._disable_adapters, m._active_adapter) for m in layers]
-    if not any(adapter is None or adapter in m.active_adapters for m in layers):
-        raise ValueError(f"adapter is {adapter}; active in the network: {', '.join(sorted({a for m in layers for a in m.active_adapters})) or 'none'}")
-    try:
-        for m in layers:
-            rest = [a for a in m.active_adapters if adapter is not None and a != adapter]
-            m._disable_adapters, m._active_adapter = not rest, rest or m._active_adapter
-        yield
-    finally:
-        for m, disabled, active in before:
-            m._disable_adapters, m._active_adapter = disabled, active
 
 
 def guide_by_base(pipe, adapter=None):
@@ -140,16 +135,16 @@ def guide_by_base(pipe, adapter=None):
     return pipe
 
 
-def guide_pipeline(pipe, pretrained, null=None):
+def guide_pipeline(pipe, pretrained, null=None, **options):
     """Guide a fine-tuned pipeline by a pre-trained one (or by its network). In place.  -> the pipeline, whose guidance_scale now means w
 
-    Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
+    options: `domain`, `interval`, `every` of `DomainGuidedModel`. Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
     """
     name = network_name(pipe)
     other = getattr(pretrained, name, pretrained)
     if other is not pretrained:
         _same_parts(pipe, pretrained)
-    guided = DomainGuidedModel(getattr(pipe, name), other, null)
+    guided = DomainGuidedModel(getattr(pipe, name), other, null, **options)
     setattr(pipe, name, guided)
     return pipe
 
@@ -186,6 +181,25 @@ def _half(value, rows, whole):
     if isinstance(value, tuple | list):
         return type(value)(_half(v, rows, whole) for v in value)
     return value
+
+
+def _timestep(args, kwargs):
+    """The timestep of a call, by name or in second place, as a number."""
+    time = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    return float(time.flatten()[0]) if torch.is_tensor(time) else float(time)
+
+
+def _sample(out):
+    """The prediction in a network's answer, a tuple or an output object."""
+    return out[0] if isinstance(out, tuple) else out.sample
+
+
+def _affine(pre, null, labelled, a):
+    """The two halves that make a pipeline's formula a point of the guidance plane.  -> N, L"""
+    base, own, top = (_sample(o) for o in (pre, null, labelled))
+    N = base + a * (own - base)
+    make = (lambda v: (v,)) if isinstance(pre, tuple) else lambda v: type(pre)(sample=v)
+    return make(N), make(N + top - own)
 
 
 def _joined(one, other):

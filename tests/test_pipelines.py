@@ -23,8 +23,10 @@ from diffusers import (
 )
 from helpers import refuses
 
-from dgtoy import guided
-from dgtoy.pipelines import AdapterOff, DomainGuidedModel, adapter_off, guide_by_base, guide_pipeline
+from dgtoy import calibrate, guided, plane
+from dgtoy.interop import denoiser
+from dgtoy.lora import AdapterOff, adapter_off
+from dgtoy.pipelines import DomainGuidedModel, guide_by_base, guide_pipeline
 
 close = torch.testing.assert_close
 W = 2.5
@@ -336,6 +338,122 @@ def test_guidance_on_velocities_is_guidance_on_denoisers():
     close(by_velocity, velocity(guided(main, guide, W)))
     v_prediction = lambda D: (0.6 * x - D(x, t)) / 0.8                                  # alpha = 0.6, s = 0.8: v = (alpha x - x0) / s
     close(v_prediction(guide) + W * (v_prediction(main) - v_prediction(guide)), v_prediction(guided(main, guide, W)))
+
+
+# the plane, and cheaper steps
+
+class Counted(torch.nn.Module):
+    """A network that counts its calls."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.calls = net, 0
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.net, name)
+
+    @property
+    def __class__(self):
+        return type(self.net)
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.net(*args, **kwargs)
+
+
+def halves(net, x, t, labelled, null, w):
+    """What a pipeline makes of its network's answer."""
+    unlabelled, on = net(torch.cat([x, x]), t, encoder_hidden_states=torch.cat([null, labelled]), return_dict=False)[0].chunk(2)
+    return unlabelled + w * (on - unlabelled)
+
+
+@pytest.mark.parametrize("a, b", [(1.0, 2.0), (2.0, 2.0), (1.3, 1.8)])
+def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
+    main, guide, x, t, labelled, null = modular
+    call = lambda net, y: (lambda x, sigma: net(x, t, encoder_hidden_states=y).sample)
+    counted = Counted(guide)
+    found = halves(DomainGuidedModel(main, counted, domain=a), x, t, labelled, null, b)
+    close(found, plane(call(guide, null), call(main, null), call(main, labelled), a, b)(x, 1.0), rtol=1e-4, atol=1e-4)
+    assert counted.calls == (a != 1)
+    if a == b:                                             # the line of Domain Guidance
+        close(found, halves(DomainGuidedModel(main, guide), x, t, labelled, null, b), rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_interval_the_guide_rests_and_guidance_adds_nothing(modular):
+    main, guide, x, _, labelled, null = modular
+    counted = Counted(guide)
+    both = DomainGuidedModel(main, counted, interval=(100, 500))
+    for time, calls in ((50, 0), (300, 1), (501, 1)):
+        found = halves(both, x, torch.tensor(time), labelled, null, W)
+        assert counted.calls == calls
+        if calls == 0 or time > 500:
+            close(found, main(x, torch.tensor(time), encoder_hidden_states=labelled).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_every_second_step_uses_the_guides_last_answer(modular):
+    main, guide, x, _, labelled, null = modular
+    counted = Counted(guide)
+    both, seen = DomainGuidedModel(main, counted, every=2), []
+    for time in (900, 600, 300):
+        seen.append(both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled])).sample[:2])
+    assert counted.calls == 2 and torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_flux_takes_an_interval_as_well():
+    make = KINDS["Flux, true CFG"][0]
+    main, guide = random(1, make), Counted(random(2, make))
+    found = images("Flux, true CFG", DomainGuidedModel(main, guide, interval=(2.0, 3.0)), W)      # its timesteps end at 1
+    assert guide.calls == 0 and np.abs(found - images("Flux, true CFG", main, 1.0)).max() < 1e-4
+    with refuses("domain is 1.5; expected None for a FluxTransformer2DModel"):
+        DomainGuidedModel(main, random(2, make), domain=1.5)
+    with refuses("domain, every, interval are None, 0, (0.0, inf)"):
+        DomainGuidedModel(main, random(2, make), every=0)
+
+
+# pipelines as denoisers
+
+def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
+    """For epsilon, v and velocity: a network that returns the truth about x0 gives D(x, sigma) = x0 at every level."""
+    x0 = text(2, 4, 4, 4, seed=1).double()
+    for kind, scheduler in (("epsilon", ddim()), ("v_prediction", ddim(prediction_type="v_prediction")), ("flow", FlowMatchEulerDiscreteScheduler())):
+        class Oracle:
+            dtype = torch.float64
+
+            def __call__(self, x, timestep, return_dict, kind=kind, scheduler=scheduler):
+                t = timestep[:, None, None, None].double()
+                if kind == "flow":
+                    t = t / 1000
+                    return ((x - x0) / t,)                 # noise - x0, from x = (1 - t) x0 + t noise
+                abar = torch.from_numpy(np.exp(np.interp(t.flatten().numpy(), np.arange(1000), scheduler.alphas_cumprod.double().log().numpy()))).reshape(t.shape)
+                noise = (x - abar.sqrt() * x0) / (1 - abar).sqrt()
+                return (noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * x0,)
+        D = denoiser(Oracle(), scheduler)
+        for sigma in (0.1, 1.0, 9.0):
+            x = x0 + sigma * text(2, 4, 4, 4, seed=2).double()
+            close(D(x, sigma), x0, rtol=2e-3, atol=2e-3)
+
+
+def test_dits_network_as_a_denoiser_is_dgtoys_vp():
+    from dgtoy.dit import VP
+    ours, theirs = dit(5, 1)
+    D = denoiser(theirs, ddim(steps_offset=0), class_labels=torch.tensor([2]))
+    x = 3 * text(3, 4, 8, 8, seed=1)
+    for sigma in (0.05, 1.0, 30.0):
+        close(D(x, sigma), VP(ours).denoiser(2)(x, sigma), rtol=1e-3, atol=1e-3 * sigma)
+
+
+def test_held_out_latents_calibrate_a_pipeline(modular):
+    """`calibrate` on two pipelines' networks: where the fine-tune is the guide plus half of what is missing, w* is 2 at every level."""
+    _, guide, x0, _, labelled, null = modular
+    base = denoiser(guide, ddim(), encoder_hidden_states=null)
+    half = lambda x, sigma: base(x, sigma) + 0.5 * (x0 - base(x, sigma))
+    found = calibrate(half, base, x0, (2.0, 0.5), generator=torch.Generator().manual_seed(0), resamples=10)
+    close(found.weights, torch.full((2, 1), 2.0, dtype=torch.float64), rtol=1e-4, atol=0)
+    with refuses("scheduler predicts sample; expected epsilon, v_prediction or a flow"):
+        denoiser(guide, ddim(prediction_type="sample"))
 
 
 # the guider of modular pipelines

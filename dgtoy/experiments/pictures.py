@@ -19,7 +19,7 @@ from ..samplers import dpmpp_2m, last
 from ..schedules import karras
 from ..train import Points, Recipe, fit
 
-SOURCES = ("glyphs", "dit/network", "dit/adapters", "train", "schedules", "samplers", "guidance", "calibration", "interop", "pipelines", "metrics", "features",
+SOURCES = ("glyphs", "dit/network", "dit/adapters", "train", "schedules", "samplers", "guidance", "calibration", "interop", "lora", "metrics", "features",
            "experiments/pictures")
 METRICS = ("frechet", "style_error", "class_error", "precision", "recall", "density", "coverage")
 
