@@ -54,7 +54,7 @@ class DomainGuidedModel(nn.Module):
             raise ValueError(f"domain is {domain}; expected None for a {kind}, whose pipeline calls the branches apart")
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
         self.domain, self.interval, self.every = domain, interval, every
-        self.calls, self.kept = 0, None                    # guided steps so far, and the guide's last answer
+        self.calls, self.kept, self.time = 0, None, -math.inf          # guided steps of this run, the guide's last answer, and when
         self.order, self.branch = ORDER[kind], "cond"
         self.__dict__["__module__"] = finetuned.__class__.__module__       # with __class__, what a pipeline writes down of its network
 
@@ -90,19 +90,29 @@ class DomainGuidedModel(nn.Module):
         halves = [(_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None))]
         labelled, null = halves if self.order == "first" else halves[::-1]
         main = self.finetuned(*labelled[0], **labelled[1])
-        guide = self._guide(main, *null, n)
-        if self.domain is not None and self.domain != 1:   # N = D_pre + a (D_null - D_pre), and L - N = D_c - D_null
-            own = self.finetuned(*null[0], **null[1])
-            guide, main = _affine(guide, own, main, self.domain)
-        elif self.domain == 1:
-            guide = self.finetuned(*null[0], **null[1])
+        guide = main                                       # outside the interval: nothing is added
+        if self._on(*null):
+            guide, main = self._parts(main, *null, n)
         return _joined(*((main, guide) if self.order == "first" else (guide, main)))
 
+    def _on(self, args, kwargs):
+        return self.interval[0] <= _timestep(args, kwargs) <= self.interval[1]
+
+    def _parts(self, main, args, kwargs, n):
+        """What stands for the null and for the labelled half."""
+        if self.domain is None:
+            return self._guide(main, args, kwargs, n), main
+        own = self.finetuned(*args, **kwargs)
+        if self.domain == 1:                               # the line of classifier-free guidance
+            return own, main
+        return _affine(self._guide(main, args, kwargs, n), own, main, self.domain)
+
     def _guide(self, main, args, kwargs, n):
-        """The guide's answer for the null half; outside the interval the labelled one, so that nothing is added to it."""
+        """The guide's answer for the null half, or its last one where it rests."""
         time = _timestep(args, kwargs)
-        if not self.interval[0] <= time <= self.interval[1] or self.domain == 1:
-            return main
+        if time >= self.time:                              # another run, or its first step
+            self.calls = 0
+        self.time = time
         if self.calls % self.every == 0 or _sample(self.kept).shape != _sample(main).shape:
             self.kept = self.pretrained(*args, **self._null(kwargs, n))
         self.calls += 1
@@ -112,7 +122,7 @@ class DomainGuidedModel(nn.Module):
         if self.branch == "cond":
             self.last = self.finetuned(*args, **kwargs)
             return self.last
-        return self._guide(self.last, args, kwargs, 1)
+        return self._guide(self.last, args, kwargs, len(_sample(self.last))) if self._on(args, kwargs) else self.last
 
     def _null(self, kwargs, n):
         """The guide's inputs, with its own null condition."""

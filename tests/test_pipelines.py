@@ -385,6 +385,8 @@ def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
 def test_outside_the_interval_the_guide_rests_and_guidance_adds_nothing(modular):
     main, guide, x, _, labelled, null = modular
     counted = Counted(guide)
+    far = DomainGuidedModel(main, guide, domain=1.5, interval=(100, 500))
+    close(halves(far, x, torch.tensor(50), labelled, null, W), main(x, torch.tensor(50), encoder_hidden_states=labelled).sample, rtol=1e-4, atol=1e-5)
     both = DomainGuidedModel(main, counted, interval=(100, 500))
     for time, calls in ((50, 0), (300, 1), (501, 1)):
         found = halves(both, x, torch.tensor(time), labelled, null, W)
@@ -400,6 +402,9 @@ def test_every_second_step_uses_the_guides_last_answer(modular):
     for time in (900, 600, 300):
         seen.append(both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled])).sample[:2])
     assert counted.calls == 2 and torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    for time in (300, 300):                                # a new run never starts with what the last one left
+        both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled]))
+    assert counted.calls == 4
 
 
 def test_flux_takes_an_interval_as_well():
