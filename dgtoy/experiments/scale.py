@@ -32,7 +32,7 @@ class Config:
     """network, other: sizes of the model and of another one that guides. pretraining: images in all, and its batch.
 
     targets, variants: of TARGETS and VARIANTS; variants beyond the first are run on the first target alone.
-    stages: fine-tuning steps at which it is sampled. sampler, steps: of every table but that of steps.
+    stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler, steps: of every table but that of steps.
     """
 
     network: dict = dataclasses.field(default_factory=lambda: SMALL)
@@ -62,9 +62,10 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(CONFIGS["DiT-B/2"], CONFIGS["DiT-S/2"], images=1_600_000, batch=256, lr=2e-4, targets=tuple(TARGETS), variants=tuple(VARIANTS), seeds=3, size=50,
-                   recipe=tuning.Config(steps=3000, batch=64, lr=1e-4, ema=0.999), stages=(300, 1000, 3000), weights=(1.25, 1.5, 2.0, 3.0), steps=16,
-                   step_table=(("ddpm", 25), ("ddpm", 50), ("ddim", 10), ("ddim", 25), ("ddim", 50), ("dpmpp_2m", 8), ("dpmpp_2m", 32)), plane=(1.0, 1.5, 2.0), levels=calibration.LEVELS, held_out=620, samples=992, truth=8000)
+        return cls(CONFIGS["DiT-B/2"], CONFIGS["DiT-S/2"], images=1_200_000, batch=256, lr=2e-4, targets=tuple(TARGETS), variants=tuple(VARIANTS), seeds=3, size=50,
+                   recipe=tuning.Config(steps=1500, batch=64, lr=1e-4, ema=0.999), stages=(300, 1500), weights=(1.25, 1.5, 2.0, 3.0), steps=12,
+                   step_table=(("ddpm", 25), ("ddpm", 50), ("ddim", 10), ("ddim", 25), ("ddim", 50), ("dpmpp_2m", 8), ("dpmpp_2m", 24)), plane=(1.0, 1.5, 2.0),
+                   levels=calibration.LEVELS, held_out=620, samples=496, truth=8000)
 
 
 def keys(config, device):
@@ -113,14 +114,11 @@ def _cell(config, device, target, variant, seed):
         guide = lora_guide(tuned) if VARIANTS[variant].get("rank") else base
         found.append(dict(table="calibration", **where, step=stage, score=_calibrated(config, judge, tuned, guide, seed)))
         add("weight", tuned, guide, dict(step=stage, method="none", w=1.0), method="none")
-        for w in config.weights:
+        for w in config.weights if stage == max(config.stages) else config.weights[1:2] or config.weights:
             for method in ("cfg", "dog"):
                 add("weight", tuned, guide, dict(step=stage, method=method, w=w), method=method, w=w)
-        for a in config.plane:
-            for b in config.plane:
-                D = plane(guide.denoiser(guide.null), tuned.denoiser(tuned.null), tuned.denoiser(judge.label), a, b)
-                found.append(dict(table="plane", **where, step=stage, a=a, b=b, score=judge.score(judge.through(D, tuned, seed))))
     if (target, variant) == (config.targets[0], config.variants[0]):
+        _plane(config, kept, base, judge, seed, found)
         for sampler, steps in config.step_table:
             for method in ("none", "cfg", "dog"):
                 add("steps", kept[max(config.stages)], base, dict(sampler=sampler, steps=steps, method=method), method=method, w=1.5, sampler=sampler, steps=steps)
@@ -135,6 +133,15 @@ def _calibrated(config, judge, tuned, guide, seed):
     found = calibration.calibrate(tuned, guide, data, calibration.Config(levels=config.levels, count=config.held_out, seed=seed), judge.device)
     names = {"DoG": (("DoG", 0),), "CFG": (("CFG", 0),), "plane": (("a", 0), ("b", 1))}
     return {f"{name} {s:g}": round(found[m].weights[i, column].item(), 4) for m in names for name, column in names[m] for i, s in enumerate(config.levels)}
+
+
+def _plane(config, kept, base, judge, seed, found):
+    for stage in config.stages:
+        tuned = kept[stage]
+        for a in config.plane:
+            for b in config.plane:
+                D = plane(base.denoiser(base.null), tuned.denoiser(tuned.null), tuned.denoiser(judge.label), a, b)
+                found.append(dict(table="plane", step=stage, a=a, b=b, score=judge.score(judge.through(D, tuned, seed))))
 
 
 def _guides(config, kept, base, judge, device, add):

@@ -15,7 +15,7 @@ from ..samplers import dpmpp_2m, last
 from . import pictures
 
 TARGETS = {                                                # name: which target, see glyphs.target
-    "course": dict(), "other fonts": dict(layout=1), "wide": dict(narrow=0.5), "ten digits": dict(classes=10), "outside": dict(gap=1.5),
+    "course": dict(), "other fonts": dict(layout=1), "ten digits": dict(classes=10), "outside": dict(gap=1.5),
 }
 
 

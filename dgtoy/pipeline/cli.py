@@ -191,6 +191,7 @@ def fast(*nets):
     import torch
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
+        net.amp = False                                    # its weights are in that precision already
         if net.device.type == "cuda":
             for block in net.net.blocks:
                 block.compile()
