@@ -422,6 +422,22 @@ def test_scores_are_the_metrics_of_the_features(pictures, dinov2):
     assert abs(itself["scores"]["frechet"]) < 1e-3 and itself["scores"]["precision"] == itself["scores"]["recall"] == 1
 
 
+def test_neighbours_are_counted_among_as_many_true_images_as_samples(pictures, dinov2):
+    from dgtoy import metrics
+    net = evaluate.extractor("dinov2", dinov2)
+    result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", n=8)
+    fake, real = (evaluate.features(net, evaluate.images_of(pictures / name))[0] for name in ("fake", "real"))
+    some = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
+    assert result["scores"]["density"] == pytest.approx(metrics.prdc(real[some], fake[:8])["density"], abs=1e-6)
+    close(result["scores"]["frechet"], metrics.frechet_distance(fake[:8], real).item(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path):
+    for step, loss in ((50, 1.0), (100, 0.5), (150, 0.4), (100, 0.6)):
+        cli._append(tmp_path / "losses.csv", step, loss)
+    assert (tmp_path / "losses.csv").read_text() == "50,1.000000\n100,0.600000\n"
+
+
 def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
     net = evaluate.extractor("glyphs")
     np.savez(tmp_path / "fake.npz", np.stack([np.array(Image.open(p)) for p in sorted((pictures / "fake").iterdir())]))

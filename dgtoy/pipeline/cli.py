@@ -11,6 +11,8 @@ import time
 
 from tqdm import tqdm
 
+from ..checkpoint import write_text
+
 
 def main(argv):
     """Run one step of the pipeline; an error is one line and exit status 1."""
@@ -121,17 +123,23 @@ def finetune(args):
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
     first = accelerator is None or accelerator.is_main_process
     bar = tqdm(total=config.steps, desc="finetune", disable=not first, mininterval=5)
-    began, seen = time.time(), 0
+    began, seen, log = time.time(), 0, pathlib.Path(args.out) / "losses.csv"
     for step in run(net, data, config, args.out, accelerator, args.every):
         seen += config.batch
         bar.update(step.step - bar.n)
         if first and (step.step % 50 == 0 or step.step == config.steps):
             loss = step.loss.item()
             bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{seen / (time.time() - began):.0f}")
-            with open(pathlib.Path(args.out) / "losses.csv", "a") as log:
-                log.write(f"{step.step},{loss:.6f}\n")
+            _append(log, step.step, loss)
     if first:
         print(f"{args.out}/ema.safetensors after {config.steps} steps")
+
+
+def _append(log, step, loss):
+    """A line to a table of losses, without what a run that was stopped wrote of later steps."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    kept = [line for line in lines if int(line.split(",")[0]) < step]
+    write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")
 
 
 # sample
@@ -235,7 +243,6 @@ def calibrate(args):
     """Find the guidance weights that held-out images ask for."""
     import matplotlib
     matplotlib.use("Agg")
-    from ..checkpoint import write_text
     from ..latents import Latents
     from .calibrate import Config, figure, recommend, to_json
     from .calibrate import calibrate as run
@@ -257,7 +264,6 @@ def _table_options(parser):
 
 def table(args):
     """Set scores side by side."""
-    from ..checkpoint import write_text
     from .table import read
     from .table import table as run
     text = run(read(args.scores)) + "\n"

@@ -175,12 +175,14 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     """Fréchet distance, precision, recall, density and coverage of samples against reference images.  -> {"scores", "manifest"}
 
     samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each image cut and
-    resized to the samples' size as the training images were. made: the samples' own manifest, where there is one.
+    resized to the samples' size as the training images were; for the four last metrics as many of them as there are samples,
+    drawn at random (seed 0). made: the samples' own manifest, where there is one.
     """
     fake, which = features(net, images_of(samples, n), batch)
     size = next(images_of(samples)).shape[0]
     real, against = features(net, images_of(reference, size=size), batch)
-    scores = dict(frechet=metrics.frechet_distance(fake, real).item(), **metrics.prdc(real, fake))
+    some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:len(fake)]       # neighbours: as many true images as samples
+    scores = dict(frechet=metrics.frechet_distance(fake, real).item(), **metrics.prdc(real[some].to(net.device), fake.to(net.device)))
     manifest = dict(features=name, weights=net.checksum, crop=f"{size} pixels, centre", resize=net.resize, reference=against, references=len(real), samples=len(fake), images=which,
                     made=json.loads(made.read_text()) if made and made.exists() else {})
     return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
