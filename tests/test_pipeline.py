@@ -543,7 +543,9 @@ def test_the_recommendation_follows_the_interval():
 def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
     run = lambda *words: cli.main([str(w) for w in words])
     run("prepare", place / "images", "--out", tmp_path / "l", "--size", 16, "--vae", "unshuffle")
-    run("finetune", tmp_path / "l", "--pretrained", place / "pre.safetensors", "--out", tmp_path / "ft", "--steps", 4, "--batch", 3, "--heads", 2, "--device", "cpu")
+    capsys.readouterr()
+    run("finetune", tmp_path / "l", "--pretrained", place / "pre.safetensors", "--out", tmp_path / "ft", "--steps", 4, "--batch", 3, "--heads", 2, "--device", "cpu", "--quiet")
+    assert capsys.readouterr().err == ""
     scores = []
     for method in ("none", "cfg", "dog"):
         out = tmp_path / method

@@ -67,6 +67,7 @@ def _checksum(path):
 def _common(parser):
     parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
     parser.add_argument("--heads", type=int, help="attention heads, for a network of no named size")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 # prepare
@@ -94,7 +95,7 @@ def prepare(args):
     except FileNotFoundError as e:
         where = f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})" if args.target else ""
         raise FileNotFoundError(f"{e}{where}") from None
-    bar = tqdm(total=len(images), desc="prepare", mininterval=2)
+    bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
     for done, _ in run(images, args.out, args.size, codec(args.vae, _device_of(args)), _device_of(args)):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
@@ -122,7 +123,7 @@ def finetune(args):
     data = Latents(args.latents)
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
     first = accelerator is None or accelerator.is_main_process
-    bar = tqdm(total=config.steps, desc="finetune", disable=not first, mininterval=5)
+    bar = tqdm(total=config.steps, desc="finetune", disable=args.quiet or not first, mininterval=5)
     began, seen, log = time.time(), 0, pathlib.Path(args.out) / "losses.csv"
     for step in run(net, data, config, args.out, accelerator, args.every):
         seen += config.batch
@@ -184,7 +185,7 @@ def sample(args):
         fast(tuned, guide)
     origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
     part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    bar = tqdm(desc="sample", disable=part[0] > 0, mininterval=2)
+    bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)
     for done, total in run(tuned, guide, codec(args.vae, device), config, args.out, origin, args.batch, part):
         bar.total = total
         bar.update(done - bar.n)
