@@ -161,6 +161,23 @@ def test_a_lora_file_holds_what_trained_and_makes_the_pair_again(place, tmp_path
     assert not torch.equal(tuned.denoiser(1)(x, 1.0), base.denoiser(1)(x, 1.0))
 
 
+def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place, tmp_path):
+    config = dataclasses.replace(RECIPE, rank=2, keep=(2,))
+    list(finetune.finetune(finetune.start(place / "pre.safetensors", 3, config, num_heads=2), Latents(place / "latents"), config, tmp_path))
+    last, early = tmp_path / "ema.safetensors", tmp_path / "ema-000002.safetensors"
+    with refuses("holds a LoRA alone; expected --pretrained"):
+        finetune.load(last, num_heads=2)
+    write_safetensors(tmp_path / "deep.safetensors", DiT(**TINY | dict(depth=3), num_classes=7).state_dict(), {})
+    with refuses("trained weights that do not fit", "expected those of a LoRA of rank 2 on it"):
+        finetune.load(last, tmp_path / "deep.safetensors", num_heads=2)
+    cli.main([str(w) for w in ("sample", last, "--weaker", early, "--pretrained", place / "pre.safetensors", "--method", "autoguidance", "--out", tmp_path / "s",
+                               "--vae", "unshuffle", "--count", 2, "--steps", 2, "--heads", 2, "--device", "cpu", "--quiet")])
+    nets = [finetune.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
+    z = sample.latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
+    from dgtoy.latents import to_uint8
+    assert np.abs(np.load(tmp_path / "s" / "samples.npz")["arr_0"].astype(int) - to_uint8(Unshuffle().decode(z)).permute(0, 2, 3, 1).numpy().astype(int)).max() <= 1
+
+
 def test_data_of_another_kind_is_refused(place, tmp_path):
     data = Latents(place / "latents")
     with refuses("data has latents (4, 8, 8) of 3 classes; expected (4, 8, 8) and 4"):

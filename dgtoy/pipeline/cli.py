@@ -163,13 +163,15 @@ def _sample_options(parser):
 
 def _models(args, device):
     """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
-    from ..dit import VP, load_pretrained
-    from .finetune import pair
-    other = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else args.pretrained
+    from .finetune import load, pair
+    weaker = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else None
+    other = weaker or args.pretrained
     names = dict(finetuned=_checksum(args.finetuned)) | (dict(guide=_checksum(other)) if other else {})
-    if other:
-        return *pair(args.finetuned, other, device, args.heads), names
-    return VP(load_pretrained(args.finetuned, num_heads=args.heads)).to(device), None, names
+    if weaker or not other:
+        nets = (load(path, args.pretrained, device, args.heads) if path else None for path in (args.finetuned, weaker))
+    else:
+        nets = pair(args.finetuned, other, device, args.heads)
+    return *nets, names
 
 
 def sample(args):

@@ -169,21 +169,36 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=Tr
     return net
 
 
-def pair(finetuned, pretrained, device="cpu", num_heads=None):
-    """A fine-tune and its guide, from files: two networks, or one with its adapter on and off.  -> VP, VP
+def load(path, pretrained=None, device="cpu", num_heads=None):
+    """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its `pretrained` checkpoint.  -> VP
 
-    finetuned: what `finetune` wrote, or any DiT checkpoint. Raises ValueError if the two do not share their latents.
+    Raises ValueError for a LoRA without it, or on top of another network than its own kind.
     """
+    made = header(path)
+    if not made.get("rank"):
+        return VP(load_pretrained(path, num_heads=num_heads)).to(device)
+    if pretrained is None:
+        raise ValueError(f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on")
+    tensors = read_safetensors(path)[0]
+    classes = len(tensors["y_embedder.finetuned.embedding_table.weight"]) - 1
+    tuned = start(pretrained, classes, Config(rank=made["rank"]), device, num_heads, fast=False)
+    shapes = {name: p.shape for name, p in tuned.params.items()}
+    if shapes != {name: value.shape for name, value in tensors.items()}:
+        raise ValueError(f"{path} holds {len(tensors)} trained weights that do not fit {pretrained}; expected those of a LoRA of rank {made['rank']} on it")
+    for name, p in tuned.params.items():
+        p.data.copy_(tensors[name])
+    return tuned
+
+
+def pair(finetuned, pretrained, device="cpu", num_heads=None):
+    """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter on and off.  -> VP, VP
+
+    Raises ValueError if the two do not share their latents.
+    """
+    tuned = load(finetuned, pretrained, device, num_heads)
     if header(finetuned).get("rank"):
-        tensors, made = read_safetensors(finetuned)
-        table = tensors["y_embedder.finetuned.embedding_table.weight"]
-        tuned = start(pretrained, len(table) - 1, Config(rank=made["rank"]), device, num_heads, fast=False)
-        if tensors.keys() != tuned.params.keys():
-            raise ValueError(f"{finetuned} holds {len(tensors)} trained weights; expected the {len(tuned.params)} of a LoRA of rank {made['rank']} on {pretrained}")
-        for name, p in tuned.params.items():
-            p.data.copy_(tensors[name])
         return tuned, lora_guide(tuned)
-    tuned, guide = (VP(load_pretrained(path, num_heads=num_heads)).to(device) for path in (finetuned, pretrained))
+    guide = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
     if tuned.shape != guide.shape:
         raise ValueError(f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them")
     return tuned, guide
