@@ -455,6 +455,14 @@ def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path
     assert (tmp_path / "losses.csv").read_text() == "50,1.000000\n100,0.600000\n"
 
 
+def test_the_features_of_an_image_do_not_depend_on_its_neighbours():
+    """A bright image alone, and beside a dark one: resizing once took its range from the batch."""
+    net, g = evaluate.extractor("glyphs"), torch.Generator().manual_seed(0)
+    bright, dark = (torch.randint(lo, hi, (1, 3, 64, 64), generator=g, dtype=torch.uint8) for lo, hi in ((130, 256), (0, 100)))
+    bright[..., ::2] = 128                                 # sharp edges at the middle: where a wrong range would cut
+    close(net(torch.cat([bright, dark]))[:1], net(bright), rtol=1e-4, atol=1e-4)
+
+
 def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
     net = evaluate.extractor("glyphs")
     np.savez(tmp_path / "fake.npz", np.stack([np.array(Image.open(p)) for p in sorted((pictures / "fake").iterdir())]))

@@ -117,7 +117,7 @@ class Glyphs:
 
     def __call__(self, images):
         """images (B, 3, H, W) uint8 -> (B, D)"""
-        return self.net.read(_resized(images.to(self.device).float() / 127.5 - 1, 32)).features
+        return self.net.read(2 * _resized(images.to(self.device).float() / 255, 32) - 1).features
 
 
 def prepared(images):
@@ -128,11 +128,10 @@ def prepared(images):
 
 
 def _resized(x, size):
-    """Bicubic with antialiasing, as PIL does it, the result kept in range."""
+    """Images x in [0, 1], bicubic with antialiasing as PIL does it, kept in that range."""
     if x.shape[-2:] == (size, size):
         return x
-    lo, hi = (0, 1) if x.min() >= 0 else (-1, 1)
-    return torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(lo, hi)
+    return torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def extractor(name, weights=None, device="cpu"):
