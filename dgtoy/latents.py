@@ -155,7 +155,8 @@ class VAE:
 
     def decode(self, z):
         """z (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]"""
-        return self.net.decode((z / self.scale).to(self.net.device, self.net.dtype)).sample.float()
+        parts = (z / self.scale).to(self.net.device, self.net.dtype).split(16)             # its activations are large
+        return torch.cat([self.net.decode(part).sample.float() for part in parts])
 
 
 def codec(name, device="cpu"):

@@ -90,7 +90,8 @@ def test_the_benchmark_of_dit_runs_and_its_ratios_are_its_figures():
     """At toy size on a CPU; the numbers that count come from a CUDA device."""
     from dgtoy.experiments import bench_dit
     tiny = dict(input_size=8, in_channels=4, patch_size=4, hidden_size=32, depth=1, num_heads=2)
-    rows = bench_dit.guided_step(tiny, 2, 1e12, "cpu") + bench_dit.training_step(tiny, 2, 1e12, "cpu")
-    assert [r["what"].split(",")[0] for r in rows] == ["DoG step", "the same", "fine-tuning", "the same"]
+    net = bench_dit.network(tiny, "cpu")
+    rows = [*bench_dit.guided_step(net, 2, 1e12, "cpu"), *bench_dit.training_step(net, 2, 1e12, "cpu")]
+    assert [r["what"].split(",")[0].split(":")[0] for r in rows] == [*["DoG step"] * 5, "the same", "DoG through a diffusers pipeline's network", "fine-tuning", "the same"]
     for r in rows:
         assert r["ratio"] == pytest.approx(r["ours"] / r["plain"]) and r["ours"] > 0

@@ -128,7 +128,11 @@ class Attention(nn.Module):
 
     def forward(self, h):
         q, k, v = self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)              # (B, heads, T, hidden / heads)
-        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def attend(self, q, k, v):
+        """softmax(q k^T / sqrt(d)) v, of (B, heads, T, d) each."""
+        return scaled_dot_product_attention(q, k, v)
 
 
 class Mlp(nn.Module):

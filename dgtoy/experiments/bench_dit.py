@@ -1,5 +1,5 @@
 """Speed of DiT-XL/2 on a CUDA device: a guided step and a fine-tuning step as the pipeline does them, against plain float32 with TF32
-written as the official code is, and against diffusers where it is installed."""
+written as the official code is, and against diffusers where it is installed; step by step, and what did not pay."""
 
 import contextlib
 import copy
@@ -9,7 +9,7 @@ import torch
 
 from .. import vp
 from ..dit import CONFIGS, VP, DiT
-from ..pipeline.cli import fast
+from ..dit.fast import fast, fuse
 from .bench_images import flops, matmul_peak, seconds
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
@@ -17,12 +17,14 @@ W = 1.5
 
 
 def benchmarks(config=None, batch=64, training_batch=32, device="cuda"):
-    """All rows, each with `ours`, `plain` and their ratio, timed in this process."""
+    """Rows, each with `ours`, `plain` and their ratio, timed in this process; one after the other, as they are found."""
     config, peak = config or XL, matmul_peak(device=device)
-    return [*guided_step(config, batch, peak, device), *training_step(config, training_batch, peak, device)]
+    net = network(config, device)
+    yield from guided_step(net, batch, peak, device)
+    yield from training_step(net, training_batch, peak, device)
 
 
-def network(config, device, seed):
+def network(config, device, seed=1):
     """A network whose gates are open (fresh ones are zero), so that everything in it matters."""
     net, g = DiT(**config, num_classes=1000, seed=seed), torch.Generator().manual_seed(seed)
     for p in net.parameters():
@@ -42,74 +44,139 @@ def tf32():
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def guided_step(config, batch, peak, device):
-    """Image steps a second of Domain Guidance: one forward of each network and their combination."""
-    main, guide = (network(config, device, s) for s in (1, 2))
-    x = torch.randn(batch, 4, config["input_size"], config["input_size"], device=device, generator=torch.Generator(device).manual_seed(0))
+def compiled(net):
+    """The same network with its blocks compiled, on a CUDA device."""
+    torch._dynamo.reset()
+    for block in net.blocks if net.pos_embed.is_cuda else ():
+        block.compile()
+    return net
+
+
+def fused(net, gelu=True):
+    """The same network with fused kernels, on a CUDA device."""
+    if net.pos_embed.is_cuda:
+        fuse(net, gelu)
+    return net
+
+
+def guided_step(net, batch, peak, device):
+    """Image steps a second of Domain Guidance: one forward of each network and their combination; a row for each way to run it."""
+    g = torch.Generator(device).manual_seed(0)
+    guide = copy.deepcopy(net)
+    for p in guide.parameters():
+        p.data += 0.1 * p.std() * torch.randn(p.shape, generator=g, device=device)
+    x = torch.randn(batch, *net.shape, device=device, generator=g)
     t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
 
     def step(nets):
         (a, y_a), (b, y_b) = ((n.noise(k), k) for n, k in zip(nets, (y, nets[1].null), strict=True))
         return vp.guided_noise(a, b, W)(x, t)
-    plain = [VP(n) for n in (main, guide)]
-    ours = [VP(copy.deepcopy(n)) for n in (main, guide)]
-    for net in plain:
-        net.amp = False
-    fast(*ours)
+
+    def ours(make):
+        pair = [VP(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)]
+        for n in pair:
+            n.amp = False
+        return pair
+
+    def shipped(_):
+        pair = [VP(copy.deepcopy(n)) for n in (net, guide)]
+        fast(*pair)
+        return pair
+    plain = [VP(n) for n in (net, guide)]
+    for n in plain:
+        n.amp = False
+    ways = {"weights in bfloat16": lambda n: n, "and blocks compiled": compiled, "and cuDNN's attention": lambda n: compiled(fused(n, gelu=False)),
+            "and GELU in the product": lambda n: compiled(fused(n)), "products in FP8": lambda n: compiled(eight_bits(fused(n, gelu=False)))}
     with torch.no_grad():
         exact = step(plain)
-        error = ((step(ours) - exact).norm() / exact.norm()).item()
         with tf32():
             slow = seconds(lambda: step(plain), 3, device)
-        quick = seconds(lambda: step(ours), 10, device)
-    share = 2 * batch * flops(config) / quick / peak
-    rows = [dict(what=f"DoG step, DiT-XL/2, batch {batch}", ours=batch / quick, plain=batch / slow, unit="img-steps/s", ratio=slow / quick,
-                 note=f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; guided output differs by {error:.1e} of its norm; plain: eager float32, TF32")]
-    if importlib.util.find_spec("diffusers"):
-        rows.append(_diffusers(main, x, t, y, batch / quick, device))
-    return rows
+
+        def measured(what, make):
+            nets = make(None) if make is shipped else ours(make)
+            error = ((step(nets) - exact).norm() / exact.norm()).item()
+            took = seconds(lambda: step(nets), 10, device)
+            share = 2 * batch * flops(net.config) / took / peak
+            return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
+                        note=f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; output differs by {error:.1e} of its norm; plain: eager float32, TF32")
+        row = measured(f"DoG step, DiT-XL/2, batch {batch}", shipped)
+        yield row
+        for what, make in ways.items():
+            if "FP8" not in what or torch.device(device).type == "cuda":
+                yield measured(f"DoG step: {what}", make)
+        if importlib.util.find_spec("diffusers"):
+            yield from _diffusers(net, guide, x, t, y, row["ours"], device)
 
 
-def _diffusers(net, x, t, y, ours, device):
-    """The same step by diffusers' class: bfloat16, blocks compiled, both halves in one batch of one network."""
+def _diffusers(net, guide, x, t, y, ours, device):
+    """The same step by diffusers' class, bfloat16 and blocks compiled, both halves in one batch of one network; and what our wrapper adds to that."""
     from ..dit.convert import to_diffusers
-    model = to_diffusers(net).to(device, torch.bfloat16)
-    if torch.device(device).type == "cuda":
+    from ..pipelines import DomainGuidedModel
+    models = [to_diffusers(n).to(device, torch.bfloat16) for n in (net, guide)]
+    torch._dynamo.reset()
+    for model in models if torch.device(device).type == "cuda" else ():
         for block in model.transformer_blocks:
             block.compile()
     labels, twice, times = torch.cat([y, torch.full_like(y, net.null)]), torch.cat([x, x]).bfloat16(), torch.cat([t, t])
 
-    def step():
+    def step(model):
         labelled, null = model(twice, timestep=times, class_labels=labels).sample.float().chunk(2)
         return null + W * (labelled - null)
-    with torch.no_grad():
-        plain = len(x) / seconds(step, 10, device)
-    return dict(what=f"the same, against diffusers, batch {len(x)}", ours=ours, plain=plain, unit="img-steps/s", ratio=ours / plain,
-                note="plain: DiTTransformer2DModel, bfloat16, blocks compiled")
+    one, two = (len(x) / seconds(lambda m=m: step(m), 10, device) for m in (models[0], DomainGuidedModel(*models)))
+    yield dict(what=f"the same, against diffusers, batch {len(x)}", ours=ours, plain=one, unit="img-steps/s", ratio=ours / one,
+               note="plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance")
+    yield dict(what="DoG through a diffusers pipeline's network", ours=two, plain=one, unit="img-steps/s", ratio=two / one,
+               note="DomainGuidedModel; plain: classifier-free guidance by the network alone")
 
 
-def training_step(config, batch, peak, device):
+class Product8(torch.nn.Module):
+    """A linear layer in 8-bit floating point: a scale for each row of the input, found as it comes, and for each output of the weight."""
+
+    def __init__(self, layer):
+        super().__init__()
+        scale = layer.weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
+        self.register_buffer("weight", (layer.weight.float() / scale).to(torch.float8_e4m3fn))
+        self.register_buffer("scale", scale.T.contiguous())
+        self.bias = layer.bias
+
+    def forward(self, h):
+        """(..., n) -> (..., m) bfloat16"""
+        rows = h.flatten(0, -2)
+        scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 448
+        out = torch._scaled_mm((rows.float() / scale).to(torch.float8_e4m3fn), self.weight.T, scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16)
+        return (out + self.bias).unflatten(0, h.shape[:-1])
+
+
+def eight_bits(net):
+    """The same network with the four products of every block in FP8."""
+    for block in net.blocks:
+        for layer, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
+            setattr(layer, name, Product8(getattr(layer, name)))
+    return net
+
+
+def training_step(net, batch, peak, device):
     """Images a second of a fine-tuning step: loss, AdamW, average of the weights; and its memory, with activations kept and recomputed."""
-    plain = _training(config, batch, device, plain=True)
-    ours, again = (_training(config, batch, device, recompute=r) for r in (False, True))
-    share = 3 * batch * flops(config) / ours[0] / peak
-    return [dict(what=f"fine-tuning, DiT-XL/2, batch {batch}", ours=batch / ours[0], plain=batch / plain[0], unit="images/s", ratio=plain[0] / ours[0],
-                 note=f"{share:.2f} of peak; {ours[1]:.1f} GiB, plain {plain[1]:.1f} GiB; plain: eager float32, TF32, AdamW and average in loops"),
-            dict(what="the same, activations recomputed", ours=batch / again[0], plain=batch / ours[0], unit="images/s", ratio=ours[0] / again[0],
-                 note=f"{again[1]:.1f} GiB instead of {ours[1]:.1f}; plain: activations kept")]
+    plain = _training(net, batch, device, plain=True)
+    ours = _training(net, batch, device)
+    share = 3 * batch * flops(net.config) / ours[0] / peak
+    yield dict(what=f"fine-tuning, DiT-XL/2, batch {batch}", ours=batch / ours[0], plain=batch / plain[0], unit="images/s", ratio=plain[0] / ours[0],
+               note=f"{share:.2f} of peak; {ours[1]:.1f} GiB, plain {plain[1]:.1f} GiB; plain: eager float32, TF32, AdamW and average in loops")
+    again = _training(net, batch, device, recompute=True)
+    yield dict(what="the same, activations recomputed", ours=batch / again[0], plain=batch / ours[0], unit="images/s", ratio=ours[0] / again[0],
+               note=f"{again[1]:.1f} GiB instead of {ours[1]:.1f}; plain: activations kept")
 
 
-def _training(config, batch, device, plain=False, recompute=False):
-    """Seconds a step, and GiB."""
+def _training(net, batch, device, plain=False, recompute=False, ready=lambda n: compiled(fused(n, gelu=False))):
+    """Seconds a step, and GiB. ready: what is done to the network first, except in the plain version."""
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
-    net = network(config, device, 1).requires_grad_(True)
+    net = copy.deepcopy(net).requires_grad_(True)
     ema = copy.deepcopy(net).requires_grad_(False)
     net.recompute = recompute
-    if not plain and cuda:
-        for block in net.blocks:
-            block.compile()
+    if not plain:
+        net = ready(net)
     params, averages = list(net.parameters()), list(ema.parameters())
     step = _step(net, params, averages, batch, plain, torch.Generator(device).manual_seed(0))
     with tf32() if plain else contextlib.nullcontext():

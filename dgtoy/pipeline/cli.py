@@ -176,6 +176,7 @@ def _models(args, device):
 
 def sample(args):
     """Sample a fine-tune with guidance, as PNGs and one .npz."""
+    from ..dit.fast import fast
     from ..latents import codec
     from .finetune import header
     from .sample import Config, collect
@@ -195,18 +196,6 @@ def sample(args):
         accelerator.wait_for_everyone()
     if part[0] == 0:
         print(collect(args.out, config.count))
-
-
-def fast(*nets):
-    """Weights in bfloat16 and compiled blocks, for sampling on a GPU."""
-    import torch
-    for net in {id(n.net): n for n in nets if n is not None}.values():
-        net.net.bfloat16()
-        net.amp = False                                    # its weights are in that precision already
-        if net.device.type == "cuda":
-            for block in net.net.blocks:
-                block.compile()
-    torch.backends.cuda.matmul.allow_tf32 = True
 
 
 # evaluate
