@@ -55,7 +55,8 @@ def run(config, device="cpu", progress=False):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(repr(config), device, s) for s in range(config.study.seeds)]
+    same = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=0))
+    keys = [(repr(same), device, s) for s in range(config.study.seeds)]
     return pictures.cells("why", lambda key: _cell(config, device, key[2]), keys, part, progress, (*scale.SOURCES, "experiments/scale", "experiments/directions"))
 
 
