@@ -111,18 +111,21 @@ class HubImages:
 
 
 class Unshuffle:
-    """An exact codec: the four pixels of each 2 x 2 square of a grey image become four channels.  64 pixels <-> 4 x 32 x 32"""
+    """An exact codec: the four pixels of each 2 x 2 square of a grey image become four channels.  64 pixels <-> 4 x 32 x 32
 
-    name, shrink = "unshuffle", 2
+    z = scale (x - centre), so that this course's glyphs, of mean 0.5 and std 0.27, have about mean 0 and std 1, as DiT's process expects of its data.
+    """
+
+    name, shrink, centre, scale = "unshuffle", 2, 0.5, 3.7
 
     def encode(self, x):
         """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 4, H/2, W/2); the std is 0"""
-        mean = torch.nn.functional.pixel_unshuffle(x.mean(1, keepdim=True), 2)
+        mean = torch.nn.functional.pixel_unshuffle(self.scale * (x.mean(1, keepdim=True) - self.centre), 2)
         return mean, torch.zeros_like(mean)
 
     def decode(self, z):
         """z (B, 4, h, w) -> images (B, 3, 2h, 2w), grey"""
-        return torch.nn.functional.pixel_shuffle(z, 2).expand(-1, 3, -1, -1)
+        return torch.nn.functional.pixel_shuffle(z / self.scale + self.centre, 2).expand(-1, 3, -1, -1)
 
 
 class VAE:

@@ -5,6 +5,7 @@ A noised image is x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0..999. A ne
 two bounds. In the units of `samplers`, x_t / sqrt(abar_t) = x0 + sigma eps with sigma = sqrt(1/abar_t - 1).
 """
 
+import functools
 import math
 
 import torch
@@ -39,10 +40,22 @@ def strided(n, total=TIMES):
 
 def time_of(sigma):
     """The training time of a noise level, between two by interpolation of ln sigma, 0 and 999 beyond the ends.  (...) -> (...) float32"""
-    levels = Process().sigmas.log().to(sigma.device)       # ascending
+    levels = _log_sigmas(sigma.device)                     # ascending
     where = sigma.double().log()
     i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
     return (i - 1 + (where - levels[i - 1]) / (levels[i] - levels[i - 1])).clamp(0, TIMES - 1).float()
+
+
+def sigma_of(t):
+    """The noise level of a training time, whole or between two: the inverse of `time_of`.  (...) -> (...) float32"""
+    levels, t = _log_sigmas(t.device), t.double().clamp(0, TIMES - 1)
+    i = t.long().clamp(max=TIMES - 2)
+    return (levels[i] + (t - i) * (levels[i + 1] - levels[i])).exp().float()
+
+
+@functools.cache
+def _log_sigmas(device):
+    return Process().sigmas.log().to(device)
 
 
 class Process:

@@ -120,6 +120,13 @@ def test_what_is_saved_is_loaded_in_float32(form, tmp_path):
     identical(load_pretrained(tmp_path / form, num_heads=2).state_dict(), state)
 
 
+def test_a_file_tells_that_its_network_predicts_velocity(tmp_path):
+    net = awake(velocity=True)
+    write_safetensors(tmp_path / "v.safetensors", net.state_dict(), {})
+    again = load_pretrained(tmp_path / "v.safetensors", num_classes=5, num_heads=2)
+    assert again.config == net.config | {"num_classes": 5} and again.config["velocity"]
+
+
 class Code:
     """Unpickled, it makes a folder: a stand-in for anything that a stranger's file may do."""
 

@@ -7,6 +7,7 @@ from test_dit import FILES, META, awake, official, same  # noqa: F401  (a fixtur
 
 from dgtoy import guided, heun, last, vp
 from dgtoy.dit import VP, DiT
+from dgtoy.dit.network import noise_of_velocity
 
 close = torch.testing.assert_close
 TINY = dict(input_size=4, patch_size=2, in_channels=3, hidden_size=16, depth=2, num_heads=2, num_classes=3)
@@ -164,3 +165,32 @@ def test_vp_needs_no_more_than_a_file_of_the_official_kind():
     from dgtoy.dit import load_pretrained
     net = VP(load_pretrained(FILES / "pretrained.pt", num_heads=4))
     assert net.null == 1000 and net.denoiser(net.null)(torch.randn(1, 4, 8, 8), 1.0).shape == (1, 4, 8, 8)
+
+
+def test_a_training_time_and_its_noise_level_are_each_others_inverse():
+    sigmas = vp.Process().sigmas
+    close(vp.sigma_of(torch.arange(1000)).double(), sigmas, rtol=1e-6, atol=0)
+    t = torch.tensor([0.0, 0.25, 17.5, 500.75, 999.0])
+    close(vp.time_of(vp.sigma_of(t)), t, rtol=0, atol=1e-3)
+    assert vp.sigma_of(torch.tensor(-3.0)) == vp.sigma_of(torch.tensor(0.0))
+
+
+def test_a_network_that_predicts_velocity_gives_the_noise_that_follows_from_it():
+    """With v = sqrt(abar) eps - sqrt(1 - abar) x0 the noise that comes out is eps itself."""
+    g, process, t = torch.Generator().manual_seed(0), vp.Process(), torch.tensor([3, 400, 998])
+    x0, eps, variance = torch.randn(3, 3, 3, 4, 4, generator=g, dtype=torch.float64)
+    abar = process.abar[t][:, None, None, None]
+    x, v = process.noised(x0, t, eps), abar.sqrt() * eps - (1 - abar).sqrt() * x0
+    close(noise_of_velocity(torch.cat([v, variance], 1), x, t), torch.cat([eps, variance], 1), rtol=0, atol=1e-5)
+    plain, other = (DiT(**TINY, velocity=k) for k in (False, True))
+    other.load_state_dict(plain.state_dict() | {"velocity": torch.ones(())})
+    label = torch.tensor([0, 1, 2])
+    close(other(x.float(), t, label), noise_of_velocity(plain(x.float(), t, label), x.float(), t))
+    assert other.config == plain.config | {"velocity": True} and "velocity" not in plain.config
+
+
+def test_a_fresh_velocity_network_is_the_denoiser_of_unit_gaussian_data():
+    """It gives v = 0, so D(x, sigma) = x / (1 + sigma^2): the data are then a Gaussian of variance 1."""
+    net, x = VP(DiT(**TINY, velocity=True)), 3 * torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.05, 1.0, 30.0):
+        close(net.denoiser(1)(x, sigma), x / (1 + sigma**2), rtol=1e-4, atol=1e-4)

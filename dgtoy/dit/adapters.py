@@ -34,7 +34,7 @@ class Adapter:
     def _run(self, x, t, label):
         """The network's output in x's own precision."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp and x.is_cuda):
-            return self.net(x.to(self.net.pos_embed.dtype), t, label).to(x.dtype)
+            return self.net(x, t, label).to(x.dtype)
 
     def denoiser(self, label):
         """D(x (B, C, H, W), sigma () or (B,)) for a label: an int or (B,). Raises ValueError for a label this model lacks."""

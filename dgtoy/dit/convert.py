@@ -21,13 +21,15 @@ ENDS = {"x_embedder.proj": "pos_embed.proj", "final_layer.adaLN_modulation.1": "
 def to_diffusers(net):
     """A `DiTTransformer2DModel` with the weights of a DiT, that gives the same outputs. Its null label is num_classes, as ours.
 
-    Raises ImportError naming the extra without diffusers.
+    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity`.
     """
     try:
         from diffusers import DiTTransformer2DModel
     except ImportError:
         raise ImportError("the converter needs diffusers; install the extra: pip install -e '.[dit]'") from None
     c, state, found = net.config, net.state_dict(), {}
+    if "velocity" in c:
+        raise ValueError("net predicts velocity inside; expected a DiT of the official kind: diffusers' class has no such step")
     for part in ("weight", "bias"):
         for ours, theirs in ENDS.items():
             found[f"{theirs}.{part}"] = state[f"{ours}.{part}"]

@@ -1,4 +1,4 @@
-"""A DiT at speed on a CUDA device: bfloat16, compiled blocks, and two kernels of the vendor's libraries that PyTorch does not choose by itself.
+"""A DiT at speed on a CUDA device: bfloat16, compiled blocks, and a kernel of cuBLAS that PyTorch does not choose by itself.
 
 The network of `network` stays the reference: what runs here has the same weights, under the same names.
 """
@@ -6,11 +6,11 @@ The network of `network` stays the reference: what runs here has the same weight
 import torch
 from torch import nn
 
-from .network import Attention, Mlp
+from .network import Mlp
 
 
 def fast(*nets):
-    """Make adapters (`VP`, `EDM`) fast for sampling: weights in bfloat16, and on a CUDA device fused kernels and compiled blocks. In place."""
+    """Make adapters (`VP`, `EDM`) fast for sampling: weights in bfloat16, and on a CUDA device GELU inside the product and compiled blocks. In place."""
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
         net.amp = False                                    # its weights are in that precision already
@@ -21,25 +21,11 @@ def fast(*nets):
     torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def fuse(net, gelu=True):
-    """Let the blocks of a DiT on a CUDA device use cuDNN's attention and, where nothing is to be trained, GELU inside the product before it.
-
-    Layers that an adapter wraps stay as they are.
-    """
+def fuse(net):
+    """Let the blocks of a DiT on a CUDA device apply GELU inside the product before it; without gradient. Layers that an adapter wraps stay as they are."""
     for block in net.blocks:
-        if type(block.attn) is Attention:
-            block.attn.__class__ = CuDNNAttention
-        if gelu and type(block.mlp) is Mlp and type(block.mlp.fc1) is nn.Linear:
+        if type(block.mlp) is Mlp and type(block.mlp.fc1) is nn.Linear:
             block.mlp.__class__ = FusedMlp
-
-
-class CuDNNAttention(Attention):
-    """`Attention` by cuDNN's kernel, in half precision."""
-
-    def attend(self, q, k, v):
-        if q.dtype == torch.float32:
-            return super().attend(q, k, v)
-        return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, torch.is_grad_enabled())[0]
 
 
 class FusedMlp(Mlp):

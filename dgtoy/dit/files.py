@@ -55,7 +55,7 @@ def config_of(state, num_heads=None, path="state"):
     out = state["final_layer.linear.weight"].shape[0] // patch**2
     return dict(input_size=math.isqrt(state["pos_embed"].shape[1]) * patch, patch_size=patch, in_channels=channels, hidden_size=hidden,
                 depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}), num_heads=num_heads or known[hidden],
-                num_classes=len(state["y_embedder.embedding_table.weight"]) - 1, learn_sigma=out == 2 * channels)
+                num_classes=len(state["y_embedder.embedding_table.weight"]) - 1, learn_sigma=out == 2 * channels) | (dict(velocity=True) if "velocity" in state else {})
 
 
 def load_pretrained(path, num_classes=None, num_heads=None, seed=0):

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from ..vp import sigma_of
+
 CONFIGS = {f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
            for name, depth, width, heads in (("S", 12, 384, 6), ("B", 12, 768, 12), ("L", 24, 1024, 16), ("XL", 28, 1152, 16))
            for p in (2, 4, 8)}
@@ -21,22 +23,25 @@ class DiT(nn.Module):
 
     input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and variance.
     Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table, stands for none.
-    seed: of the initial weights. Raises ValueError for sizes that do not divide.
+    velocity: the layers give the velocity v of which the noise in the output follows, sqrt(1 - abar) x + sqrt(abar) v: learnt in far fewer
+    steps; official networks are not of this kind. seed: of the initial weights. Raises ValueError for sizes that do not divide.
     `recompute` = True saves memory in training: the backward pass computes each block's activations again.
     """
 
     recompute = False
 
     def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16, num_classes=1000,
-                 learn_sigma=True, seed=0):
+                 learn_sigma=True, velocity=False, seed=0):
         super().__init__()
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(f"input_size, patch_size, hidden_size, num_heads are {input_size}, {patch_size}, {hidden_size}, {num_heads}; "
                              "expected input_size divisible by patch_size, hidden_size by num_heads and by 4")
         self.config = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, hidden_size=hidden_size, depth=depth,
-                           num_heads=num_heads, num_classes=num_classes, learn_sigma=learn_sigma)
+                           num_heads=num_heads, num_classes=num_classes, learn_sigma=learn_sigma) | (dict(velocity=True) if velocity else {})
         self.null = num_classes
         self.shape = (in_channels, input_size, input_size)
+        if velocity:
+            self.register_buffer("velocity", torch.ones(()))           # so that a file of weights tells
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
@@ -49,11 +54,12 @@ class DiT(nn.Module):
         """x (B, C, H, W), t (B,) time in [0, 1000), y (B,) labels -> (B, 2C, H, W), or (B, C, H, W) without learn_sigma"""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
-        h = self.x_embedder(x) + self.pos_embed            # (B, T, hidden)
+        h = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed   # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
         for block in self.blocks:
             h = checkpoint(block, h, c, use_reentrant=False) if self.recompute else block(h, c)          # (B, T, hidden)
-        return self._unpatchify(self.final_layer(h, c))
+        out = self._unpatchify(self.final_layer(h, c))
+        return noise_of_velocity(out, x, t) if "velocity" in self.config else out
 
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""
@@ -182,6 +188,13 @@ class FinalLayer(nn.Module):
 def modulate(h, shift, scale):
     """Adaptive layer norm's last step: h (1 + scale) + shift."""
     return h * (1 + scale) + shift
+
+
+def noise_of_velocity(out, x, t):
+    """The noise that a velocity v, the first channels of `out`, means at time t: sqrt(1 - abar) x + sqrt(abar) v; what follows v stays. Salimans & Ho 2022."""
+    abar = (1 / (1 + sigma_of(t) ** 2)).to(x.dtype)[:, None, None, None]
+    v, rest = out.to(x.dtype).tensor_split([x.shape[1]], 1)
+    return torch.cat([(1 - abar).sqrt() * x + abar.sqrt() * v, rest], 1)
 
 
 def position_embedding(hidden_size, side):

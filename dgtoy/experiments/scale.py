@@ -29,7 +29,7 @@ GUIDES = ("pre-trained null", "pre-trained label", "fine-tuned null", "other mod
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """network, other: sizes of the model and of another one that guides. pretraining: images in all, and its batch.
+    """network, other: sizes of the model and of another one that guides. images, other_images, batch: of pre-training.
 
     targets, variants: of TARGETS and VARIANTS; variants beyond the first are run on the first target alone.
     stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler, steps: of every table but that of steps.
@@ -38,6 +38,7 @@ class Config:
     network: dict = dataclasses.field(default_factory=lambda: SMALL)
     other: dict = dataclasses.field(default_factory=lambda: SMALL)
     images: int = 512
+    other_images: int = 512
     batch: int = 32
     lr: float = 3e-4
     targets: tuple = ("course",)
@@ -146,7 +147,7 @@ def _plane(config, kept, base, judge, seed, found):
 
 def _guides(config, kept, base, judge, device, add):
     """Which guide, at w = 1.5: each takes the place that DoG's or autoguidance's guide has."""
-    last, other = kept[max(config.stages)], pretrained(config, config.other, 1, device)
+    last, other = kept[max(config.stages)], pretrained(config, config.other, 1, device, images=config.other_images)
     names = {"pre-trained null": ("dog", base), "pre-trained label": ("autoguidance", base), "fine-tuned null": ("cfg", None), "other model": ("dog", other),
              "weaker self": ("autoguidance", kept[max(1, max(config.stages) // 10)])}
     for name in GUIDES:

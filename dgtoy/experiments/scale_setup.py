@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import torch
+from torch import distributed
 from tqdm import tqdm
 
 from .. import glyphs, vp
@@ -69,7 +70,7 @@ class Judge(pictures.Judge):
         return last(dpmpp_2m(D, sampling.scaled(x_T, sigmas), sigmas))
 
     def _read(self, x):
-        small = [torch.nn.functional.interpolate(Unshuffle().decode(part), (32, 32), mode="bicubic", antialias=True) for part in x.clamp(-1, 1).split(2048)]
+        small = [torch.nn.functional.interpolate(Unshuffle().decode(part).clamp(-1, 1), (32, 32), mode="bicubic", antialias=True) for part in x.split(2048)]
         return self.net.read(torch.cat(small))
 
 
@@ -85,14 +86,19 @@ class Setting:
         return self.target
 
 
-def pretrained(config, network, seed=0, device="cpu", progress=False):
-    """A DiT trained on the source by DiT's loss, averaged; made once, kept in the cache.  -> VP"""
-    path = pictures.cache_folder() / f"{pictures.named('scale', (network, seed, config.images, config.batch, config.lr), ('glyphs', 'dit/network', 'vp', 'experiments/scale_setup'))}.safetensors"
+def pretrained(config, network, seed=0, device="cpu", progress=False, images=None):
+    """A DiT trained on the source, averaged; made once, kept in the cache; by all processes of a torch.distributed group together.  -> VP"""
+    images = images or config.images
+    sources = ("glyphs", "dit/network", "vp", "latents", "experiments/scale_setup")
+    path = pictures.cache_folder() / f"{pictures.named('scale', (network, seed, images, config.batch, config.lr), sources)}.safetensors"
     source = glyphs.World(size=64)
-    net = VP(DiT(**dict(input_size=32, in_channels=4) | network, num_classes=source.num_classes, seed=seed)).to(device)
+    net = VP(DiT(**dict(input_size=32, in_channels=4, velocity=True) | network, num_classes=source.num_classes, seed=seed)).to(device)
     if not path.exists():
-        ema = _pretrain(net, source, config, seed, progress)
-        write_safetensors(path, {k: v for k, v in ema.net.state_dict().items()}, {})
+        ema = pretrain(net, source, config, images, seed, progress)
+        if rank_of()[0] == 0:
+            write_safetensors(path, dict(ema.net.state_dict()), {})
+        if distributed.is_initialized():
+            distributed.barrier()
     load_weights(net.net, read_safetensors(path)[0], path)
     return ready(net)
 
@@ -105,31 +111,46 @@ def ready(net):
     return net
 
 
-def _pretrain(net, source, config, seed, progress):
-    ema, process = net.clone(), vp.Process()
+def rank_of():
+    """This process among those of a torch.distributed group.  -> rank, processes"""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
+def pretrain(net, source, config, images, seed=0, progress=False):
+    """Train a `VP` on a world, fresh images in every batch: mean squared error of the velocity plus the variance's bound.  -> the average
+
+    A learning rate that warms up and falls to 0 in a cosine. Processes of a group share each batch. Raises FloatingPointError at a loss that is not finite.
+    """
+    ema, rank, share = net.clone(), *rank_of()
     ready(net)
+    model = net.net if share == 1 else torch.nn.parallel.DistributedDataParallel(net.net, gradient_as_bucket_view=True)
     params, averages = (list(n.net.parameters()) for n in (net, ema))
-    optimizer = torch.optim.AdamW(params, lr=config.lr, weight_decay=0, fused=True)
-    g = torch.Generator(net.device).manual_seed(seed)
-    steps = config.images // config.batch
-    warm = max(1, min(1000, steps // 20))
-    for step in tqdm(range(steps), "pre-train", disable=not progress, mininterval=10):
-        x0, label = source.sample(config.batch, torch.randint(62, (config.batch,), generator=g, device=net.device), g, net.device)
-        x0 = codes(x0)
-        t = torch.randint(vp.TIMES, (config.batch,), generator=g, device=net.device)
-        eps = torch.randn(x0.shape, generator=g, device=net.device)
-        label = torch.where(torch.rand(config.batch, generator=g, device=net.device) < 0.1, net.null, label)
-        x = process.noised(x0, t, eps)
-        with torch.autocast(net.device.type, torch.bfloat16, enabled=net.device.type == "cuda"):
-            out = net.net(x, t, label)
-        loss = vp.training_loss(out.float(), x0, x, t, eps, process)[0].mean()
+    optimizer = torch.optim.AdamW(params, lr=config.lr, betas=(0.9, 0.95), weight_decay=0, fused=True)
+    g = torch.Generator(net.device).manual_seed(1_000 * seed + rank)
+    steps, warm = images // config.batch, max(1, min(1000, images // config.batch // 20))
+    for step in tqdm(range(steps), "pre-train", disable=not progress or rank > 0, mininterval=10):
+        loss = _loss(model, net, source, config.batch // share, g)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for group in optimizer.param_groups:               # warm-up, then a cosine to a tenth
-            group["lr"] = config.lr * min(1, (step + 1) / warm) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_([a.detach() for a in averages], [p.detach() for p in params], 1 - min(0.9995, (1 + step) / (10 + step)))
         if step % 500 == 0 and not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss of pre-training is not finite at step {step + 1}")
     return ema
+
+
+def _loss(model, net, source, n, g, process=vp.Process()):
+    """Of one batch of n: the noise's squared error over abar is the velocity's, which weighs all noise levels alike."""
+    x0, label = source.sample(n, torch.randint(source.num_classes, (n,), generator=g, device=net.device), g, net.device)
+    x0 = codes(x0)
+    t = torch.randint(vp.TIMES, (n,), generator=g, device=net.device)
+    eps = torch.randn(x0.shape, generator=g, device=net.device)
+    label = torch.where(torch.rand(n, generator=g, device=net.device) < 0.1, net.null, label)
+    x = process.noised(x0, t, eps)
+    with torch.autocast(net.device.type, torch.bfloat16, enabled=net.device.type == "cuda"):
+        out = model(x, t, label)
+    _, mse, vb = vp.training_loss(out.float(), x0, x, t, eps, process)
+    return (mse / process.abar.to(mse)[t] + vb).mean()
