@@ -1,10 +1,16 @@
 """The study at scale: its world, its data and its judge. (That it runs and makes a record: test_experiments.)"""
 
+import base64
 import dataclasses
+import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dgtoy import domain_guidance, glyphs, vp
 from dgtoy.dit import VP, DiT
@@ -140,3 +146,23 @@ def test_the_rule_of_c20(slope, verdict):
     cell = dict(stds={"none": {v: [1.0] * 64 for v in ("features", "latents")}, "DoG, w = 2": {v: (r**slope).tolist() for v in ("features", "latents")}})
     found = c20(dict(seeds=[0, 1], results=dict(cells=[cell, cell], ratio=dict(features=r.tolist(), latents=r.tolist()))))
     assert found.verdict == verdict and found.value == pytest.approx(1)
+
+
+def test_two_processes_pre_train_one_model_together(tmp_path):
+    """One file is written, and both processes go on with it."""
+    code = ("import torch, dataclasses; torch.distributed.init_process_group('gloo')\n"
+            "from dgtoy.experiments import scale, scale_setup\n"
+            "net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)\n"
+            "sums = [None, None]; torch.distributed.all_gather_object(sums, sum(p.double().sum().item() for p in net.net.parameters()))\n"
+            "assert sums[0] == sums[1], sums")
+    (tmp_path / "run.py").write_text(code)
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "run.py")], check=True, timeout=120,
+                   env=os.environ | dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1"), capture_output=True)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_sheet_holds_the_pictures_of_its_latents():
+    x = glyphs.World(size=64).sample(3, generator=torch.Generator().manual_seed(0))[0]
+    held = Image.open(io.BytesIO(base64.b64decode(why.sheet(scale_setup.codes(x)))))
+    shown = torch.from_numpy(np.asarray(held).astype("float32")) / 127.5 - 1
+    close(shown, x.mean(1).permute(1, 0, 2).flatten(1), rtol=0, atol=1 / 127)

@@ -1,6 +1,7 @@
 """Speed and memory as ratios against plain versions timed in the same run: `python -m dgtoy bench`."""
 
 import dataclasses
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -34,10 +35,19 @@ class Config:
 def refresh(out, device):
     """Run every benchmark on `device`, write OUT/bench_<device>.json.  -> the table as text"""
     started, kind = time.time(), torch.device(device).type
-    found = [training(device), scores(device), sampling(device), *([memory(), *bench_images.benchmarks(), *bench_dit.benchmarks()] if kind == "cuda" else []), importing()]
+    found = [training(device), scores(device), sampling(device), *(_on_cuda() if kind == "cuda" else []), importing()]
     made = record("bench", Config(), dict(rows=found), started, device)
     write_text(out / f"bench_{kind}.json", json.dumps(made, indent=1) + "\n")
     return table(made)
+
+
+def _on_cuda():
+    """What only a CUDA device shows; the stages of the pipeline where the extra `dit` is installed."""
+    found = [memory(), *bench_images.benchmarks(), *bench_dit.benchmarks()]
+    if importlib.util.find_spec("diffusers"):
+        from . import bench_stages
+        found += bench_stages.benchmarks()
+    return found
 
 
 def table(made):

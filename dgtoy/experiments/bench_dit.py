@@ -9,7 +9,7 @@ import torch
 
 from .. import vp
 from ..dit import CONFIGS, VP, DiT
-from ..dit.fast import fast, fuse
+from ..dit.fast import fast
 from .bench_images import flops, matmul_peak, seconds
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
@@ -52,82 +52,6 @@ def compiled(net):
     return net
 
 
-def fused(net):
-    """The same network with GELU inside the product, on a CUDA device."""
-    if net.pos_embed.is_cuda:
-        fuse(net)
-    return net
-
-
-def guided_step(net, batch, peak, device):
-    """Image steps a second of Domain Guidance: one forward of each network and their combination; a row for each way to run it."""
-    g = torch.Generator(device).manual_seed(0)
-    guide = copy.deepcopy(net)
-    for p in guide.parameters():
-        p.data += 0.1 * p.std() * torch.randn(p.shape, generator=g, device=device)
-    x = torch.randn(batch, *net.shape, device=device, generator=g)
-    t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
-
-    def step(nets):
-        (a, y_a), (b, y_b) = ((n.noise(k), k) for n, k in zip(nets, (y, nets[1].null), strict=True))
-        return vp.guided_noise(a, b, W)(x, t)
-
-    def ours(make):
-        pair = [VP(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)]
-        for n in pair:
-            n.amp = False
-        return pair
-
-    def shipped(_):
-        pair = [VP(copy.deepcopy(n)) for n in (net, guide)]
-        fast(*pair)
-        return pair
-    plain = [VP(n) for n in (net, guide)]
-    for n in plain:
-        n.amp = False
-    ways = {"weights in bfloat16": lambda n: n, "and blocks compiled": compiled, "products in FP8 instead": lambda n: compiled(eight_bits(n))}
-    with torch.no_grad():
-        exact = step(plain)
-        with tf32():
-            slow = seconds(lambda: step(plain), 3, device)
-
-        def measured(what, make):
-            nets = make(None) if make is shipped else ours(make)
-            error = ((step(nets) - exact).norm() / exact.norm()).item()
-            took = seconds(lambda: step(nets), 10, device)
-            share = 2 * batch * flops(net.config) / took / peak
-            return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
-                        note=f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; output differs by {error:.1e} of its norm; plain: eager float32, TF32")
-        row = measured(f"DoG step, DiT-XL/2, batch {batch}", shipped)
-        yield row
-        for what, make in ways.items():
-            if "FP8" not in what or torch.device(device).type == "cuda":
-                yield measured(f"DoG step: {what}", make)
-        if importlib.util.find_spec("diffusers"):
-            yield from _diffusers(net, guide, x, t, y, row["ours"], device)
-
-
-def _diffusers(net, guide, x, t, y, ours, device):
-    """The same step by diffusers' class, bfloat16 and blocks compiled, both halves in one batch of one network; and what our wrapper adds to that."""
-    from ..dit.convert import to_diffusers
-    from ..pipelines import DomainGuidedModel
-    models = [to_diffusers(n).to(device, torch.bfloat16) for n in (net, guide)]
-    torch._dynamo.reset()
-    for model in models if torch.device(device).type == "cuda" else ():
-        for block in model.transformer_blocks:
-            block.compile()
-    labels, twice, times = torch.cat([y, torch.full_like(y, net.null)]), torch.cat([x, x]).bfloat16(), torch.cat([t, t])
-
-    def step(model):
-        labelled, null = model(twice, timestep=times, class_labels=labels).sample.float().chunk(2)
-        return null + W * (labelled - null)
-    one, two = (len(x) / seconds(lambda m=m: step(m), 10, device) for m in (models[0], DomainGuidedModel(*models)))
-    yield dict(what=f"the same, against diffusers, batch {len(x)}", ours=ours, plain=one, unit="img-steps/s", ratio=ours / one,
-               note="plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance")
-    yield dict(what="DoG through a diffusers pipeline's network", ours=two, plain=one, unit="img-steps/s", ratio=two / one,
-               note="DomainGuidedModel; plain: classifier-free guidance by the network alone")
-
-
 class Product8(torch.nn.Module):
     """A linear layer in 8-bit floating point: a scale for each row of the input, found as it comes, and for each output of the weight."""
 
@@ -152,6 +76,71 @@ def eight_bits(net):
         for layer, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
             setattr(layer, name, Product8(getattr(layer, name)))
     return net
+
+
+WAYS = {                                                   # what is done to a network in bfloat16, beside what ships
+    "weights in bfloat16": lambda net: net, "and blocks compiled": compiled, "products in FP8 instead": lambda net: compiled(eight_bits(net)),
+}
+
+
+def guided_step(net, batch, peak, device):
+    """Image steps a second of Domain Guidance: one forward of each network and their combination; a row for each way to run it."""
+    g = torch.Generator(device).manual_seed(0)
+    guide = copy.deepcopy(net)
+    for p in guide.parameters():
+        p.data += 0.1 * p.std() * torch.randn(p.shape, generator=g, device=device)
+    x = torch.randn(batch, *net.shape, device=device, generator=g)
+    t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
+    step = lambda nets: vp.guided_noise(nets[0].noise(y), nets[1].noise(nets[1].null), W)(x, t)
+    with torch.no_grad():
+        plain = [_as_is(n) for n in (net, guide)]
+        exact = step(plain)
+        with tf32():
+            slow = seconds(lambda: step(plain), 3, device)
+
+        def row(what, nets):
+            error = ((step(nets) - exact).norm() / exact.norm()).item()
+            took = seconds(lambda: step(nets), 10, device)
+            share = 2 * batch * flops(net.config) / took / peak
+            return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
+                        note=f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; output differs by {error:.1e} of its norm; plain: eager float32, TF32")
+        ours = [VP(copy.deepcopy(n)) for n in (net, guide)]
+        fast(*ours)
+        shipped = row(f"DoG step, DiT-XL/2, batch {batch}", ours)
+        yield shipped
+        for what, make in WAYS.items():
+            if "FP8" not in what or torch.device(device).type == "cuda":
+                yield row(f"DoG step: {what}", [_as_is(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)])
+        if importlib.util.find_spec("diffusers"):
+            yield from _diffusers(net, guide, x, t, y, shipped["ours"], device)
+
+
+def _as_is(net):
+    """A network as `VP`, in the precision of its weights."""
+    found = VP(net)
+    found.amp = False
+    return found
+
+
+def _diffusers(net, guide, x, t, y, ours, device):
+    """The same step by diffusers' class, bfloat16 and blocks compiled, both halves in one batch of one network; and what our wrapper adds to that."""
+    from ..dit.convert import to_diffusers
+    from ..pipelines import DomainGuidedModel
+    models = [to_diffusers(n).to(device, torch.bfloat16) for n in (net, guide)]
+    torch._dynamo.reset()
+    for model in models if torch.device(device).type == "cuda" else ():
+        for block in model.transformer_blocks:
+            block.compile()
+    labels, twice, times = torch.cat([y, torch.full_like(y, net.null)]), torch.cat([x, x]).bfloat16(), torch.cat([t, t])
+
+    def step(model):
+        labelled, null = model(twice, timestep=times, class_labels=labels).sample.float().chunk(2)
+        return null + W * (labelled - null)
+    one, two = (len(x) / seconds(lambda m=m: step(m), 10, device) for m in (models[0], DomainGuidedModel(*models)))
+    yield dict(what=f"the same, against diffusers, batch {len(x)}", ours=ours, plain=one, unit="img-steps/s", ratio=ours / one,
+               note="plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance")
+    yield dict(what="DoG through a diffusers pipeline's network", ours=two, plain=one, unit="img-steps/s", ratio=two / one,
+               note="DomainGuidedModel; plain: classifier-free guidance by the network alone")
 
 
 def training_step(net, batch, peak, device):

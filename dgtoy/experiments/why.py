@@ -4,17 +4,21 @@ a domain classifier along the trajectories, and the closed form direction by dir
 D_dog - D_ft = (w - 1) [(D_null - D_pre) + (D_c - D_null)]: a domain term and CFG's class term.
 """
 
+import base64
 import dataclasses
+import io
 import math
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from .. import glyphs, plot
 from ..guidance import guided
+from ..latents import Unshuffle
 from ..pipeline import sample as sampling
 from ..samplers import dpmpp_2m
 from . import pictures, scale
@@ -48,7 +52,7 @@ class Config:
 
 
 def run(config, device="cpu", progress=False):
-    """By seed and stage: `terms` and `errors` over sigma; at the last stage `odds` along the sampler's steps and `stds` by method; `ratio`: the closed form's r."""
+    """By seed and stage: `terms` and `errors` over sigma; at the last stage `odds` along the sampler's steps, `stds` and (first seed) `sheets` of samples by method; `ratio`: the closed form's r."""
     found, seconds = compute(config, device, progress=progress)
     return record("why", config, dict(cells=list(found.values()), ratio=_ratios(config, device)), time.time() - seconds, device)
 
@@ -148,7 +152,7 @@ def _trajectories(config, judge, base, tuned, classifier, seed):
     """Mean log-odds of the target along each method's trajectory, and the stds of its samples along the directions of truth."""
     guides = {"none": (tuned.denoiser(judge.label), 1.0), "CFG": (tuned.denoiser(tuned.null), 1.5), "DoG": (base.denoiser(base.null), 1.5),
               f"DoG, w = {W:g}": (base.denoiser(base.null), W)}
-    sigmas, axes, odds, stds = sampling.levels(config.study.steps), _axes(judge), {}, {}
+    sigmas, axes, odds, stds, sheets = sampling.levels(config.study.steps), _axes(judge), {}, {}, {}
     x_T = sampling.scaled(sampling.noise(sampling.Config(seed=seed), range(judge.setting.samples), tuned.shape)[0].to(judge.device), sigmas)
     for name, (guide, w) in guides.items():
         odds[name] = []
@@ -157,7 +161,16 @@ def _trajectories(config, judge, base, tuned, classifier, seed):
             noised = x if sigma > 0.05 else _noised(x, 0.05, seed)
             odds[name].append(round(classifier(noised, torch.full((len(x),), level, device=x.device)).mean().item(), 4))
         stds[name] = {view: [float(f"{v:.5g}") for v in within(z @ axes[view][0], judge.label.cpu())] for view, z in _views(judge, x).items()}
-    return dict(odds=odds, stds=stds, sigmas=[round(s.item(), 5) for s in sigmas[1:]])
+        sheets[name] = sheet(x[:12])
+    return dict(odds=odds, stds=stds, sigmas=[round(s.item(), 5) for s in sigmas[1:]]) | (dict(sheets=sheets) if seed == 0 else {})
+
+
+def sheet(z):
+    """Latents as one row of grey pictures, a PNG in base64, for a record to hold."""
+    x = Unshuffle().decode(z).clamp(-1, 1)[:, 0]                                                          # (n, 64, 64)
+    held = io.BytesIO()
+    Image.fromarray(((x + 1) * 127.5).round().byte().cpu().permute(1, 0, 2).flatten(1).numpy()).save(held, "PNG")
+    return base64.b64encode(held.getvalue()).decode()
 
 
 def _views(judge, x):
