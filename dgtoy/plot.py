@@ -57,13 +57,13 @@ def sheet(ax, x, columns=10, title=None):
         ax.set_title(title)
 
 
-def show(fig, colors=160):
+def show(fig, colors=160, dpi=100):
     """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
     from PIL import Image as Picture
     raw, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format="png", dpi=84)
+    fig.savefig(raw, format="png", dpi=dpi)
     Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE).save(small, "png", optimize=True)
     plt.close(fig)
     display(Image(data=small.getvalue()))
