@@ -57,8 +57,11 @@ def sheet(ax, x, columns=10, title=None):
         ax.set_title(title)
 
 
-def show(fig, colors=160, dpi=100):
-    """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it."""
+def show(fig, alt=None, colors=160, dpi=100):
+    """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it.
+
+    alt: what it shows, in words, for who cannot see it; by default what its titles and axes say.
+    """
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
     from PIL import Image as Picture
@@ -66,7 +69,17 @@ def show(fig, colors=160, dpi=100):
     fig.savefig(raw, format="png", dpi=dpi)
     Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE).save(small, "png", optimize=True)
     plt.close(fig)
-    display(Image(data=small.getvalue()))
+    display(Image(data=small.getvalue(), alt=alt or described(fig)))
+
+
+def described(fig):
+    """A figure's titles, axes and curves as a sentence each."""
+    found = [fig.get_suptitle()]
+    for ax in fig.axes:
+        drawn = dict.fromkeys(t for t in ax.get_legend_handles_labels()[1])
+        found += [ax.get_title() or ax.get_title("left"), f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "",
+                  f"shown: {', '.join(drawn)}" if drawn else ""]
+    return ". ".join(dict.fromkeys(" ".join(t.split()) for t in found if t.strip())) or "A figure without titles"
 
 
 def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):

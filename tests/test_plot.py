@@ -157,3 +157,16 @@ def test_a_shown_figure_is_a_small_png_and_closed(monkeypatch):
     fig, ax = plt.subplots()
     plot.show(fig)
     assert seen[0].data.startswith(b"\x89PNG") and not plt.fignum_exists(fig.number)
+
+
+def test_a_shown_figure_says_in_words_what_it_shows(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [1, 0], label="DoG")
+    ax.set(xlabel="weight w", ylabel="energy distance", title="Guidance\nhelps")
+    plot.show(fig)
+    assert seen[0]._repr_png_()[1]["alt"] == "Guidance helps. energy distance against weight w. shown: DoG"
+    plot.show(plt.figure(), alt="two humps")
+    assert seen[1].alt == "two humps" and plot.described(plt.figure()) == "A figure without titles"
+    plt.close("all")
