@@ -71,21 +71,21 @@ def removed(answer):
     })
 
 
-def _curve(domain, method, top):
-    """Weights, rates and energy distances, averaged over seeds, from no guidance up to the weight `top`."""
-    rows = base.rows(_record(), domain=domain, method="none") + base.rows(_record(), domain=domain, method=method)
+def _curve(top):
+    """CFG's weights, rates and energy distances on the spirals, averaged over seeds, from no guidance up to the weight `top`."""
+    rows = base.rows(_record(), domain="spirals", method="none") + base.rows(_record(), domain="spirals", method="CFG")
     return (np.array([np.mean(r[name]) for r in rows if r["w"] <= top]) for name in ("w", "out_of_domain", "energy"))
 
 
-def _at_rate(domain, wanted, what="energy"):
+def _at_rate(wanted, what="energy"):
     """Energy distance (or weight) at which CFG reaches the wanted rate for the first time, by straight lines."""
-    w, rate, energy = _curve(domain, "CFG", top=1.75)
+    w, rate, energy = _curve(top=1.75)
     return float(np.interp(-wanted, -rate, energy if what == "energy" else w))
 
 
 def _second_time(wanted):
     """CFG's energy distance where its rate, rising again, passes the wanted one for the second time."""
-    w, rate, energy = _curve("spirals", "CFG", top=3)
+    w, rate, energy = _curve(top=3)
     last = w >= 1.75
     return float(np.interp(wanted, rate[last], energy[last]))
 
@@ -94,17 +94,16 @@ def _second_time(wanted):
 def price(answer):
     """How many times the price of DoG does CFG pay on the spirals at the same rate?"""
     rate, dog = (_values("spirals", "DoG", metric, 1.1).mean() for metric in ("out_of_domain", "energy"))
-    own, at_equal_w, none = _at_rate("spirals", rate), _values("spirals", "CFG", "energy", 1.1).mean(), _values("spirals", "none", "energy").mean()
-    moons = _at_rate("moons", _values("moons", "DoG", w=1.1).mean()) / _values("moons", "DoG", "energy", 1.1).mean()
+    own, at_equal_w, none = _at_rate(rate), _values("spirals", "CFG", "energy", 1.1).mean(), _values("spirals", "none", "energy").mean()
     return number(answer, own / dog, {
         "that compares at the same w; the same rate was asked": at_equal_w / dog,
         "that compares the rates at the same w": _values("spirals", "CFG", w=1.1).mean() / rate,
         "that is DoG's price over CFG's; the other way round was asked": dog / own,
-        "that is the weight at which CFG has DoG's rate; the prices were asked": _at_rate("spirals", rate, "w"),
+        "that is the weight at which CFG has DoG's rate; the prices were asked": _at_rate(rate, "w"),
         "that is CFG's price; its ratio to DoG's was asked": own,
-        "that is CFG's price at w = 1.5, the nearest weight of the record; go along the straight line between two": _values("spirals", "CFG", "energy", 1.5).mean() / dog,
+        "that is for w = 1.5, the nearest weight of the record; go along the straight line between two":
+            _values("spirals", "CFG", "energy", 1.5).mean() / dog,
         "that is for w = 1.25, where CFG is not yet at DoG's rate": _values("spirals", "CFG", "energy").mean() / dog,
         "CFG passes that rate twice, falling and rising again; you took the second time": _second_time(rate) / dog,
         "you subtracted the energy distance of none; the ratio of the whole distances was asked": (own - none) / (dog - none),
-        "that is for the moons; the spirals were asked": moons,
     }, rtol=0.03)

@@ -1,0 +1,48 @@
+"""Wrong answers to the exercises of notebook 04, and the words of the hint each must meet."""
+
+
+def swapped(labelled, null, pretrained, x, sigma):
+    return (pretrained(x, sigma) - null(x, sigma)) / sigma[:, None] ** 2
+
+
+def both_terms(labelled, null, pretrained, x, sigma):
+    return (labelled(x, sigma) - pretrained(x, sigma)) / sigma[:, None] ** 2
+
+
+def class_term(labelled, null, pretrained, x, sigma):
+    return (labelled(x, sigma) - null(x, sigma)) / sigma[:, None] ** 2
+
+
+def no_division(labelled, null, pretrained, x, sigma):
+    return null(x, sigma) - pretrained(x, sigma)
+
+
+def by_sigma(labelled, null, pretrained, x, sigma):
+    return (null(x, sigma) - pretrained(x, sigma)) / sigma[:, None]
+
+
+def one_score(labelled, null, pretrained, x, sigma):
+    return (null(x, sigma) - x) / sigma[:, None] ** 2
+
+
+def summed(labelled, null, pretrained, x, sigma):
+    return (null(x, sigma) + pretrained(x, sigma) - 2 * x) / sigma[:, None] ** 2
+
+
+WRONG = {
+    "narrowing": [
+        ((0.4 / 3) ** 0.2, "from the centre of the source"), ((0.4 / 3) ** 0.4, "not at +1"), ((0.4 / 3) ** (1 + 0.4 / 3), "where it is off"),
+        (0.4 * 0.7644, "width of the samples"), (0.7644**2, "ratio of variances"), (1 / 0.7644, "other way round"),
+        ((0.4 / 3) ** (0.16 / 3), "target's variance"), ((0.4 / 3) ** (1 / 3), "miss by 1"), (1 + 0.4 / 3, "that is the weight"),
+        (1, "left guidance off"), (0.4 / 3, "full ratio"),
+    ],
+    "domain_term": [
+        (swapped, "wrong sign"), (both_terms, "the label is still in it"), (class_term, "that is the class term"), (no_division, "difference of guesses"),
+        (by_sigma, "where sigma^2 belongs"), (one_score, "the score of p(x given D)"), (summed, "divides by p(x)"), (0.5, "expected a function"),
+        (lambda labelled, null, pretrained, x, sigma: (null(x, sigma) - pretrained(x, sigma)).norm(dim=1), "expected (40, 2)"),
+    ],
+    "share": [("a", "hardly any rest"), ("C", "but not the label"), ("d", "sits in p(x)"), ("CFG", "none of the options")],
+    "ceiling": [
+        (1.01, "miss by 1;"), (0.349, "half a target width"), (0.2422, "formula for equal widths"), (1.10, "in target widths"), (0.303, "a variance"),
+    ],
+}
