@@ -66,7 +66,7 @@ def show(fig, alt=None, colors=160, dpi=100):
     from IPython.display import Image, display
     from PIL import Image as Picture
     raw, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(raw, format="png", dpi=dpi)
+    fig.savefig(raw, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08)                    # a long title makes it wider
     Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE).save(small, "png", optimize=True)
     plt.close(fig)
     display(Image(data=small.getvalue(), alt=alt or described(fig)))

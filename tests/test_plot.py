@@ -1,3 +1,4 @@
+import io
 import itertools
 
 import matplotlib as mpl
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import random_mixture, refuses
+from PIL import Image
 
 from dgtoy import plot
 from dgtoy.metrics import bootstrap
@@ -170,3 +172,13 @@ def test_a_shown_figure_says_in_words_what_it_shows(monkeypatch):
     plot.show(plt.figure(), alt="two humps")
     assert seen[1].alt == "two humps" and plot.described(plt.figure()) == "A figure without titles"
     plt.close("all")
+
+
+def test_a_title_wider_than_its_figure_is_not_cut(monkeypatch):
+    seen, size = [], lambda image: Image.open(io.BytesIO(image.data)).size
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    for title in ("short", "a title that is a good deal wider than the small figure under it"):
+        fig, ax = plt.subplots(figsize=(2, 2))
+        ax.set_title(title)
+        plot.show(fig)
+    assert size(seen[1])[0] > 1.5 * size(seen[0])[0]
