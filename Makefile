@@ -1,4 +1,4 @@
-# make run | test | slow | test-portable | lab | gpu | bench | claims        PYTHON=python3.12 chooses the interpreter
+# make run | test | slow | test-portable | lab | book | gpu | bench | claims        PYTHON=python3.12 chooses the interpreter
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -6,7 +6,7 @@ PY     := $(VENV)/bin/python
 export OMP_WAIT_POLICY = PASSIVE
 NBVAL  := -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 600
 
-.PHONY: run test slow test-portable lab gpu bench claims env clean
+.PHONY: run test slow test-portable lab book gpu bench claims env clean
 
 run: env
 	$(PY) -m dgtoy all --preset quick
@@ -29,6 +29,10 @@ test-portable: env
 lab: env
 	$(VENV)/bin/jupyter lab notebooks
 
+# the course as a site, from the committed outputs: book/_build/html/index.html
+book: $(VENV)/book
+	$(PY) book/build.py
+
 gpu:
 	$(PYTHON) -m dgtoy weights --device cuda
 	$(PYTHON) -m dgtoy all --preset full --device cuda
@@ -50,5 +54,9 @@ $(VENV)/done: pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity  # alone: of torchvision it needs nothing here
 	touch $@
 
+$(VENV)/book: $(VENV)/done
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build book/_build
