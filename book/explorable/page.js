@@ -228,7 +228,7 @@
 
   // ---- the loop ----
 
-  const FRAME = 26;                                        // milliseconds for drawing and computing; with the read-outs, 30 frames a second
+  const FRAME = 20;                                        // milliseconds for drawing and computing; the rest of 33 is for the read-outs
   const frames = [];                                       // times of the last frames drawn, for measuring the rate
   let before = 0, drawing = 8;                             // what drawing takes, averaged
 
