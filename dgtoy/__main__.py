@@ -55,7 +55,7 @@ def _do(what, args):
     if what == "weights":
         from . import weights
         for name in weights.NAMES:
-            weights.make(name, weights.Config(), device, progress=True)
+            weights.make(name, device=device, progress=True)
         return None
     if what == "bench":
         from .experiments import bench

@@ -18,12 +18,14 @@ from ..pipeline import calibrate as calibration
 from ..pipeline import finetune as tuning
 from . import pictures
 from .base import record, row, rows
+from .claims_images import held_out
 from .images import merge
 from .scale_setup import TARGETS, Held, Judge, codes, pretrained, ready
 
 SMALL = dict(hidden_size=32, depth=2, num_heads=2, patch_size=4)
 SOURCES = ("vp", "latents", "pipeline/finetune", "pipeline/sample", "pipeline/calibrate", "experiments/scale_setup")
 VARIANTS = {"full": dict(), "no label dropout": dict(dropout=0.0), "LoRA": dict(rank=16, lr=5e-4)}
+METHODS = (("none", "none"), ("cfg", "CFG"), ("dog", "DoG"))
 GUIDES = ("pre-trained null", "pre-trained label", "fine-tuned null", "other model", "weaker self")
 
 
@@ -155,29 +157,79 @@ def _guides(config, kept, base, judge, device, add):
         add("guide", last, guide, dict(guide=name), method=method, w=1.5)
 
 
-def figure(record):
-    """The paper's tables as pictures: weight, targets, fine-tuning steps, guide, sampling steps."""
+def of_weight(ax, record, target, variant="full"):
+    """Fréchet distance over w, after the last stage."""
+    at = dict(table="weight", target=target, variant=variant, step=record["config"]["stages"][-1])
+    none = row(record, method="none", **at)["frechet"]
+    for method, name in METHODS[1:]:
+        found = rows(record, method=method, **at)
+        plot.sweep(ax, [1.0, *(r["w"] for r in found)], [none, *(r["frechet"] for r in found)], name)
+    ax.set(xlabel="guidance weight w", title=f"Weight; target: {target}")
+
+
+def grouped(ax, groups):
+    """Bars of none, CFG and DoG for each group, {name: function of the method's key -> values by seed}."""
+    for i, values in enumerate(groups.values()):
+        for k, (method, name) in enumerate(METHODS):
+            plot.bar(ax, i + 0.25 * (k - 1), values(method), name, name if i == 0 else None, width=0.22)
+    ax.set_xticks(range(len(groups)), groups, rotation=20)
+
+
+def of_target(ax, record, w):
+    """Every target at one weight."""
+    at = lambda target: lambda method: row(record, table="weight", target=target, variant="full", step=record["config"]["stages"][-1], method=method,
+                                           w=1.0 if method == "none" else w)["frechet"]
+    grouped(ax, {t: at(t) for t in record["config"]["targets"]})
+    ax.set_title(f"Targets, w = {w:g}")
+
+
+def of_variant(ax, record):
+    """The first target by kind of fine-tune, each method at its own weight."""
     config = record["config"]
-    first, last, w = config["targets"][0], config["stages"][-1], 1.5 if 1.5 in config["weights"] else config["weights"][0]
-    at = lambda **where: row(record, table="weight", variant="full", **where)["frechet"]
+    at = lambda variant: lambda method: held_out(record, method, table="weight", target=config["targets"][0], variant=variant, step=config["stages"][-1])
+    grouped(ax, {v: at(v) for v in config["variants"]})
+    ax.set_title("Kind of fine-tune, best w")
+
+
+def of_sampler(ax, record):
+    """The first target by sampler and number of steps."""
+    kinds = [(r["sampler"], r["steps"]) for r in rows(record, table="steps", method="none")]
+    at = lambda sampler, steps: lambda method: row(record, table="steps", sampler=sampler, steps=steps, method=method)["frechet"]
+    grouped(ax, {f"{s} {n}": at(s, n) for s, n in kinds})
+    ax.set_title("Sampler and steps, w = 1.5")
+
+
+def of_duration(ax, record, w):
+    """The first target by length of fine-tuning."""
+    config = record["config"]
+    for method, name in METHODS:
+        weight = 1.0 if method == "none" else w
+        plot.sweep(ax, config["stages"], [row(record, table="weight", target=config["targets"][0], variant="full", step=s, method=method, w=weight)["frechet"] for s in config["stages"]], name)
+    ax.set(xlabel="fine-tuning steps", title="How long it was fine-tuned", xscale="log")
+    ax.set_xticks(config["stages"], config["stages"])
+    ax.minorticks_off()
+
+
+def of_guide(ax, record):
+    """The first target by guide."""
+    plot.bars(ax, [row(record, table="guide", guide=g)["frechet"] for g in GUIDES], GUIDES, ["DoG", "DoG", "CFG", "none", "autoguidance"])
+    ax.set(xlabel="Fréchet distance", title="Which guide? w = 1.5")
+
+
+def figure(record):
+    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler."""
+    config = record["config"]
+    w = 1.5 if 1.5 in config["weights"] else config["weights"][0]
     with plot.style():
-        fig, axes = plt.subplots(1, 5, figsize=(25, 4.8))
-        for method, name in (("cfg", "CFG"), ("dog", "DoG")):
-            plot.sweep(axes[0], [1.0, *config["weights"]], [at(target=first, step=last, method="none")]
-                       + [at(target=first, step=last, method=method, w=v) for v in config["weights"]], name)
-        for k, (method, name) in enumerate((("none", "none"), ("cfg", "CFG"), ("dog", "DoG"))):
-            weight = 1.0 if method == "none" else w
-            for i, target in enumerate(config["targets"]):
-                plot.bar(axes[1], i + 0.25 * (k - 1), at(target=target, step=last, method=method, w=weight), name, name if i == 0 else None, width=0.22)
-            plot.sweep(axes[2], config["stages"], [at(target=first, step=s, method=method, w=weight) for s in config["stages"]], name)
-            found = rows(record, table="steps", sampler=config["step_table"][0][0], method=method)
-            plot.sweep(axes[4], [r["steps"] for r in found], [r["frechet"] for r in found], name)
-        plot.bars(axes[3], [row(record, table="guide", guide=g)["frechet"] for g in GUIDES], GUIDES, ["DoG", "DoG", "CFG", "none", "autoguidance"])
-        axes[1].set_xticks(range(len(config["targets"])), config["targets"], rotation=20)
-        axes[2].set_xscale("log")
-        for ax, label, title in zip(axes, ("guidance weight w", "", "fine-tuning steps", "Fréchet distance", f"steps of {config['step_table'][0][0]}"),
-                                    ("Weight", f"Targets, w = {w:g}", "How long it was fine-tuned", "Which guide?", "Sampling steps"), strict=True):
-            ax.set(xlabel=label, title=title, ylabel="Fréchet distance" if ax is axes[0] else "")
-        axes[0].legend(fontsize=11), axes[1].legend(fontsize=11)
+        fig, axes = plt.subplots(2, 3, figsize=(15, 8.4))
+        of_weight(axes[0, 0], record, config["targets"][0])
+        of_target(axes[0, 1], record, w)
+        of_variant(axes[0, 2], record)
+        of_duration(axes[1, 0], record, w)
+        of_guide(axes[1, 1], record)
+        of_sampler(axes[1, 2], record)
+        axes[0, 1].legend(fontsize=11)
+        for ax in (axes[0, 0], axes[1, 0]):
+            ax.set_ylabel("Fréchet distance")
         fig.supxlabel(f"{config['size']} images a class; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig

@@ -13,13 +13,12 @@ import time
 from tqdm import tqdm
 
 from ..checkpoint import read_safetensors, write_safetensors, write_text
-from ..dit import EDM, DiT, load_weights
+from ..dit import EDM, VP, DiT, load_weights
 from ..experiments.base import provenance
 from ..features import WIDE, FeatureNet, accuracy, train
 from ..glyphs import World
 from ..train import Recipe, fit
 
-NAMES = ("features", "glyphs")
 FOLDER = pathlib.Path(__file__).parent
 NOISE = (-1.0, 1.4)                                        # mean and std of ln sigma in every training on images
 
@@ -35,6 +34,20 @@ class Config:
     pretrain: Recipe = Recipe(steps=16_000, batch=1024, lr=5e-4, ema=0.9995, noise=NOISE)
     feature_steps: int = 8000
     feature_batch: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """How "dit" is made: DiT's own process on the source's glyphs as latents of 4 x 16 x 16."""
+
+    network: dict = dataclasses.field(default_factory=lambda: dict(input_size=16, patch_size=2, in_channels=4, hidden_size=128, depth=6, num_heads=4))
+    images: int = 3_000_000
+    batch: int = 1024
+    lr: float = 2e-3
+
+
+RECIPES = {"features": Config(), "glyphs": Config(), "dit": Tiny()}
+NAMES = tuple(RECIPES)
 
 
 def pretrain(config, seed=0, device="cpu", progress=False):
@@ -58,24 +71,41 @@ def judge(config, device="cpu", progress=False):
     return net
 
 
-def make(name, config, device="cpu", folder=FOLDER, progress=False):
-    """Train "features" or "glyphs" and write NAME.safetensors in float16 with NAME.json, its checksum, recipe and facts.  -> the facts"""
-    started = time.time()
+def pretrain_dit(config, seed=0, device="cpu", progress=False):
+    """A DiT trained on the source world by the pre-training of the study at scale.  -> VP with the averaged weights"""
+    from ..experiments import scale, scale_setup           # they use this module
+    source = World()
+    net = VP(DiT(**config.network, num_classes=source.num_classes, velocity=True, seed=seed)).to(device)
+    training = dataclasses.replace(scale.Config(), batch=config.batch, lr=config.lr)
+    return scale_setup.pretrain(net, source, training, config.images, seed, progress)
+
+
+def make(name, config=None, device="cpu", folder=FOLDER, progress=False):
+    """Train a network of NAMES and write NAME.safetensors in float16 with NAME.json, its checksum, recipe and facts.  -> the facts"""
+    started, config = time.time(), config or RECIPES[name]
     if name == "features":
         net = judge(config, device, progress)
         found = dict(accuracy={world: accuracy(net, w, device=device) for world, w in (("source", World()), ("wide", WIDE))})
-    else:
+    elif name == "glyphs":
         net = pretrain(config, device=device, progress=progress)
         found, net = dict(config=net.net.config, sigma_data=net.sigma_data), net.net
+    else:
+        net = pretrain_dit(config, device=device, progress=progress).net
+        found = dict(config=net.config)
+    return _write(name, net, config, found, started, device, folder)
+
+
+def _write(name, net, config, found, started, device, folder):
     path = pathlib.Path(folder) / f"{name}.safetensors"
-    write_safetensors(path, {k: v.half() for k, v in net.state_dict().items() if k != "pos_embed"}, dict(name=name))
+    kept = {k: v.half() for k, v in net.state_dict().items() if k != "pos_embed" or name == "dit"}       # "dit" is an ordinary DiT checkpoint
+    write_safetensors(path, kept, dict(name=name))
     found = dict(sha256=_sum(path), recipe=json.loads(json.dumps(dataclasses.asdict(config))), provenance=provenance(started, device), **found)
     write_text(path.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
     return found
 
 
 def load(name, device="cpu", folder=FOLDER):
-    """"glyphs", the pre-trained DiT -> EDM, or "features", the judge -> FeatureNet; in float32, ready to use.
+    """"glyphs", the pre-trained DiT -> EDM, "dit", a smaller one of DiT's own process -> VP, or "features", the judge -> FeatureNet; in float32.
 
     Raises ValueError if the file's checksum is not the one in its JSON or that is damaged, FileNotFoundError if one is missing, each with the remedy.
     """
@@ -95,6 +125,8 @@ def load(name, device="cpu", folder=FOLDER):
         return net.eval().to(device)
     net = DiT(**known["config"])
     load_weights(net, state | {"pos_embed": net.pos_embed}, path.name)
+    if name == "dit":
+        return VP(net).to(device)
     return EDM(net, known["sigma_data"]).to(device).compile()
 
 
