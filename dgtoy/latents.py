@@ -175,16 +175,17 @@ def _fingerprint(net):
 
 
 @torch.no_grad()
-def prepare(images, out, size=256, coder=None, device="cpu", batch=32):
+def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=True):
     """Encode every image and its mirror into OUT, SHARD at a time; a generator of (images done, images in all).
 
-    images: an `ImageFolder` or `HubImages`. Files hold mean and std (n, 2, C, h, w) in float16 and label (n,). What is
+    images: an `ImageFolder` or `HubImages`. mirror: False for images that mean something else in a mirror, as letters do.
+    Files hold mean and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and label (n,). What is
     there already is kept; OUT made from other images, size or codec is refused with a ValueError before any work.
     """
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if size % (2 * coder.shrink):
         raise ValueError(f"size is {size}; expected a multiple of {2 * coder.shrink} for this codec and patches of 2")
-    plan = dict(images=images.fingerprint, count=len(images), classes=images.classes, size=size, codec=coder.name, shard=SHARD)
+    plan = dict(images=images.fingerprint, count=len(images), classes=images.classes, size=size, codec=coder.name, shard=SHARD, mirror=mirror)
     _agree(out / "plan.json", plan)
 
     def work():
@@ -192,7 +193,7 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32):
             rows = range(start, min(start + SHARD, len(images)))
             path = out / f"latents-{start // SHARD:05d}.safetensors"
             if not path.exists():
-                write_safetensors(path, _encode(images, rows, size, coder, device, batch), dict(first=start))
+                write_safetensors(path, _encode(images, rows, size, coder, device, batch, mirror), dict(first=start))
             yield rows.stop, len(images)
     return work()
 
@@ -207,20 +208,20 @@ def _agree(path, plan):
             raise ValueError(f"{path.parent} was prepared with {what} {str(held.get(what))[:60]}; this run has {str(value)[:60]}")
 
 
-def _encode(images, rows, size, coder, device, batch):
+def _encode(images, rows, size, coder, device, batch, mirror):
     found = {"mean": [], "std": [], "label": []}
     for start in range(0, len(rows), batch):
         items = [images[i] for i in rows[start:start + batch]]
         x = torch.stack([centre_crop(image, size) for image, _ in items]).to(device).float() / 127.5 - 1
-        views = [coder.encode(v) for v in (x, x.flip(-1))]
+        views = [coder.encode(v) for v in ((x, x.flip(-1)) if mirror else (x,))]
         for key, pair in zip(("mean", "std"), zip(*views, strict=True), strict=True):
-            found[key].append(torch.stack(pair, 1).half().cpu())                       # (b, 2, C, h, w)
+            found[key].append(torch.stack(pair, 1).half().cpu())                       # (b, views, C, h, w)
         found["label"].append(torch.tensor([label for _, label in items]))
     return {k: torch.cat(v) for k, v in found.items()}
 
 
 class Latents:
-    """What `prepare` wrote: mean, std (N, 2, C, h, w), label (N,), `classes`, `plan`. Raises ValueError if a shard is missing or damaged."""
+    """What `prepare` wrote: mean, std (N, 2 or 1, C, h, w), label (N,), `classes`, `plan`. Raises ValueError if a shard is missing or damaged."""
 
     def __init__(self, folder, device="cpu"):
         folder = pathlib.Path(folder)
@@ -245,6 +246,6 @@ class Latents:
         return tuple(self.mean.shape[2:])
 
     def draw(self, rows, flip, z):
-        """x0 of images `rows` (B,), mirrored where `flip` (B,), the posterior drawn with normals z (B, C, h, w).  -> x0, label"""
-        view = flip.long()
+        """x0 of images `rows` (B,), mirrored where `flip` (B,) if mirrors were prepared, the posterior drawn with normals z (B, C, h, w).  -> x0, label"""
+        view = flip.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
         return self.mean[rows, view].to(z.dtype) + self.std[rows, view].to(z.dtype) * z, self.label[rows]

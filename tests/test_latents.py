@@ -117,6 +117,14 @@ def test_every_draw_is_fresh_and_flips_on_request(folder, tmp_path, vae):
     assert label.tolist() == [0, 1] and not torch.equal(plain, data.draw(rows, torch.tensor([False, True]), -z)[0])
 
 
+def test_letters_are_not_mirrored_on_request(folder, tmp_path):
+    both, plain = (everything(ImageFolder(folder), tmp_path / str(m), size=16, mirror=m) for m in (True, False))
+    rows, flip, z = torch.arange(9), torch.ones(9, dtype=torch.bool), torch.zeros(9, *plain.shape)
+    assert torch.equal(plain.draw(rows, flip, z)[0], both.draw(rows, ~flip, z)[0]) and not torch.equal(plain.draw(rows, flip, z)[0], both.draw(rows, flip, z)[0])
+    with pytest.raises(ValueError, match="was prepared with mirror True; this run has False"):
+        everything(ImageFolder(folder), tmp_path / "True", size=16, mirror=False)
+
+
 def test_an_interrupted_preparation_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 4)
     images = ImageFolder(folder)

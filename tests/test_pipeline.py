@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from dgtoy import vp
 from dgtoy.checkpoint import write_safetensors
-from dgtoy.dit import VP, DiT, load_checkpoint
+from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
 from dgtoy.latents import ImageFolder, Latents, Unshuffle, prepare
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import cli, evaluate, finetune, sample, table
@@ -92,6 +92,14 @@ def test_one_step_is_adamw_on_the_official_loss(place, tmp_path):
     optimizer.step()
     for a, b in zip(net.net.parameters(), plain.net.parameters(), strict=True):
         close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_the_normal_loss_is_what_training_sees_of_the_pretrained_model_with_every_label_dropped(place):
+    still = dataclasses.replace(RECIPE, steps=5, dropout=1.0, lr=1e-12)
+    data, net = Latents(place / "latents"), VP(load_pretrained(place / "pre.safetensors", num_heads=2))
+    seen = [s.loss for s in finetune._steps(net, net.clone(), data, still, finetune._optimizer(net, still), 2, None)]
+    found = finetune.normal_loss(place / "pre.safetensors", data, dataclasses.replace(RECIPE, steps=2), num_heads=2, batches=3)
+    close(torch.tensor(found), torch.stack([torch.stack(seen).mean(), torch.stack(seen).std()]))
 
 
 def test_a_pass_over_the_data_sees_every_image_once_and_every_pass_another_order(place):
@@ -586,7 +594,7 @@ def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
     run("calibrate", tmp_path / "ft" / "ema.safetensors", "--pretrained", place / "pre.safetensors", "--latents", tmp_path / "l", "--out", tmp_path / "cal",
         "--count", 12, "--levels", 2.0, 0.5, "--heads", 2, "--device", "cpu")
     assert "the fine-tune is" in capsys.readouterr().out and (tmp_path / "cal" / "calibration.png").exists()
-    assert [line.split(",")[0] for line in (tmp_path / "ft" / "losses.csv").read_text().splitlines()] == ["4"]
+    assert [line.split(",")[0] for line in (tmp_path / "ft" / "losses.csv").read_text().splitlines()] == ["0", "4"]
 
 
 @pytest.mark.parametrize("words, message", [

@@ -33,21 +33,32 @@ class Config:
 
 
 def refresh(out, device):
-    """Run every benchmark on `device`, write OUT/bench_<device>.json.  -> the table as text"""
-    started, kind = time.time(), torch.device(device).type
-    found = [training(device), scores(device), sampling(device), *(_on_cuda() if kind == "cuda" else []), importing()]
-    made = record("bench", Config(), dict(rows=found), started, device)
-    write_text(out / f"bench_{kind}.json", json.dumps(made, indent=1) + "\n")
-    return table(made)
+    """Run every benchmark on `device`, write OUT/bench_<device>.json, and on a CUDA device OUT/bench_dit_<device>.json.  -> the tables as text"""
+    kind, texts = torch.device(device).type, []
+    for name, rows in dict(bench=_small(device), bench_dit=_dit() if kind == "cuda" else ()).items():
+        started, found = time.time(), list(rows)
+        if found:
+            made = record(name, Config(), dict(rows=found), started, device)
+            write_text(out / f"{name}_{kind}.json", json.dumps(made, indent=1) + "\n")
+            texts.append(table(made))
+    return "\n".join(texts)
 
 
-def _on_cuda():
-    """What only a CUDA device shows; the stages of the pipeline where the extra `dit` is installed."""
-    found = [memory(), *bench_images.benchmarks(), *bench_dit.benchmarks()]
+def _small(device):
+    """The exact worlds and the small networks."""
+    yield from (measure(device) for measure in (training, scores, sampling))
+    if torch.device(device).type == "cuda":
+        yield memory()
+        yield from bench_images.benchmarks()
+    yield importing()
+
+
+def _dit():
+    """DiT-XL/2, and the stages of the pipeline where the extra `dit` is installed."""
+    yield from bench_dit.benchmarks()
     if importlib.util.find_spec("diffusers"):
         from . import bench_stages
-        found += bench_stages.benchmarks()
-    return found
+        yield from bench_stages.benchmarks()
 
 
 def table(made):

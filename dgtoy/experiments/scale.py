@@ -65,7 +65,7 @@ class Config:
 
     @classmethod
     def full(cls):
-        return cls(CONFIGS["DiT-B/2"], CONFIGS["DiT-S/2"], images=2_400_000, other_images=1_000_000, batch=256, lr=4e-4, targets=tuple(TARGETS), variants=tuple(VARIANTS), seeds=3, size=50,
+        return cls(CONFIGS["DiT-B/2"], CONFIGS["DiT-S/2"], images=2_400_000, other_images=1_000_000, batch=256, lr=4e-4, targets=tuple(TARGETS), variants=tuple(VARIANTS), seeds=2, size=50,
                    recipe=tuning.Config(steps=1000, batch=64, lr=1e-4, ema=0.999), stages=(200, 1000), weights=(1.25, 1.5, 2.0, 3.0), steps=12,
                    step_table=(("ddpm", 25), ("ddpm", 50), ("ddim", 10), ("ddim", 25), ("dpmpp_2m", 8), ("dpmpp_2m", 24)), plane=(1.0, 1.5, 2.0),
                    levels=calibration.LEVELS, held_out=620, samples=496, truth=8000)

@@ -81,6 +81,7 @@ def _prepare_options(parser):
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
     parser.add_argument("--vae", default="sd-vae-ft-ema", help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema")
+    parser.add_argument("--no-mirror", action="store_true", help="for images that mean something else in a mirror, as letters do")
     _common(parser)
 
 
@@ -96,7 +97,7 @@ def prepare(args):
         where = f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})" if args.target else ""
         raise FileNotFoundError(f"{e}{where}") from None
     bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
-    for done, _ in run(images, args.out, args.size, codec(args.vae, _device_of(args)), _device_of(args)):
+    for done, _ in run(images, args.out, args.size, codec(args.vae, _device_of(args)), _device_of(args), mirror=not args.no_mirror):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
 
@@ -116,7 +117,7 @@ def _finetune_options(parser):
 def finetune(args):
     """Fine-tune a DiT on latents; the default is the paper's recipe."""
     from ..latents import Latents
-    from .finetune import Config, start
+    from .finetune import Config, normal_loss, start
     from .finetune import finetune as run
     config, accelerator = _config_from(args, Config), _processes()
     device = accelerator.device if accelerator else _device_of(args)
@@ -124,12 +125,20 @@ def finetune(args):
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
     first = accelerator is None or accelerator.is_main_process
     bar = tqdm(total=config.steps, desc="finetune", disable=args.quiet or not first, mininterval=5)
-    began, seen, log = time.time(), 0, pathlib.Path(args.out) / "losses.csv"
-    for step in run(net, data, config, args.out, accelerator, args.every):
+    steps = run(net, data, config, args.out, accelerator, args.every)
+    log, recent = pathlib.Path(args.out) / "losses.csv", []
+    if first and not log.exists():
+        loss, spread = normal_loss(args.pretrained, data, config, device, args.heads)
+        print(f"the pre-trained model's own loss on these images is {loss:.4f}, +- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below")
+        _append(log, 0, loss)
+    began, seen = time.time(), 0
+    for step in steps:
         seen += config.batch
+        recent.append(step.loss)
         bar.update(step.step - bar.n)
         if first and (step.step % 50 == 0 or step.step == config.steps):
-            loss = step.loss.item()
+            loss = sum(recent).item() / len(recent)
+            recent.clear()
             bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{seen / (time.time() - began):.0f}")
             _append(log, step.step, loss)
     if first:
@@ -137,7 +146,7 @@ def finetune(args):
 
 
 def _append(log, step, loss):
-    """A line to a table of losses, without what a run that was stopped wrote of later steps."""
+    """A line to a table of losses, each the mean since the line before, without what a run that was stopped wrote of later steps; step 0: the pre-trained model."""
     lines = log.read_text().splitlines() if log.exists() else []
     kept = [line for line in lines if int(line.split(",")[0]) < step]
     write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")

@@ -169,6 +169,21 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=Tr
     return net
 
 
+@torch.no_grad()
+def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=16):
+    """The loss of the pre-trained model itself, with its null label, on batches of the kind that training sees and does not reach.
+
+    A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from batch to batch
+    """
+    net, process, found = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device), vp.Process(), []
+    for step in range(config.steps, config.steps + batches):
+        x0, _, time, eps = (a.to(device) for a in batch_of(data, step, config, net.null))
+        x = process.noised(x0, time, eps)
+        output = net.net(x, time, torch.full_like(time, net.null))
+        found.append(vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean())
+    return torch.stack(found).mean().item(), torch.stack(found).std().item()
+
+
 def load(path, pretrained=None, device="cpu", num_heads=None):
     """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its `pretrained` checkpoint.  -> VP
 
