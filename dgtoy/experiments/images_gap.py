@@ -94,14 +94,24 @@ def directions(judge):
 
 
 def _truth(config, judge):
-    """What the closed form needs and says: r along every direction; rotation of source and target, and its end by w."""
+    """What the closed form needs and says: r along every direction; rotation of source and target as read, and its end by w.
+
+    The prediction starts from the rotations that were drawn, where they are known: the network's errors of reading make a narrow target look broad.
+    """
     degrees = lambda x: DEGREES * (judge.net.read(x).style[:, ROTATION] - 0.5)
-    source = degrees(glyphs.World().sample(judge.setting.truth, generator=torch.Generator().manual_seed(3), device=judge.device)[0])
-    target = degrees(judge.draw(judge.setting.truth, 4))
-    moments = [[a.mean().item(), a.std().item()] for a in (target, source)]
-    predicted = {str(w): list(gaussian_guidance(*moments, w)) for w in (1.0, *config.weights)}
-    return dict(ratio={k: r.round(5).tolist() for k, (_, r) in directions(judge).items()}, target=moments[0], source=moments[1],
+    source, n = glyphs.World(), judge.setting.truth
+    seen = [degrees(judge.draw(n, 4)), degrees(source.sample(n, generator=torch.Generator().manual_seed(3), device=judge.device)[0])]
+    target, source_ = ([a.mean().item(), a.std().item()] for a in seen)
+    exact = [drawn(world) for world in (judge.world, source)] if isinstance(judge.world, glyphs.World) else [target, source_]
+    predicted = {str(w): list(gaussian_guidance(*exact, w)) for w in (1.0, *config.weights)}
+    return dict(ratio={k: r.round(5).tolist() for k, (_, r) in directions(judge).items()}, target=target, source=source_, exact=exact,
                 predicted=predicted, floor=judge.floor())
+
+
+def drawn(world):
+    """Mean and std of the rotations that a world draws, uniform over its range, in degrees."""
+    low, high = dict(world.ranges)["rotation"]
+    return [(low + high) / 2, (high - low) / 12**0.5]
 
 
 def sharpening(record, gap, view="features", w=2.0):
@@ -127,7 +137,7 @@ def figure(record):
         for method in ("none", "CFG", "DoG"):
             found = [row(record, gap=g, method=method, w=1.0 if method == "none" else w)["rotation"] for g in numbers]
             plot.sweep(axes[1], numbers, [np.array(f) - truth[str(g)]["target"][0] for f, g in zip(found, numbers, strict=True)], method)
-        axes[1].plot(numbers, [truth[str(g)]["predicted"][str(w)][0] - truth[str(g)]["target"][0] for g in numbers], color="black", label="closed form, DoG")
+        axes[1].plot(numbers, [truth[str(g)]["predicted"][str(w)][0] - truth[str(g)]["exact"][0][0] for g in numbers], color="black", label="closed form, DoG")
         axes[1].set(xlabel="gap of the target's rotation", ylabel="rotation beyond the target's, degrees", title=f"Outside, the style is overshot (w = {w:g})")
         axes[1].legend(fontsize=11)
         directions_against_theory(axes[2], record, gaps[0], w)

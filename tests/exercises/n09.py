@@ -5,6 +5,8 @@ import pathlib
 
 import numpy as np
 
+from dgtoy.theory import gaussian_guidance
+
 RECORD = json.loads((pathlib.Path(__file__).parents[2] / "figures" / "images_gap.json").read_text())["results"]
 READ = RECORD["truth"]["1.5"]["target"][0]                 # degrees, as the feature network reads the target's rotation
 NONE, DOG = (np.mean(next(r for r in RECORD["rows"] if (r["gap"], r["method"], r["w"]) == (1.5, m, w))["rotation"]) for m, w in (("none", 1.0), ("DoG", 2.0)))
@@ -25,7 +27,7 @@ WRONG = {
     "overshoot": [
         (73.82, "where the samples end"), (0.0936, "multiply it by the distance"), (67.5, "w - 1 for the factor"), (5.31, "at w = 1.5"),
         (4.21, "at gap 1"), (12.63, "half-widths"), (-471.7, "swapped"), (-6.317, "towards the source"), (0.4228, "variances"),
-        (RECORD["truth"]["1.5"]["predicted"]["2.0"][0] - READ, "errors of reading"), (DOG - READ, "went past the target"),
+        (gaussian_guidance(*(RECORD["truth"]["1.5"][k] for k in ("target", "source")), 2.0)[0] - READ, "errors of reading"), (DOG - READ, "went past the target"),
         (DOG - NONE, "turned the networks' digits"),
     ],
     "fair": [
