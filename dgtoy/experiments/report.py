@@ -20,6 +20,9 @@ NOTEBOOKS = {                                              # what each answers, 
     "07_the_guidance_plane": "None, CFG and DoG on one plane; completion against sharpening; weights from held-out data",
     "08_when_it_fails": "Predict from the formula where it fails, then see it",
     "09_small_images": "The same story on pictures: a small DiT, fine-tuned live, and the study behind it",
+    "10_dit_transfer": "The paper's pipeline live on a tiny DiT, its tables on DiT-B/2, and what the real run takes",
+    "11_why_it_sharpens_at_scale": "What the guide adds, term by term and direction by direction, on DiT-B/2",
+    "12_bring_your_own_model": "Two lines for an existing fine-tune: diffusers pipelines, LoRA, calibration, cheap steps",
 }
 
 AGAIN = ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")
