@@ -4,6 +4,7 @@ import numpy as np
 
 from ..metrics import bootstrap
 from .base import row, rows
+from .claims_images import held_out
 from .finding import Finding
 from .why import sharpening
 
@@ -33,6 +34,8 @@ def c15(record):
     if "LoRA" in config["variants"]:
         parts["with LoRA as well"] = bootstrap(at(first, "none", "LoRA") - at(first, "dog", "LoRA"))[1] > 0
     describe = "; ".join(f"{t} " + ", ".join(f"{at(t, m).mean():.0f}" for m in ("none", "cfg", "dog")) for t in config["targets"])
+    own = lambda t, m: held_out(record, m, table="weight", target=t, variant="full", step=last).mean()
+    describe += "; each at its own weight, chosen on the other seeds, DoG against CFG: " + ", ".join(f"{t} {100 * (own(t, 'dog') / own(t, 'cfg') - 1):+.0f}%" for t in config["targets"])
     return Finding(*gain, len(record["seeds"]), f"% lower Fréchet distance than CFG, w = {weight:g}, mean over {len(inside)} targets", parts,
                    f"none, CFG, DoG after {last} steps: {describe}; guides: " + ", ".join(f"{g} {guide(g).mean():.0f}" for g in
                    ("pre-trained null", "pre-trained label", "fine-tuned null", "other model", "weaker self")))
