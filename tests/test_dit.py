@@ -120,6 +120,13 @@ def test_what_is_saved_is_loaded_in_float32(form, tmp_path):
     identical(load_pretrained(tmp_path / form, num_heads=2).state_dict(), state)
 
 
+def test_a_network_that_is_loaded_draws_no_weights_first(monkeypatch):
+    drawn = torch.nn.init.xavier_uniform_
+    monkeypatch.setattr(torch.nn.init, "xavier_uniform_", lambda w, **kw: drawn(w, **kw) if w.is_meta else pytest.fail("weights were drawn"))
+    net = load_pretrained(FILES / "pretrained.pt", num_heads=4)
+    assert not any(p.is_meta for p in net.parameters()) and all(p.requires_grad for p in net.parameters())
+
+
 def test_a_file_tells_that_its_network_predicts_velocity(tmp_path):
     net = awake(velocity=True)
     write_safetensors(tmp_path / "v.safetensors", net.state_dict(), {})

@@ -64,16 +64,17 @@ def load_pretrained(path, num_classes=None, num_heads=None, seed=0):
     Raises ValueError naming the first weight that is missing, superfluous or of another shape.
     """
     state = load_checkpoint(path)
-    net = DiT(**config_of(state, num_heads, path))
+    with torch.device("meta"):                             # no weights are drawn, only to be overwritten
+        net = DiT(**config_of(state, num_heads, path))
     load_weights(net, state, path)
     return net if num_classes is None else net.with_classes(num_classes, seed)
 
 
 def load_weights(net, state, path="state"):
-    """Copy a state dict into a network whose names and shapes it must match exactly. Raises ValueError, one line."""
+    """Copy a state dict into a network whose names and shapes it must match exactly; one on the meta device takes its tensors. Raises ValueError, one line."""
     mine = net.state_dict()
     for name in sorted(mine.keys() | state.keys()):
         came, expected = (tuple(d[name].shape) if name in d else "nothing" for d in (state, mine))
         if came != expected:
             raise ValueError(f"{path}: {name} has shape {came}; expected {expected}")
-    net.load_state_dict(state)
+    net.load_state_dict(state, assign=next(net.parameters()).is_meta)
