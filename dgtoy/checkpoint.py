@@ -1,9 +1,12 @@
 """The state of a training run on disk: one safetensors file that is complete or not there."""
 
+import contextlib
 import dataclasses
+import glob
 import json
 import os
 import pathlib
+import time
 
 import torch
 from safetensors import safe_open
@@ -34,8 +37,7 @@ def save_checkpoint(path, net, ema, optimizer, recipe, step):
 def write_safetensors(path, tensors, header):
     """Tensors and a JSON header into `path`, which appears complete or not at all."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"json": json.dumps(header)})
         os.replace(part, path)
@@ -43,11 +45,20 @@ def write_safetensors(path, tensors, header):
         part.unlink(missing_ok=True)
 
 
+def _part(path):
+    """The hidden file that is to become `path`, in a folder that exists. Those that killed processes left behind go: untouched for ten minutes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 600:
+                left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def write_text(path, text):
     """Text into `path`, which appears complete or not at all."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
         part.write_text(text)
         os.replace(part, path)

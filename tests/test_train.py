@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from dgtoy import MLP, Ensemble, LabelledMixture, Points, Recipe, fit, train
-from dgtoy.checkpoint import read_safetensors, write_safetensors
+from dgtoy.checkpoint import read_safetensors, write_safetensors, write_text
 from dgtoy.train import batches, denoising_loss
 
 close = torch.testing.assert_close
@@ -436,3 +436,14 @@ def test_a_network_can_be_trained_again_after_training():
 def test_a_network_that_is_no_ensemble_is_refused(rng):
     with pytest.raises(TypeError, match="net is a MLP; expected an Ensemble"):
         fit(MLP(), None, Recipe())
+
+
+def test_what_a_killed_process_left_behind_goes_with_the_next_write(tmp_path):
+    """Not what another one may be writing, and nothing of another file."""
+    left, busy, other = (tmp_path / name for name in (".a [1].json.77.part", ".a [1].json.78.part", ".b.json.77.part"))
+    for path in (left, busy, other):
+        path.write_text("half")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "a [1].json", "whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name} and (tmp_path / "a [1].json").read_text() == "whole"
