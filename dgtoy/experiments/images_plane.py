@@ -95,18 +95,19 @@ def figure(record):
         fig, axes = plt.subplots(len(config["stages"]), 2, figsize=(13, 5 * len(config["stages"])))
         for (left, right), stage, fit in zip(axes, config["stages"], record["results"]["fits"], strict=True):
             values = [[np.mean(row(record, stage=stage, method="plane", a=a, b=b)["frechet"]) for a in config["a"]] for b in config["b"]]
-            mesh = left.contourf(config["a"], config["b"], np.log10(values), levels=14, cmap="cividis")
+            mesh = left.contourf(config["a"], config["b"], np.log10(values), levels=14, cmap="Greys_r", vmin=np.log10(values).min() - 0.6)
             fig.colorbar(mesh, ax=left, label="log10 of the Fréchet distance")
             left.plot([1, 1], [1, max(config["b"])], label="CFG (a = 1)", **{**plot.METHODS["CFG"], "marker": ""})
             left.plot([1, max(config["a"])], [1, max(config["a"])], label="DoG (a = b)", **{**plot.METHODS["DoG"], "marker": ""})
             point = best(record, stage, record["seeds"])["plane"]
             left.plot(*point, linestyle="", **{k: v for k, v in plot.METHODS["plane"].items() if k != "linestyle"}, markersize=16, label="best off the lines")
-            left.set(xlabel="a, weight of the domain direction", ylabel="b, weight of the class direction", title=f"Match to the target, {stage} steps")
+            left.set(xlabel="a, weight of the domain direction", ylabel="b, weight of the class direction", title=f"Match to the target, {stage} steps",
+                     xlim=(0.97, None))
             for column, (name, method) in enumerate((("a*, domain", "DoG"), ("b*, class", "CFG"))):
                 plot.sweep(right, config["levels"], np.array(fit["plane"])[:, :, column].T, method, name)
             right.axhline(1, color="black", linewidth=1)
             right.set(xscale="log", xlabel="noise level σ", ylabel="calibrated weight", title=f"What held-out images ask for, {stage} steps")
             right.legend(fontsize=11)
-        axes[0, 0].legend(fontsize=10)
+        axes[0, 0].legend(fontsize=11, frameon=True, facecolor="white", framealpha=1, loc="upper right")
         fig.supxlabel(f"{config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds", fontsize=11)
     return fig
