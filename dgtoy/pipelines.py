@@ -96,7 +96,8 @@ class DomainGuidedModel(nn.Module):
         return _joined(*((main, guide) if self.order == "first" else (guide, main)))
 
     def _on(self, args, kwargs):
-        return self.interval[0] <= _timestep(args, kwargs) <= self.interval[1]
+        everywhere = self.interval == (0.0, math.inf)      # then the device need not be waited for
+        return everywhere or self.interval[0] <= _timestep(args, kwargs) <= self.interval[1]
 
     def _parts(self, main, args, kwargs, n):
         """What stands for the null and for the labelled half."""
@@ -109,6 +110,8 @@ class DomainGuidedModel(nn.Module):
 
     def _guide(self, main, args, kwargs, n):
         """The guide's answer for the null half, or its last one where it rests."""
+        if self.every == 1:
+            return self.pretrained(*args, **self._null(kwargs, n))
         time = _timestep(args, kwargs)
         if time >= self.time:                              # another run, or its first step
             self.calls = 0

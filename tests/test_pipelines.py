@@ -379,6 +379,11 @@ def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
         close(found, halves(DomainGuidedModel(main, guide), x, t, labelled, null, b), rtol=1e-4, atol=1e-4)
 
 
+def test_without_an_interval_the_time_is_not_read_so_a_device_need_not_be_waited_for(monkeypatch):
+    monkeypatch.setattr("dgtoy.pipelines._timestep", lambda *a: pytest.fail("the time was read"))
+    images("Stable Diffusion", DomainGuidedModel(random(1, unet()), random(2, unet())), W)
+
+
 def test_outside_the_interval_the_guide_rests_and_guidance_adds_nothing(modular):
     main, guide, x, _, labelled, null = modular
     counted = Counted(guide)
