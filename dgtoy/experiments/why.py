@@ -13,6 +13,7 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import FixedLocator, NullLocator
 from PIL import Image
 from torch import nn
 
@@ -27,6 +28,7 @@ from .directions import generalized, within
 from .scale_setup import Judge, codes, pretrained
 
 W = 2.0                                                    # the weight at which directions are compared with the closed form
+TERMS = (("domain", "DoG", "domain term"), ("class", "CFG", "class term"))                      # name, colour of, label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,37 +194,98 @@ def _ratios(config, device):
 
 def sharpening(record, view):
     """Predicted (W - 1) log r and measured log(std DoG / std none) along each direction.  -> (d,), (S, d)"""
-    cells = record["results"]["cells"]
-    measured = np.log([np.array(c["stds"][f"DoG, w = {W:g}"][view]) / c["stds"]["none"][view] for c in cells])
+    measured = np.log(widths(record, f"DoG, w = {W:g}", view) / widths(record, "none", view))
     return (W - 1) * np.log(np.maximum(record["results"]["ratio"][view], 1e-3)), measured
 
 
+def widths(record, method, view):
+    """Std of a method's samples along each direction, in units of the source's; the truth's is the record's `ratio`.  -> (S, d)"""
+    return np.array([c["stds"][method][view] for c in record["results"]["cells"]])
+
+
+def curve(record, kind, name, stage=-1):
+    """One of a stage's `terms` or `errors`: a row of seeds for each noise level.  -> (levels, S)"""
+    return np.array([c["stages"][stage][kind][name] for c in record["results"]["cells"]]).T
+
+
+def sizes(ax, record, stage=-1):
+    """Rms of the two terms over sigma."""
+    for name, method, label in TERMS:
+        plot.sweep(ax, record["config"]["levels"], curve(record, "terms", name, stage), method, label)
+    ax.axhline(0, color="black", linewidth=1)
+    ax.set(ylabel="rms of the term", title="Two terms over the noise")
+    _over_sigma(ax)
+
+
+def pointing(ax, record, stage=-1):
+    """Cosine of each term with what is missing, and between the two."""
+    levels = record["config"]["levels"]
+    ax.axhline(0, color="black", linewidth=1)
+    for name, method, label in TERMS:
+        plot.sweep(ax, levels, curve(record, "terms", f"{name}_to_truth", stage), method, f"{label} and truth")
+    plot.sweep(ax, levels, curve(record, "terms", "angle", stage), "plane", "the two terms")
+    ax.set(ylabel="cosine", title="Do they point to the truth?")
+    _over_sigma(ax)
+
+
+def forgotten(ax, record, stage=-1):
+    """Error of the fine-tuned null branch over that of the pre-trained one, on the source and on the target."""
+    ax.axhline(1, color="black", linewidth=1)
+    for where, look in (("source", {}), ("target", dict(marker="o", linestyle=":"))):
+        error = lambda branch: curve(record, "errors", f"{branch} null, {where}", stage)
+        plot.sweep(ax, record["config"]["levels"], error("fine-tuned") / error("pre-trained"), "CFG", f"on the {where}", **look)
+    ax.set(ylabel="its error / pre-trained", title="What the null branch forgot")
+    _over_sigma(ax)
+
+
+def alignment(ax, record):
+    """Log-odds of the target along the trajectories of none, CFG and DoG."""
+    cells = record["results"]["cells"]
+    for method in ("none", "CFG", "DoG"):
+        name = method if method == "none" else f"{method}, w = 1.5"
+        plot.sweep(ax, np.maximum(cells[0]["sigmas"], 0.05), np.array([c["odds"][method] for c in cells]).T, method, name)
+    ax.set(ylabel="log-odds of the target", title="Is it of the domain?")
+    _over_sigma(ax)
+
+
+def _over_sigma(ax):
+    ax.set(xscale="log", xlabel="noise level σ")
+    ax.legend(fontsize=11)
+
+
+def by_direction(ax, record, view, **look):
+    """Measured against predicted change of log std, a dot for each direction; the line is the closed form."""
+    predicted, measured = sharpening(record, view)
+    ax.plot(predicted, measured.mean(0), **dict(color=plot.METHODS["DoG"]["color"], marker="D", linestyle="", label=view, alpha=0.7) | look)
+    ax.axline((0, 0), slope=1, color="black", linewidth=1)
+    ax.set(xlabel="predicted, (w − 1) log r", ylabel="measured change of log std", title=f"Which directions sharpen? w = {W:g}")
+
+
+def of_truth(ax, record, view="features"):
+    """Widths of the samples of none and DoG against the truth's, a dot for each direction."""
+    truth = np.maximum(record["results"]["ratio"][view], 1e-3)
+    for name, method in (("none", "none"), (f"DoG, w = {W:g}", "DoG")):
+        look = plot.METHODS[method]
+        ax.plot(truth, widths(record, name, view).mean(0), look["marker"], color=look["color"], label=name, alpha=0.7)
+    ax.axline((1, 1), (2, 2), color="black", linewidth=1)
+    ax.set(xscale="log", yscale="log", xlabel=f"std of true images, {view}", ylabel="std of the samples", title="Broader than the truth")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2]))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+
+
 def figure(record):
-    """Size and direction of the two terms, what was forgotten, log-odds along the trajectories, the closed form by direction."""
-    cells, levels = record["results"]["cells"], record["config"]["levels"]
-    last = [c["stages"][-1] for c in cells]
-    over = lambda kind, name: np.array([s[kind][name] for s in last]).T
+    """The two terms and where they point, what was forgotten, log-odds along the trajectories, the closed form by direction, widths."""
+    cells = record["results"]["cells"]
     with plot.style():
-        fig, axes = plt.subplots(1, 5, figsize=(26, 4.8))
-        for name, method, label in (("domain", "DoG", "domain term"), ("class", "CFG", "class term")):
-            plot.sweep(axes[0], levels, over("terms", name), method, label)
-            plot.sweep(axes[1], levels, over("terms", f"{name}_to_truth"), method, f"{label} and truth")
-        plot.sweep(axes[1], levels, over("terms", "angle"), "none", "the two terms")
-        for name, method in (("pre-trained null, source", "DoG"), ("fine-tuned null, source", "CFG"), ("fine-tuned null, target", "none"), ("fine-tuned label, target", "plane")):
-            plot.sweep(axes[2], levels, over("errors", name), method, name)
-        for method in ("none", "CFG", "DoG"):
-            plot.sweep(axes[3], np.maximum(cells[0]["sigmas"], 0.05), np.array([c["odds"][method] for c in cells]).T, method)
-        for view, color, marker in (("features", "#0072B2", "o"), ("latents", "#E69F00", "^")):
-            predicted, measured = sharpening(record, view)
-            axes[4].plot(predicted, measured.mean(0), marker, color=color, label=view, alpha=0.7)
-        axes[4].axline((0, 0), slope=1, color="black", linewidth=1)
-        titles = ("Two terms over the noise", "Do they point to the truth?", "What the null branch forgot", "Is it of the domain?", f"Which directions sharpen? w = {W:g}")
-        labels = ("rms", "cosine", "mean squared error", "log-odds of the target", "measured change of log std")
-        for ax, title, label in zip(axes, titles, labels, strict=True):
-            ax.set(title=title, ylabel=label, xlabel="noise level σ" if ax is not axes[4] else "predicted, (w − 1) log r")
-            ax.legend(fontsize=10)
-        for ax in axes[:4]:
-            ax.set_xscale("log")
-        axes[2].set_yscale("log")
-        fig.supxlabel(f"{len(cells)} seeds, 95% bootstrap intervals", fontsize=11)
+        fig, axes = plt.subplots(2, 3, figsize=(15, 8.4))
+        for ax, panel in zip(axes.flat, (sizes, pointing, forgotten, alignment), strict=False):
+            panel(ax, record)
+        by_direction(axes[1, 1], record, "features")
+        by_direction(axes[1, 1], record, "latents", marker="^", fillstyle="none")
+        of_truth(axes[1, 2], record)
+        for ax in axes[1, 1:]:
+            ax.legend(fontsize=11)
+        fig.supxlabel(f"after {cells[0]['stages'][-1]['step']} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap intervals (of two seeds: from one to the other)", fontsize=11)
     return fig
