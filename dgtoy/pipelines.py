@@ -103,7 +103,7 @@ class DomainGuidedModel(nn.Module):
         """What stands for the null and for the labelled half."""
         if self.domain is None:
             return self._guide(main, args, kwargs, n), main
-        own = self.finetuned(*args, **kwargs)
+        own = self.finetuned(*args, **_unlabelled(self.finetuned, kwargs))
         if self.domain == 1:                               # the line of classifier-free guidance
             return own, main
         return _affine(self._guide(main, args, kwargs, n), own, main, self.domain)
@@ -129,10 +129,14 @@ class DomainGuidedModel(nn.Module):
 
     def _null(self, kwargs, n):
         """The guide's inputs, with its own null condition."""
-        own = {k: v.expand(n, *v.shape[1:]) for k, v in self.null.items()}
-        if "class_labels" in kwargs and kwargs["class_labels"] is not None:
-            own["class_labels"] = torch.full_like(kwargs["class_labels"], self.pretrained.config.num_embeds_ada_norm)
-        return {**kwargs, **own}
+        return _unlabelled(self.pretrained, kwargs) | {k: v.expand(n, *v.shape[1:]) for k, v in self.null.items()}
+
+
+def _unlabelled(net, kwargs):
+    """The inputs of a network that knows classes, with its own null label: DiT's pipeline takes 1000 for that of every model."""
+    if kwargs.get("class_labels") is None:
+        return dict(kwargs)
+    return {**kwargs, "class_labels": torch.full_like(kwargs["class_labels"], net.config.num_embeds_ada_norm)}
 
 
 def guide_by_base(pipe, adapter=None):

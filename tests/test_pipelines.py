@@ -199,6 +199,15 @@ def test_dit_with_guidance_off_and_by_itself():
     assert np.abs(dit_images(DomainGuidedModel(tuned, tuned), W) - dit_images(tuned, W)).max() < 1e-4
 
 
+def test_the_fine_tunes_own_null_branch_on_the_plane_has_its_own_null_label():
+    """Of five classes: on the line a = 1 it is classifier-free guidance, which the fine-tune guided by itself is as well."""
+    (_, tuned), (_, guide) = dit(5, 1), dit(7, 2)
+    by_itself = dit_images(DomainGuidedModel(tuned, tuned), W)
+    assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=1.0), W) - by_itself).max() < 1e-4
+    assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=W), W) - dit_images(DomainGuidedModel(tuned, guide), W)).max() < 1e-4
+    assert np.abs(dit_images(DomainGuidedModel(tuned, guide), W) - by_itself).max() > 1e-3
+
+
 # what pipelines do with their network besides calling it
 
 def test_a_guided_pipeline_saves_and_loads_as_the_fine_tuned_one(tmp_path):
