@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 
+import slides
 from sphinx.cmd.build import main as sphinx
 
 import dgtoy
@@ -44,9 +45,9 @@ def lay_out():
         page.write_text(page.read_text().replace("](../", "]("))
     readme = (ROOT / "README.md").read_text()
     linked = [ROOT / link for link in re.findall(r"\]\(([^)\s:#]+)\)", readme)]
-    for path in {ROOT / "README.md", *linked, *(ROOT / "notebooks").glob("*.ipynb")}:
+    for path in {ROOT / "README.md", *filter(pathlib.Path.exists, linked), *(ROOT / "notebooks").glob("*.ipynb")}:
         copy(path, SOURCE / path.relative_to(ROOT))
-    (SOURCE / "_extra").mkdir()                            # goes into the site as it is
+    slides.write(sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides")      # _extra goes into the site as it is
     if (BOOK / "explorable" / "index.html").exists():
         shutil.copytree(BOOK / "explorable", SOURCE / "_extra" / "explorable", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     package = pathlib.Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent

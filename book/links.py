@@ -102,14 +102,22 @@ def docstring(app, what, name, thing, options, lines):
     lines[:] = [*readable(lines), "", *([".. container:: used", "", "   " + " ".join(formula + used), ""] if formula + used else [])]
 
 
+def beside(app, name, source):
+    """Sphinx's hook: the pages of book/ stand beside notebooks/ here, and one folder up and down in the repository."""
+    source[0] = source[0].replace("](../book/", "](../")
+
+
 def page(app, pagename, templatename, context, doctree):
-    """Notebook pages know their file, for the line at their top."""
-    context["notebook"] = pagename.removeprefix("notebooks/") + ".ipynb" if pagename.startswith("notebooks/") else None
+    """Notebook pages know their file and their slides, for the line at their top."""
+    name = pagename.removeprefix("notebooks/") if pagename.startswith("notebooks/") else None
+    context["notebook"] = name and f"{name}.ipynb"
+    context["slides"] = name and f"{name}.html" if (HERE / "_extra" / "slides" / f"{name}.html").exists() else None
 
 
 def setup(app):
     app.add_transform(LinkNames)
     app.add_transform(NumberTitles)
     app.connect("autodoc-process-docstring", docstring)
+    app.connect("source-read", beside)
     app.connect("html-page-context", page)
     return {"parallel_read_safe": True}

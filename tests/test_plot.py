@@ -13,12 +13,14 @@ from dgtoy import plot
 from dgtoy.metrics import bootstrap
 
 METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]     # those two are backdrop
-# how a colour (linear RGB) looks to eyes without red or green cones: Machado, Oliveira & Fernandes 2009, severity 1
+# how a colour (linear RGB) looks to eyes without red, green or blue cones: Machado, Oliveira & Fernandes 2009, severity 1
 EYES = {
     "all cones": np.eye(3),
     "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
     "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
 }
+FAR = 15                                                   # in CIELAB; 2.3 is a just noticeable difference
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
@@ -32,7 +34,7 @@ def ax():
 
 
 def lab(color, eyes):
-    """CIE L*a*b* of a colour as those eyes see it; 2.3 apart is a just noticeable difference."""
+    """CIE L*a*b* of a colour as those eyes see it."""
     c = np.array(mpl.colors.to_rgb(color))
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
     x, y, z = np.cbrt(np.maximum(TO_XYZ @ np.clip(eyes @ linear, 0, 1) / [0.9505, 1, 1.089], 1e-3))
@@ -43,12 +45,21 @@ def lab(color, eyes):
 def test_methods_are_told_apart_by_colour_by_all_eyes(eyes):
     for one, other in itertools.combinations(METHODS, 2):
         distance = np.linalg.norm(lab(plot.METHODS[one]["color"], EYES[eyes]) - lab(plot.METHODS[other]["color"], EYES[eyes]))
-        assert distance > 15, f"{one} and {other} are {distance:.1f} apart"
+        assert distance > FAR, f"{one} and {other} are {distance:.1f} apart"
 
 
 def test_methods_are_told_apart_without_any_colour():
     assert len({plot.METHODS[m]["marker"] for m in METHODS}) == len(METHODS)
-    assert len({(look["marker"], look["linestyle"], look["color"]) for look in plot.METHODS.values()}) == len(plot.METHODS)
+    assert all(plot.METHODS[m]["marker"] for m in METHODS)
+    dark, light = (lab(plot.METHODS[m]["color"], np.eye(3))[0] for m in ("truth", "source"))         # lines without markers
+    assert light - dark > 50
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_neighbours_on_a_diverging_map_are_told_apart_by_all_eyes(eyes):
+    """Help and harm are blue and red, for all eyes two colours; and each cell has its number."""
+    low, high = (lab(mpl.colormaps["RdBu"](share), EYES[eyes]) for share in (0.15, 0.85))
+    assert np.linalg.norm(low - high) > 3 * FAR
 
 
 def test_the_methods_keep_the_colours_of_the_course():

@@ -1,0 +1,151 @@
+"""Slides: one deck a notebook, made of the cells tagged `slide`. `make book` puts them into slides/ of the site.
+Where no cell is tagged, as in a new notebook, headings, predictions and figures are taken.
+
+A deck shows less than its notebook, by one rule. Of a text: each heading with the first sentences below it and one formula,
+the one that follows them or else the last, which is the result; and each prediction whole. Of a code cell: its figure, with
+the first sentences of the text that comes after it; or the code, where there is no figure. The rest is for the notebook.
+"""
+
+import base64
+import html
+import json
+import pathlib
+import re
+import struct
+
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+TEMPLATE = pathlib.Path(__file__).parent / "slides.html"
+LONG = 330                                                 # characters of text that are easily read on one slide
+SIDE = 1.75                                                # a figure less wide than this has its text beside it, not below
+CODE = HtmlFormatter(style="a11y-light")
+LIST = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Slides</title>
+<link rel="icon" href="../_static/icon.svg">
+<style>:root { color-scheme: light dark } body { font: 1.2rem/1.7 system-ui, sans-serif; max-width: 40em; margin: 2em auto; padding: 0 1em }</style>
+</head>
+<body>
+<h1>Slides</h1>
+<p>The arrow keys or a swipe turn the page; printing gives one slide a sheet. Back to <a href="../index.html">the book</a>.</p>
+<ul style="list-style: none; padding: 0">
+<!-- decks --></ul>
+</body>
+</html>
+"""
+
+
+def formula(tex, options):
+    """A formula as MathJax wants it."""
+    return html.escape(rf"\[{tex}\]" if options["display_mode"] else rf"\({tex}\)")
+
+
+MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True, renderer=formula)
+for rule in ("link_open", "link_close"):                   # a slide leads nowhere but to its neighbours
+    MARKDOWN.add_render_rule(rule, lambda *arguments: "")
+
+
+def blocks(source):
+    """The kinds and texts of the blocks of a Markdown text: heading, paragraph, ordered_list, math_block ..."""
+    lines = source.splitlines()
+    tokens = [t for t in MARKDOWN.parse(source) if t.level == 0 and t.map and t.nesting >= 0]
+    return [(t.type.removesuffix("_open"), "\n".join(lines[slice(*t.map)])) for t in tokens]
+
+
+def first_sentences(text, limit=LONG):
+    """As many whole sentences from the start of a text as fit into `limit` characters, at least one; of a list, of each item."""
+    if re.match(r"\d+\. |- ", text):
+        items = re.split(r"\n(?=\d+\. |- )", text)
+        return "\n".join(re.sub(r"(\d+\. |- )(.*)", lambda m: m[1] + first_sentences(m[2], limit // 2), item, flags=re.DOTALL) for item in items)
+    said = ""
+    for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z*$`])", text):
+        if said and len(said) + len(sentence) > limit:
+            break
+        said += " " * bool(said) + sentence
+    return said + "**" * (said.count("**") % 2)            # where a bold passage was cut
+
+
+def slide(heading, body, kind="text"):
+    """One slide as HTML."""
+    title = MARKDOWN.renderInline(heading)
+    return f'<section class="{kind}">\n<h2>{title}</h2>\n{body}\n</section>'
+
+
+def the_formula(following, near):
+    """Of the blocks that follow a text, the formula to show with it: the next one, or if it need not be near the last of the section."""
+    kinds = [kind for kind, _ in following]
+    section = following[:kinds.index("heading")] if "heading" in kinds else following
+    formulas = [text for kind, text in section[:1 if near or kinds[:1] == ["math_block"] else None] if kind == "math_block"]
+    return formulas[-1] if formulas else ""
+
+
+def of_text(source, heading):
+    """The slides of a Markdown cell."""
+    found = blocks(source)
+    predicts = [text.startswith("**Predict.**") for _, text in found]
+    fresh = not any(predicts) and not any(kind == "heading" for kind, _ in found)
+    for i, (kind, text) in enumerate(found):
+        if kind == "heading":
+            fresh, heading = True, text.lstrip("# ")
+        elif predicts[i] or fresh and kind in ("paragraph", "ordered_list", "bullet_list"):
+            body = MARKDOWN.render((text if predicts[i] else first_sentences(text)) + "\n\n" + the_formula(found[i + 1:], predicts[i]))
+            yield slide(heading, body, "predict" if predicts[i] else "text")
+            fresh = False
+
+
+def of_code(cell, heading, after):
+    """The slide of a code cell. after: the source of the Markdown cell that follows it"""
+    for output in cell["outputs"]:
+        if "image/png" in output.get("data", {}):
+            alt = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
+            kind, text = (blocks(after) or [("", "")])[0]
+            said = kind == "paragraph" and not text.startswith("**Predict.**")
+            caption = MARKDOWN.renderInline(first_sentences(text, 180)) if said else ""
+            png = output["data"]["image/png"].replace("\n", "")
+            width, height = struct.unpack(">II", base64.b64decode(png[:32])[16:24])
+            body = f'<img alt="{alt}" src="data:image/png;base64,{png}">\n<p class="caption">{caption}</p>'
+            return slide(heading, body, "figure" if width / height > SIDE else "figure side")
+    return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
+
+
+def worth_showing(cell):
+    """Whether a cell that nobody has tagged holds a heading, a prediction or a figure, and is no exercise."""
+    if {"exercise", "solution"} & set(cell["metadata"].get("tags", ())):
+        return False
+    return (any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+            or cell["cell_type"] == "markdown" and re.search(r"^(#+ |\*\*Predict)", "".join(cell["source"]), re.MULTILINE) is not None)
+
+
+def deck(notebook):
+    """The title of a notebook and its slides."""
+    cells, heading, slides = json.loads(notebook.read_text())["cells"], "", []
+    tagged = [cell for cell in cells if "slide" in cell["metadata"].get("tags", ())] or list(filter(worth_showing, cells))
+    for i, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if cell in tagged:
+            after = next(("".join(c["source"]) for c in cells[i + 1:] if c["cell_type"] == "markdown"), "")
+            slides += of_text(source, heading) if cell["cell_type"] == "markdown" else [of_code(cell, heading, after)]
+        if cell["cell_type"] == "markdown":
+            heading = ([heading] + [text.lstrip("# ") for kind, text in blocks(source) if kind == "heading"])[-1]
+    slides[:1] = [first.replace("h2>", "h1>") for first in slides[:1]]
+    return blocks("".join(cells[0]["source"]))[0][1].lstrip("# "), slides
+
+
+def write(notebooks, folder):
+    """A deck for each notebook, and a page that lists them."""
+    folder.mkdir(parents=True)
+    template, decks = TEMPLATE.read_text(), {}
+    style = CODE.get_style_defs("pre")
+    for path in notebooks:
+        decks[path.stem], slides = deck(path)
+        page = template.replace("NUMBER", path.stem[:2]).replace("TITLE", html.escape(decks[path.stem])).replace("NOTEBOOK", path.stem)
+        (folder / f"{path.stem}.html").write_text(page.replace("/* code */", style).replace("<!-- slides -->", "\n".join(slides)))
+    items = "".join(f'<li><a href="{stem}.html">{stem[:2]} · {html.escape(title)}</a></li>\n' for stem, title in decks.items())
+    (folder / "index.html").write_text(LIST.replace("<!-- decks -->", items))

@@ -1,0 +1,131 @@
+"""The slides as built by `make book`: one deck a notebook, each slide within its frame. Skipped where the book is not built."""
+
+import base64
+import json
+import sys
+
+import pytest
+from test_book import COUNT, NOTEBOOKS, ROOT, SITE, browsed, browser, built, chrome, parsed, resolved  # noqa: F401  (chrome is a fixture)
+
+sys.path.insert(0, str(ROOT / "book"))
+DECKS = sorted((SITE / "slides").glob("[0-9]*.html"))
+
+
+# without a browser
+
+@built
+def test_every_notebook_has_a_deck_that_the_book_links_to():
+    assert [p.stem for p in DECKS] == [p.stem for p in NOTEBOOKS]
+    linked = {resolved("slides/index.html", link)[0] for link in parsed("slides/index.html").links}
+    assert set(DECKS) <= linked
+    for page in ("index.html", "teaching.html"):
+        assert "slides/index.html" in parsed(page).links
+    for path in DECKS:
+        assert f"../slides/{path.name}" in parsed(f"notebooks/{path.name}").links
+
+
+def test_tags_stand_on_cells_that_make_slides():
+    """Every figure of the lesson is on a slide, and so is every prediction; exercises and their solutions are not."""
+    for path in (p for p in NOTEBOOKS if '"slide"' in p.read_text()):
+        for cell in json.loads(path.read_text())["cells"]:
+            tags = set(cell["metadata"].get("tags", ()))
+            assert not ("slide" in tags and tags & {"exercise", "solution"}), path.name
+            figure = any("image/png" in o.get("data", {}) for o in cell.get("outputs", ()))
+            if (figure or "**Predict.**" in "".join(cell["source"])) and not tags & {"exercise", "solution"}:
+                assert "slide" in tags, (path.name, "".join(cell["source"])[:80])
+
+
+def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
+    pytest.importorskip("mdit_py_plugins")
+    import slides
+    text = f"An answer.\n\n## One thing\n\nIt is $x$. {'It goes on. ' * 50}\n\n$$D$$\n\nMore of it.\n\n**Predict.** Up?\n"
+    first, second = slides.of_text(text, "")
+    assert "<h2>One thing</h2>" in first and r"\(x\)" in first and r"\[D\]" in first and "More" not in first and "An answer" not in first
+    assert len(first) < slides.LONG + 200 and "Up?" in second
+    assert r"\[E\]" in next(slides.of_text("## So\n\nLong ago.\n\nThen\n\n$$D$$\n\nat last\n\n$$E$$\n\n## Next", ""))
+    assert slides.first_sentences("1. One. Two.\n2. Three\n   more.", 20) == "1. One. Two.\n2. Three\n   more."
+    assert slides.first_sentences("1. One is long.\n   Two.\n2. Three.", 20) == "1. One is long.\n2. Three."
+    picture = base64.b64encode(b"." * 16 + (300).to_bytes(4) + (100).to_bytes(4)).decode()
+    png = {"output_type": "display_data", "data": {"image/png": picture}, "metadata": {"image/png": {"alt": "a < b"}}}
+    cell = dict(source="f(x)", outputs=[png])
+    assert 'alt="a &lt; b"' in slides.of_code(cell, "", "So it *is*.") and "<em>is</em>" in slides.of_code(cell, "", "So it *is*.")
+    assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
+
+
+def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path):
+    pytest.importorskip("mdit_py_plugins")
+    import slides
+    cell = lambda source, *tags: dict(cell_type="markdown", source=source, metadata=dict(tags=list(tags)))
+    notebook, cells = tmp_path / "new.ipynb", [cell("# Why?\n\nFor it."), cell("So."), cell("**Predict.** Up?"), cell("## Exercises\n\nTry.", "exercise")]
+    notebook.write_text(json.dumps(dict(cells=cells)))
+    title, found = slides.deck(notebook)
+    assert title == "Why?" and len(found) == 2 and "For it." in found[0] and "Up?" in found[1]
+    cells[1]["metadata"]["tags"] = ["slide"]
+    notebook.write_text(json.dumps(dict(cells=cells)))
+    assert len(slides.deck(notebook)[1]) == 1
+
+
+# in a browser
+
+OUTSIDE = """
+const frame = document.querySelector("main").getBoundingClientRect(), foot = document.querySelector("footer").getBoundingClientRect(), found = [];
+if (Math.abs(frame.width / frame.height - 16 / 9) > .01) found.push("the frame is not 16:9");
+for (const [i, slide] of [...document.querySelectorAll("section")].entries()) {
+  const head = slide.querySelector("h1, h2").getBoundingClientRect(), wrong = what => found.push(`slide ${i + 1}: ${what}`);
+  for (const e of slide.querySelectorAll(":scope > :not(h1, h2)")) {
+    const box = e.getBoundingClientRect();
+    if (box.top < head.bottom && box.left < head.right) wrong(`${e.tagName} over the heading`);
+    if (box.bottom > foot.top) wrong(`${e.tagName} too low`);
+  }
+  for (const e of slide.querySelectorAll("*:not(mjx-assistive-mml, mjx-assistive-mml *)")) {
+    const box = e.getBoundingClientRect();
+    if (box.left < frame.left - 1 || box.right > frame.right + 1) wrong(`${e.outerHTML.slice(0, 60)} too wide`);
+    if (e.scrollWidth > e.clientWidth + 1 && e.matches("pre")) wrong("code overflows");
+    if (e.matches("p, li, pre") && parseFloat(getComputedStyle(e).fontSize) < frame.width / (e.matches("pre") ? 70 : 55)) wrong("small type");
+    if (e.matches("mjx-container") && parseFloat(getComputedStyle(e).fontSize) < frame.width / 60) wrong("small formula");
+    if (e.matches("img") && Math.min(box.width / e.naturalWidth, box.height / e.naturalHeight) * 1536 < frame.width) wrong("small figure");
+  }
+}
+done(found);"""
+TURN = """
+const at = () => document.querySelector("output").textContent.split(" / ").map(Number), seen = [];
+const key = name => { dispatchEvent(new KeyboardEvent("keydown", {key: name})); seen.push(at()[0]); };
+const swipe = (from, to) => {
+  const touch = x => ({changedTouches: [new Touch({identifier: 0, target: document.body, clientX: x, clientY: 9})]});
+  dispatchEvent(new TouchEvent("touchstart", touch(from))); dispatchEvent(new TouchEvent("touchend", touch(to))); seen.push(at()[0]);
+};
+key("ArrowRight"); key(" "); key("ArrowLeft"); key("Home"); key("ArrowLeft"); swipe(300, 100); swipe(100, 300);
+key("End"); seen.push(at()[1]); key("ArrowRight");
+done([seen, document.querySelectorAll("section").length, getComputedStyle(document.querySelector("section:last-of-type")).visibility, location.hash]);"""
+
+
+@browsed
+@pytest.mark.parametrize("width", [390, 1300])
+def test_every_slide_stays_in_its_frame_and_loads_alone_from_a_file(chrome, tmp_path, width):  # noqa: F811
+    found = {}
+    with browser(chrome, tmp_path, width=width) as b:
+        for path in DECKS:
+            console, asked = b.open(path.as_uri())
+            b.run("document.querySelectorAll('section').forEach(s => s.classList.add('now')); done()")
+            marked, rendered, wrong, text = b.run(COUNT)
+            found[path.stem] = [*console, *(a for a in asked if not a.startswith("file:")), *b.run(OUTSIDE)]
+            found[path.stem] += [f"{rendered} of {marked} formulas, {wrong} with errors"] * (rendered != marked or wrong > 0 or not marked)
+            found[path.stem] += ["raw formula"] * ("\\(" in text or "$" in text)
+    assert not {deck: problems for deck, problems in found.items() if problems}
+
+
+@browsed
+def test_keys_and_swipes_turn_the_page(chrome, tmp_path):  # noqa: F811
+    with browser(chrome, tmp_path) as b:
+        b.open(DECKS[0].as_uri())
+        seen, n, last, where = b.run(TURN)
+    assert seen == [2, 3, 2, 1, 1, 2, 1, n, n, n] and last == "visible" and where == f"#{n}"
+
+
+@browsed
+def test_a_deck_prints_one_slide_a_sheet(chrome, tmp_path):  # noqa: F811
+    with browser(chrome, tmp_path) as b:
+        b.open(DECKS[0].as_uri())
+        n = b.run("done(document.querySelectorAll('section').length)")
+        pdf = base64.b64decode(b.devtools("Page.printToPDF", preferCSSPageSize=True, printBackground=True)["data"])
+    assert pdf.count(b"/Type /Page\n") == n
