@@ -74,12 +74,13 @@ def _in_order(mixture, size, generator):
 
 def _source(breadth, layout, components=40, classes=10):
     g = torch.Generator().manual_seed(layout)
-    means = breadth * (8 * torch.rand(components, 2, generator=g) - 4)
-    angle = math.pi * torch.rand(components, generator=g)
-    stds = breadth * (0.15 + 0.45 * torch.rand(components, 2, generator=g))
+    rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float32).to(torch.get_default_dtype())      # the same world in every precision
+    means = breadth * (8 * rand(components, 2) - 4)
+    angle = math.pi * rand(components)
+    stds = breadth * (0.15 + 0.45 * rand(components, 2))
     axes = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], -2)
     covs = axes * stds[:, None, :] ** 2 @ axes.mT
-    weights = 0.5 + torch.rand(components, generator=g)
+    weights = 0.5 + rand(components)
     return LabelledMixture(weights / weights.sum(), means, covs, torch.arange(components) % classes)
 
 

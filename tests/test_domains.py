@@ -144,3 +144,16 @@ def test_a_grid_has_room_for_sixteen_classes(classes):
 def test_data_of_no_points_are_refused(size):
     with refuses(f"size is {size}"):
         domains.make().data(size, [0])
+
+
+def test_the_world_is_the_same_in_every_precision():
+    single = domains.make("spirals", layout=3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = domains.make("spirals", layout=3)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in ((single.source, double.source), (single.target, double.target)):
+        assert other.means.dtype == torch.float64
+        torch.testing.assert_close(one.means.double(), other.means, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.covs.double(), other.covs, rtol=1e-4, atol=1e-6)

@@ -73,7 +73,8 @@ def judge(config, device="cpu", progress=False):
 
 def pretrain_dit(config, seed=0, device="cpu", progress=False):
     """A DiT trained on the source world by the pre-training of the study at scale.  -> VP with the averaged weights"""
-    from ..experiments import scale, scale_setup           # they use this module
+    from ..experiments import scale, scale_setup  # they use this module
+
     source = World()
     net = VP(DiT(**config.network, num_classes=source.num_classes, velocity=True, seed=seed)).to(device)
     training = dataclasses.replace(scale.Config(), batch=config.batch, lr=config.lr)
