@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from .lora import AdapterOff, adapter_off
+from .lora import AdapterOff, OtherRows, adapter_off, mixed, sole_adapter
 
 ORDER = {                                                  # class of the network: where its pipelines put the labelled half
     "DiTTransformer2DModel": "first",
@@ -88,12 +88,33 @@ class DomainGuidedModel(nn.Module):
         if len(x) % 2 or not torch.equal(x[:n], x[n:]):    # pipelines double their latents where they guide, and only there
             return self.finetuned(*args, **kwargs)
         halves = [(_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None))]
-        labelled, null = halves if self.order == "first" else halves[::-1]
+        labelled, null = self._ordered(*halves)
+        adapter = self._mixes()
+        if adapter and self._on(*null):
+            first, second = self._ordered([adapter] * n, ["__base__"] * n)
+            with contextlib.suppress(OtherRows), mixed(self.finetuned, first + second):
+                return self.finetuned(*args, **self._one_batch(kwargs, n))
         main = self.finetuned(*labelled[0], **labelled[1])
         guide = main                                       # outside the interval: nothing is added
         if self._on(*null):
             guide, main = self._parts(main, *null, n)
-        return _joined(*((main, guide) if self.order == "first" else (guide, main)))
+        return _joined(*self._ordered(main, guide))
+
+    def _ordered(self, labelled, null):
+        return (labelled, null) if self.order == "first" else (null, labelled)
+
+    def _mixes(self):
+        """The LoRA's name if one forward can serve both halves: the guide is this network without it, and sees what the pipeline gives."""
+        same = isinstance(self.pretrained, AdapterOff) and self.pretrained.net is self.finetuned
+        return sole_adapter(self.finetuned, self.pretrained.adapter) if same and not self.null and self.domain is None and self.every == 1 else None
+
+    def _one_batch(self, kwargs, n):
+        """The inputs of both halves, the null half with the network's own null label."""
+        if kwargs.get("class_labels") is None:
+            return kwargs
+        labels, rows = kwargs["class_labels"].clone(), slice(n, None) if self.order == "first" else slice(None, n)
+        labels[rows] = self.finetuned.config.num_embeds_ada_norm
+        return kwargs | dict(class_labels=labels)
 
     def _on(self, args, kwargs):
         everywhere = self.interval == (0.0, math.inf)      # then the device need not be waited for

@@ -24,7 +24,7 @@ from helpers import refuses
 
 from dgtoy import calibrate, guided, plane
 from dgtoy.interop import denoiser
-from dgtoy.lora import AdapterOff, adapter_off
+from dgtoy.lora import AdapterOff, adapter_off, sole_adapter
 from dgtoy.pipelines import DomainGuidedModel, guide_by_base, guide_pipeline
 
 close = torch.testing.assert_close
@@ -262,6 +262,55 @@ def test_a_lora_is_guided_by_its_base_without_a_second_copy(tuned):
     assert np.abs(found - images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W)).max() == 0
     assert np.abs(found - images("Stable Diffusion", Spelled(net, base, "second"), W)).max() < 1e-4
     assert sum(p.numel() for p in guided.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("make, order", [(unet(), "second"), (lambda: dit(5, 1)[1], "first")])
+def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
+    """The reference is the plain way: the network twice, the adapter off the second time."""
+    from peft import LoraConfig, inject_adapter_in_model
+    net = random(1, make)
+    torch.manual_seed(3)
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), net, "style")
+    guided, calls = DomainGuidedModel(net, AdapterOff(net)), []
+    net.register_forward_pre_hook(lambda *a: calls.append(1))
+    x = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1)
+    given = dict(encoder_hidden_states=text(4, 5, 12, seed=2)) if order == "second" else dict(class_labels=torch.tensor([0, 2, 1000, 1000]))
+    found = guided(x, timestep=torch.full((4,), 10), **given).sample
+    assert len(calls) == 1
+    monkeypatch.setattr("dgtoy.pipelines.sole_adapter", lambda *a: None)
+    plain = guided(x, timestep=torch.full((4,), 10), **given).sample
+    assert len(calls) == 3
+    close(found, plain, rtol=1e-4, atol=1e-5)
+    assert (found - net(x, timestep=torch.full((4,), 10), **{k: v.clamp(max=5) if k == "class_labels" else v for k, v in given.items()}).sample).abs().max() > 1e-3
+
+
+def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
+    from peft import LoraConfig
+    net, _ = tuned
+    assert sole_adapter(net) == sole_adapter(net, "style") == "style" and sole_adapter(net, "other") is None
+    other = random(1, unet())
+    other.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True), "style")
+    assert sole_adapter(other) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net.add_adapter(LoraConfig(r=2, target_modules=["to_k"]), "other")
+    net.set_adapter(["style", "other"])
+    assert sole_adapter(net, "style") is None
+
+
+def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned):
+    from dgtoy.lora import mixed
+    net, _ = tuned
+    x, hidden = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(4, 5, 12, seed=2)
+    guided = DomainGuidedModel(net, AdapterOff(net))
+    expected = guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample
+    layer = net.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
+    folded = layer.register_forward_pre_hook(lambda m, args: (args[0].flatten(0, 1)[:, None],), prepend=True)
+    unfolded = layer.register_forward_hook(lambda m, args, out: out.reshape(-1, x.shape[-1] ** 2 // 4, out.shape[-1]))
+    with refuses("a layer is called on", "expected 4, those of the batch"), mixed(net, ["style"] * 4):
+        net(x, torch.tensor(10), encoder_hidden_states=hidden)
+    close(guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample, expected, rtol=1e-4, atol=1e-5)
+    folded.remove(), unfolded.remove()
 
 
 def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):
