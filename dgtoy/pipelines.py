@@ -6,6 +6,7 @@ each. Here the labelled half goes to the fine-tuned network and the null half to
 """
 
 import contextlib
+import inspect
 import math
 
 import torch
@@ -22,6 +23,13 @@ ORDER = {                                                  # class of the networ
 }
 SHARED = ("in_channels", "out_channels", "sample_size", "cross_attention_dim", "joint_attention_dim", "caption_channels", "pooled_projection_dim",
           "addition_embed_type", "time_cond_proj_dim")     # what two networks must have in common for one pipeline to serve both
+WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")            # the first that a network has is the width of its text
+TEXT = ("hidden_size", "d_model", "vocab_size")
+PARTS = {                                                  # what the parts around two networks must have in common
+    "scheduler": ("prediction_type", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", "num_train_timesteps", "shift"),
+    "vae": ("latent_channels", "scaling_factor", "shift_factor", "block_out_channels"),
+    "text_encoder": TEXT, "text_encoder_2": TEXT, "text_encoder_3": TEXT,
+}
 
 
 class DomainGuidedModel(nn.Module):
@@ -52,6 +60,7 @@ class DomainGuidedModel(nn.Module):
             raise ValueError(f"domain, every, interval are {domain}, {every}, {interval}; expected finite or None, 1 or more, low < high")
         if domain is not None and ORDER[kind] == "apart":
             raise ValueError(f"domain is {domain}; expected None for a {kind}, whose pipeline calls the branches apart")
+        _check_null(null or {}, finetuned)
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
         self.domain, self.interval, self.every = domain, interval, every
         self.calls, self.kept, self.time = 0, None, -math.inf          # guided steps of this run, the guide's last answer, and when
@@ -198,16 +207,39 @@ def network_name(pipe):
 
 def _same_parts(pipe, other):
     """Raise if the parts around the two networks would make their predictions differ in meaning."""
-    for part, names in (("scheduler", ("prediction_type", "beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "shift")),
-                        ("vae", ("latent_channels", "scaling_factor", "shift_factor")), ("text_encoder", ("hidden_size", "vocab_size")),
-                        ("text_encoder_2", ("hidden_size", "vocab_size"))):
+    for part, names in PARTS.items():
         one, two = (getattr(p, part, None) for p in (pipe, other))
-        if (one is None) != (two is None):
-            raise ValueError(f"pretrained has {part} {type(two).__name__}; the pipeline has {type(one).__name__}")
+        kinds = [type(getattr(v, "_orig_mod", v)).__name__ for v in (two, one)]        # what torch.compile wraps
+        if kinds[0] != kinds[1] and (part != "scheduler" or None in (one, two)):      # another solver of the same process will do
+            raise ValueError(f"pretrained has {part} {kinds[0]}; the pipeline has {kinds[1]}")
         for name in names if one is not None else ():
             came, expected = (getattr(p.config, name, None) for p in (two, one))
-            if came != expected:
-                raise ValueError(f"pretrained has {part}.{name} {came}; the pipeline has {expected}")
+            if _plain(came) != _plain(expected):
+                raise ValueError(f"pretrained has {part}.{name} {_short(came)}; the pipeline has {_short(expected)}")
+
+
+def _plain(value):
+    """A setting as it compares: tuples and arrays are lists; a switch that is off is as one that is not there."""
+    return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value or None
+
+
+def _short(value):
+    """A setting in a line: a long list by its ends and its length."""
+    return f"{value[0]:.3g} ... {value[-1]:.3g} ({len(value)} values)" if hasattr(value, "__len__") and not isinstance(value, str) and len(value) > 8 else value
+
+
+def _check_null(null, net):
+    """Raise if the guide's own null condition is not of inputs that the network has, of one row each and of its text's width."""
+    known = inspect.signature(net.forward).parameters
+    for name, value in null.items():
+        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise ValueError(f"null has {name}; expected inputs of a {type(net).__name__}, such as encoder_hidden_states")
+        if not torch.is_tensor(value) or not value.ndim or len(value) != 1:
+            raise ValueError(f"null has {name} of {tuple(getattr(value, 'shape', ())) or type(value).__name__}; expected a tensor (1, ...)")
+    width = next((w for w in (getattr(net.config, n, None) for n in WIDTHS) if isinstance(w, int)), None)
+    text = null.get("encoder_hidden_states")
+    if text is not None and width and text.shape[-1] != width:
+        raise ValueError(f"null has encoder_hidden_states of width {text.shape[-1]}; the network reads text of width {width}")
 
 
 def _half(value, rows, whole):

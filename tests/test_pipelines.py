@@ -370,6 +370,67 @@ def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_ste
     assert type(pipe.unet) is UNet2DConditionModel
 
 
+def refused(words, change, make=unet(), build=sd):
+    """`guide_pipeline` on two pipelines that are alike but for what `change` does to the second."""
+    pipe, other = build(random(1, make))[0], build(random(2, make))[0]
+    guide_pipeline(build(random(1, make))[0], other)       # alike, they are taken
+    change(other)
+    with refuses(*words):
+        guide_pipeline(pipe, other)
+    assert type(pipe.unet if hasattr(pipe, "unet") else pipe.transformer).__name__ != "DomainGuidedModel"
+
+
+def test_parts_around_the_networks_that_differ_are_refused_before_the_first_step():
+    from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
+    own = [0.1 * i / 1000 + 1e-4 for i in range(1000)]
+    betas = lambda p: setattr(p, "scheduler", ddim(trained_betas=own))
+    refused(["pretrained has scheduler.trained_betas 0.0001 ... 0.1 (1000 values); the pipeline has None"], betas)
+    refused(["pretrained has scheduler.rescale_betas_zero_snr True; the pipeline has False"], lambda p: setattr(p, "scheduler", ddim(rescale_betas_zero_snr=True)))
+    refused(["pretrained has scheduler.prediction_type None; the pipeline has epsilon"], lambda p: setattr(p, "scheduler", FlowMatchEulerDiscreteScheduler()))
+    refused(["pretrained has vae AutoencoderTiny; the pipeline has AutoencoderKL"], lambda p: setattr(p, "vae", AutoencoderTiny()))
+    refused(["pretrained has vae.block_out_channels (8, 8, 8); the pipeline has (8, 8)"], lambda p: p.vae.register_to_config(block_out_channels=(8, 8, 8)))
+    pipe, other = sd(random(1, unet()))[0], sd(random(2, unet()))[0]
+    other.scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)               # another solver of the same process
+    assert guide_pipeline(pipe, other) is pipe
+    with refuses("pretrained has sample_size 16; finetuned has 8"):
+        DomainGuidedModel(random(1, unet()), UNet2DConditionModel(**{**random(2, unet()).config, "sample_size": 16}))
+
+
+def test_another_text_encoder_is_refused():
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+    clip = lambda **more: CLIPTextModel(CLIPTextConfig(**dict(vocab_size=20, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2) | more))
+    t5 = lambda **more: T5EncoderModel(T5Config(**dict(vocab_size=20, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2) | more))
+
+    def with_text(part, encoder, build):
+        def made(net):
+            pipe, more = build(net)
+            setattr(pipe, part, encoder())
+            return pipe, more
+        return made
+    wide = lambda part, encoder: (lambda p: setattr(p, part, encoder))
+    refused(["pretrained has text_encoder.hidden_size 16; the pipeline has 12"], wide("text_encoder", clip(hidden_size=16)), build=with_text("text_encoder", clip, sd))
+    refused(["pretrained has text_encoder.vocab_size 21; the pipeline has 20"], wide("text_encoder", clip(vocab_size=21)), build=with_text("text_encoder", clip, sd))
+    refused(["pretrained has text_encoder T5EncoderModel; the pipeline has CLIPTextModel"], wide("text_encoder", t5()), build=with_text("text_encoder", clip, sd))
+    third = with_text("text_encoder_3", t5, sd3)
+    refused(["pretrained has text_encoder_3.vocab_size 21; the pipeline has 20"], wide("text_encoder_3", t5(vocab_size=21)), KINDS["Stable Diffusion 3"][0], third)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_null_condition_that_the_guide_cannot_read_is_refused(kind):
+    make = KINDS[kind][0]
+    net, guide = random(1, make), random(2, make)
+    give = lambda **null: DomainGuidedModel(net, guide, null=null)
+    give(encoder_hidden_states=text(1, 5, 12, seed=9))
+    with refuses("null has prompt_embeds; expected inputs of a"):
+        give(prompt_embeds=text(1, 5, 12, seed=9))
+    with refuses("null has encoder_hidden_states of (2, 5, 12); expected a tensor (1, ...)"):
+        give(encoder_hidden_states=text(2, 5, 12, seed=9))
+    with refuses("null has encoder_hidden_states of NoneType; expected a tensor (1, ...)"):
+        give(encoder_hidden_states=None)
+    with refuses("null has encoder_hidden_states of width 13; the network reads text of width 12"):
+        give(encoder_hidden_states=text(1, 5, 13, seed=9))
+
+
 def test_the_lora_guide_of_a_pipeline_is_its_base():
     from peft import LoraConfig
 
