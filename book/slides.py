@@ -1,9 +1,10 @@
 """Slides: one deck a notebook, made of the cells tagged `slide`. `make book` puts them into slides/ of the site.
 Where no cell is tagged, as in a new notebook, headings, predictions and figures are taken.
 
-A deck shows less than its notebook, by one rule. Of a text: each heading with the first sentences below it and one formula,
-the one that follows them or else the last, which is the result; and each prediction whole. Of a code cell: its figure, with
-the first sentences of the text that comes after it; or the code, where there is no figure. The rest is for the notebook.
+A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first sentences below it, and
+with the list that follows them or one formula, the next or else the last, which is the result; and each prediction whole.
+Of a code cell: its figure, with the first sentences of the text that comes after it; or the code, where there is no figure.
+The rest is for the notebook.
 """
 
 import base64
@@ -22,6 +23,7 @@ from pygments.lexers import PythonLexer
 TEMPLATE = pathlib.Path(__file__).parent / "slides.html"
 LONG = 330                                                 # characters of text that are easily read on one slide
 SIDE = 1.75                                                # a figure less wide than this has its text beside it, not below
+LISTS = ("ordered_list", "bullet_list")
 CODE = HtmlFormatter(style="a11y-light")
 LIST = """<!doctype html>
 <html lang="en">
@@ -43,8 +45,11 @@ LIST = """<!doctype html>
 
 
 def formula(tex, options):
-    """A formula as MathJax wants it."""
-    return html.escape(rf"\[{tex}\]" if options["display_mode"] else rf"\({tex}\)")
+    """A formula as MathJax wants it; what stands side by side in a notebook stands one below the other, in larger type."""
+    if not options["display_mode"]:
+        return html.escape(rf"\({tex}\)")
+    lines = re.split(r"\s*\\qquad\s*\\qquad\s*", tex)
+    return html.escape(r"\[" + (r"\begin{gathered}" + r"\\[1ex]".join(lines) + r"\end{gathered}" if lines[1:] else tex) + r"\]")
 
 
 MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True, renderer=formula)
@@ -78,9 +83,12 @@ def slide(heading, body, kind="text"):
     return f'<section class="{kind}">\n<h2>{title}</h2>\n{body}\n</section>'
 
 
-def the_formula(following, near):
-    """Of the blocks that follow a text, the formula to show with it: the next one, or if it need not be near the last of the section."""
+def shown_with(following, near):
+    """Of the blocks that follow a text, what to show with it: the list that comes next, or a formula,
+    the next one or, if it need not be near, the last of the section."""
     kinds = [kind for kind, _ in following]
+    if kinds and kinds[0] in LISTS:
+        return first_sentences(following[0][1], 100)
     section = following[:kinds.index("heading")] if "heading" in kinds else following
     formulas = [text for kind, text in section[:1 if near or kinds[:1] == ["math_block"] else None] if kind == "math_block"]
     return formulas[-1] if formulas else ""
@@ -94,8 +102,9 @@ def of_text(source, heading):
     for i, (kind, text) in enumerate(found):
         if kind == "heading":
             fresh, heading = True, text.lstrip("# ")
-        elif predicts[i] or fresh and kind in ("paragraph", "ordered_list", "bullet_list"):
-            body = MARKDOWN.render((text if predicts[i] else first_sentences(text)) + "\n\n" + the_formula(found[i + 1:], predicts[i]))
+        elif predicts[i] or fresh and kind in ("paragraph", "table", *LISTS):
+            said = text if predicts[i] or kind == "table" else first_sentences(text)
+            body = MARKDOWN.render(said + "\n\n" + shown_with(found[i + 1:], predicts[i]))
             yield slide(heading, body, "predict" if predicts[i] else "text")
             fresh = False
 

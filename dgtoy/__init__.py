@@ -2,7 +2,7 @@
 
 from .calibration import calibrate
 from .gmm import GaussianMixture
-from .guidance import autoguidance, cfg, domain_guidance, guided, plane
+from .guidance import autoguidance, cfg, domain_guidance, guided, plane, reused
 from .labelled import LabelledMixture
 from .nets import MLP, Ensemble
 from .samplers import ancestral, dpmpp_2m, euler, heun, last, trajectory
@@ -11,4 +11,4 @@ from .train import Points, Recipe, fit
 
 __version__ = "0.1.0"
 __all__ = ["GaussianMixture", "LabelledMixture", "MLP", "Ensemble", "Points", "Recipe", "ancestral", "autoguidance", "calibrate", "cfg",
-           "domain_guidance", "dpmpp_2m", "euler", "fit", "guided", "heun", "karras", "last", "plane", "trajectory"]
+           "domain_guidance", "dpmpp_2m", "euler", "fit", "guided", "heun", "karras", "last", "plane", "reused", "trajectory"]

@@ -8,7 +8,7 @@ import sys
 import time
 
 POINTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration")
-IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides")
+IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides", "images_cost")
 EXPERIMENTS = (*POINTS, *IMAGES, "scale", "why")
 
 REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5])

@@ -10,6 +10,7 @@ from torch import nn
 
 from . import lora, pipelines
 from .dit import Adapter, LabelEmbedder
+from .graphs import Captured
 from .pipelines import DomainGuidedModel as DomainGuidedModel
 from .pipelines import guide_pipeline as guide_pipeline
 
@@ -84,7 +85,7 @@ def lora_guide(net, adapter=None):
     if not isinstance(net.net.y_embedder, TwoTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
     guide = net.around(AdapterOff(net.net))
-    guide.graphs = None if net.graphs is None else {}      # its blocks are compiled with the network's
+    guide.graphs = None if net.graphs is None else Captured(guide.__call__)                # its blocks are compiled with the network's
     return guide
 
 

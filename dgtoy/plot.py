@@ -73,8 +73,9 @@ def show(fig, alt=None, colors=160, dpi=100):
 
 
 def described(fig):
-    """A figure's titles, axes and curves as a sentence each."""
-    found = [fig.get_suptitle()]
+    """A figure's titles, rows of pictures, axes and curves as a sentence each."""
+    rows = [ax.get_ylabel() for ax in fig.axes if ax.images and ax.get_ylabel() and not ax.get_xlabel()]
+    found = [fig.get_suptitle(), f"rows of pictures: {', '.join(rows)}" if rows else ""]
     for ax in fig.axes:
         drawn = dict.fromkeys(t for t in ax.get_legend_handles_labels()[1])
         found += [ax.get_title() or ax.get_title("left"), f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "",

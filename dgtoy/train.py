@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from .checkpoint import resume, save_checkpoint, start_moments
+from .graphs import Captured
 from .labelled import LabelledMixture, check_label
 from .schedules import log_normal
 
@@ -147,14 +148,13 @@ def _check_data(net, data):
 
 def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide):
     work = _Work(net, ema, optimizer, guide)
-    sigma_data = net.sigma_data
     inputs = None
     for step in range(start, recipe.steps):
         if inputs is None or step % BLOCK == 0:
             inputs = batches(data, net.seeds, recipe, net.null, step // BLOCK, net.shape, net.device)
         x0, label, sigma, x = (a[:, step % BLOCK] for a in inputs)
         work.extra(recipe.w - 1 if step >= recipe.late * recipe.steps else 0.0)
-        loss = work.gradient(x0, label, sigma, x, sigma_data)
+        loss = work.gradient(x0, label, sigma, x)
         if not bool(loss.isfinite().all()):
             seed = net.seeds[int((~loss.isfinite()).nonzero()[0])]
             if checkpoint:
@@ -173,60 +173,33 @@ class _Work:
         self.net, self.optimizer, self.guide, self.share = net, optimizer, guide, 0.0
         self.params = list(net.params.values())
         self.averages = [ema.params[k].detach() for k in net.params] if ema else []
-        self.decay = torch.zeros((), device=net.device)
-        self.graphs = None
+        self.gradient, self._captured_update = Captured(self._gradient), Captured(self._update, warm=0)
 
     def extra(self, share):
         """How much of the guide's difference the targets hold from now on: 0, or w - 1."""
         if share != self.share:
-            self.share, self.graphs = share, None          # another computation: capture it anew
-
-    def gradient(self, *batch_and_sigma_data):
-        *batch, sigma_data = batch_and_sigma_data
-        if self.net.device.type != "cuda":
-            return self._gradient(batch, sigma_data)
-        if self.graphs is None:
-            self._capture(batch, sigma_data)
-        torch._foreach_copy_(self.inputs, list(batch))
-        self.graphs[0].replay()
-        return self.loss.clone()
+            self.share, self.gradient = share, Captured(self._gradient)    # another computation: capture it anew
 
     def update(self, decay):
-        self.decay.fill_(decay)
-        self._update() if self.graphs is None else self.graphs[1].replay()
+        """One step of the optimizer, and of the averages with this decay."""
+        self._captured_update(torch.full((), decay, device=self.params[0].device))
 
-    def _gradient(self, batch, sigma_data):
-        x0, label, sigma, x = batch
+    def _gradient(self, x0, label, sigma, x):
         x0_hat = self.net(x, sigma, label)
         if self.share:
             learned = x0 + self.share * (x0_hat.detach() - self.guide(x, sigma))
             x0 = torch.where(beside(label == self.net.null, x0), x0, learned)
-        loss = denoising_loss(x0_hat, x0, sigma, sigma_data)                             # (S,)
+        loss = denoising_loss(x0_hat, x0, sigma, self.net.sigma_data)                    # (S,)
         grads = torch.autograd.grad(loss.sum(), self.params)
         for p, g in zip(self.params, grads):
             p.grad = g
         return loss.detach()
 
-    def _update(self):
+    def _update(self, decay):
         self.optimizer.step()
-        if self.averages and self.decay.is_cuda:           # three launches, whatever the number of weights
-            torch._foreach_mul_(self.averages, self.decay)
-            torch._foreach_add_(self.averages, torch._foreach_mul([p.detach() for p in self.params], 1 - self.decay))
+        if self.averages and decay.is_cuda:                # three launches, whatever the number of weights
+            torch._foreach_mul_(self.averages, decay)
+            torch._foreach_add_(self.averages, torch._foreach_mul([p.detach() for p in self.params], 1 - decay))
             return
         for average, p in zip(self.averages, self.params):
-            average.lerp_(p.detach(), 1 - self.decay)
-
-    def _capture(self, batch, sigma_data):
-        self.inputs = [b.clone() for b in batch]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):                      # libraries choose their kernels outside the graph
-            for _ in range(3):
-                self._gradient(self.inputs, sigma_data)
-        torch.cuda.current_stream().wait_stream(side)
-        gradient, update = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(gradient):
-            self.loss = self._gradient(self.inputs, sigma_data)
-        with torch.cuda.graph(update, pool=gradient.pool()):
-            self._update()
-        self.graphs = gradient, update
+            average.lerp_(p.detach(), 1 - decay)

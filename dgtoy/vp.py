@@ -84,6 +84,12 @@ class Process:
     def __len__(self):
         return len(self.times)
 
+    def to(self, device):
+        """This process with its tables on another device, where its images are: then no step waits for a transfer."""
+        for name, table in vars(self).items():
+            setattr(self, name, table.to(device))
+        return self
+
     def noised(self, x0, i, eps):
         """x_i (B, ...) from clean images, step indices i (B,) and noise."""
         at = _take(x0, i)

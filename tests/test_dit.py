@@ -1,4 +1,5 @@
 import argparse
+import copy
 import json
 import os
 import pathlib
@@ -12,7 +13,20 @@ from safetensors.torch import load_file, save_file
 
 from dgtoy import cfg, domain_guidance, guided, heun, karras, last
 from dgtoy.checkpoint import write_safetensors
-from dgtoy.dit import CONFIGS, EDM, DiT, config_of, load_checkpoint, load_pretrained, load_weights, position_embedding, time_of
+from dgtoy.dit import (
+    CONFIGS,
+    EDM,
+    VP,
+    DiT,
+    config_of,
+    load_checkpoint,
+    load_pretrained,
+    load_weights,
+    position_embedding,
+    time_of,
+)
+from dgtoy.dit.fast import FusedDiT, FusedMlp, fuse
+from dgtoy.interop import add_lora, lora_guide
 
 close = torch.testing.assert_close
 FILES = pathlib.Path(__file__).parent / "fixtures" / "dit_tiny"      # made with the official code; random weights
@@ -321,16 +335,24 @@ def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
     assert losses[-1] < 0.02 * losses[0]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_compiled_blocks_and_captured_graphs_compute_what_the_plain_way_does():
-    """bfloat16 against float32 to 2%, and the graph follows weights that change in place."""
-    net = EDM(DiT(8, 2, 3, 64, 2, 4, 5, learn_sigma=False)).to("cuda")
-    for p in net.net.parameters():
-        torch.nn.init.normal_(p.data, std=0.05)
-    fast, x = net.clone().compile(), torch.randn(16, 3, 8, 8, device="cuda")
-    net.amp = False
-    for _ in range(2):
-        plain, quick = net.denoiser(1)(x, 0.7), fast.denoiser(1)(x, 0.7)
-        assert (plain - quick).norm() < 0.02 * plain.norm()
-        for p, q in zip(net.net.parameters(), fast.net.parameters(), strict=True):
-            p.data.mul_(1.1), q.data.mul_(1.1)
+# fused layers
+
+@pytest.mark.parametrize("velocity", [False, True])
+def test_a_fused_network_computes_what_the_plain_one_does(velocity):
+    """In float64, as on a device without the kernel; the kernel itself: test_cuda."""
+    net = awake(**SMALL | dict(learn_sigma=True, velocity=velocity)).double()
+    fused, x, t, y = copy.deepcopy(net), images(4).double(), torch.tensor([0, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
+    fuse(fused)
+    assert type(fused) is FusedDiT and all(type(b.mlp) is FusedMlp for b in fused.blocks)
+    close(fused(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
+
+
+def test_layers_that_an_adapter_wraps_are_left_alone():
+    tuned = add_lora(VP(awake(learn_sigma=True)), 3, 2, 0)
+    for p in tuned.params.values():
+        torch.nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(0))
+    guide, x = lora_guide(tuned), images(2)
+    before = tuned.denoiser(1)(x, 0.7), guide.denoiser(guide.null)(x, 0.7)
+    fuse(tuned.net), fuse(guide.net)
+    assert not any(type(b.mlp) is FusedMlp for b in tuned.net.blocks) and (before[0] - before[1]).norm() > 0.01
+    close(tuned.denoiser(1)(x, 0.7), before[0]), close(guide.denoiser(guide.null)(x, 0.7), before[1])

@@ -31,6 +31,7 @@ SMALL = {                                                  # what else makes an 
     "images": dict(grid=((10, 3),), stages=(5, 10)), "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
     "scale": dict(truth=100, held_out=20, variants=("full", "LoRA"), targets=("course", "outside")),
     "images_gap": dict(gaps=(0.0, "handwriting")),
+    "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
     "images_guides": dict(stages=(10,), sampling=(("dpmpp_2m", 2), ("heun", 2)),
                           recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2))),
 }

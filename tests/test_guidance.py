@@ -6,7 +6,7 @@ from helpers import Counted, gaussian, random_labelled, random_mixture, refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgtoy import autoguidance, cfg, domain_guidance, guided, plane
+from dgtoy import autoguidance, cfg, domain_guidance, guided, plane, reused
 
 close = torch.testing.assert_close
 X = torch.tensor([[-2.0], [-0.3], [0.0], [1.5]], dtype=torch.float64)
@@ -132,6 +132,24 @@ def test_domain_guidance_guides_the_fine_tuned_model_by_the_pre_trained_one(w, s
 def test_autoguidance_guides_a_model_by_a_weaker_one(w, sigma):
     close(autoguidance(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
     assert torch.equal(autoguidance(NARROW, WIDE, w, (60, 70))(X, sigma), NARROW(X, sigma))
+
+
+def test_a_reused_guide_is_called_in_every_kth_step_and_lends_its_noise_in_between():
+    asked = []
+
+    def D(x, sigma):
+        asked.append(sigma)
+        return 0.3 * x
+    guide, sigmas = reused(D, 2), [8.0, 4.0, 2.0, 1.0]
+    values = [guide(X, torch.tensor(s)) for s in sigmas]
+    assert asked == [8.0, 2.0]
+    close(values[0], 0.3 * X), close(values[1], X - 4 / 8 * 0.7 * X), close(values[2], 0.3 * X), close(values[3], X - 1 / 2 * 0.7 * X)
+    guide(X, torch.tensor(8.0)), guide(X[:1], torch.tensor(4.0)), guide(X, torch.tensor(2.0))      # a new run; other shapes
+    assert asked == [8.0, 2.0, 8.0, 4.0, 2.0]
+    every = reused(D, 1)
+    assert all(torch.equal(every(X, torch.tensor(s)), 0.3 * X) for s in sigmas)
+    with refuses("every is 0; expected 1 or more"):
+        reused(D, 0)
 
 
 @pytest.mark.parametrize("a, b, calls", [

@@ -97,7 +97,7 @@ def test_one_step_is_adamw_on_the_official_loss(place, tmp_path):
 def test_the_normal_loss_is_what_training_sees_of_the_pretrained_model_with_every_label_dropped(place):
     still = dataclasses.replace(RECIPE, steps=5, dropout=1.0, lr=1e-12)
     data, net = Latents(place / "latents"), VP(load_pretrained(place / "pre.safetensors", num_heads=2))
-    seen = [s.loss for s in finetune._steps(net, net.clone(), data, still, finetune._optimizer(net, still), 2, None)]
+    seen = [s.loss for s in finetune.steps(net, net.clone(), data, still, start=2)]
     found = finetune.normal_loss(place / "pre.safetensors", data, dataclasses.replace(RECIPE, steps=2), num_heads=2, batches=3)
     close(torch.tensor(found), torch.stack([torch.stack(seen).mean(), torch.stack(seen).std()]))
 

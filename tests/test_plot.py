@@ -185,6 +185,15 @@ def test_a_shown_figure_says_in_words_what_it_shows(monkeypatch):
     plt.close("all")
 
 
+def test_rows_of_pictures_are_named_in_words():
+    fig, axes = plt.subplots(2)
+    for ax, name in zip(axes, ("none", "DoG"), strict=True):
+        plot.sheet(ax, torch.zeros(4, 3, 2, 2), columns=4)
+        ax.set_ylabel(name)
+    assert plot.described(fig) == "rows of pictures: none, DoG"
+    plt.close(fig)
+
+
 def test_a_title_wider_than_its_figure_is_not_cut(monkeypatch):
     seen, size = [], lambda image: Image.open(io.BytesIO(image.data)).size
     monkeypatch.setattr("IPython.display.display", seen.append)

@@ -43,6 +43,10 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     assert "<h2>One thing</h2>" in first and r"\(x\)" in first and r"\[D\]" in first and "More" not in first and "An answer" not in first
     assert len(first) < slides.LONG + 200 and "Up?" in second
     assert r"\[E\]" in next(slides.of_text("## So\n\nLong ago.\n\nThen\n\n$$D$$\n\nat last\n\n$$E$$\n\n## Next", ""))
+    assert r"\[\begin{gathered}D\\[1ex]E\end{gathered}\]" in next(slides.of_text("## So\n\nTwo:\n\n$$D\\qquad\\qquad E$$", ""))
+    listed, = slides.of_text("## So\n\nTwo ways:\n\n- *One.* It is good.\n- Two", "")
+    assert "Two ways:" in listed and "<li><em>One.</em> It is good.</li>" in listed and "<li>Two</li>" in listed
+    assert "<td>b</td>" in next(slides.of_text("## So\n\n| a |\n|---|\n| b |\n\nMore of it.", ""))
     assert slides.first_sentences("1. One. Two.\n2. Three\n   more.", 20) == "1. One. Two.\n2. Three\n   more."
     assert slides.first_sentences("1. One is long.\n   Two.\n2. Three.", 20) == "1. One is long.\n2. Three."
     picture = base64.b64encode(b"." * 16 + (300).to_bytes(4) + (100).to_bytes(4)).decode()

@@ -5,6 +5,7 @@ import copy
 import torch
 
 from .. import vp
+from ..graphs import Captured
 from ..labelled import check_label
 from ..schedules import checked
 
@@ -47,35 +48,11 @@ class Adapter:
                 raise ValueError(f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-3])} for x {tuple(x.shape)}")
             sigma = checked(sigma, x[..., 0, 0, 0])        # one a sample: it may not follow x's channels
             with torch.no_grad():
-                plain = self.graphs is None or torch.cuda.is_current_stream_capturing()
-                return self(x, sigma, label) if plain else self._replay(x, sigma, label)
+                if self.graphs is None or torch.cuda.is_current_stream_capturing():
+                    return self(x, sigma, label)
+                lead = x.shape[:-3]
+                return self.graphs(x, torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(lead), label.expand(lead))
         return D
-
-    def _replay(self, x, sigma, label):
-        """The same value from a captured graph: a network this small waits for launches, not for arithmetic."""
-        lead = x.shape[:-3]
-        inputs = [x, torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(lead), label.expand(lead)]
-        key = (x.shape, x.dtype)
-        if key not in self.graphs:
-            self.graphs[key] = self._capture([a.clone() for a in inputs])
-        held, graph, out = self.graphs[key]
-        for mine, theirs in zip(held, inputs, strict=True):
-            mine.copy_(theirs)
-        graph.replay()
-        return out.clone()
-
-    def _capture(self, held):
-        """held inputs -> (held, graph, output)"""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):                      # libraries choose their kernels outside the graph
-            for _ in range(2):
-                self(*held)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            out = self(*held)
-        return held, graph, out
 
     @property
     def params(self):
@@ -111,7 +88,7 @@ class Adapter:
     def compile(self):
         """On a CUDA device, compile the blocks (all share one program) and replay graphs. Elsewhere nothing.  -> this denoiser"""
         if self.device.type == "cuda":
-            self.graphs = {}
+            self.graphs = Captured(self.__call__)
             for block in self.net.blocks:
                 block.compile()
         return self

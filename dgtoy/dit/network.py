@@ -56,10 +56,14 @@ class DiT(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
         h = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed   # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
-        for block in self.blocks:
-            h = checkpoint(block, h, c, use_reentrant=False) if self.recompute else block(h, c)          # (B, T, hidden)
-        out = self._unpatchify(self.final_layer(h, c))
+        out = self._unpatchify(self.tokens(h, c))
         return noise_of_velocity(out, x, t) if "velocity" in self.config else out
+
+    def tokens(self, h, c):
+        """All blocks and the last layer.  h (B, T, hidden), c (B, hidden) -> (B, T, p p C)"""
+        for block in self.blocks:                          # without dropout: no state of random numbers to keep
+            h = checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False) if self.recompute else block(h, c)
+        return self.final_layer(h, c)
 
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""

@@ -10,7 +10,9 @@ import torch
 from .. import vp
 from ..dit import CONFIGS, VP, DiT
 from ..dit.fast import fast
+from ..pipeline import finetune as tuning
 from .bench_images import flops, matmul_peak, seconds
+from .scale_setup import Held
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
 W = 1.5
@@ -151,52 +153,50 @@ def _diffusers(net, guide, x, t, y, ours, device):
 
 
 def training_step(net, batch, peak, device):
-    """Images a second of a fine-tuning step: loss, AdamW, average of the weights; and its memory, with activations kept and recomputed."""
-    plain = _training(net, batch, device, plain=True)
-    ours = _training(net, batch, device)
-    share = 3 * batch * flops(net.config) / ours[0] / peak
-    yield dict(what=f"fine-tuning, DiT-XL/2, batch {batch}", ours=batch / ours[0], plain=batch / plain[0], unit="images/s", ratio=plain[0] / ours[0],
+    """Images a second of `dit finetune`, from drawn batch to averaged weights; and its memory, with activations kept and recomputed."""
+    plain = _measured(lambda: _plain_step(net, batch, device), batch, device)
+    ours = _measured(lambda: _pipeline_step(net, batch, device), batch, device)
+    share = 3 * flops(net.config) * ours[0] / peak
+    yield dict(what=f"fine-tuning, DiT-XL/2, batch {batch}", ours=ours[0], plain=plain[0], unit="images/s", ratio=ours[0] / plain[0],
                note=f"{share:.2f} of peak; {ours[1]:.1f} GiB, plain {plain[1]:.1f} GiB; plain: eager float32, TF32, AdamW and average in loops")
-    again = _training(net, batch, device, recompute=True)
-    yield dict(what="the same, activations recomputed", ours=batch / again[0], plain=batch / ours[0], unit="images/s", ratio=ours[0] / again[0],
+    again = _measured(lambda: _pipeline_step(net, batch, device, recompute=True), batch, device)
+    yield dict(what="the same, activations recomputed", ours=again[0], plain=ours[0], unit="images/s", ratio=again[0] / ours[0],
                note=f"{again[1]:.1f} GiB instead of {ours[1]:.1f}; plain: activations kept")
 
 
-def _training(net, batch, device, plain=False, recompute=False, ready=compiled):
-    """Seconds a step, and GiB. ready: what is done to the network first, except in the plain version."""
+def _measured(make, batch, device):
+    """Images a second of the step that `make` returns, and its GiB."""
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
-    net = copy.deepcopy(net).requires_grad_(True)
-    ema = copy.deepcopy(net).requires_grad_(False)
-    net.recompute = recompute
-    if not plain:
-        net = ready(net)
-    params, averages = list(net.parameters()), list(ema.parameters())
-    step = _step(net, params, averages, batch, plain, torch.Generator(device).manual_seed(0))
-    with tf32() if plain else contextlib.nullcontext():
-        took = seconds(step, 5, device)
-    return took, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+    rate = batch / seconds(make(), 8, device)
+    return rate, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
 
 
-def _step(net, params, averages, batch, plain, g):
-    """A function that takes one fine-tuning step on a fixed batch."""
-    optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0, **(dict(foreach=False) if plain else dict(fused=True)))
-    device, process = g.device, vp.Process()
+def _pipeline_step(net, batch, device, recompute=False):
+    """A function that takes the next step of `dit finetune` on random latents."""
+    g, model = torch.Generator().manual_seed(0), VP(compiled(copy.deepcopy(net).requires_grad_(True)))
+    data = Held(torch.randn(256, *net.shape, generator=g), torch.randint(net.null, (256,), generator=g), net.null)
+    steps = tuning.steps(model, model.clone(), data, tuning.Config(batch=batch, checkpointing=recompute))
+    return lambda: next(steps)
+
+
+def _plain_step(net, batch, device):
+    """A function that takes one fine-tuning step on a fixed batch, written as the official code is."""
+    net, process, g = copy.deepcopy(net).requires_grad_(True), vp.Process(), torch.Generator(device).manual_seed(0)
+    ema, params = copy.deepcopy(net).requires_grad_(False), list(net.parameters())
+    optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0, foreach=False)
     x0, eps = torch.randn(2, batch, *net.shape, device=device, generator=g)
     t, y = torch.randint(1000, (batch,), device=device, generator=g), torch.arange(batch, device=device)
 
     def step():
         x = process.noised(x0, t, eps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" and not plain):
-            out = net(x, t, y)
-        loss = vp.training_loss(out.float(), x0, x, t, eps, process)[0].mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with tf32():
+            loss = vp.training_loss(net(x, t, y), x0, x, t, eps, process)[0].mean()
+            optimizer.zero_grad()
+            loss.backward()
         optimizer.step()
         with torch.no_grad():
-            if not plain:
-                return torch._foreach_lerp_(averages, params, 1e-4)
-            for a, p in zip(averages, params, strict=True):
+            for a, p in zip(ema.parameters(), params, strict=True):
                 a.mul_(0.9999).add_(p, alpha=1e-4)
     return step

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from .. import vp
 from ..checkpoint import read_safetensors, resume, save_checkpoint, start_moments, write_safetensors
 from ..dit import VP, load_pretrained
+from ..graphs import Captured
 from ..interop import add_lora, lora_guide
 from ..train import Step
 
@@ -91,7 +92,7 @@ def finetune(net, data, config, out, accelerator=None, every=1000):
 def _iterate(net, data, config, out, accelerator, every):
     ema, optimizer = net.clone(), _optimizer(net, config)
     start = resume(out / "last.safetensors", net, ema, optimizer, config)
-    for step in _steps(net, ema, data, config, optimizer, start, accelerator):
+    for step in steps(net, ema, data, config, optimizer, start, accelerator):
         if accelerator is None or accelerator.is_main_process:
             _write(net, ema, optimizer, config, out, step.step, every)
         yield step
@@ -100,7 +101,7 @@ def _iterate(net, data, config, out, accelerator, every):
 def averaged(net, data, config, at):
     """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step in `at`"""
     ema, kept = net.clone(), {}
-    for step in _steps(net, ema, data, config, _optimizer(net, config), 0, None):
+    for step in steps(net, ema, data, config):
         if step.step in at:
             kept[step.step] = ema.clone()
     return kept
@@ -112,30 +113,40 @@ def _optimizer(net, config):
     return optimizer
 
 
-def _steps(net, ema, data, config, optimizer, start, accelerator):
+def steps(net, ema, data, config, optimizer=None, start=0, accelerator=None):
+    """Train a `VP` in place, and its average `ema`; a generator of `Step` that writes nothing."""
+    optimizer = optimizer or _optimizer(net, config)
     rank, share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     cuda = net.device.type == "cuda"
     params, averages = list(net.params.values()), [ema.params[k].detach() for k in net.params]
     net.net.recompute = config.checkpointing
-    model = _shared(net, accelerator)
-    process, mine = vp.Process(), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
+    gradient, mine = _gradient(net, optimizer, accelerator), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
     following = batch_of(data, start, config, net.null)
     for step in range(start, config.steps):
-        x0, label, time, eps = (a[mine].to(net.device, non_blocking=cuda) for a in following)
-        x = process.noised(x0, time, eps)
-        with torch.autocast(net.device.type, torch.bfloat16, enabled=cuda and net.amp):
-            output = model(x, time, label)
-        loss = vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = gradient(*(a[mine].to(net.device, non_blocking=cuda) for a in following))
         following = batch_of(data, step + 1, config, net.null)     # drawn while the device works
-        loss = _mean(loss.detach(), accelerator)
+        loss = _mean(loss, accelerator)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss is not finite at step {step + 1}; the weights are those of step {step}")
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step)))
         yield Step(step + 1, loss)
+
+
+def _gradient(net, optimizer, accelerator):
+    """A function that leaves the gradients of one batch in the weights and returns its loss; on one CUDA device a captured graph."""
+    model, process = _shared(net, accelerator), vp.Process().to(net.device)
+
+    def gradient(x0, label, time, eps):
+        x = process.noised(x0, time, eps)
+        with torch.autocast(net.device.type, torch.bfloat16, enabled=net.device.type == "cuda" and net.amp):
+            output = model(x, time, label)
+        loss = vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+    return Captured(gradient) if model is net.net else gradient    # processes that share a batch talk within the backward pass
 
 
 def _shared(net, accelerator):

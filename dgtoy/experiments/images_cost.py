@@ -1,0 +1,94 @@
+"""Small images: Domain Guidance with fewer calls of its guide. Quality against network calls: an interval, every k-th step, fewer steps."""
+
+import dataclasses
+import math
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .. import plot, weights
+from ..guidance import domain_guidance, reused
+from .base import record, rows
+from .images import merge
+from .pictures import QUICK, Judge, Setting, cells, finetuned
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """`w`: of Domain Guidance. `every`: the guide is called in every so many-th step. `intervals`: of noise levels in which it is called."""
+
+    setting: Setting = QUICK
+    w: float = 1.5
+    steps: tuple = (5, 10)
+    every: tuple = (1, 2, 3)
+    intervals: tuple = ((0.2, 2.0),)
+
+    @classmethod
+    def quick(cls):
+        return cls()
+
+    @classmethod
+    def full(cls):
+        return cls(Setting(classes=62, size=20), steps=(10, 20, 40), every=(1, 2, 3, 4), intervals=((0.2, 2.0), (0.2, 8.0)))
+
+
+def run(config, device="cpu", progress=False):
+    """Rows of steps, way, every or interval, and by seed each metric and the calls of both networks for an image."""
+    found, seconds = compute(config, device, progress=progress)
+    return record("images_cost", config, dict(rows=merge(found.values())), time.time() - seconds, device)
+
+
+def compute(config, device="cpu", part=(0, 1), progress=False):
+    """The results of every cell, or of a part of them, and the seconds they took."""
+    return cells("images_cost", _cell, [(config, device, s) for s in config.setting.each_seed()], part, progress)
+
+
+def _cell(key):
+    config, device, seed = key
+    judge, pre, found = Judge(config.setting, device), weights.load("glyphs", device), []
+    D, calls = finetuned(config.setting, seed, device).denoiser(judge.label), []
+    plain = pre.denoiser(pre.null)
+
+    def guide(x, sigma):
+        calls.append(1)
+        return plain(x, sigma)
+
+    for steps in config.steps:
+        def add(method, **where):
+            calls.clear()
+            score = judge.score(judge.sample(method, seed, steps=steps))
+            found.append(dict(steps=steps, **where, score=score | dict(calls=steps + len(calls))))
+        add(D, way="none")
+        for k in config.every:
+            add(domain_guidance(D, reused(guide, k), config.w), way="every", every=k)
+        for lo, hi in config.intervals:
+            add(domain_guidance(D, guide, config.w, (lo, math.inf if hi is None else hi)), way="interval", lo=lo, hi=hi)
+    return found
+
+
+def figure(record):
+    """Fréchet distance and foreign style against the calls of both networks for an image; a line for each number of steps."""
+    config, fades = record["config"], dict(zip(record["config"]["steps"], np.linspace(0.35, 1, len(record["config"]["steps"])), strict=True))
+    with plot.style():
+        fig, axes = plt.subplots(1, 2, figsize=(15, 5.4))
+        for ax, metric in zip(axes, ("frechet", "style_error"), strict=True):
+            for steps in config["steps"]:
+                _ways(ax, record, steps, metric, fades[steps], labels=steps == max(config["steps"]) and metric == "frechet")
+            ax.set(xlabel="network calls for an image, of both networks", ylabel=plot.NAMES[metric])
+        axes[0].set_title("The guide on an interval, or in every k-th step (written beside)")
+        axes[1].set_title("Fewer steps: paler")
+        axes[0].legend(fontsize=11)
+        fig.supxlabel(f"w = {config['w']:g}; {config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds, "
+                      "95% bootstrap intervals", fontsize=11)
+    return fig
+
+
+def _ways(ax, record, steps, metric, fade, labels):
+    looks = dict(none="none", every="DoG", interval="DoG on an interval")
+    for way, method in looks.items():
+        found = rows(record, steps=steps, way=way)
+        label = f"{method}, {steps} steps" if labels else None
+        plot.sweep(ax, [np.mean(r["calls"]) for r in found], [r[metric] for r in found], method, label, alpha=fade, linestyle="none" if way != "every" else ":")
+        for r in found if way == "every" else ():
+            ax.annotate(f"{r['every']}", (np.mean(r["calls"]), np.mean(r[metric])), textcoords="offset points", xytext=(5, 5), fontsize=10, alpha=fade)
