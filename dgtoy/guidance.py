@@ -114,8 +114,8 @@ def _affine(x, sigma, parts):
 
 
 def _lead(weight, x):
-    """A weight () or (B,) on x's device, shaped to broadcast against x (B, *D)."""
-    return weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim))
+    """A weight () or (B,) shaped to broadcast against x (B, *D), and then on its device; one number multiplies from where it is."""
+    return weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) if weight.ndim else weight
 
 
 def _at(w, sigma, lo, hi, name):

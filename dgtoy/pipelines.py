@@ -64,7 +64,7 @@ class DomainGuidedModel(nn.Module):
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
         self.domain, self.interval, self.every = domain, interval, every
         self.calls, self.kept, self.time = 0, None, -math.inf          # guided steps of this run, the guide's last answer, and when
-        self.order, self.branch = ORDER[kind], "cond"
+        self.order, self.branch, self.guided = ORDER[kind], "cond", True               # guided: was the last call on two halves?
         self.__dict__["__module__"] = finetuned.__class__.__module__       # with __class__, what a pipeline writes down of its network
 
     @property
@@ -93,17 +93,22 @@ class DomainGuidedModel(nn.Module):
         if self.order == "apart":
             return self._apart(args, kwargs)
         x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-        n = len(x) // 2
-        if len(x) % 2 or not torch.equal(x[:n], x[n:]):    # pipelines double their latents where they guide, and only there
+        n, adapter = len(x) // 2, self._mixes()
+        if len(x) % 2:
             return self.finetuned(*args, **kwargs)
+        doubled = _answer((x[:n] == x[n:]).all())          # pipelines double their latents where they guide, and only there
         halves = [(_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n)) for rows in (slice(None, n), slice(n, None))]
         labelled, null = self._ordered(*halves)
-        adapter = self._mixes()
+        expected = self.guided and not adapter             # then the labelled half goes first, and the device works while it is asked
+        main = self.finetuned(*labelled[0], **labelled[1]) if expected else None
+        self.guided = doubled()
+        if not self.guided:
+            return self.finetuned(*args, **kwargs)
         if adapter and self._on(*null):
             first, second = self._ordered([adapter] * n, ["__base__"] * n)
             with contextlib.suppress(OtherRows), mixed(self.finetuned, first + second):
                 return self.finetuned(*args, **self._one_batch(kwargs, n))
-        main = self.finetuned(*labelled[0], **labelled[1])
+        main = self.finetuned(*labelled[0], **labelled[1]) if main is None else main
         guide = main                                       # outside the interval: nothing is added
         if self._on(*null):
             guide, main = self._parts(main, *null, n)
@@ -240,6 +245,20 @@ def _check_null(null, net):
     text = null.get("encoder_hidden_states")
     if text is not None and width and text.shape[-1] != width:
         raise ValueError(f"null has encoder_hidden_states of width {text.shape[-1]}; the network reads text of width {width}")
+
+
+def _answer(flag):
+    """A function that returns a flag () of the device as a bool, and waits for what the device had to do before it, no longer."""
+    if not flag.is_cuda:
+        return lambda: bool(flag)
+    held, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
+    held.copy_(flag, non_blocking=True)
+    done.record()
+
+    def ask():
+        done.synchronize()
+        return bool(held)
+    return ask
 
 
 def _half(value, rows, whole):

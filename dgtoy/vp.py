@@ -54,6 +54,11 @@ def sigma_of(t):
 
 
 @functools.cache
+def _sigmas(device):
+    return Process().to(device).sigmas
+
+
+@functools.cache
 def _log_sigmas(device):
     return Process().sigmas.log().to(device)
 
@@ -147,14 +152,12 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     its samples need that for exact reproduction.) interval: of noise levels sigma, see `guidance.guided`.
     """
     guided(main, guide, w, interval)                       # refuses a weight or an interval that cannot be, before any call
-    sigmas = Process().sigmas
-
     def model(x, t):
         c = x.shape[1] if channels is None else channels
         if not 1 <= c <= x.shape[1]:
             raise ValueError(f"channels is {c}; expected 1 to {x.shape[1]}")
         out = main(x, t)
-        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(x, sigmas.to(x.device, x.dtype)[t.long()])
+        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(x, _sigmas(x.device).to(x.dtype)[t.long()])
         return torch.cat([eps, out[:, c:]], 1)
     return model
 

@@ -7,7 +7,7 @@ import torch
 from helpers import refuses
 
 from dgtoy.dit import EDM, VP, DiT
-from dgtoy.dit.fast import fast, fuse, gated_norm
+from dgtoy.dit.fast import fast, fuse, gated_norm, rounded
 from dgtoy.experiments.bench_dit import network
 from dgtoy.experiments.scale_setup import Held
 from dgtoy.graphs import Captured
@@ -57,6 +57,14 @@ def test_the_kernel_is_its_three_lines(width, dtype):
         near(mine.cpu().double(), exact, 1e-6 if dtype == torch.float32 else 4e-3)
 
 
+@pytest.mark.parametrize("with_gelu", [False, True])
+def test_rounding_to_eight_bits_is_its_formula(with_gelu):
+    x = 3 * torch.randn(7, 5, 4608, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mine, exact = rounded(x.cuda(), with_gelu), rounded(x, with_gelu)
+    near(mine.scale.cpu(), exact.scale, 1e-5)
+    near(mine.values.cpu().float(), exact.values.float(), 2e-3)        # few land on the other side of a rounding
+
+
 @pytest.mark.parametrize("velocity", [False, True])
 def test_a_fused_network_is_the_plain_one(velocity):
     net = network(TINY | dict(velocity=velocity), "cuda")
@@ -65,19 +73,24 @@ def test_a_fused_network_is_the_plain_one(velocity):
     fuse(fused)
     with torch.no_grad():
         near(fused(x, t, y), net(x, t, y), 1e-5)
-        near(fused.bfloat16()(x, t, y).float(), net(x, t, y), 0.03)
+        near(fused.bfloat16()(x, t, y).float(), net(x, t, y), 0.02)
+        eight = copy.deepcopy(net).bfloat16()
+        on_cpu = copy.deepcopy(eight).cpu()
+        fuse(eight, eight_bits=True), fuse(on_cpu, eight_bits=True)
+        near(eight(x, t, y).float(), net(x, t, y), 0.02)
+        near(eight(x, t, y).float().cpu(), on_cpu(x.cpu(), t.cpu(), y.cpu()).float(), 0.01)
 
 
 def test_a_lora_pair_is_made_fast_once_and_stays_a_pair():
     tuned = add_lora(VP(network(TINY, "cuda")), 3, 2, 0)
     for p in tuned.params.values():
-        torch.nn.init.normal_(p.data, std=0.1)
+        torch.nn.init.normal_(p.data, std=0.5)
     guide, x = lora_guide(tuned), torch.randn(2, 4, 8, 8, device="cuda")
     plain = tuned.denoiser(1)(x, 0.7), guide.denoiser(guide.null)(x, 0.7)
     fast(tuned, guide)
-    assert (plain[0] - plain[1]).norm() > 0.1 * plain[0].norm()
-    near(tuned.denoiser(1)(x, 0.7), plain[0], 0.03)
-    near(guide.denoiser(guide.null)(x, 0.7), plain[1], 0.03)
+    assert (plain[0] - plain[1]).norm() > 0.03 * plain[0].norm()
+    near(tuned.denoiser(1)(x, 0.7), plain[0], 0.01)
+    near(guide.denoiser(guide.null)(x, 0.7), plain[1], 0.01)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -118,6 +131,7 @@ def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
 
     def run():
         net = EDM(DiT(**TINY, num_classes=3, learn_sigma=False)).to("cuda")
+        net.amp = False
         guide, ema = net.clone(), net.clone()
         losses = [s.loss.item() for s in fit(net, data, Recipe(steps=8, batch=8, w=1.5), ema, guide=guide.denoiser(guide.null))]
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])

@@ -1,10 +1,12 @@
-"""A DiT at speed on a CUDA device, for sampling: bfloat16, and nothing between two matrix products but one kernel.
+"""A DiT at speed on a CUDA device, for sampling: bfloat16 or 8-bit products, and between two of them one kernel.
 
-The network of `network` stays the reference: what runs here has the same weights, under the same names. Nothing is compiled ahead; where
-Triton is missing, the blocks run as they are.
+The network of `network` stays the reference: what runs here has the same weights, under the same names. The tokens themselves, to which every
+layer adds, are kept in float32: their rounding is what most of the error of bfloat16 comes from. Nothing is compiled ahead. Where there is no
+CUDA device or no Triton, the same is computed by plain PyTorch.
 """
 
 import importlib.util
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,36 +15,58 @@ from torch.nn.functional import gelu, layer_norm, linear, silu
 from .network import Block, DiT, Mlp, modulate
 
 TRITON = importlib.util.find_spec("triton") is not None
+LARGEST = 448                                              # in the 8-bit format e4m3
 
 
-def fast(*nets):
-    """Make adapters (`VP`, `EDM`) fast for sampling, in place: weights in bfloat16, and on a CUDA device fused layers (`fuse`)."""
+def fast(*nets, eight_bits=False):
+    """Make adapters (`VP`, `EDM`) fast for sampling, in place: weights in bfloat16, and on a CUDA device fused layers.
+
+    eight_bits: see `fuse`; then on every device, so that its error can be seen anywhere.
+    """
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
         net.amp = False                                    # its weights are in that precision already
-        if net.device.type == "cuda":
-            fuse(net.net)
+        if net.device.type == "cuda" or eight_bits:
+            fuse(net.net, eight_bits)
     torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def fuse(net):
+def fuse(net, eight_bits=False):
     """Fuse the layers of a DiT, in place and without gradient: GELU into the product before it, and residual, layer norm and modulation into one kernel.
 
     Layers that an adapter wraps stay as they are, and so does a network that is no DiT, such as the guide that shares a LoRA's.
+    eight_bits: the four products of every block in 8-bit floating point, with a scale for each token and each output. Raises ValueError where
+    the device has no such products or where an adapter wraps a layer.
     """
     if type(net) is not DiT:
         return
+    plain = all(type(layer) is nn.Linear for block in net.blocks for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2))
+    if eight_bits:
+        if not plain:
+            raise ValueError("eight_bits is True and the network has layers of an adapter; expected a full fine-tune, or a merged one")
+        _check_device(net.pos_embed.device)
     for block in net.blocks:
-        if type(block.mlp) is Mlp and type(block.mlp.fc1) is nn.Linear:
+        if eight_bits:
+            block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2 = map(
+                Product8, (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2))
+        if type(block.mlp) is Mlp and type(block.mlp.fc1) in (nn.Linear, Product8):
             block.mlp.__class__ = FusedMlp
     if all(type(block) is Block for block in net.blocks):
         net.__class__ = FusedDiT
 
 
+def _check_device(device):
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    if capability < (8, 9):
+        raise ValueError(f"eight_bits is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later")
+
+
 class FusedMlp(Mlp):
-    """`Mlp` whose first product adds its bias and applies GELU before it writes: the widest tensor of the network is written once, not thrice."""
+    """`Mlp` whose widest tensor is written once, not thrice: GELU comes with the first product, or with the rounding to 8 bits."""
 
     def forward(self, h):
+        if isinstance(self.fc1, Product8):
+            return self.fc2(rounded(self.fc1(h), with_gelu=True))
         return self.fc2(linear_gelu(h, self.fc1.weight, self.fc1.bias))
 
 
@@ -60,17 +84,59 @@ class FusedDiT(DiT):
         c = silu(c)
         shifts = [block.adaLN_modulation[1](c)[:, None].chunk(6, -1) for block in self.blocks]          # shift, scale, gate; attention, then MLP
         last = self.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, -1)
-        normed = modulate(self.blocks[0].norm1(h), *shifts[0][:2])
-        for block, own, following in zip(self.blocks, shifts, [*shifts[1:], last], strict=True):
-            h, normed = gated_norm(h, block.attn(normed), own[2], *own[3:5])
-            h, normed = gated_norm(h, block.mlp(normed), own[5], *following[:2])
+        eight, h = isinstance(self.blocks[0].mlp.fc1, Product8), h.to(torch.promote_types(h.dtype, torch.float32))
+        normed = modulate(self.blocks[0].norm1(h), *shifts[0][:2]).to(c.dtype)
+        for i, (block, own, following) in enumerate(zip(self.blocks, shifts, [*shifts[1:], last], strict=True), 1):
+            h, normed = gated_norm(h, block.attn(normed), own[2], *own[3:5], eight)
+            h, normed = gated_norm(h, block.mlp(normed), own[5], *following[:2], eight and i < len(self.blocks))
         return self.final_layer.linear(normed)
 
 
-def gated_norm(h, y, gate, shift, scale):
-    """x = h + gate y, and what the next layer reads of it: norm(x) (1 + scale) + shift.  h, y (B, T, C), the others (B, 1, C) -> x, normed (B, T, C)"""
+def gated_norm(h, y, gate, shift, scale, eight_bits=False):
+    """x = h + gate y, and what the next layer reads of it: norm(x) (1 + scale) + shift, in y's precision or as `Rounded`.
+
+    h, y (B, T, C), the others (B, 1, C) -> x, normed (B, T, C)
+    """
     if h.is_cuda and TRITON:
         from .kernels import gated_norm as kernel
-        return kernel(h, y, gate, shift, scale)
+        x, *normed = kernel(h, y, gate, shift, scale, eight_bits)
+        return x, Rounded(*normed) if eight_bits else normed[0]
     x = h + gate * y
-    return x, modulate(layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
+    normed = modulate(layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
+    return x, rounded(normed) if eight_bits else normed.to(y.dtype)
+
+
+class Rounded(NamedTuple):
+    """Rows in 8 bits, each with its scale: values (..., n) float8_e4m3fn, scale (..., 1) float32."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+
+
+def rounded(x, with_gelu=False):
+    """x, or gelu(x), to 8 bits; the largest entry of each row becomes the largest number of the format.  (..., n) -> Rounded"""
+    if x.is_cuda and TRITON:
+        from .kernels import rounded as kernel
+        return Rounded(*kernel(x, with_gelu))
+    x = gelu(x.float(), approximate="tanh") if with_gelu else x.float()
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
+    return Rounded((x / scale).to(torch.float8_e4m3fn), scale)
+
+
+class Product8(nn.Module):
+    """A linear layer whose product is taken in 8-bit floating point: a scale for each row of the input and for each output of the weight."""
+
+    def __init__(self, layer):
+        super().__init__()
+        values, scale = rounded(layer.weight.detach())
+        self.register_buffer("weight", values)             # (m, n)
+        self.register_buffer("scale", scale.T.contiguous())            # (1, m)
+        self.bias = layer.bias
+
+    def forward(self, h):
+        """(..., n), as numbers or `Rounded` -> (..., m), in the bias's precision"""
+        values, scale = h if isinstance(h, Rounded) else rounded(h)
+        if not values.is_cuda:
+            return linear(values.float() * scale, self.weight.float() * self.scale.T, self.bias.float()).to(self.bias.dtype)
+        out = torch._scaled_mm(values.flatten(0, -2), self.weight.T, scale_a=scale.flatten(0, -2), scale_b=self.scale, bias=self.bias, out_dtype=self.bias.dtype)
+        return out.unflatten(0, values.shape[:-1])

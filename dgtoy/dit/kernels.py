@@ -1,22 +1,32 @@
-"""The kernel of `fast.gated_norm`, in Triton: what it computes is stated there, in three lines of PyTorch."""
+"""The kernels of `fast`, in Triton: what they compute is stated there, in a few lines of PyTorch. Each row is read once, and in float32 until it is written."""
 
 import torch
 import triton
 import triton.language as tl
 
 
-def gated_norm(h, y, gate, shift, scale):
-    """h, y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C)"""
+def gated_norm(h, y, gate, shift, scale, eight_bits):
+    """h, y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C), and with eight_bits its scale (B, T, 1)"""
     (B, T, C), h, y = h.shape, h.contiguous(), y.contiguous()
-    x, normed = torch.empty_like(h), torch.empty_like(h)
+    x, normed = torch.empty_like(h), torch.empty_like(y, dtype=torch.float8_e4m3fn if eight_bits else y.dtype)
+    largest = torch.empty(B, T, 1, device=h.device) if eight_bits else x
     by_image = [a if a.stride(-1) == 1 else a.contiguous() for a in (gate, shift, scale)]
-    _gated_norm[(B * T,)](h, y, *by_image, x, normed, T, *(a.stride(0) for a in by_image), C, triton.next_power_of_2(C), num_warps=4)
-    return x, normed
+    _gated_norm[(B * T,)](h, y, *by_image, x, normed, largest, T, *(a.stride(0) for a in by_image), C, triton.next_power_of_2(C), eight_bits, num_warps=4)
+    return (x, normed, largest) if eight_bits else (x, normed)
+
+
+def rounded(x, with_gelu):
+    """x (..., n) -> values (..., n) in 8 bits, scale (..., 1)"""
+    x = x.contiguous()
+    values, scale = torch.empty_like(x, dtype=torch.float8_e4m3fn), torch.empty(*x.shape[:-1], 1, device=x.device)
+    n = x.shape[-1]
+    _rounded[(x.numel() // n,)](x, values, scale, n, triton.next_power_of_2(n), with_gelu, num_warps=4 if n <= 2048 else 8)
+    return values, scale
 
 
 @triton.jit
-def _gated_norm(h, y, gate, shift, scale, x_out, normed_out, T, gate_step, shift_step, scale_step, C: tl.constexpr, BLOCK: tl.constexpr):
-    """One token: a row of C numbers, in float32 from reading to writing. *_step: from one image to the next."""
+def _gated_norm(h, y, gate, shift, scale, x_out, normed_out, largest, T, gate_step, shift_step, scale_step, C: tl.constexpr, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
+    """One token: a row of C numbers. *_step: from one image to the next."""
     row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, at, image = i < C, row * C + i, row // T
     x = tl.load(h + at, mask=inside, other=0.0).to(tl.float32)
@@ -26,4 +36,22 @@ def _gated_norm(h, y, gate, shift, scale, x_out, normed_out, T, gate_step, shift
     normed = away * tl.rsqrt(tl.sum(away * away) / C + 1e-6)
     normed *= 1 + tl.load(scale + image * scale_step + i, mask=inside, other=0.0).to(tl.float32)
     normed += tl.load(shift + image * shift_step + i, mask=inside, other=0.0).to(tl.float32)
-    tl.store(normed_out + at, normed, mask=inside)
+    if EIGHT:
+        unit = tl.maximum(tl.max(tl.abs(normed)), 1e-12) / 448
+        tl.store(largest + row, unit)
+        tl.store(normed_out + at, (normed / unit).to(tl.float8e4nv), mask=inside)
+    else:
+        tl.store(normed_out + at, normed, mask=inside)
+
+
+@triton.jit
+def _rounded(x, values, scale, n: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr):
+    """One row of n numbers. gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) in its tanh form."""
+    row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside, at = i < n, row * n + i
+    a = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if GELU:
+        a *= tl.sigmoid(1.5957691216057308 * (a + 0.044715 * a * a * a))
+    unit = tl.maximum(tl.max(tl.abs(a)), 1e-12) / 448
+    tl.store(scale + row, unit)
+    tl.store(values + at, (a / unit).to(tl.float8e4nv), mask=inside)

@@ -4,6 +4,7 @@ written as the official code is, and against diffusers where it is installed; st
 import contextlib
 import copy
 import importlib.util
+import statistics
 
 import torch
 
@@ -22,7 +23,7 @@ def benchmarks(config=None, batch=64, training_batch=32, device="cuda"):
     """Rows, each with `ours`, `plain` and their ratio, timed in this process; one after the other, as they are found."""
     config, peak = config or XL, matmul_peak(device=device)
     net = network(config, device)
-    yield from guided_step(net, batch, peak, device)
+    yield from guided_step(net, batch, peak, matmul_peak(repeats=700 if torch.device(device).type == "cuda" else 1, device=device), device)
     yield from training_step(net, training_batch, peak, device)
 
 
@@ -54,38 +55,12 @@ def compiled(net):
     return net
 
 
-class Product8(torch.nn.Module):
-    """A linear layer in 8-bit floating point: a scale for each row of the input, found as it comes, and for each output of the weight."""
-
-    def __init__(self, layer):
-        super().__init__()
-        scale = layer.weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
-        self.register_buffer("weight", (layer.weight.float() / scale).to(torch.float8_e4m3fn))
-        self.register_buffer("scale", scale.T.contiguous())
-        self.bias = layer.bias
-
-    def forward(self, h):
-        """(..., n) -> (..., m) bfloat16"""
-        rows = h.flatten(0, -2)
-        scale = rows.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / 448
-        out = torch._scaled_mm((rows.float() / scale).to(torch.float8_e4m3fn), self.weight.T, scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16)
-        return (out + self.bias).unflatten(0, h.shape[:-1])
-
-
-def eight_bits(net):
-    """The same network with the four products of every block in FP8."""
-    for block in net.blocks:
-        for layer, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
-            setattr(layer, name, Product8(getattr(layer, name)))
-    return net
-
-
-WAYS = {                                                   # what is done to a network in bfloat16, beside what ships
-    "weights in bfloat16": lambda net: net, "and blocks compiled": compiled, "products in FP8 instead": lambda net: compiled(eight_bits(net)),
+WAYS = {                                                   # what is done to a network in bfloat16 without our layers
+    "weights in bfloat16": lambda net: net, "and blocks compiled": compiled,
 }
 
 
-def guided_step(net, batch, peak, device):
+def guided_step(net, batch, peak, held, device):
     """Image steps a second of Domain Guidance: one forward of each network and their combination; a row for each way to run it."""
     g = torch.Generator(device).manual_seed(0)
     guide = copy.deepcopy(net)
@@ -93,28 +68,32 @@ def guided_step(net, batch, peak, device):
         p.data += 0.1 * p.std() * torch.randn(p.shape, generator=g, device=device)
     x = torch.randn(batch, *net.shape, device=device, generator=g)
     t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
-    step = lambda nets: vp.guided_noise(nets[0].noise(y), nets[1].noise(nets[1].null), W)(x, t)
+    model = lambda nets: vp.guided_noise(nets[0].noise(y), nets[1].noise(nets[1].null), W)
     with torch.no_grad():
         plain = [_as_is(n) for n in (net, guide)]
-        exact = step(plain)
+        step = model(plain)
+        exact = step(x, t)
         with tf32():
-            slow = seconds(lambda: step(plain), 3, device)
+            slow = seconds(lambda: step(x, t), 3, device)
 
         def row(what, nets):
-            error = ((step(nets) - exact).norm() / exact.norm()).item()
-            took = seconds(lambda: step(nets), 10, device)
-            share = 2 * batch * flops(net.config) / took / peak
+            step = model(nets)
+            error = ((step(x, t) - exact).norm() / exact.norm()).item()
+            took = seconds(lambda: step(x, t), 20, device)
+            work = 2 * batch * flops(net.config) / took
             return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
-                        note=f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; output differs by {error:.1e} of its norm; plain: eager float32, TF32")
-        ours = [VP(copy.deepcopy(n)) for n in (net, guide)]
-        fast(*ours)
-        shipped = row(f"DoG step, DiT-XL/2, batch {batch}", ours)
-        yield shipped
+                        note=f"{work / peak:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s, {work / held:.2f} of what the card holds for a second; "
+                             f"output differs by {error:.1e} of its norm; plain: eager float32, TF32")
+        shipped = {}
+        for what, eight_bits in ((f"DoG step, DiT-XL/2, batch {batch}", False), ("DoG step: products in 8 bits", True)):
+            nets = [VP(copy.deepcopy(n)) for n in (net, guide)]
+            fast(*nets, eight_bits=eight_bits)
+            shipped[what] = model(nets)
+            yield row(what, nets)
         for what, make in WAYS.items():
-            if "FP8" not in what or torch.device(device).type == "cuda":
-                yield row(f"DoG step: {what}", [_as_is(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)])
+            yield row(f"DoG step: {what}", [_as_is(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)])
         if importlib.util.find_spec("diffusers"):
-            yield from _diffusers(net, guide, x, t, y, shipped["ours"], device)
+            yield from _diffusers(net, guide, x, t, y, shipped, device)
 
 
 def _as_is(net):
@@ -124,7 +103,7 @@ def _as_is(net):
     return found
 
 
-def _diffusers(net, guide, x, t, y, ours, device):
+def _diffusers(net, guide, x, t, y, shipped, device):
     """The same step by diffusers' class, bfloat16 and blocks compiled, both halves in one batch of one network; and what our wrapper adds to that."""
     from ..dit.convert import to_diffusers
     from ..pipelines import DomainGuidedModel
@@ -143,13 +122,26 @@ def _diffusers(net, guide, x, t, y, ours, device):
         labelled, null = (m(x.bfloat16(), timestep=t, class_labels=k).sample.float() for m, k in zip(models, labels.chunk(2), strict=True))
         return null + W * (labelled - null)
     wrapped = DomainGuidedModel(*models)
-    plain, hand, ours_there = (len(x) / seconds(f, 10, device) for f in (lambda: step(models[0]), by_hand, lambda: step(wrapped)))
-    yield dict(what=f"the same, against diffusers, batch {len(x)}", ours=ours, plain=plain, unit="img-steps/s", ratio=ours / plain,
-               note="plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance in one call")
-    yield dict(what="DoG in a diffusers pipeline, against its CFG", ours=ours_there, plain=plain, unit="img-steps/s", ratio=ours_there / plain,
-               note="DomainGuidedModel; plain: one network, both halves in one call")
-    yield dict(what="what the wrapper itself costs", ours=ours_there, plain=hand, unit="img-steps/s", ratio=ours_there / hand,
-               note="DomainGuidedModel; plain: the two networks called by hand, half a batch each")
+    ways = {"CFG": lambda: step(models[0]), "by hand": by_hand, "wrapped": lambda: step(wrapped)} | {what: lambda f=f: f(x, t) for what, f in shipped.items()}
+    rate = {name: len(x) / took for name, took in _in_turn(ways, device).items()}
+    for what in shipped:
+        yield _versus(f"the same, against diffusers: {what.split(',')[0].split(': ')[-1]}", rate[what], rate["CFG"],
+                      "plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance in one call")
+    yield _versus("DoG in a diffusers pipeline, against its CFG", rate["wrapped"], rate["CFG"], "DomainGuidedModel; plain: one network, both halves in one call")
+    yield _versus("what the wrapper itself costs", rate["wrapped"], rate["by hand"], "DomainGuidedModel; plain: the two networks called by hand, half a batch each")
+
+
+def _versus(what, ours, plain, note):
+    return dict(what=what, ours=ours, plain=plain, unit="img-steps/s", ratio=ours / plain, note=f"{note}; timed in turn")
+
+
+def _in_turn(ways, device, rounds=6):
+    """Median seconds of a call of each, timed one after the other in several rounds: a card that warms up slows all alike."""
+    found = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, f in ways.items():
+            found[name].append(seconds(f, 5, device))
+    return {name: statistics.median(took) for name, took in found.items()}
 
 
 def training_step(net, batch, peak, device):

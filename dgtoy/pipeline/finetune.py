@@ -108,7 +108,7 @@ def averaged(net, data, config, at):
 
 
 def _optimizer(net, config):
-    optimizer = torch.optim.AdamW(list(net.params.values()), lr=config.lr, weight_decay=0, fused=True)
+    optimizer = torch.optim.AdamW(list(net.params.values()), lr=config.lr, weight_decay=0, fused=True, capturable=net.device.type == "cuda")
     start_moments(optimizer)
     return optimizer
 
@@ -120,7 +120,7 @@ def steps(net, ema, data, config, optimizer=None, start=0, accelerator=None):
     cuda = net.device.type == "cuda"
     params, averages = list(net.params.values()), [ema.params[k].detach() for k in net.params]
     net.net.recompute = config.checkpointing
-    gradient, mine = _gradient(net, optimizer, accelerator), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
+    (gradient, update), mine = _halves(net, optimizer, accelerator), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
     following = batch_of(data, start, config, net.null)
     for step in range(start, config.steps):
         loss = gradient(*(a[mine].to(net.device, non_blocking=cuda) for a in following))
@@ -128,14 +128,14 @@ def steps(net, ema, data, config, optimizer=None, start=0, accelerator=None):
         loss = _mean(loss, accelerator)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss is not finite at step {step + 1}; the weights are those of step {step}")
-        optimizer.step()
+        update(loss)
         with torch.no_grad():
             torch._foreach_lerp_(averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step)))
         yield Step(step + 1, loss)
 
 
-def _gradient(net, optimizer, accelerator):
-    """A function that leaves the gradients of one batch in the weights and returns its loss; on one CUDA device a captured graph."""
+def _halves(net, optimizer, accelerator):
+    """A step's two halves: to leave the gradients of a batch in the weights and return its loss, and, given that, to update. On one CUDA device captured graphs."""
     model, process = _shared(net, accelerator), vp.Process().to(net.device)
 
     def gradient(x0, label, time, eps):
@@ -146,7 +146,10 @@ def _gradient(net, optimizer, accelerator):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
-    return Captured(gradient) if model is net.net else gradient    # processes that share a batch talk within the backward pass
+    update = lambda loss: optimizer.step()
+    if model is not net.net:                               # processes that share a batch talk within the backward pass
+        return gradient, update
+    return Captured(gradient), Captured(update, warm=0)
 
 
 def _shared(net, accelerator):
