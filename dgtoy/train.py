@@ -173,12 +173,17 @@ class _Work:
         self.net, self.optimizer, self.guide, self.share = net, optimizer, guide, 0.0
         self.params = list(net.params.values())
         self.averages = [ema.params[k].detach() for k in net.params] if ema else []
+        self._anew()
+
+    def _anew(self):
+        """Capture both halves at their next call: the update reads gradients from where the gradient's graph leaves them."""
         self.gradient, self._captured_update = Captured(self._gradient), Captured(self._update, warm=0)
 
     def extra(self, share):
         """How much of the guide's difference the targets hold from now on: 0, or w - 1."""
         if share != self.share:
-            self.share, self.gradient = share, Captured(self._gradient)    # another computation: capture it anew
+            self.share = share
+            self._anew()
 
     def update(self, decay):
         """One step of the optimizer, and of the averages with this decay."""

@@ -62,7 +62,7 @@ def test_rounding_to_eight_bits_is_its_formula(with_gelu):
     x = 3 * torch.randn(7, 5, 4608, generator=torch.Generator().manual_seed(0)).bfloat16()
     mine, exact = rounded(x.cuda(), with_gelu), rounded(x, with_gelu)
     near(mine.scale.cpu(), exact.scale, 1e-5)
-    near(mine.values.cpu().float(), exact.values.float(), 2e-3)        # few land on the other side of a rounding
+    near(mine.values.cpu().float(), exact.values.float(), 5e-3)        # few land on the other side of a rounding
 
 
 @pytest.mark.parametrize("velocity", [False, True])
@@ -108,7 +108,7 @@ def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
         losses = [s.loss.item() for s in finetune.steps(net, ema, data, config)]
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
     quick = run()
-    monkeypatch.setattr(finetune, "Captured", lambda f: f)
+    monkeypatch.setattr(finetune, "Captured", lambda f, warm=3: f)
     plain = run()
     near(quick[0], plain[0], 1e-4)
     near(quick[1], plain[1], 1e-4)

@@ -70,8 +70,8 @@ def same(found, expected):
 
 def test_both_checkpoints_answer_as_the_official_network(official):
     golden, networks = official
-    for name, network in zip(("ft_cond", "ft_null", "pre_null"), networks):
-        same(network(golden["x"], golden["t"]), golden[name])
+    for name, answer in zip(("ft_cond", "ft_null", "pre_null"), networks):
+        same(answer(golden["x"], golden["t"]), golden[name])
 
 
 @pytest.mark.parametrize("name, method, guide, channels", [
