@@ -135,12 +135,13 @@ def _versus(what, ours, plain, note):
     return dict(what=what, ours=ours, plain=plain, unit="img-steps/s", ratio=ours / plain, note=f"{note}; timed in turn")
 
 
-def _in_turn(ways, device, rounds=6):
-    """Median seconds of a call of each, timed one after the other in several rounds: a card that warms up slows all alike."""
-    found = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, f in ways.items():
-            found[name].append(seconds(f, 5, device))
+def _in_turn(ways, device):
+    """Median seconds of a call of each, timed in turn, every round from another one on and every second round backwards: a card slows as it warms up."""
+    found, names = {name: [] for name in ways}, list(ways)
+    for i in range(2 * len(names)):
+        k = i // 2
+        for name in (names[k:] + names[:k])[::-1 if i % 2 else 1]:
+            found[name].append(seconds(ways[name], 4, device))
     return {name: statistics.median(took) for name, took in found.items()}
 
 

@@ -1,5 +1,6 @@
-"""Small images: Domain Guidance with fewer calls of its guide. Quality against network calls: an interval, every k-th step, fewer steps."""
+"""Small images: Domain Guidance made cheaper. Quality against network calls (an interval, every k-th step, fewer steps), and against precision."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -8,10 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import plot, weights
+from ..dit.fast import fast
 from ..guidance import domain_guidance, reused
 from .base import record, rows
 from .images import merge
 from .pictures import QUICK, Judge, Setting, cells, finetuned
+
+PRECISIONS = ("float32", "bfloat16", "8 bits")             # of the weights and products; the last two as `dit.fast` runs them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Config:
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of steps, way, every or interval, and by seed each metric and the calls of both networks for an image."""
+    """Rows of steps, way, every or interval, and by seed each metric and the calls of both networks for an image; and rows of precisions."""
     found, seconds = compute(config, device, progress=progress)
     return record("images_cost", config, dict(rows=merge(found.values())), time.time() - seconds, device)
 
@@ -47,8 +51,8 @@ def compute(config, device="cpu", part=(0, 1), progress=False):
 def _cell(key):
     config, device, seed = key
     judge, pre, found = Judge(config.setting, device), weights.load("glyphs", device), []
-    D, calls = finetuned(config.setting, seed, device).denoiser(judge.label), []
-    plain = pre.denoiser(pre.null)
+    ft, calls = finetuned(config.setting, seed, device), []
+    D, plain = ft.denoiser(judge.label), pre.denoiser(pre.null)
 
     def guide(x, sigma):
         calls.append(1)
@@ -64,6 +68,21 @@ def _cell(key):
             add(domain_guidance(D, reused(guide, k), config.w), way="every", every=k)
         for lo, hi in config.intervals:
             add(domain_guidance(D, guide, config.w, (lo, math.inf if hi is None else hi)), way="interval", lo=lo, hi=hi)
+    return found + _precisions(config, judge, ft, pre, seed)
+
+
+def _precisions(config, judge, ft, pre, seed):
+    """Domain Guidance with both networks in each of three precisions; with every score, how far the images lie from those of float32."""
+    found, exact = [], None
+    for precision in PRECISIONS:
+        nets = [net.around(copy.deepcopy(net.net)) for net in (ft, pre)]
+        for net in nets:
+            net.amp = False
+        if precision != "float32":
+            fast(*nets, eight_bits=precision == "8 bits")
+        x = judge.sample(domain_guidance(nets[0].denoiser(judge.label), nets[1].denoiser(pre.null), config.w), seed)
+        exact = x if exact is None else exact
+        found.append(dict(way="numbers", numbers=precision, score=judge.score(x) | dict(differs=((x - exact).norm() / exact.norm()).item())))
     return found
 
 
@@ -71,13 +90,16 @@ def figure(record):
     """Fréchet distance and foreign style against the calls of both networks for an image; a line for each number of steps."""
     config, fades = record["config"], dict(zip(record["config"]["steps"], np.linspace(0.35, 1, len(record["config"]["steps"])), strict=True))
     with plot.style():
-        fig, axes = plt.subplots(1, 2, figsize=(15, 5.4))
-        for ax, metric in zip(axes, ("frechet", "style_error"), strict=True):
+        fig, axes = plt.subplots(1, 3, figsize=(19, 5.4))
+        for ax, metric in zip(axes[:2], ("frechet", "style_error"), strict=True):
             for steps in config["steps"]:
                 _ways(ax, record, steps, metric, fades[steps], labels=steps == max(config["steps"]) and metric == "frechet")
             ax.set(xlabel="network calls for an image, of both networks", ylabel=plot.NAMES[metric])
-        axes[0].set_title("The guide on an interval, or in every k-th step (written beside)")
-        axes[1].set_title("Fewer steps: paler")
+        found = [rows(record, way="numbers", numbers=p)[0] for p in PRECISIONS]
+        plot.bars(axes[2], [r["frechet"] for r in found], PRECISIONS, ["DoG"] * len(found))
+        axes[2].set(xlabel="Fréchet distance", title=f"Precision, {config['setting']['steps']} steps")
+        axes[0].set_title("Fewer calls of the guide (k written beside)")
+        axes[1].set_title("Paler: fewer steps")
         axes[0].legend(fontsize=11)
         fig.supxlabel(f"w = {config['w']:g}; {config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds, "
                       "95% bootstrap intervals", fontsize=11)
@@ -88,7 +110,7 @@ def _ways(ax, record, steps, metric, fade, labels):
     looks = dict(none="none", every="DoG", interval="DoG on an interval")
     for way, method in looks.items():
         found = rows(record, steps=steps, way=way)
-        label = f"{method}, {steps} steps" if labels else None
+        label = dict(none="not guided", every="guide in every k-th step", interval="guide on an interval")[way] + f", {steps} steps" if labels else "_"
         plot.sweep(ax, [np.mean(r["calls"]) for r in found], [r[metric] for r in found], method, label, alpha=fade, linestyle="none" if way != "every" else ":")
         for r in found if way == "every" else ():
             ax.annotate(f"{r['every']}", (np.mean(r["calls"]), np.mean(r[metric])), textcoords="offset points", xytext=(5, 5), fontsize=10, alpha=fade)
