@@ -28,6 +28,7 @@ mathjax3_config = {"options": {"enableMenu": False}, "chtml": {"scale": 0.95}}
 
 # the package's pages
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["triton"]
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 add_module_names = False

@@ -63,8 +63,8 @@ def uses():
     """{full name: [notebooks that import it or reach it by its module]}"""
     found = {}
     for path in NOTEBOOKS:
-        cells = json.loads(path.read_text())["cells"]
-        tree = ast.parse("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code"))
+        shown = [c for c in json.loads(path.read_text())["cells"] if "remove-cell" not in c["metadata"].get("tags", ())]
+        tree = ast.parse("\n".join("".join(c["source"]) for c in shown if c["cell_type"] == "code"))
         names = {f"{node.module}.{a.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
         names |= {f"dgtoy.{n.value.id}.{n.attr}" for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
         for full in {address(name) for name in names if name.startswith("dgtoy.")} - {None}:

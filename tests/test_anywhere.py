@@ -14,7 +14,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted(SITE.rglob("*.html"))
 ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
-on_colab = pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] < "12" or "google.colab" in p.read_text()], ids=lambda p: p.stem)
 
 
 def first_cell(path):
@@ -46,7 +45,7 @@ class Shell:
         self.asked.append(f"{name} {line}")
 
 
-@on_colab
+@every_notebook
 def test_the_first_code_cell_fetches_the_course_on_colab_and_does_nothing_elsewhere(path):
     from IPython.core.inputtransformer2 import TransformerManager
     code = next(c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
@@ -115,7 +114,7 @@ def test_headings_of_a_notebook_come_in_order(path):
 def test_every_figure_of_a_notebook_has_words_for_who_cannot_see_it(path):
     outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
     words = [o["metadata"].get("image/png", {}).get("alt", "") for o in outputs]
-    assert all(len(w) > 15 for w in words) and (path.stem[:2] >= "12" or "A figure without titles" not in words)
+    assert all(len(w) > 15 for w in words) and "A figure without titles" not in words
 
 
 class Page(html.parser.HTMLParser):

@@ -3,6 +3,7 @@ written as the official code is, and against diffusers where it is installed; st
 
 import contextlib
 import copy
+import functools
 import importlib.util
 import statistics
 
@@ -68,32 +69,32 @@ def guided_step(net, batch, peak, held, device):
         p.data += 0.1 * p.std() * torch.randn(p.shape, generator=g, device=device)
     x = torch.randn(batch, *net.shape, device=device, generator=g)
     t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
-    model = lambda nets: vp.guided_noise(nets[0].noise(y), nets[1].noise(nets[1].null), W)
+    step = lambda nets: functools.partial(vp.guided_noise(nets[0].noise(y), nets[1].noise(nets[1].null), W), x, t)
     with torch.no_grad():
-        plain = [_as_is(n) for n in (net, guide)]
-        step = model(plain)
-        exact = step(x, t)
+        plain = step([_as_is(n) for n in (net, guide)])
+        exact = plain()
         with tf32():
-            slow = seconds(lambda: step(x, t), 3, device)
-
-        def row(what, nets):
-            step = model(nets)
-            error = ((step(x, t) - exact).norm() / exact.norm()).item()
-            took = seconds(lambda: step(x, t), 20, device)
-            work = 2 * batch * flops(net.config) / took
-            return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
-                        note=f"{work / peak:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s, {work / held:.2f} of what the card holds for a second; "
-                             f"output differs by {error:.1e} of its norm; plain: eager float32, TF32")
+            slow = seconds(plain, 3, device)
+        row = functools.partial(_against_plain, exact=exact, slow=slow, work=2 * batch * flops(net.config), peak=peak, held=held, device=device)
         shipped = {}
         for what, eight_bits in ((f"DoG step, DiT-XL/2, batch {batch}", False), ("DoG step: products in 8 bits", True)):
             nets = [VP(copy.deepcopy(n)) for n in (net, guide)]
             fast(*nets, eight_bits=eight_bits)
-            shipped[what] = model(nets)
-            yield row(what, nets)
+            shipped[what] = step(nets)
+            yield row(what, shipped[what])
         for what, make in WAYS.items():
-            yield row(f"DoG step: {what}", [_as_is(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)])
+            yield row(f"DoG step: {what}", step([_as_is(make(copy.deepcopy(n).bfloat16())) for n in (net, guide)]))
         if importlib.util.find_spec("diffusers"):
             yield from _diffusers(net, guide, x, t, y, shipped, device)
+
+
+def _against_plain(what, step, exact, slow, work, peak, held, device):
+    """A row: `step` timed, against what took `slow` seconds and gave `exact`; `work` operations as a share of two peaks."""
+    batch, error = len(exact), ((step() - exact).norm() / exact.norm()).item()
+    took = seconds(step, 20, device)
+    return dict(what=what, ours=batch / took, plain=batch / slow, unit="img-steps/s", ratio=slow / took,
+                note=f"{work / took / peak:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s, {work / took / held:.2f} of what the card holds "
+                     f"for a second; output differs by {error:.1e} of its norm; plain: eager float32, TF32")
 
 
 def _as_is(net):
@@ -122,7 +123,7 @@ def _diffusers(net, guide, x, t, y, shipped, device):
         labelled, null = (m(x.bfloat16(), timestep=t, class_labels=k).sample.float() for m, k in zip(models, labels.chunk(2), strict=True))
         return null + W * (labelled - null)
     wrapped = DomainGuidedModel(*models)
-    ways = {"CFG": lambda: step(models[0]), "by hand": by_hand, "wrapped": lambda: step(wrapped)} | {what: lambda f=f: f(x, t) for what, f in shipped.items()}
+    ways = {"CFG": lambda: step(models[0]), "by hand": by_hand, "wrapped": lambda: step(wrapped)} | shipped
     rate = {name: len(x) / took for name, took in _in_turn(ways, device).items()}
     for what in shipped:
         yield _versus(f"the same, against diffusers: {what.split(',')[0].split(': ')[-1]}", rate[what], rate["CFG"],
