@@ -33,9 +33,10 @@ class Config:
 
 
 def refresh(out, device):
-    """Run every benchmark on `device`, write OUT/bench_<device>.json, and on a CUDA device OUT/bench_dit_<device>.json.  -> the tables as text"""
+    """Run every benchmark on `device`, write OUT/bench_<device>.json, and on a CUDA device OUT/bench_dit_ and bench_stages_<device>.json.  -> the tables as text"""
     kind, texts = torch.device(device).type, []
-    for name, rows in dict(bench=_small(device), bench_dit=_dit() if kind == "cuda" else ()).items():
+    large = dict(bench_dit=bench_dit.benchmarks(), bench_stages=_stages()) if kind == "cuda" else {}
+    for name, rows in (dict(bench=_small(device)) | large).items():
         started, found = time.time(), list(rows)
         if found:
             made = record(name, Config(), dict(rows=found), started, device)
@@ -53,9 +54,8 @@ def _small(device):
     yield importing()
 
 
-def _dit():
-    """DiT-XL/2, and the stages of the pipeline where the extra `dit` is installed."""
-    yield from bench_dit.benchmarks()
+def _stages():
+    """The stages of the pipeline at DiT-XL/2, where the extra `dit` is installed."""
     if importlib.util.find_spec("diffusers"):
         from . import bench_stages
         yield from bench_stages.benchmarks()

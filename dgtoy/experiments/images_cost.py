@@ -93,11 +93,12 @@ def figure(record):
         fig, axes = plt.subplots(1, 3, figsize=(19, 5.4))
         for ax, metric in zip(axes[:2], ("frechet", "style_error"), strict=True):
             for steps in config["steps"]:
-                _ways(ax, record, steps, metric, fades[steps], labels=steps == max(config["steps"]) and metric == "frechet")
+                of_calls(ax, record, steps, metric, fades[steps], labels=steps == max(config["steps"]) and metric == "frechet")
             ax.set(xlabel="network calls for an image, of both networks", ylabel=plot.NAMES[metric])
         found = [rows(record, way="numbers", numbers=p)[0] for p in PRECISIONS]
-        plot.bars(axes[2], [r["frechet"] for r in found], PRECISIONS, ["DoG"] * len(found))
-        axes[2].set(xlabel="Fréchet distance", title=f"Precision, {config['setting']['steps']} steps")
+        more = [np.subtract(r["frechet"], found[0]["frechet"]) for r in found[1:]]
+        plot.bars(axes[2], more, PRECISIONS[1:], ["DoG"] * len(more))
+        axes[2].set(xlabel="Fréchet distance, change to float32", title=f"Fewer bits, {config['setting']['steps']} steps")
         axes[0].set_title("Fewer calls of the guide (k written beside)")
         axes[1].set_title("Paler: fewer steps")
         axes[0].legend(fontsize=11)
@@ -106,7 +107,8 @@ def figure(record):
     return fig
 
 
-def _ways(ax, record, steps, metric, fade, labels):
+def of_calls(ax, record, steps, metric, fade=1.0, labels=True):
+    """One metric against the calls of both networks for an image, in so many steps: no guidance, a guide in every k-th step, and on an interval."""
     looks = dict(none="none", every="DoG", interval="DoG on an interval")
     for way, method in looks.items():
         found = rows(record, steps=steps, way=way)
