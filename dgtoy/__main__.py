@@ -11,13 +11,14 @@ POINTS = ("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides",
 IMAGES = ("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides", "images_cost")
 EXPERIMENTS = (*POINTS, *IMAGES, "scale", "why")
 
-REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5])
+REPLICATED = ("size", "forgetting", "dropout", "guides", "steps", "plane", "calibration", *IMAGES[:5], "scale")
 SMALLER = {                                                # how a replica on images is smaller than the full run
     "images": dict(grid=((62, 20),)),
     "images_gap": dict(gaps=(0.0, 1.5, "handwriting")),
     "images_tuning": dict(variants=("full", "LoRA")),
     "images_dogfit": dict(weights=(1.5, 2.0)),
     "images_plane": dict(a=(1.0, 1.3, 1.5, 1.75, 2.0), b=(1.0, 1.3, 1.5, 1.75, 2.0)),
+    "scale": dict(variants=("full",), stages=(1000,), plane=(), step_table=(("ddpm", 25), ("dpmpp_2m", 24))),
 }
 
 

@@ -25,7 +25,7 @@ from dgtoy.dit import (
     position_embedding,
     time_of,
 )
-from dgtoy.dit.fast import FusedDiT, FusedMlp, Product8, fuse, rounded
+from dgtoy.dit.fast import FusedDiT, FusedMlp, FusedPatches, Product8, fuse, rounded
 from dgtoy.experiments.bench_dit import network
 from dgtoy.interop import add_lora, lora_guide
 
@@ -63,9 +63,9 @@ def official():
     return golden, [lambda x, t, net=net, y=y: net(x, t, y) for net, y in zip(nets, labels)]
 
 
-def same(found, expected):
-    """Equal to 1e-5 of the largest entry."""
-    close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+def same(found, expected, error=3e-5):
+    """Equal to within what float32 leaves from one processor to another, as a share of the largest entry."""
+    close(found, expected, rtol=0, atol=error * expected.abs().max().item())
 
 
 def test_both_checkpoints_answer_as_the_official_network(official):
@@ -344,7 +344,7 @@ def test_a_fused_network_computes_what_the_plain_one_does(velocity):
     net = awake(**SMALL | dict(learn_sigma=True, velocity=velocity)).double()
     fused, x, t, y = copy.deepcopy(net), images(4).double(), torch.tensor([0, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
     fuse(fused)
-    assert type(fused) is FusedDiT and all(type(b.mlp) is FusedMlp for b in fused.blocks)
+    assert type(fused) is FusedDiT and type(fused.x_embedder) is FusedPatches and all(type(b.mlp) is FusedMlp for b in fused.blocks)
     close(fused(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
 
 

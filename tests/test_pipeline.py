@@ -231,9 +231,9 @@ def two(arguments):
 def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
     done = two(command(place, "finetune", *options(place, tmp_path)))
     assert done.returncode == 0, done.stderr[-2000:]
-    one, other = load_file(tuned), load_file(tmp_path / "ema.safetensors")
-    for k in one:
-        close(one[k], other[k], rtol=1e-3, atol=1e-5)      # Adam divides by small moments, so rounding shows
+    one, other, start = load_file(tuned), load_file(tmp_path / "ema.safetensors"), finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2).net.state_dict()
+    distance = lambda a, b: torch.cat([(a[k] - b[k]).flatten() for k in one]).norm()
+    assert distance(one, other) < 1e-3 * distance(one, start)          # not each weight by itself: Adam divides by small moments, so rounding shows
 
 
 def test_two_processes_sample_as_one(place, tuned, tmp_path):

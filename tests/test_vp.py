@@ -33,14 +33,14 @@ def test_ancestral_sampling_gives_every_official_iterate(channels, official):  #
     found = list(vp.ancestral(model, golden[f"{name}_xT"], vp.Process(vp.respaced(25)), golden[f"{name}_noise"]))
     assert len(found) == 25
     for x, expected in zip(found, golden[f"{name}_x"], strict=True):
-        same(x, expected)
+        same(x, expected, error=1e-4)                      # rounding adds up over the steps
 
 
 def test_ddim_gives_every_official_iterate(official):  # noqa: F811
     golden, (main, _, guide) = official
     found = list(vp.ddim(vp.guided_noise(main, guide, 1.5), golden["ddim10_xT"], vp.Process(vp.strided(10))))
     for x, expected in zip(found, golden["ddim10_x"], strict=True):
-        same(x, expected)
+        same(x, expected, error=1e-4)                      # rounding adds up over the steps
 
 
 def test_the_training_loss_and_both_its_terms_are_the_official_ones(official):  # noqa: F811

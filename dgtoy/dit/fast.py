@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, layer_norm, linear, silu
+from torch.nn.functional import gelu, layer_norm, linear, pixel_unshuffle, silu
 
-from .network import Block, DiT, Mlp, modulate
+from .network import Block, DiT, Mlp, PatchEmbedder, modulate
 
 TRITON = importlib.util.find_spec("triton") is not None
 LARGEST = 448                                              # in the 8-bit format e4m3
@@ -52,13 +52,21 @@ def fuse(net, eight_bits=False):
         if type(block.mlp) is Mlp and type(block.mlp.fc1) in (nn.Linear, Product8):
             block.mlp.__class__ = FusedMlp
     if all(type(block) is Block for block in net.blocks):
-        net.__class__ = FusedDiT
+        net.__class__, net.x_embedder.__class__ = FusedDiT, FusedPatches
 
 
 def _check_device(device):
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     if capability < (8, 9):
         raise ValueError(f"eight_bits is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later")
+
+
+class FusedPatches(PatchEmbedder):
+    """`PatchEmbedder` as one product: its tokens lie in memory as the layers read them."""
+
+    def forward(self, x):
+        patches = pixel_unshuffle(x, self.proj.kernel_size[0]).flatten(2).mT                             # (B, T, C p p)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class FusedMlp(Mlp):
@@ -84,8 +92,8 @@ class FusedDiT(DiT):
         c = silu(c)
         shifts = [block.adaLN_modulation[1](c)[:, None].chunk(6, -1) for block in self.blocks]          # shift, scale, gate; attention, then MLP
         last = self.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, -1)
-        eight, h = isinstance(self.blocks[0].mlp.fc1, Product8), h.to(torch.promote_types(h.dtype, torch.float32))
-        normed = modulate(self.blocks[0].norm1(h), *shifts[0][:2]).to(c.dtype)
+        eight = isinstance(self.blocks[0].mlp.fc1, Product8)
+        h, normed = gated_norm(self.pos_embed, h, torch.ones_like(shifts[0][2]), *shifts[0][:2], eight)  # position + patch
         for i, (block, own, following) in enumerate(zip(self.blocks, shifts, [*shifts[1:], last], strict=True), 1):
             h, normed = gated_norm(h, block.attn(normed), own[2], *own[3:5], eight)
             h, normed = gated_norm(h, block.mlp(normed), own[5], *following[:2], eight and i < len(self.blocks))
@@ -95,13 +103,13 @@ class FusedDiT(DiT):
 def gated_norm(h, y, gate, shift, scale, eight_bits=False):
     """x = h + gate y, and what the next layer reads of it: norm(x) (1 + scale) + shift, in y's precision or as `Rounded`.
 
-    h, y (B, T, C), the others (B, 1, C) -> x, normed (B, T, C)
+    h (B or 1, T, C), y (B, T, C), the others (B, 1, C) -> x (B, T, C) in float32 or finer, normed (B, T, C)
     """
     if h.is_cuda and TRITON:
         from .kernels import gated_norm as kernel
         x, *normed = kernel(h, y, gate, shift, scale, eight_bits)
         return x, Rounded(*normed) if eight_bits else normed[0]
-    x = h + gate * y
+    x = h.to(torch.promote_types(h.dtype, torch.float32)) + gate * y
     normed = modulate(layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
     return x, rounded(normed) if eight_bits else normed.to(y.dtype)
 

@@ -54,13 +54,14 @@ class DiT(nn.Module):
         """x (B, C, H, W), t (B,) time in [0, 1000), y (B,) labels -> (B, 2C, H, W), or (B, C, H, W) without learn_sigma"""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
-        h = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed   # (B, T, hidden)
+        h = self.x_embedder(x.to(self.pos_embed.dtype))    # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
         out = self._unpatchify(self.tokens(h, c))
         return noise_of_velocity(out, x, t) if "velocity" in self.config else out
 
     def tokens(self, h, c):
-        """All blocks and the last layer.  h (B, T, hidden), c (B, hidden) -> (B, T, p p C)"""
+        """Positions, all blocks and the last layer.  h (B, T, hidden), c (B, hidden) -> (B, T, p p C)"""
+        h = h + self.pos_embed
         for block in self.blocks:                          # without dropout: no state of random numbers to keep
             h = checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False) if self.recompute else block(h, c)
         return self.final_layer(h, c)

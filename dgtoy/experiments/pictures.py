@@ -66,7 +66,12 @@ QUICK = Setting(seeds=2, size=20, samples=40, truth=1000, steps=10).but(finetune
 
 
 def replica(config):
-    """An experiment's configuration on another target and with other seeds, to see what of its findings stands again."""
+    """An experiment's configuration on another target and with other seeds, to see what of its findings stands again.
+
+    The study at scale has several targets already; there the model is pre-trained anew.
+    """
+    if not hasattr(config, "setting"):
+        return dataclasses.replace(config, first=100)
     return dataclasses.replace(config, setting=config.setting.but(first=100, layout=1))
 
 

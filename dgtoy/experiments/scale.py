@@ -5,6 +5,7 @@ drawn by the pipeline's own code as well. What differs from the paper: data, siz
 """
 
 import dataclasses
+import math
 import time
 
 import matplotlib.pyplot as plt
@@ -32,6 +33,7 @@ GUIDES = ("pre-trained null", "pre-trained label", "fine-tuned null", "other mod
 @dataclasses.dataclass(frozen=True)
 class Config:
     """network, other: sizes of the model and of another one that guides. images, other_images, batch: of pre-training.
+    The seeds are first, first + 1, ...; the two models' own are first and first + 1.
 
     targets, variants: of TARGETS and VARIANTS; variants beyond the first are run on the first target alone.
     stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler, steps: of every table but that of steps.
@@ -46,6 +48,7 @@ class Config:
     targets: tuple = ("course",)
     variants: tuple = ("full",)
     seeds: int = 2
+    first: int = 0
     size: int = 4                                          # images a class
     recipe: tuning.Config = tuning.Config(steps=8, batch=16, lr=1e-3, ema=0.99)
     stages: tuple = (4, 8)
@@ -74,7 +77,7 @@ class Config:
 def keys(config, device):
     """(target, variant, seed) of every cell: all targets in full, the first target in every variant. More seeds leave the cells of fewer as they are."""
     pairs = [(t, config.variants[0]) for t in config.targets] + [(config.targets[0], v) for v in config.variants[1:]]
-    return [(repr(dataclasses.replace(config, seeds=0)), device, t, v, s) for s in range(config.seeds) for t, v in pairs]
+    return [(repr(dataclasses.replace(config, seeds=0)), device, t, v, s) for s in range(config.first, config.first + config.seeds) for t, v in pairs]
 
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
@@ -106,7 +109,7 @@ def tuned_at(config, base, judge, variant, seed, device):
 
 
 def _cell(config, device, target, variant, seed):
-    base, judge, found = pretrained(config, config.network, 0, device), Judge(config, target, device), []
+    base, judge, found = pretrained(config, config.network, config.first, device), Judge(config, target, device), []
     kept = tuned_at(config, base, judge, variant, seed, device)
     where = dict(target=target, variant=variant)
 
@@ -149,7 +152,7 @@ def _plane(config, kept, base, judge, seed, found):
 
 def _guides(config, kept, base, judge, device, add):
     """Which guide, at w = 1.5: each takes the place that DoG's or autoguidance's guide has."""
-    last, other = kept[max(config.stages)], pretrained(config, config.other, 1, device, images=config.other_images)
+    last, other = kept[max(config.stages)], pretrained(config, config.other, config.first + 1, device, images=config.other_images)
     names = {"pre-trained null": ("dog", base), "pre-trained label": ("autoguidance", base), "fine-tuned null": ("cfg", None), "other model": ("dog", other),
              "weaker self": ("autoguidance", kept[max(1, max(config.stages) // 10)])}
     for name in GUIDES:
@@ -217,19 +220,21 @@ def of_guide(ax, record):
 
 
 def figure(record):
-    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler."""
+    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler; those that the record has."""
     config = record["config"]
     w = 1.5 if 1.5 in config["weights"] else config["weights"][0]
+    panels = [lambda ax: of_weight(ax, record, config["targets"][0]), lambda ax: of_target(ax, record, w), lambda ax: of_guide(ax, record), lambda ax: of_sampler(ax, record)]
+    panels[2:2] = [lambda ax: of_variant(ax, record)] * (len(config["variants"]) > 1) + [lambda ax: of_duration(ax, record, w)] * (len(config["stages"]) > 1)
     with plot.style():
-        fig, axes = plt.subplots(2, 3, figsize=(15, 8.4))
-        of_weight(axes[0, 0], record, config["targets"][0])
-        of_target(axes[0, 1], record, w)
-        of_variant(axes[0, 2], record)
-        of_duration(axes[1, 0], record, w)
-        of_guide(axes[1, 1], record)
-        of_sampler(axes[1, 2], record)
+        columns = math.ceil(len(panels) / 2)
+        fig, axes = plt.subplots(2, columns, figsize=(5 * columns, 8.4))
+        for draw, ax in zip(panels, axes.flat, strict=False):
+            draw(ax)
+        for ax in axes.flat[len(panels):]:
+            ax.set_axis_off()
         axes[0, 1].legend(fontsize=11)
-        for ax in (axes[0, 0], axes[1, 0]):
-            ax.set_ylabel("Fréchet distance")
+        for ax in axes[:, 0]:
+            if not ax.get_xlabel().startswith("Fréchet"):
+                ax.set_ylabel("Fréchet distance")
         fig.supxlabel(f"{config['size']} images a class; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
