@@ -18,7 +18,7 @@ SMALLER = {                                                # how a replica on im
     "images_tuning": dict(variants=("full", "LoRA")),
     "images_dogfit": dict(weights=(1.5, 2.0)),
     "images_plane": dict(a=(1.0, 1.3, 1.5, 1.75, 2.0), b=(1.0, 1.3, 1.5, 1.75, 2.0)),
-    "scale": dict(variants=("full",), stages=(1000,), plane=(), step_table=(("ddpm", 25), ("dpmpp_2m", 24))),
+    "scale": dict(seeds=3, variants=("full",), stages=(1000,), plane=(), step_table=(("ddpm", 25), ("dpmpp_2m", 24))),
 }
 
 

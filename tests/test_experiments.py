@@ -14,7 +14,7 @@ import torch
 from helpers import refuses
 
 from dgtoy import Recipe, weights
-from dgtoy.__main__ import EXPERIMENTS, IMAGES, POINTS, main
+from dgtoy.__main__ import EXPERIMENTS, IMAGES, POINTS, REPLICATED, _config, main
 from dgtoy.experiments import base, claims, pictures, report
 from dgtoy.experiments.base import METRICS, Judge, Setting
 
@@ -84,6 +84,16 @@ def test_presets_have_enough_seeds(name):
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
     full, quick = (64, 8) if name in POINTS else (2, 2) if name in ("scale", "why") else (6, 2)
     assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_a_replica_shares_no_seed_or_no_domain_with_the_full_run(name):
+    module = importlib.import_module(f"dgtoy.experiments.{name}")
+    full, again = (getattr(c, "setting", c) for c in (_config(module, "full"), _config(module, "replica")))
+    if name in POINTS:
+        assert full.domain != again.domain and full.layout != again.layout
+    else:
+        assert not set(range(full.first, full.first + full.seeds)) & set(range(again.first, again.first + again.seeds))
 
 
 def test_shares_of_an_experiment_s_cells_together_are_all_of_them(tmp_path, monkeypatch):
