@@ -14,7 +14,7 @@ from PIL import Image
 
 from dgtoy import domain_guidance, glyphs, vp
 from dgtoy.dit import VP, DiT
-from dgtoy.experiments import directions, scale, scale_setup, why
+from dgtoy.experiments import directions, pictures, scale, scale_setup, why
 from dgtoy.experiments.claims_scale import c15, c20
 from dgtoy.latents import Unshuffle
 from dgtoy.pipeline import finetune, sample
@@ -85,6 +85,15 @@ def test_pre_training_learns_and_is_kept(tmp_path, monkeypatch):
 
 def row(table, score, **where):
     return dict(table=table, frechet=score, **where)
+
+
+def test_a_replica_pre_trains_a_model_of_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(scale, "pretrained", lambda config, network, seed, device: asked.append(seed) or 1 / 0)
+    for config in (scale.Config(), pictures.replica(scale.Config())):
+        with pytest.raises(ZeroDivisionError):
+            scale._cell(config, "cpu", "course", "full", config.first)
+    assert asked == [0, 100] and [k[-1] for k in scale.keys(pictures.replica(scale.Config()), "cpu")] == [100, 101]
 
 
 @pytest.mark.parametrize("dog, verdict", [(80.0, "holds"), (130.0, "holds in part")])
