@@ -41,15 +41,25 @@ def lay_out():
     """Everything that Sphinx reads, where it will look for it."""
     shutil.rmtree(BOOK / "_build", ignore_errors=True)
     shutil.copytree(BOOK, SOURCE, ignore=shutil.ignore_patterns("_build", "explorable", "__pycache__"))
-    for page in SOURCE.glob("*.md"):                       # here the pages of book/ stand beside notebooks/, not below
+    for page in SOURCE.glob("*.md"):  # here the pages of book/ stand beside notebooks/, not below
         page.write_text(page.read_text().replace("](../", "]("))
     readme = (ROOT / "README.md").read_text()
     linked = [ROOT / link for link in re.findall(r"\]\(([^)\s:#]+)\)", readme)]
-    for path in {ROOT / "README.md", *filter(pathlib.Path.exists, linked), *(ROOT / "notebooks").glob("*.ipynb")}:
+    for path in {
+        ROOT / "README.md",
+        *filter(pathlib.Path.exists, linked),
+        *(ROOT / "notebooks").glob("*.ipynb"),
+    }:
         copy(path, SOURCE / path.relative_to(ROOT))
-    slides.write(sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides")      # _extra goes into the site as it is
+    slides.write(
+        sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides"
+    )  # _extra goes into the site as it is
     if (BOOK / "explorable" / "index.html").exists():
-        shutil.copytree(BOOK / "explorable", SOURCE / "_extra" / "explorable", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        shutil.copytree(
+            BOOK / "explorable",
+            SOURCE / "_extra" / "explorable",
+            ignore=shutil.ignore_patterns("*.py", "__pycache__"),
+        )
     package = pathlib.Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
     for part in MATHJAX:
         copy(package / "static" / "mathjax" / part, SOURCE / "_static" / "mathjax" / part)
@@ -72,12 +82,16 @@ def first_sentence(text):
 
 def docstring(module):
     path = ROOT.joinpath(*module.split("."))
-    return ast.get_docstring(ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()))
+    return ast.get_docstring(
+        ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+    )
 
 
 def api_pages():
     """One page a module of the package, and an index with the public names."""
-    present = {p.stem for p in (ROOT / "dgtoy").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()} - {"__init__", "__main__"}
+    present = {
+        p.stem for p in (ROOT / "dgtoy").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
+    } - {"__init__", "__main__"}
     groups = {title: [n for n in names if n in present] for title, names in GROUPS.items()}
     rest = sorted(present - {n for names in groups.values() for n in names})
     lines = ["# The package", "", (BOOK / "api.md").read_text(), "| name | what it is |", "|---|---|"]
@@ -85,13 +99,24 @@ def api_pages():
         thing = getattr(dgtoy, name)
         lines.append(f"| {{py:obj}}`{name} <{thing.__module__}.{name}>` | {first_sentence(thing.__doc__)} |")
     for title, names in (groups | ({"More": rest} if rest else {})).items():
-        lines += ["", f"## {title}", "", *(f"- {{doc}}`{n} <{n}>`: {first_sentence(docstring(f'dgtoy.{n}'))}" for n in names)]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            *(f"- {{doc}}`{n} <{n}>`: {first_sentence(docstring(f'dgtoy.{n}'))}" for n in names),
+        ]
         lines += ["", ":::{toctree}", ":hidden:", *names, ":::"]
         for name in names:
             page = [f"# {name}"]
             for module in modules(name):
-                page += [*([] if module == f"dgtoy.{name}" else ["", f"## {module.split('.')[-1]}"]),
-                         "", "```{eval-rst}", f".. automodule:: {module}", "   :members:", "```"]
+                page += [
+                    *([] if module == f"dgtoy.{name}" else ["", f"## {module.split('.')[-1]}"]),
+                    "",
+                    "```{eval-rst}",
+                    f".. automodule:: {module}",
+                    "   :members:",
+                    "```",
+                ]
             copy_text(SOURCE / "api" / f"{name}.md", page)
     copy_text(SOURCE / "api" / "index.md", lines)
 
@@ -105,5 +130,17 @@ if __name__ == "__main__":
     lay_out()
     api_pages()
     (SOURCE / "api.md").unlink()
-    failed = sphinx(["-q", "-W", "--keep-going", "-b", "html", "-d", str(BOOK / "_build" / "doctrees"), str(SOURCE), str(SITE)])
+    failed = sphinx(
+        [
+            "-q",
+            "-W",
+            "--keep-going",
+            "-b",
+            "html",
+            "-d",
+            str(BOOK / "_build" / "doctrees"),
+            str(SOURCE),
+            str(SITE),
+        ]
+    )
     sys.exit(failed or print(f"open {SITE.relative_to(ROOT)}/index.html"))

@@ -8,7 +8,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 project = "dgtoy"
 author = "the dgtoy authors"
 language = "en"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.githubpages", "sphinx_copybutton", "links"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.githubpages",
+    "sphinx_copybutton",
+    "links",
+]
 if pathlib.Path("_extra/explorable/index.html").exists():
     tags.add("explorable")  # noqa: F821  (Sphinx provides it)
 
@@ -43,11 +50,19 @@ html_extra_path = ["_extra"]
 html_favicon = "_static/icon.svg"
 html_css_files = ["book.css"]
 templates_path = ["_templates"]
-html_sourcelink_suffix = ""                                # notebooks are offered under their own names
+html_sourcelink_suffix = ""  # notebooks are offered under their own names
 pygments_style = "a11y-light"
 pygments_dark_style = "a11y-dark"
 html_theme_options = {
     "top_of_page_buttons": [],
-    "light_css_variables": {"color-brand-primary": "#005A8C", "color-brand-content": "#005A8C", "color-brand-visited": "#5B3F86"},
-    "dark_css_variables": {"color-brand-primary": "#7CC4F0", "color-brand-content": "#7CC4F0", "color-brand-visited": "#C3A6E8"},
+    "light_css_variables": {
+        "color-brand-primary": "#005A8C",
+        "color-brand-content": "#005A8C",
+        "color-brand-visited": "#5B3F86",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#7CC4F0",
+        "color-brand-content": "#7CC4F0",
+        "color-brand-visited": "#C3A6E8",
+    },
 }

@@ -37,19 +37,33 @@ def address(text):
 
 class LinkNames(SphinxTransform):
     """Inline code that names something of the package becomes a link to its page."""
+
     default_priority = 400
 
     def apply(self):
         for literal in list(self.document.findall(nodes.literal)):
-            target = None if isinstance(literal.parent, pending_xref | nodes.reference) else address(literal.astext())
+            target = (
+                None
+                if isinstance(literal.parent, pending_xref | nodes.reference)
+                else address(literal.astext())
+            )
             if target:
-                link = pending_xref("", literal.deepcopy(), refdomain="py", reftype="obj", reftarget=target,
-                                    refexplicit=True, refwarn=False, refdoc=self.env.docname)
+                link = pending_xref(
+                    "",
+                    literal.deepcopy(),
+                    refdomain="py",
+                    reftype="obj",
+                    reftarget=target,
+                    refexplicit=True,
+                    refwarn=False,
+                    refdoc=self.env.docname,
+                )
                 literal.replace_self(link)
 
 
 class NumberTitles(SphinxTransform):
     """The notebooks call each other by number, so their titles show it."""
+
     default_priority = 400
 
     def apply(self):
@@ -63,10 +77,23 @@ def uses():
     """{full name: [notebooks that import it or reach it by its module]}"""
     found = {}
     for path in NOTEBOOKS:
-        shown = [c for c in json.loads(path.read_text())["cells"] if "remove-cell" not in c["metadata"].get("tags", ())]
+        shown = [
+            c
+            for c in json.loads(path.read_text())["cells"]
+            if "remove-cell" not in c["metadata"].get("tags", ())
+        ]
         tree = ast.parse("\n".join("".join(c["source"]) for c in shown if c["cell_type"] == "code"))
-        names = {f"{node.module}.{a.name}" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names}
-        names |= {f"dgtoy.{n.value.id}.{n.attr}" for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)}
+        names = {
+            f"{node.module}.{a.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for a in node.names
+        }
+        names |= {
+            f"dgtoy.{n.value.id}.{n.attr}"
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+        }
         for full in {address(name) for name in names if name.startswith("dgtoy.")} - {None}:
             found.setdefault(full, []).append(path.stem)
     return found
@@ -86,7 +113,7 @@ def readable(lines):
 
 def plain(line):
     parts = line.split("`")
-    if len(parts) % 2 == 0:                                # code that goes on in the next line: leave the backticks alone
+    if len(parts) % 2 == 0:  # code that goes on in the next line: leave the backticks alone
         return re.sub(r"([\\`*_|])", r"\\\1", line)
     parts[::2] = [re.sub(r"([\\*_|])", r"\\\1", part) for part in parts[::2]]
     parts[1::2] = [rf"\ ``{part}``\ " for part in parts[1::2]]
@@ -99,7 +126,11 @@ def docstring(app, what, name, thing, options, lines):
     formula = [f"Formula :eq:`{label}`."] if label in FORMULAS else []
     places = [f":doc:`{stem[:2]} </notebooks/{stem}>`" for stem in uses().get(name, ())]
     used = [f"Used in notebook{'s' * (len(places) > 1)} {', '.join(places)}."] if places else []
-    lines[:] = [*readable(lines), "", *([".. container:: used", "", "   " + " ".join(formula + used), ""] if formula + used else [])]
+    lines[:] = [
+        *readable(lines),
+        "",
+        *([".. container:: used", "", "   " + " ".join(formula + used), ""] if formula + used else []),
+    ]
 
 
 def beside(app, name, source):
@@ -111,7 +142,9 @@ def page(app, pagename, templatename, context, doctree):
     """Notebook pages know their file and their slides, for the line at their top."""
     name = pagename.removeprefix("notebooks/") if pagename.startswith("notebooks/") else None
     context["notebook"] = name and f"{name}.ipynb"
-    context["slides"] = name and f"{name}.html" if (HERE / "_extra" / "slides" / f"{name}.html").exists() else None
+    context["slides"] = (
+        name and f"{name}.html" if (HERE / "_extra" / "slides" / f"{name}.html").exists() else None
+    )
 
 
 def setup(app):

@@ -21,8 +21,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 TEMPLATE = pathlib.Path(__file__).parent / "slides.html"
-LONG = 330                                                 # characters of text that are easily read on one slide
-SIDE = 1.75                                                # a figure less wide than this has its text beside it, not below
+LONG = 330  # characters of text that are easily read on one slide
+SIDE = 1.75  # a figure less wide than this has its text beside it, not below
 LISTS = ("ordered_list", "bullet_list")
 CODE = HtmlFormatter(style="a11y-light")
 LIST = """<!doctype html>
@@ -49,11 +49,15 @@ def formula(tex, options):
     if not options["display_mode"]:
         return html.escape(rf"\({tex}\)")
     lines = re.split(r"\s*\\qquad\s*\\qquad\s*", tex)
-    return html.escape(r"\[" + (r"\begin{gathered}" + r"\\[1ex]".join(lines) + r"\end{gathered}" if lines[1:] else tex) + r"\]")
+    return html.escape(
+        r"\["
+        + (r"\begin{gathered}" + r"\\[1ex]".join(lines) + r"\end{gathered}" if lines[1:] else tex)
+        + r"\]"
+    )
 
 
 MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True, renderer=formula)
-for rule in ("link_open", "link_close"):                   # a slide leads nowhere but to its neighbours
+for rule in ("link_open", "link_close"):  # a slide leads nowhere but to its neighbours
     MARKDOWN.add_render_rule(rule, lambda *arguments: "")
 
 
@@ -68,13 +72,18 @@ def first_sentences(text, limit=LONG):
     """As many whole sentences from the start of a text as fit into `limit` characters, at least one; of a list, of each item."""
     if re.match(r"\d+\. |- ", text):
         items = re.split(r"\n(?=\d+\. |- )", text)
-        return "\n".join(re.sub(r"(\d+\. |- )(.*)", lambda m: m[1] + first_sentences(m[2], limit // 2), item, flags=re.DOTALL) for item in items)
+        return "\n".join(
+            re.sub(
+                r"(\d+\. |- )(.*)", lambda m: m[1] + first_sentences(m[2], limit // 2), item, flags=re.DOTALL
+            )
+            for item in items
+        )
     said = ""
     for sentence in re.split(r"(?<=[.?!])\s+(?=[A-Z*$`])", text):
         if said and len(said) + len(sentence) > limit:
             break
         said += " " * bool(said) + sentence
-    return said + "**" * (said.count("**") % 2)            # where a bold passage was cut
+    return said + "**" * (said.count("**") % 2)  # where a bold passage was cut
 
 
 def slide(heading, body, kind="text"):
@@ -89,8 +98,12 @@ def shown_with(following, near):
     kinds = [kind for kind, _ in following]
     if kinds and kinds[0] in LISTS:
         return first_sentences(following[0][1], 100)
-    section = following[:kinds.index("heading")] if "heading" in kinds else following
-    formulas = [text for kind, text in section[:1 if near or kinds[:1] == ["math_block"] else None] if kind == "math_block"]
+    section = following[: kinds.index("heading")] if "heading" in kinds else following
+    formulas = [
+        text
+        for kind, text in section[: 1 if near or kinds[:1] == ["math_block"] else None]
+        if kind == "math_block"
+    ]
     return formulas[-1] if formulas else ""
 
 
@@ -104,7 +117,7 @@ def of_text(source, heading):
             fresh, heading = True, text.lstrip("# ")
         elif predicts[i] or fresh and kind in ("paragraph", "table", *LISTS):
             said = text if predicts[i] or kind == "table" else first_sentences(text)
-            body = MARKDOWN.render(said + "\n\n" + shown_with(found[i + 1:], predicts[i]))
+            body = MARKDOWN.render(said + "\n\n" + shown_with(found[i + 1 :], predicts[i]))
             yield slide(heading, body, "predict" if predicts[i] else "text")
             fresh = False
 
@@ -128,21 +141,32 @@ def worth_showing(cell):
     """Whether a cell that nobody has tagged holds a heading, a prediction or a figure, and is no exercise."""
     if {"exercise", "solution"} & set(cell["metadata"].get("tags", ())):
         return False
-    return (any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
-            or cell["cell_type"] == "markdown" and re.search(r"^(#+ |\*\*Predict)", "".join(cell["source"]), re.MULTILINE) is not None)
+    return (
+        any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+        or cell["cell_type"] == "markdown"
+        and re.search(r"^(#+ |\*\*Predict)", "".join(cell["source"]), re.MULTILINE) is not None
+    )
 
 
 def deck(notebook):
     """The title of a notebook and its slides."""
     cells, heading, slides = json.loads(notebook.read_text())["cells"], "", []
-    tagged = [cell for cell in cells if "slide" in cell["metadata"].get("tags", ())] or list(filter(worth_showing, cells))
+    tagged = [cell for cell in cells if "slide" in cell["metadata"].get("tags", ())] or list(
+        filter(worth_showing, cells)
+    )
     for i, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell in tagged:
-            after = next(("".join(c["source"]) for c in cells[i + 1:] if c["cell_type"] == "markdown"), "")
-            slides += of_text(source, heading) if cell["cell_type"] == "markdown" else [of_code(cell, heading, after)]
+            after = next(("".join(c["source"]) for c in cells[i + 1 :] if c["cell_type"] == "markdown"), "")
+            slides += (
+                of_text(source, heading)
+                if cell["cell_type"] == "markdown"
+                else [of_code(cell, heading, after)]
+            )
         if cell["cell_type"] == "markdown":
-            heading = ([heading] + [text.lstrip("# ") for kind, text in blocks(source) if kind == "heading"])[-1]
+            heading = ([heading] + [text.lstrip("# ") for kind, text in blocks(source) if kind == "heading"])[
+                -1
+            ]
     slides[:1] = [first.replace("h2>", "h1>") for first in slides[:1]]
     return blocks("".join(cells[0]["source"]))[0][1].lstrip("# "), slides
 
@@ -154,7 +178,16 @@ def write(notebooks, folder):
     style = CODE.get_style_defs("pre")
     for path in notebooks:
         decks[path.stem], slides = deck(path)
-        page = template.replace("NUMBER", path.stem[:2]).replace("TITLE", html.escape(decks[path.stem])).replace("NOTEBOOK", path.stem)
-        (folder / f"{path.stem}.html").write_text(page.replace("/* code */", style).replace("<!-- slides -->", "\n".join(slides)))
-    items = "".join(f'<li><a href="{stem}.html">{stem[:2]} · {html.escape(title)}</a></li>\n' for stem, title in decks.items())
+        page = (
+            template.replace("NUMBER", path.stem[:2])
+            .replace("TITLE", html.escape(decks[path.stem]))
+            .replace("NOTEBOOK", path.stem)
+        )
+        (folder / f"{path.stem}.html").write_text(
+            page.replace("/* code */", style).replace("<!-- slides -->", "\n".join(slides))
+        )
+    items = "".join(
+        f'<li><a href="{stem}.html">{stem[:2]} · {html.escape(title)}</a></li>\n'
+        for stem, title in decks.items()
+    )
     (folder / "index.html").write_text(LIST.replace("<!-- decks -->", items))

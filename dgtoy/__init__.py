@@ -10,5 +10,26 @@ from .schedules import karras
 from .train import Points, Recipe, fit
 
 __version__ = "0.1.0"
-__all__ = ["GaussianMixture", "LabelledMixture", "MLP", "Ensemble", "Points", "Recipe", "ancestral", "autoguidance", "calibrate", "cfg",
-           "domain_guidance", "dpmpp_2m", "euler", "fit", "guided", "heun", "karras", "last", "plane", "reused", "trajectory"]
+__all__ = [
+    "GaussianMixture",
+    "LabelledMixture",
+    "MLP",
+    "Ensemble",
+    "Points",
+    "Recipe",
+    "ancestral",
+    "autoguidance",
+    "calibrate",
+    "cfg",
+    "domain_guidance",
+    "dpmpp_2m",
+    "euler",
+    "fit",
+    "guided",
+    "heun",
+    "karras",
+    "last",
+    "plane",
+    "reused",
+    "trajectory",
+]

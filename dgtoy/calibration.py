@@ -33,7 +33,9 @@ class Calibration:
         sigma = torch.as_tensor(sigma)
         order = self.sigmas.argsort()
         where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
-        return torch.from_numpy(np.asarray(np.interp(sigma.cpu().double().log().numpy(), where, what))).to(sigma.device)
+        return torch.from_numpy(np.asarray(np.interp(sigma.cpu().double().log().numpy(), where, what))).to(
+            sigma.device
+        )
 
 
 def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=400, batch=1024):
@@ -54,11 +56,13 @@ def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
     directions = 1 if middle is None else 2
-    size = directions * directions + directions            # entries of the normal equations
+    size = directions * directions + directions  # entries of the normal equations
     sums = torch.zeros(1 + resamples, len(sigmas), size, dtype=torch.float64)
     for x0, label in _batches(data, batch):
         D = main(label) if label is not None else main
-        rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)     # (B, n, size)
+        rows = torch.stack(
+            [_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1
+        )  # (B, n, size)
         counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64)
         host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
@@ -67,8 +71,10 @@ def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=
     side = sums[..., -directions:]
     flat = torch.linalg.eigvalsh(gram[0])[:, 0] <= 1e-14 * side[0].abs().amax(-1)
     if flat.any():
-        raise ValueError(f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated")
-    solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]                  # (1 + R, n, directions)
+        raise ValueError(
+            f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
+        )
+    solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
     tails = torch.quantile(solved[1:], torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return Calibration(sigmas, solved[0], *tails)
 
@@ -79,8 +85,8 @@ def _equations(main, guide, middle, x0, sigma, generator):
     x = x0 + sigma.to(x0) * normal(x0, generator)
     base, top = guide(x, sigma), main(x, sigma)
     inner = [top] if middle is None else [middle(x, sigma), top]
-    steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()        # (d, B, D)
-    residual = (x0 - base).flatten(1).double()                                                     # (B, D)
+    steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()  # (d, B, D)
+    residual = (x0 - base).flatten(1).double()  # (B, D)
     gram = torch.einsum("ibd,jbd->bij", steps, steps).flatten(1)
     return torch.cat([gram, torch.einsum("ibd,bd->bi", steps, residual)], 1)
 
@@ -89,13 +95,20 @@ def _batches(data, size):
     """(x0, label or None) pairs, arrays cut into pieces."""
     if torch.is_tensor(data):
         data = [data]
-    elif isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[1]) and not data[1].is_floating_point():
+    elif (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and torch.is_tensor(data[1])
+        and not data[1].is_floating_point()
+    ):
         data = [tuple(data)]
     empty = True
     for item in data:
         x0, label = item if isinstance(item, (tuple, list)) else (item, None)
         if label is not None and len(label) != len(x0):
-            raise ValueError(f"data holds {len(x0)} points with {len(label)} labels; expected one label a point")
+            raise ValueError(
+                f"data holds {len(x0)} points with {len(label)} labels; expected one label a point"
+            )
         labels = label.split(size) if label is not None else [None] * len(x0.split(size))
         for piece in zip(x0.split(size), labels):
             empty = empty and not len(piece[0])

@@ -39,7 +39,9 @@ def write_safetensors(path, tensors, header):
     path = pathlib.Path(path)
     part = _part(path)
     try:
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"json": json.dumps(header)})
+        save_file(
+            {k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"json": json.dumps(header)}
+        )
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -84,14 +86,22 @@ def resume(path, net, ema, optimizer, recipe):
     tensors, header = read_safetensors(path)
     if not {"step", "recipe", "seeds", "model"} <= set(header):
         raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
-    found = header["recipe"] | ({"steps": recipe.steps} if getattr(recipe, "w", 1) == 1 else {})        # with w > 1 the steps say when guidance starts
-    for what, came, expected in (("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
-                                 ("seeds", header["seeds"], net.seeds), ("model", header["model"], net.config), ("ema", "ema." in "".join(tensors), bool(ema))):
+    found = header["recipe"] | (
+        {"steps": recipe.steps} if getattr(recipe, "w", 1) == 1 else {}
+    )  # with w > 1 the steps say when guidance starts
+    for what, came, expected in (
+        ("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
+        ("seeds", header["seeds"], net.seeds),
+        ("model", header["model"], net.config),
+        ("ema", "ema." in "".join(tensors), bool(ema)),
+    ):
         if came != expected:
             raise ValueError(f"{path} was made with {what} {came}; this run has {expected}")
     if header["step"] > recipe.steps:
         raise ValueError(f"{path} is at step {header['step']}; this run ends at {recipe.steps}")
-    targets = {f"net.{k}": p for k, p in net.params.items()} | ({f"ema.{k}": p for k, p in ema.params.items()} if ema else {})
+    targets = {f"net.{k}": p for k, p in net.params.items()} | (
+        {f"ema.{k}": p for k, p in ema.params.items()} if ema else {}
+    )
     for name, p in net.params.items():
         targets |= {f"m.{name}": optimizer.state[p]["exp_avg"], f"v.{name}": optimizer.state[p]["exp_avg_sq"]}
     shapes = {k: tuple(v.shape) for k, v in targets.items()}

@@ -10,7 +10,7 @@ import torch
 
 from .schedules import checked
 
-BLOCK = {"cpu": 2**20, "cuda": 2**26}                      # points x components held at once; on a CPU, its cache
+BLOCK = {"cpu": 2**20, "cuda": 2**26}  # points x components held at once; on a CPU, its cache
 
 
 class GaussianMixture:
@@ -28,10 +28,12 @@ class GaussianMixture:
         weights, means, covs = weights.double(), means.double(), covs.double()
         _check_values(weights, means, covs)
         self.weights, self.means, self.covs = weights / weights.sum(), means, covs
-        self.variances, self.axes = torch.linalg.eigh(covs)    # (K, D), (K, D, D): columns are the axes
+        self.variances, self.axes = torch.linalg.eigh(covs)  # (K, D), (K, D, D): columns are the axes
         if self.variances.min() <= 0:
             k = int(self.variances.min(-1).values.argmin())
-            raise ValueError(f"covs[{k}] is not positive definite: its smallest eigenvalue is {self.variances[k].min():.3g}")
+            raise ValueError(
+                f"covs[{k}] is not positive definite: its smallest eigenvalue is {self.variances[k].min():.3g}"
+            )
 
     def to(self, device):
         """The same mixture with its parameters on another device."""
@@ -73,11 +75,13 @@ class GaussianMixture:
     def from_noise(self, u, z):
         """Points as a deterministic map of uniforms u (...) and normals z (..., D): component by u, place by z.  -> (..., D)"""
         k = self._component(u)
-        root = (self.axes * self.variances.sqrt()[:, None, :]).to(z.dtype)             # (K, D, D)
+        root = (self.axes * self.variances.sqrt()[:, None, :]).to(z.dtype)  # (K, D, D)
         return self.means.to(z.dtype)[k] + (root[k] @ z[..., None])[..., 0]
 
     def _component(self, u):
-        return torch.bucketize(u.contiguous(), self.weights.cumsum(0).to(u.dtype)[:-1].contiguous(), right=True)   # (...)
+        return torch.bucketize(
+            u.contiguous(), self.weights.cumsum(0).to(u.dtype)[:-1].contiguous(), right=True
+        )  # (...)
 
     def _evaluate(self, what, x, sigma):
         """logp, score, denoise or log_responsibilities of all points, block by block."""
@@ -88,7 +92,7 @@ class GaussianMixture:
         rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
         blocks = flat.split(rows)
         if sigma.ndim:
-            levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)        # (N, 1) each
+            levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)  # (N, 1) each
             parts = [self._each(what, b, s) for b, s in zip(blocks, levels)]
         else:
             parts = self._shared(what, blocks, sigma.double(), rows)
@@ -102,52 +106,55 @@ class GaussianMixture:
         |x| / sigma reaches 1,000 in float32.
         """
         x = blocks[0]
-        var = self.variances + sigma**2                                                  # (K, D)
-        axes = self.axes / var.sqrt()[:, None, :]                                        # (K, D, D)
-        offset = -(self.means[:, None, :] @ axes)[:, 0].to(x.dtype)                      # (K, D)
+        var = self.variances + sigma**2  # (K, D)
+        axes = self.axes / var.sqrt()[:, None, :]  # (K, D, D)
+        offset = -(self.means[:, None, :] @ axes)[:, 0].to(x.dtype)  # (K, D)
         norm = (self.weights.log() - 0.5 * (2 * math.pi * var).log().sum(-1)).to(x.dtype)
-        axes, table = axes.permute(2, 1, 0).to(x.dtype).contiguous(), self._table(what, var).to(x.dtype)   # axes (D, D, K)
+        axes, table = (
+            axes.permute(2, 1, 0).to(x.dtype).contiguous(),
+            self._table(what, var).to(x.dtype),
+        )  # axes (D, D, K)
         # one workspace for all blocks: fresh pages for each would cost more than the arithmetic
         a, b = (None, None) if x.requires_grad else x.new_empty(2, rows, len(var))
         parts = []
         for x in blocks:
-            logits, room, room_z = (norm, None, None) if a is None else (norm, a[:len(x)], b[:len(x)])
+            logits, room, room_z = (norm, None, None) if a is None else (norm, a[: len(x)], b[: len(x)])
             for d in range(x.shape[1]):
-                z = torch.addmm(offset[:, d], x, axes[d], out=room_z)             # (N, K)
+                z = torch.addmm(offset[:, d], x, axes[d], out=room_z)  # (N, K)
                 logits = torch.addcmul(logits, z, z, value=-0.5, out=room)
             if what == "logp":
                 parts.append(logits.logsumexp(-1))
             elif what == "log_responsibilities":
                 parts.append(logits.log_softmax(-1))
             else:
-                mean = torch.softmax(logits, -1, out=room_z) @ table                      # (N, D + D^2)
+                mean = torch.softmax(logits, -1, out=room_z) @ table  # (N, D + D^2)
                 n, d = x.shape
                 parts.append(mean[:, :d] + (mean[:, d:].reshape(n, d, d) @ x[..., None])[..., 0])
         return parts
 
     def _table(self, what, var):
         """Per component the affine map A_k x + b_k that is its score or denoiser, flattened as (b_k, A_k).  (K, D + D^2)"""
-        gain = self.variances / var if what == "denoise" else -1 / var                    # (K, D)
-        matrix = self.axes * gain[:, None, :] @ self.axes.mT                              # (K, D, D)
-        shift = (matrix @ self.means[..., None])[..., 0]                                  # (K, D)
+        gain = self.variances / var if what == "denoise" else -1 / var  # (K, D)
+        matrix = self.axes * gain[:, None, :] @ self.axes.mT  # (K, D, D)
+        shift = (matrix @ self.means[..., None])[..., 0]  # (K, D)
         table = torch.cat([self.means - shift if what == "denoise" else -shift, matrix.flatten(1)], 1)
-        return table.T.contiguous().T                      # this memory order is 1.5 times as fast on a CPU
+        return table.T.contiguous().T  # this memory order is 1.5 times as fast on a CPU
 
     def _each(self, what, x, sigma):
         """A level for each point, sigma (N, 1): the same quantities without whitening."""
         means, axes, variances = (p.to(x.dtype) for p in (self.means, self.axes, self.variances))
-        offset = -(self.means[:, None, :] @ self.axes)[:, 0].to(x.dtype)                 # (K, D)
+        offset = -(self.means[:, None, :] @ self.axes)[:, 0].to(x.dtype)  # (K, D)
         logits, coords, var = self.weights.log().to(x.dtype), [], variances + sigma[..., None] ** 2
         for d in range(x.shape[1]):
-            z = torch.addmm(offset[:, d], x, axes[:, :, d].T)                             # (N, K)
+            z = torch.addmm(offset[:, d], x, axes[:, :, d].T)  # (N, K)
             logits = logits - 0.5 * (z**2 / var[..., d] + (2 * math.pi * var[..., d]).log())
             coords.append(z)
         if what in ("logp", "log_responsibilities"):
             return logits.logsumexp(-1) if what == "logp" else logits.log_softmax(-1)
-        r = logits.softmax(-1)                                                          # (N, K)
+        r = logits.softmax(-1)  # (N, K)
         out = r @ means if what == "denoise" else 0
         for d, z in enumerate(coords):
-            gain = (variances[:, d] if what == "denoise" else -1) / var[..., d]            # (N, K)
+            gain = (variances[:, d] if what == "denoise" else -1) / var[..., d]  # (N, K)
             out = out + (r * z * gain) @ axes[:, :, d]
         return out
 
@@ -167,7 +174,9 @@ def _check_values(weights, means, covs):
         if not value.isfinite().all():
             raise ValueError(f"{name} holds a value that is not finite")
     if weights.min() <= 0 or abs(weights.sum() - 1) > 1e-4:
-        raise ValueError(f"weights sum to {weights.sum():g} with minimum {weights.min():g}; expected positive weights that sum to 1")
+        raise ValueError(
+            f"weights sum to {weights.sum():g} with minimum {weights.min():g}; expected positive weights that sum to 1"
+        )
     skew = (covs - covs.mT).abs().amax((1, 2))
     if (skew > 1e-5 * covs.abs().amax((1, 2))).any():
         raise ValueError(f"covs[{int(skew.argmax())}] is not symmetric: entries differ by {skew.max():.3g}")

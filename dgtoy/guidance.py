@@ -26,6 +26,7 @@ def guided(main, guide, w, interval=(0.0, math.inf)):
     def D(x, sigma):
         weight = _at(w, sigma, lo, hi, "w")
         return _affine(x, sigma, [(1 - weight, guide), (weight, main)])
+
     return D
 
 
@@ -74,6 +75,7 @@ def reused(D, every):
             last["eps"] = (x - value) / s
         last["calls"], last["sigma"] = last["calls"] + 1, level
         return value
+
     return guide
 
 
@@ -90,6 +92,7 @@ def plane(pretrained, finetuned_null, finetuned, a, b, interval=(0.0, math.inf))
     def D(x, sigma):
         at, bt = _at(a, sigma, lo, hi, "a"), _at(b, sigma, lo, hi, "b")
         return _affine(x, sigma, [(1 - at, pretrained), (at - bt, finetuned_null), (bt, finetuned)])
+
     return D
 
 
@@ -107,7 +110,7 @@ def _affine(x, sigma, parts):
     total = base
     for weight, value in out[1:]:
         total = total + _lead(weight.to(x.dtype), x) * (value - base)
-    for i, (_, value) in enumerate(out):                   # per-sample weights: some rows may need one denoiser alone
+    for i, (_, value) in enumerate(out):  # per-sample weights: some rows may need one denoiser alone
         alone = math.prod(weight == 0 for j, (weight, _) in enumerate(out) if j != i)
         total = torch.where(_lead(alone.bool(), x), value, total) if alone.ndim else total
     return total
@@ -115,7 +118,9 @@ def _affine(x, sigma, parts):
 
 def _lead(weight, x):
     """A weight () or (B,) shaped to broadcast against x (B, *D), and then on its device; one number multiplies from where it is."""
-    return weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) if weight.ndim else weight
+    return (
+        weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) if weight.ndim else weight
+    )
 
 
 def _at(w, sigma, lo, hi, name):

@@ -16,10 +16,14 @@ class LabelledMixture(GaussianMixture):
         super().__init__(weights, means, covs)
         self.labels = torch.as_tensor(labels).long()
         if self.labels.shape != self.weights.shape:
-            raise ValueError(f"labels has shape {tuple(self.labels.shape)}; expected {tuple(self.weights.shape)}, one a component")
+            raise ValueError(
+                f"labels has shape {tuple(self.labels.shape)}; expected {tuple(self.weights.shape)}, one a component"
+            )
         self.num_classes = self.null = int(self.labels.max()) + 1
         if not torch.equal(self.labels.unique(), torch.arange(self.null, device=self.labels.device)):
-            raise ValueError(f"labels are {self.labels.unique().tolist()}; expected every class from 0 to {self.null - 1}")
+            raise ValueError(
+                f"labels are {self.labels.unique().tolist()}; expected every class from 0 to {self.null - 1}"
+            )
 
     def given(self, label):
         """p(x | class label) as a mixture of its own; the null label gives the marginal."""
@@ -40,13 +44,16 @@ class LabelledMixture(GaussianMixture):
 
         def D(x, sigma):
             if label.shape != x.shape[:-1]:
-                raise ValueError(f"label has shape {tuple(label.shape)}; expected {tuple(x.shape[:-1])} for x {tuple(x.shape)}")
+                raise ValueError(
+                    f"label has shape {tuple(label.shape)}; expected {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
+                )
             out = torch.empty_like(x)
             for c, part in parts.items():
                 rows = label == c
                 s = sigma[rows] if torch.is_tensor(sigma) and sigma.ndim else sigma
                 out[rows] = part(x[rows], s)
             return out
+
         return D
 
     def draw(self, u, z):
@@ -61,5 +68,7 @@ def check_label(label, null):
         raise ValueError(f"label has dtype {values.dtype}; expected integers")
     bad = (values < 0) | (values > null)
     if bad.any():
-        raise ValueError(f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})")
+        raise ValueError(
+            f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})"
+        )
     return label

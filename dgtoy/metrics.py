@@ -25,14 +25,14 @@ def out_of_domain(x, mixture, cut=None):
 
 def class_error(x, label, labelled):
     """Share of samples to which the exact target gives a class other than the one asked for.  x (..., n, D) -> (...)"""
-    r = labelled.responsibilities(x)                                                   # (..., n, K)
+    r = labelled.responsibilities(x)  # (..., n, K)
     by_class = torch.stack([r[..., labelled.labels == c].sum(-1) for c in range(labelled.num_classes)], -1)
     return (by_class.argmax(-1) != label).float().mean(-1)
 
 
 def mode_coverage(x, mixture, share=0.2):
     """Share of the mixture's components that hold at least `share` of the samples they should.  x (..., n, D) -> (...)"""
-    nearest = mixture.responsibilities(x).argmax(-1)                                   # (..., n)
+    nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
     counts = torch.nn.functional.one_hot(nearest, len(mixture.weights)).sum(-2)
     return (counts >= share * x.shape[-2] * mixture.weights).float().mean(-1)
 
@@ -52,9 +52,13 @@ def energy_distance(x, y):
 def sliced_wasserstein(x, y, directions=128, generator=None):
     """Mean 1-Wasserstein distance of projections on random directions.  x, y (n, D), equal n. Rabin et al. 2011."""
     if x.shape != y.shape:
-        raise ValueError(f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples")
+        raise ValueError(
+            f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples"
+        )
     generator = generator or torch.Generator(x.device).manual_seed(0)
-    v = torch.randn(x.shape[1], directions, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+    v = torch.randn(x.shape[1], directions, generator=generator, device=generator.device, dtype=x.dtype).to(
+        x.device
+    )
     v = v / v.norm(dim=0)
     return ((x @ v).sort(0).values - (y @ v).sort(0).values).abs().mean()
 
@@ -80,12 +84,17 @@ def prdc(real, fake, k=5):
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
     real, fake = (a.detach().double() for a in (real, fake))
-    radius = lambda a: torch.cat([torch.cdist(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)])
-    distance = torch.cdist(real, fake)                                                 # (n, m)
+    radius = lambda a: torch.cat(
+        [torch.cdist(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)]
+    )
+    distance = torch.cdist(real, fake)  # (n, m)
     inside_real, inside_fake = distance < radius(real)[:, None], distance < radius(fake)[None]
-    return dict(precision=inside_real.any(0).double().mean().item(), recall=inside_fake.any(1).double().mean().item(),
-                density=inside_real.sum(0).double().mean().item() / k,
-                coverage=inside_real.any(1).double().mean().item())
+    return dict(
+        precision=inside_real.any(0).double().mean().item(),
+        recall=inside_fake.any(1).double().mean().item(),
+        density=inside_real.sum(0).double().mean().item() / k,
+        coverage=inside_real.any(1).double().mean().item(),
+    )
 
 
 def bootstrap(values, resamples=10_000, level=0.95, seed=0):
@@ -95,7 +104,9 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; expected (seeds,), all finite, 2 or more")
+        raise ValueError(
+            f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; expected (seeds,), all finite, 2 or more"
+        )
     picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     tail = (1 - level) / 2
     low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])

@@ -9,7 +9,7 @@ from torch import nn
 from .labelled import check_label
 from .schedules import checked
 
-WAVES = 8                                                  # of ln sigma, 0.25 to 2 radians a unit
+WAVES = 8  # of ln sigma, 0.25 to 2 radians a unit
 
 
 def preconditioned(body, x, sigma, label, null, sigma_data):
@@ -18,10 +18,10 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the label one-hot.
     x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
     """
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]    # (*B, 1)
-    label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])                              # (*B,)
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
+    label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])  # (*B,)
     scale = (sigma**2 + sigma_data**2).sqrt()
-    angle = sigma.log() * torch.linspace(0.25, 2.0, WAVES, dtype=x.dtype, device=x.device)   # (*B, 8)
+    angle = sigma.log() * torch.linspace(0.25, 2.0, WAVES, dtype=x.dtype, device=x.device)  # (*B, 8)
     one_hot = (label[..., None] == torch.arange(null + 1, device=x.device)).to(x.dtype)  # (*B, null + 1)
     features = torch.cat([x / scale, angle.cos(), angle.sin(), one_hot], -1)
     return (sigma_data / scale) ** 2 * x + sigma * sigma_data / scale * body(features)
@@ -36,7 +36,9 @@ class MLP(nn.Module):
 
     def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
         super().__init__()
-        self.config = dict(dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed)
+        self.config = dict(
+            dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed
+        )
         self.null, self.sigma_data = num_classes, sigma_data
         sizes = [dim + 2 * WAVES + num_classes + 1] + depth * [width] + [dim]
         layers = [layer for i, o in zip(sizes, sizes[1:]) for layer in (nn.Linear(i, o), nn.SiLU())]
@@ -59,7 +61,9 @@ class MLP(nn.Module):
 
     def with_classes(self, num_classes, seed):
         """The same network with a fresh label table for new classes; null is the last row of the new table."""
-        new = type(self)(**{**self.config, "num_classes": num_classes, "seed": seed}).to(self.body[0].weight.device)
+        new = type(self)(**{**self.config, "num_classes": num_classes, "seed": seed}).to(
+            self.body[0].weight.device
+        )
         keep = new.body[0].in_features - num_classes - 1
         with torch.no_grad():
             new.body[0].weight[:, :keep] = self.body[0].weight[:, :keep]
@@ -70,7 +74,7 @@ class MLP(nn.Module):
 
     def _new_table(self, generator):
         """The label table: the columns of the first layer that the one-hot label selects, as small as DiT's at the start."""
-        nn.init.normal_(self.body[0].weight.data[:, -self.null - 1:], 0, 0.02, generator=generator)
+        nn.init.normal_(self.body[0].weight.data[:, -self.null - 1 :], 0, 0.02, generator=generator)
 
 
 class Ensemble:
@@ -88,7 +92,9 @@ class Ensemble:
         self.null, self.sigma_data, self.shape = members[0].null, members[0].sigma_data, (self.config["dim"],)
         states = [m.state_dict() for m in members]
         stacked = {name: torch.stack([s[name] for s in states]) for name in states[0]}
-        self.params = {k: (v.mT.contiguous() if v.ndim == 3 else v).requires_grad_() for k, v in stacked.items()}
+        self.params = {
+            k: (v.mT.contiguous() if v.ndim == 3 else v).requires_grad_() for k, v in stacked.items()
+        }
 
     @classmethod
     def of(cls, seeds, **config):
@@ -105,8 +111,8 @@ class Ensemble:
     def _body(self, h):
         *hidden, out = zip(list(self.params.values())[::2], list(self.params.values())[1::2])
         for weight, bias in hidden:
-            h = nn.functional.silu(torch.baddbmm(bias[:, None], h, weight))              # (S, B, width)
-        return torch.baddbmm(out[1][:, None], h, out[0])                                 # (S, B, dim)
+            h = nn.functional.silu(torch.baddbmm(bias[:, None], h, weight))  # (S, B, width)
+        return torch.baddbmm(out[1][:, None], h, out[0])  # (S, B, dim)
 
     def denoiser(self, label):
         """D(x (S, B, dim), sigma () or (S, B)) for a label: an int, or (S, B)."""
@@ -115,7 +121,9 @@ class Ensemble:
     def member(self, k):
         """Network k on its own, a copy."""
         net = self.model(**{**self.config, "seed": self.seeds[k]}).to(self.device)
-        net.load_state_dict({name: p[k].detach().mT if p.ndim == 3 else p[k].detach() for name, p in self.params.items()})
+        net.load_state_dict(
+            {name: p[k].detach().mT if p.ndim == 3 else p[k].detach() for name, p in self.params.items()}
+        )
         return net
 
     def with_classes(self, num_classes, seeds=None):
@@ -144,11 +152,14 @@ def _denoiser(net, label):
     lead, dim = ((len(net),) if isinstance(net, Ensemble) else ()), net.config["dim"]
 
     def D(x, sigma):
-        if x.shape[-1:] != (dim,) or x.shape[:len(lead)] != lead:
+        if x.shape[-1:] != (dim,) or x.shape[: len(lead)] != lead:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {(*lead, 'B', dim)}")
         if label.ndim and label.shape != x.shape[:-1]:
-            raise ValueError(f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}")
+            raise ValueError(
+                f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
+            )
         sigma = checked(sigma, x)
         with torch.no_grad():
             return net(x, sigma[..., 0] if sigma.ndim else sigma, label)
+
     return D

@@ -13,8 +13,10 @@ from .schedules import steps_of
 
 def euler(D, x_T, sigmas):
     """First order: x + (t - s) (x - D(x, s)) / s. One call a step; equals DDIM. Yields x (B, *D)."""
+
     def step(x, s, t):
         return x + (t - s) * (x - D(x, s)) / s
+
     return _run(step, x_T, sigmas)
 
 
@@ -23,12 +25,14 @@ def heun(D, x_T, sigmas):
 
     Karras et al. 2022, algorithm 1. Yields x (B, *D).
     """
+
     def step(x, s, t):
         slope = (x - D(x, s)) / s
         ahead = x + (t - s) * slope
         if t == 0:
             return ahead
         return x + (t - s) * (slope + (ahead - D(ahead, t)) / t) / 2
+
     return _run(step, x_T, sigmas)
 
 
@@ -37,7 +41,7 @@ def dpmpp_2m(D, x_T, sigmas):
 
     Yields x (B, *D).
     """
-    before = None                                          # (D, log step) of the step before
+    before = None  # (D, log step) of the step before
 
     def step(x, s, t):
         nonlocal before
@@ -51,6 +55,7 @@ def dpmpp_2m(D, x_T, sigmas):
             target = x0_hat + (x0_hat - previous) * h / (2 * h_previous)
         before = x0_hat, h
         return (t / s) * x - torch.expm1(-h) * target
+
     return _run(step, x_T, sigmas)
 
 
@@ -60,11 +65,13 @@ def ancestral(D, x_T, sigmas, generator=None):
     x_t = D + (t/s)^2 (x - D) + t sqrt(1 - (t/s)^2) eps, Ho et al. 2020 in the variance-exploding form.
     generator: a torch.Generator, or a list of them, one for each entry of x's first axis.
     """
+
     def step(x, s, t):
         x0_hat = D(x, s)
         keep = (t / s) ** 2
         mean = x0_hat + keep * (x - x0_hat)
         return mean + t * (1 - keep).sqrt() * normal(x, generator) if t > 0 else mean
+
     return _run(step, x_T, sigmas)
 
 
@@ -86,7 +93,9 @@ def normal(x, generator=None):
     """Standard normals like x; a list of generators draws the entries of x's first axis one by one."""
     if isinstance(generator, (list, tuple)):
         if len(generator) != len(x):
-            raise ValueError(f"generator holds {len(generator)} generators; expected {len(x)}, one for each entry of x {tuple(x.shape)}")
+            raise ValueError(
+                f"generator holds {len(generator)} generators; expected {len(x)}, one for each entry of x {tuple(x.shape)}"
+            )
         return torch.stack([normal(row, g) for row, g in zip(x, generator, strict=True)])
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
@@ -100,4 +109,5 @@ def _run(step, x, sigmas):
         for s, t in pairs:
             x = step(x, s, t)
             yield x
+
     return iterate(x)

@@ -33,13 +33,19 @@ def steps_of(sigmas):
     """
     sigmas = torch.as_tensor(sigmas)
     if sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; expected (steps + 1,) with at least one step")
+        raise ValueError(
+            f"sigmas has shape {tuple(sigmas.shape)}; expected (steps + 1,) with at least one step"
+        )
     if not sigmas.isfinite().all() or sigmas[-1] < 0:
-        raise ValueError(f"sigmas runs from {sigmas[0]:g} to {sigmas[-1]:g}; expected finite levels ending at 0 or above")
+        raise ValueError(
+            f"sigmas runs from {sigmas[0]:g} to {sigmas[-1]:g}; expected finite levels ending at 0 or above"
+        )
     rises = (sigmas.diff() >= 0).nonzero()
     if len(rises):
         i = int(rises[0])
-        raise ValueError(f"sigmas[{i + 1}] = {sigmas[i + 1]:g} follows {sigmas[i]:g}; a schedule must decrease")
+        raise ValueError(
+            f"sigmas[{i + 1}] = {sigmas[i + 1]:g} follows {sigmas[i]:g}; a schedule must decrease"
+        )
     return list(zip(sigmas[:-1], sigmas[1:]))
 
 
@@ -51,10 +57,14 @@ def checked(sigma, x, zero=False):
     """
     sigma = sigma if torch.is_tensor(sigma) else torch.as_tensor(sigma, dtype=torch.float64)
     if tuple(sigma.shape) != tuple(x.shape[: sigma.ndim]):
-        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}")
-    if sigma.device.type == "cpu":                         # a check on a GPU would wait for it at every step
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)}; expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}"
+        )
+    if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
         bad = ~sigma.isfinite() | (sigma < 0 if zero else sigma <= 0)
         if bad.any():
-            raise ValueError(f"sigma is {sigma[bad].flatten()[0]:g}; expected a finite value {'>= 0' if zero else '> 0'}")
+            raise ValueError(
+                f"sigma is {sigma[bad].flatten()[0]:g}; expected a finite value {'>= 0' if zero else '> 0'}"
+            )
     sigma = sigma.to(x.device, x.dtype)
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma

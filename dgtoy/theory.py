@@ -40,22 +40,22 @@ def gaussian_endpoint(parts, interval=(0.0, math.inf)):
     weights, means, stds = _columns(parts)
     off = np.zeros_like(weights)
     off[-1] = 1.0
-    centre = means[-1]                                     # the mean is shift-equivariant: integrate what is left
+    centre = means[-1]  # the mean is shift-equivariant: integrate what is left
     bounds = np.clip([lo, hi], 1e-9 * stds.min(), 1e9 * stds.max())
 
-    def log_phi(sigma):                                    # log Phi(sigma) / Phi(0), weights switching at lo and hi
+    def log_phi(sigma):  # log Phi(sigma) / Phi(0), weights switching at lo and hi
         below, between, above = np.clip(sigma, 0, lo), np.clip(sigma, lo, hi), max(sigma, hi)
         grow = lambda lam, s, t: (lam * np.log((stds**2 + t**2) / (stds**2 + s**2)) / 2).sum(0)
         return grow(off, 0, below) + grow(weights, lo, between) + (grow(off, hi, above) if sigma > hi else 0)
 
-    def integrand(v):                                      # over v = ln sigma: every scale of the problem counts alike
+    def integrand(v):  # over v = ln sigma: every scale of the problem counts alike
         sigma = math.exp(v)
         lam = weights if lo <= sigma <= hi else off
         return np.exp(-log_phi(sigma)) * sigma**2 * (lam * (means - centre) / (stds**2 + sigma**2)).sum(0)
 
     breaks = [math.log(b) for b in np.unique(stds)]
     mean = quad_vec(integrand, *np.log(bounds), epsabs=1e-13, epsrel=1e-10, points=breaks)[0]
-    far = 1e9 * stds.max()                                 # x / sigma is standard normal out there
+    far = 1e9 * stds.max()  # x / sigma is standard normal out there
     std = far * np.exp(-log_phi(far))
     return _plain(centre + mean), _plain(std)
 
@@ -87,10 +87,10 @@ def alignment(mixture, domains, label, domain, x, sigma):
     conditional = _part(mixture, wanted).score(x, sigma)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        log_r = mixture.log_responsibilities(x, sigma)     # log p(k | x)
+        log_r = mixture.log_responsibilities(x, sigma)  # log p(k | x)
         log_cd, log_d = (log_r[..., keep].logsumexp(-1) for keep in (wanted, in_domain))
-        class_term, = torch.autograd.grad((log_cd - log_d).sum(), x, retain_graph=True)
-        domain_term, = torch.autograd.grad(log_d.sum(), x)
+        (class_term,) = torch.autograd.grad((log_cd - log_d).sum(), x, retain_graph=True)
+        (domain_term,) = torch.autograd.grad(log_d.sum(), x)
     return conditional, class_term, domain_term
 
 
@@ -104,7 +104,9 @@ def _columns(parts):
     weights = np.array([float(p[0]) for p in parts])
     if not np.isfinite(weights).all() or abs(weights.sum() - 1) > 1e-9:
         raise ValueError(f"the weights of parts sum to {weights.sum():g}; expected 1")
-    means, stds = (np.stack(np.broadcast_arrays(*[np.asarray(p[i], dtype=float) for p in parts])) for i in (1, 2))
+    means, stds = (
+        np.stack(np.broadcast_arrays(*[np.asarray(p[i], dtype=float) for p in parts])) for i in (1, 2)
+    )
     means, stds = np.broadcast_arrays(means, stds) if means.ndim == stds.ndim else _match(means, stds)
     if not np.isfinite(means).all():
         raise ValueError(f"a mean of parts is {means[~np.isfinite(means)][0]}; expected finite numbers")

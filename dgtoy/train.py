@@ -15,7 +15,7 @@ from .graphs import Captured
 from .labelled import LabelledMixture, check_label
 from .schedules import log_normal
 
-BLOCK = 64                                                 # steps whose random numbers are drawn together
+BLOCK = 64  # steps whose random numbers are drawn together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,15 @@ class Recipe:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
         if self.batch < 1 or self.steps < 0 or not 0 < self.lr < math.inf:
-            raise ValueError(f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite")
+            raise ValueError(
+                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite"
+            )
         if not math.isfinite(self.noise[0]) or not 0 <= self.noise[1] < math.inf:
             raise ValueError(f"noise is {self.noise}; expected the finite mean and std of ln sigma, std >= 0")
         if not 1 <= self.w < 2 or not 0 <= self.late <= 1:
-            raise ValueError(f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point) and 0 <= late <= 1")
+            raise ValueError(
+                f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point) and 0 <= late <= 1"
+            )
 
 
 class Step(NamedTuple):
@@ -59,7 +63,9 @@ class Points:
 
     def __init__(self, x0, label):
         if x0.ndim < 3 or label.shape != x0.shape[:2]:
-            raise ValueError(f"x0, label have shapes {tuple(x0.shape)}, {tuple(label.shape)}; expected (S, n, *D), (S, n)")
+            raise ValueError(
+                f"x0, label have shapes {tuple(x0.shape)}, {tuple(label.shape)}; expected (S, n, *D), (S, n)"
+            )
         self.x0, self.label = x0, label
 
     def to(self, device):
@@ -86,10 +92,10 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     for k, seed in enumerate(seeds):
         generator = torch.Generator(device).manual_seed(seed * 1_000_003 + block)
         u[k].uniform_(generator=generator), z[k].normal_(generator=generator)
-    x0, label = data.draw(u[:, 0], z[:, 1:1 + dim].movedim(1, -1))                     # (S, BLOCK, B, D), (S, BLOCK, B)
+    x0, label = data.draw(u[:, 0], z[:, 1 : 1 + dim].movedim(1, -1))  # (S, BLOCK, B, D), (S, BLOCK, B)
     label = torch.where(u[:, 1] < recipe.dropout, null, label)
     sigma = log_normal(z[:, 0], *recipe.noise)
-    return x0, label, sigma, x0 + beside(sigma, x0) * z[:, 1 + dim:].movedim(1, -1).unflatten(-1, shape)
+    return x0, label, sigma, x0 + beside(sigma, x0) * z[:, 1 + dim :].movedim(1, -1).unflatten(-1, shape)
 
 
 def beside(a, x):
@@ -119,7 +125,9 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
     """
     _check_data(net, data)
     if (recipe.w > 1) != (guide is not None):
-        raise ValueError(f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'}; expected a guide with w > 1 and none with w = 1")
+        raise ValueError(
+            f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'}; expected a guide with w > 1 and none with w = 1"
+        )
     params = list(net.params.values())
     optimizer = torch.optim.Adam(params, lr=recipe.lr, fused=True, capturable=net.device.type == "cuda")
     start_moments(optimizer)
@@ -130,20 +138,28 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
 def _check_data(net, data):
     """Raise if a training set is not one that these networks can learn: other seeds, dimension or labels."""
     if not hasattr(net, "params"):
-        raise TypeError(f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net])) or an EDM")
+        raise TypeError(
+            f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net])) or an EDM"
+        )
     if isinstance(data, Points):
         expected = (len(net.seeds), data.x0.shape[1], *net.shape)
         if data.x0.shape != expected:
-            raise ValueError(f"data has x0 of shape {tuple(data.x0.shape)}; expected ({expected[0]}, n, {', '.join(map(str, net.shape))})")
+            raise ValueError(
+                f"data has x0 of shape {tuple(data.x0.shape)}; expected ({expected[0]}, n, {', '.join(map(str, net.shape))})"
+            )
         check_label(data.label, net.null)
     elif isinstance(data, LabelledMixture):
         if (data.means.shape[1],) != net.shape:
-            raise ValueError(f"data has dimension {data.means.shape[1]}; expected {', '.join(map(str, net.shape))}")
+            raise ValueError(
+                f"data has dimension {data.means.shape[1]}; expected {', '.join(map(str, net.shape))}"
+            )
         check_label(data.labels, net.null)
     elif hasattr(data, "num_classes"):
         came, expected = (data.num_classes, getattr(data, "size", net.shape[-1])), (net.null, net.shape[-1])
         if came != expected:
-            raise ValueError(f"data has {came[0]} classes and images of side {came[1]}; expected {expected[0]} and {expected[1]}")
+            raise ValueError(
+                f"data has {came[0]} classes and images of side {came[1]}; expected {expected[0]} and {expected[1]}"
+            )
 
 
 def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide):
@@ -159,7 +175,9 @@ def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide)
             seed = net.seeds[int((~loss.isfinite()).nonzero()[0])]
             if checkpoint:
                 save_checkpoint(checkpoint, net, ema, optimizer, recipe, step)
-            raise FloatingPointError(f"the loss of seed {seed} is not finite at step {step + 1}; the weights are those of step {step}")
+            raise FloatingPointError(
+                f"the loss of seed {seed} is not finite at step {step + 1}; the weights are those of step {step}"
+            )
         work.update(min(recipe.ema, (1 + step) / (10 + step)))
         if checkpoint and ((step + 1) % every == 0 or step + 1 == recipe.steps):
             save_checkpoint(checkpoint, net, ema, optimizer, recipe, step + 1)
@@ -194,7 +212,7 @@ class _Work:
         if self.share:
             learned = x0 + self.share * (x0_hat.detach() - self.guide(x, sigma))
             x0 = torch.where(beside(label == self.net.null, x0), x0, learned)
-        loss = denoising_loss(x0_hat, x0, sigma, self.net.sigma_data)                    # (S,)
+        loss = denoising_loss(x0_hat, x0, sigma, self.net.sigma_data)  # (S,)
         grads = torch.autograd.grad(loss.sum(), self.params)
         for p, g in zip(self.params, grads):
             p.grad = g
@@ -202,9 +220,11 @@ class _Work:
 
     def _update(self, decay):
         self.optimizer.step()
-        if self.averages and decay.is_cuda:                # three launches, whatever the number of weights
+        if self.averages and decay.is_cuda:  # three launches, whatever the number of weights
             torch._foreach_mul_(self.averages, decay)
-            torch._foreach_add_(self.averages, torch._foreach_mul([p.detach() for p in self.params], 1 - decay))
+            torch._foreach_add_(
+                self.averages, torch._foreach_mul([p.detach() for p in self.params], 1 - decay)
+            )
             return
         for average, p in zip(self.averages, self.params):
             average.lerp_(p.detach(), 1 - decay)

@@ -40,7 +40,7 @@ def strided(n, total=TIMES):
 
 def time_of(sigma):
     """The training time of a noise level, between two by interpolation of ln sigma, 0 and 999 beyond the ends.  (...) -> (...) float32"""
-    levels = _log_sigmas(sigma.device)                     # ascending
+    levels = _log_sigmas(sigma.device)  # ascending
     where = sigma.double().log()
     i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
     return (i - 1 + (where - levels[i - 1]) / (levels[i] - levels[i - 1])).clamp(0, TIMES - 1).float()
@@ -73,8 +73,15 @@ class Process:
 
     def __init__(self, times=range(TIMES)):
         self.times = torch.as_tensor(list(times))
-        if not len(self.times) or self.times[0] < 0 or self.times[-1] >= TIMES or bool((self.times.diff() <= 0).any()):
-            raise ValueError(f"times is {self.times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}")
+        if (
+            not len(self.times)
+            or self.times[0] < 0
+            or self.times[-1] >= TIMES
+            or bool((self.times.diff() <= 0).any())
+        ):
+            raise ValueError(
+                f"times is {self.times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}"
+            )
         self.abar = (1 - linear_betas()).cumprod(0)[self.times]
         before = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
         beta = 1 - self.abar / before
@@ -83,7 +90,9 @@ class Process:
         self.to_x0 = beta * before.sqrt() / (1 - self.abar)
         self.to_x = (1 - before) * (1 - beta).sqrt() / (1 - self.abar)
         variance = beta * (1 - before) / (1 - self.abar)
-        variance[0] = variance[1] if len(variance) > 1 else beta[0]        # 0 at the last step, where no noise is added
+        variance[0] = (
+            variance[1] if len(variance) > 1 else beta[0]
+        )  # 0 at the last step, where no noise is added
         self.log_low, self.log_high = variance.log(), beta.log()
 
     def __len__(self):
@@ -110,7 +119,9 @@ class Process:
         eps, v = out.chunk(2, 1)
         at = _take(x, i)
         share = (v + 1) / 2
-        return at(self.to_x0) * self.clean(x, i, eps) + at(self.to_x) * x, share * at(self.log_high) + (1 - share) * at(self.log_low)
+        return at(self.to_x0) * self.clean(x, i, eps) + at(self.to_x) * x, share * at(self.log_high) + (
+            1 - share
+        ) * at(self.log_low)
 
 
 def ancestral(model, x_T, process, generator=None):
@@ -118,7 +129,9 @@ def ancestral(model, x_T, process, generator=None):
 
     generator: a torch.Generator, a list of them, one an image, or the noise itself, (steps, B, C, H, W).
     """
-    return _walk(model, x_T, process, lambda x, i, out, noise: _ancestral(x, i, out, noise, process), generator)
+    return _walk(
+        model, x_T, process, lambda x, i, out, noise: _ancestral(x, i, out, noise, process), generator
+    )
 
 
 def _ancestral(x, i, out, noise, process):
@@ -128,10 +141,12 @@ def _ancestral(x, i, out, noise, process):
 
 def ddim(model, x_T, process):
     """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W). Song et al. 2021, eq. 12 with eta = 0."""
+
     def step(x, i, out, noise):
-        eps = out[:, :x.shape[1]]
+        eps = out[:, : x.shape[1]]
         before = _take(x, i)(process.before)
         return before.sqrt() * process.clean(x, i, eps) + (1 - before).sqrt() * eps
+
     return _walk(model, x_T, process, step)
 
 
@@ -151,14 +166,18 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by accident;
     its samples need that for exact reproduction.) interval: of noise levels sigma, see `guidance.guided`.
     """
-    guided(main, guide, w, interval)                       # refuses a weight or an interval that cannot be, before any call
+    guided(main, guide, w, interval)  # refuses a weight or an interval that cannot be, before any call
+
     def model(x, t):
         c = x.shape[1] if channels is None else channels
         if not 1 <= c <= x.shape[1]:
             raise ValueError(f"channels is {c}; expected 1 to {x.shape[1]}")
         out = main(x, t)
-        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(x, _sigmas(x.device).to(x.dtype)[t.long()])
+        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(
+            x, _sigmas(x.device).to(x.dtype)[t.long()]
+        )
         return torch.cat([eps, out[:, c:]], 1)
+
     return model
 
 
@@ -173,8 +192,16 @@ def training_loss(out, x0, x, i, eps, process):
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))
     at = _take(x, i)
     true_mean, true_log = at(process.to_x0) * x0 + at(process.to_x) * x, at(process.log_low)
-    kl = 0.5 * (log_variance - true_log + (true_log - log_variance).exp() + (true_mean - mean).square() * (-log_variance).exp() - 1)
-    bits = torch.where((i == 0).reshape(-1, 1), _pixel_bits(x0, mean, log_variance).flatten(1), kl.flatten(1) / math.log(2))
+    kl = 0.5 * (
+        log_variance
+        - true_log
+        + (true_log - log_variance).exp()
+        + (true_mean - mean).square() * (-log_variance).exp()
+        - 1
+    )
+    bits = torch.where(
+        (i == 0).reshape(-1, 1), _pixel_bits(x0, mean, log_variance).flatten(1), kl.flatten(1) / math.log(2)
+    )
     vb = bits.mean(1)
     return mse + vb, mse, vb
 

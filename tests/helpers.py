@@ -27,7 +27,9 @@ def random_labelled(k=6, d=2, classes=2, seed=0, dtype=torch.float64):
 
 def gaussian(mean, std, dtype=torch.float64):
     """N(mean, std^2) in one dimension."""
-    return GaussianMixture([1.0], torch.tensor([[mean]], dtype=dtype), torch.tensor([[[std**2]]], dtype=dtype))
+    return GaussianMixture(
+        [1.0], torch.tensor([[mean]], dtype=dtype), torch.tensor([[[std**2]]], dtype=dtype)
+    )
 
 
 class Counted:

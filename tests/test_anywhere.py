@@ -22,9 +22,14 @@ def first_cell(path):
 
 # run anywhere
 
+
 @every_notebook
 def test_the_first_cell_opens_the_notebook_on_binder_and_on_colab(path):
-    text, place, owner = first_cell(path), path.relative_to(ROOT).as_posix(), ADDRESS.removeprefix("https://github.com/")
+    text, place, owner = (
+        first_cell(path),
+        path.relative_to(ROOT).as_posix(),
+        ADDRESS.removeprefix("https://github.com/"),
+    )
     assert f"run-binder.svg)](https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/{place})" in text
     assert f"run-colab.svg)](https://colab.research.google.com/github/{owner}/blob/main/{place})" in text
 
@@ -48,12 +53,22 @@ class Shell:
 @every_notebook
 def test_the_first_code_cell_fetches_the_course_on_colab_and_does_nothing_elsewhere(path):
     from IPython.core.inputtransformer2 import TransformerManager
+
     code = next(c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
     assert code["metadata"]["tags"] == ["remove-cell"] and not code["outputs"]
-    colab, here = Shell("<google.colab._shell.Shell object>"), Shell("<ipykernel.zmqshell.ZMQInteractiveShell object>")
+    colab, here = (
+        Shell("<google.colab._shell.Shell object>"),
+        Shell("<ipykernel.zmqshell.ZMQInteractiveShell object>"),
+    )
     for shell in (colab, here):
-        exec(TransformerManager().transform_cell("".join(code["source"])), {"get_ipython": lambda shell=shell: shell})
-    assert colab.asked == [f"cd /content && git clone -q --depth 1 {ADDRESS} && pip install -q --no-deps ./dgtoy", "cd -q /content/dgtoy/notebooks"]
+        exec(
+            TransformerManager().transform_cell("".join(code["source"])),
+            {"get_ipython": lambda shell=shell: shell},
+        )
+    assert colab.asked == [
+        f"cd /content && git clone -q --depth 1 {ADDRESS} && pip install -q --no-deps ./dgtoy",
+        "cd -q /content/dgtoy/notebooks",
+    ]
     assert not here.asked
 
 
@@ -64,7 +79,10 @@ def test_the_first_cell_leads_to_the_table_of_notation(path):
 
 def test_the_readme_opens_the_course_at_the_same_address():
     owner, readme = ADDRESS.removeprefix("https://github.com/"), (ROOT / "README.md").read_text()
-    assert f"](https://mybinder.org/v2/gh/{owner}/main" in readme and f"](https://colab.research.google.com/github/{owner})" in readme
+    assert (
+        f"](https://mybinder.org/v2/gh/{owner}/main" in readme
+        and f"](https://colab.research.google.com/github/{owner})" in readme
+    )
 
 
 def test_binder_stages_the_repository_and_fetches_no_cuda():
@@ -97,6 +115,7 @@ def test_nbgrader_s_validator_refuses_what_is_wrong():
 
 # read by everyone
 
+
 def jumps(levels):
     """Places where a heading is more than one level below the one before; the first of a page is of level 1."""
     return [(a, b) for a, b in zip([0, *levels], levels) if b > a + 1]
@@ -105,14 +124,21 @@ def jumps(levels):
 @every_notebook
 def test_headings_of_a_notebook_come_in_order(path):
     cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"]
-    text = re.sub(r"^```.*?^```", "", "\n".join("".join(c["source"]) for c in cells), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```", "", "\n".join("".join(c["source"]) for c in cells), flags=re.MULTILINE | re.DOTALL
+    )
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
     assert levels.count(1) == 1 and not jumps(levels)
 
 
 @every_notebook
 def test_every_figure_of_a_notebook_has_words_for_who_cannot_see_it(path):
-    outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
+    outputs = [
+        o
+        for c in json.loads(path.read_text())["cells"]
+        for o in c.get("outputs", ())
+        if "image/png" in o.get("data", {})
+    ]
     words = [o["metadata"].get("image/png", {}).get("alt", "") for o in outputs]
     assert all(len(w) > 15 for w in words) and "A figure without titles" not in words
 

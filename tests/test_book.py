@@ -28,21 +28,28 @@ SITE = ROOT / "book" / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if "_static" not in p.parts)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync --hide-scrollbars").split()
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars"
+).split()
 built = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
-browsed = pytest.mark.skipif(not (PAGES and CHROMIUM and DRIVER), reason="needs the built book, chromium and chromedriver")
+browsed = pytest.mark.skipif(
+    not (PAGES and CHROMIUM and DRIVER), reason="needs the built book, chromium and chromedriver"
+)
 
 
 def test_what_the_book_needs_is_pinned():
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["book"]
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     for requirement in map(Requirement, extra):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
 
 
 # without a browser
+
 
 class Page(html.parser.HTMLParser):
     """The ids of a page, its links, what it loads, and its text outside code and scripts."""
@@ -99,7 +106,11 @@ def test_every_link_and_anchor_leads_somewhere():
             path = path / "index.html" if path.is_dir() else path
             if not path.is_file() or not path.is_relative_to(SITE):
                 broken.append((page, link))
-            elif anchor and path.suffix == ".html" and anchor not in parsed(path.relative_to(SITE).as_posix()).ids:
+            elif (
+                anchor
+                and path.suffix == ".html"
+                and anchor not in parsed(path.relative_to(SITE).as_posix()).ids
+            ):
                 broken.append((page, link))
     assert not broken
 
@@ -107,8 +118,14 @@ def test_every_link_and_anchor_leads_somewhere():
 @built
 def test_nothing_is_loaded_from_outside():
     loads = [(page, load) for page in PAGES for load in parsed(page).loads if not load.startswith("data:")]
-    assert not [(page, load) for page, load in loads if outside(load) or not resolved(page, load)[0].is_file()]
-    styles = [(p, url) for p in SITE.rglob("*.css") for url in re.findall(r"url\(['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", p.read_text())]
+    assert not [
+        (page, load) for page, load in loads if outside(load) or not resolved(page, load)[0].is_file()
+    ]
+    styles = [
+        (p, url)
+        for p in SITE.rglob("*.css")
+        for url in re.findall(r"url\(['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", p.read_text())
+    ]
     assert not [(p, urls) for p, urls in styles if any(map(outside, urls))]
 
 
@@ -117,8 +134,12 @@ def test_nothing_is_loaded_from_outside():
 def test_a_notebook_has_a_page_that_offers_it_as_it_is(path):
     page = f"notebooks/{path.stem}.html"
     assert page in PAGES
-    offered = [resolved(page, link)[0] for link in parsed(page).links if link.endswith(".ipynb") and not outside(link)]
-    assert [p.name for p in offered] == [path.name]        # others are linked as pages, and itself elsewhere
+    offered = [
+        resolved(page, link)[0]
+        for link in parsed(page).links
+        if link.endswith(".ipynb") and not outside(link)
+    ]
+    assert [p.name for p in offered] == [path.name]  # others are linked as pages, and itself elsewhere
     if not unchanged(path):
         pytest.skip("the notebook has changed since the book was built: make book")
     assert offered[0].read_bytes() == path.read_bytes()
@@ -134,8 +155,12 @@ def test_neighbouring_notebooks_are_linked():
 @built
 def test_solutions_are_folded():
     for path in filter(unchanged, NOTEBOOKS):
-        hidden = [c for c in json.loads(path.read_text())["cells"] if "hide-input" in c["metadata"].get("tags", ())]
-        assert (SITE / "notebooks" / f"{path.stem}.html").read_text().count("<details class=\"admonition hide") == len(hidden)
+        hidden = [
+            c for c in json.loads(path.read_text())["cells"] if "hide-input" in c["metadata"].get("tags", ())
+        ]
+        assert (SITE / "notebooks" / f"{path.stem}.html").read_text().count(
+            '<details class="admonition hide'
+        ) == len(hidden)
 
 
 @built
@@ -143,27 +168,50 @@ def test_every_public_name_and_every_module_is_documented():
     documented = set().union(*(parsed(page).ids for page in PAGES if page.startswith("api/")))
     things = [getattr(dgtoy, name) for name in dgtoy.__all__]
     assert {f"{thing.__module__}.{thing.__qualname__}" for thing in things} <= documented
-    parts = [p.relative_to(ROOT).with_suffix("").parts for p in (ROOT / "dgtoy").rglob("*.py") if p.stem != "__main__"]
+    parts = [
+        p.relative_to(ROOT).with_suffix("").parts
+        for p in (ROOT / "dgtoy").rglob("*.py")
+        if p.stem != "__main__"
+    ]
     modules = {".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts} - {"dgtoy"}
     assert modules <= {i.removeprefix("module-") for i in documented}
 
 
 # in a browser
 
+
 class Browser:
     """Headless Chromium through its driver's HTTP protocol."""
 
     def __init__(self, port, folder, width=1300, dark=False):
         self.at = f"http://127.0.0.1:{port}/session"
-        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={folder}", f"--window-size={max(width, 500)},900"]}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        options = {
+            "binary": CHROMIUM,
+            "args": [*FLAGS, f"--user-data-dir={folder}", f"--window-size={max(width, 500)},900"],
+        }
+        wanted = {
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         self.at += "/" + self.call("POST", "", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-        self.devtools("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
-        self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.devtools(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     def call(self, method, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.at + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.at + path, data, {"Content-Type": "application/json"}, method=method
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["value"]
 
@@ -171,16 +219,27 @@ class Browser:
         return self.call("POST", "/goog/cdp/execute", {"cmd": cmd, "params": params})
 
     def run(self, script):
-        return self.call("POST", "/execute/async", {"script": f"const done = arguments[0]; {script}", "args": []})
+        return self.call(
+            "POST", "/execute/async", {"script": f"const done = arguments[0]; {script}", "args": []}
+        )
 
     def open(self, url):
         """Load a page and let MathJax finish.  -> (console messages, addresses that were asked for)"""
-        for kind in ("browser", "performance"):            # what the browser's own first page did
+        for kind in ("browser", "performance"):  # what the browser's own first page did
             self.call("POST", "/se/log", {"type": kind})
         self.call("POST", "/url", {"url": url})
-        self.run("const m = window.MathJax; (m && m.startup && m.startup.promise || Promise.resolve()).then(() => setTimeout(done, 50))")
-        console = [entry["message"] for entry in self.call("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
-        events = [json.loads(entry["message"])["message"] for entry in self.call("POST", "/se/log", {"type": "performance"})]
+        self.run(
+            "const m = window.MathJax; (m && m.startup && m.startup.promise || Promise.resolve()).then(() => setTimeout(done, 50))"
+        )
+        console = [
+            entry["message"]
+            for entry in self.call("POST", "/se/log", {"type": "browser"})
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
+        events = [
+            json.loads(entry["message"])["message"]
+            for entry in self.call("POST", "/se/log", {"type": "performance"})
+        ]
         asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return console, [a for a in asked if not a.startswith(("data:", "blob:"))]
 
@@ -191,7 +250,9 @@ class Browser:
 @contextlib.contextmanager
 def driver():
     """A running chromedriver: its port."""
-    process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     try:
         port = next(int(m[1]) for m in (re.search(r"on port (\d+)\.", line) for line in process.stdout) if m)
         for _ in range(100):
@@ -209,9 +270,13 @@ def driver():
 @contextlib.contextmanager
 def served():
     """The site over HTTP on this machine: its address."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         log_message = lambda self, *args: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)) as server:
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=SITE)
+    ) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -251,7 +316,9 @@ def test_every_page_loads_alone_and_shows_its_formulas(chrome, tmp_path):
             console, asked = b.open(site + page)
             marked, rendered, wrong, text = b.run(COUNT)
             found[page] = [*console, *(a for a in asked if not a.startswith(site))]
-            found[page] += [f"{rendered} of {marked} formulas"] * (rendered < marked) + [f"{wrong} errors in formulas"] * (wrong > 0)
+            found[page] += [f"{rendered} of {marked} formulas"] * (rendered < marked) + [
+                f"{wrong} errors in formulas"
+            ] * (wrong > 0)
             found[page] += re.findall(r"\\\(.{20}|\$\$.{20}", text)
     assert not {page: problems for page, problems in found.items() if problems}
 
@@ -272,7 +339,9 @@ def test_a_folded_solution_does_not_show_its_output(chrome, tmp_path):
     tagged = [p for p in NOTEBOOKS if '"solution"' in p.read_text()]
     if not tagged:
         pytest.skip("no notebook has a solution")
-    seen = "[...document.querySelectorAll('.tag_solution .cell_output')].filter(e => e.offsetHeight > 0).length"
+    seen = (
+        "[...document.querySelectorAll('.tag_solution .cell_output')].filter(e => e.offsetHeight > 0).length"
+    )
     with served() as site, browser(chrome, tmp_path) as b:
         b.open(f"{site}notebooks/{tagged[0].stem}.html")
         assert b.run(f"done({seen})") == 0
@@ -291,5 +360,7 @@ def test_a_page_works_from_a_file(chrome, tmp_path):
 def test_the_search_finds(chrome, tmp_path):
     with served() as site, browser(chrome, tmp_path) as b:
         console, _ = b.open(site + "search.html?q=overshoot")
-        hits = b.run("setTimeout(() => done([...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))), 3000)")
+        hits = b.run(
+            "setTimeout(() => done([...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))), 3000)"
+        )
     assert not console and any("04_domain_guidance_exactly" in hit for hit in hits)

@@ -8,8 +8,9 @@ from helpers import Counted, gaussian, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgtoy import calibrate, domain_guidance, domains, plane
+from dgtoy import calibrate, domain_guidance, plane
 from dgtoy.calibration import Calibration
+from dgtoy.course.worlds import domains
 
 close = torch.testing.assert_close
 LEVELS = [2.0, 1.0, 0.5, 0.25]
@@ -62,6 +63,7 @@ def test_the_plane_asks_for_one_over_alpha_and_one_over_beta(world):
     def main(label):
         inside = world.target.denoiser(label)
         return lambda x, sigma: null(x, sigma) + 0.7 * (inside(x, sigma) - marginal(x, sigma))
+
     found = calibrate(main, pre, held_out(world, 3_000), [1.5, 0.8, 0.5], middle=null, generator=seeded())
     close(found.weights[:, 0], torch.full((3,), 1 / 0.5, dtype=torch.float64), rtol=0.03, atol=0)
     close(found.weights[:, 1], torch.full((3,), 1 / 0.7, dtype=torch.float64), rtol=0.06, atol=0)
@@ -74,7 +76,9 @@ def test_the_calibrated_weights_minimise_the_error_on_the_held_out_points():
     x = x0 + 0.7 * torch.randn(x0.shape, generator=seeded(), dtype=x0.dtype)
     error = lambda a, b: (plane(WIDE, middle, NARROW, a, b)(x, 0.7) - x0).square().mean().item()
     a, b = found.weights[0].tolist()
-    assert all(error(a, b) < error(a + da, b + db) for da, db in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)])
+    assert all(
+        error(a, b) < error(a + da, b + db) for da, db in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)]
+    )
 
 
 def test_the_calibrated_plane_does_no_worse_than_its_calibrated_cfg_line():
@@ -93,10 +97,19 @@ def test_arrays_pairs_and_loaders_give_the_same_answer(world):
     batches = list(zip(x0.split(128), label.split(128), strict=True))
     whole = calibrate(main(None), pre, x0, LEVELS, generator=seeded(), batch=128)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x0, label), batch_size=128)
-    for main_, data in [(main, (x0, label)), (main, [x0, label]), (main, batches), (main, iter(batches)), (main, loader),
-                        (main(None), list(x0.split(128))), (main(None), (b for b in x0.split(128)))]:
+    for main_, data in [
+        (main, (x0, label)),
+        (main, [x0, label]),
+        (main, batches),
+        (main, iter(batches)),
+        (main, loader),
+        (main(None), list(x0.split(128))),
+        (main(None), (b for b in x0.split(128))),
+    ]:
         again = calibrate(main_, pre, data, LEVELS, generator=seeded(), batch=128)
-        assert all(torch.equal(getattr(again, f), getattr(whole, f)) for f in ("sigmas", "weights", "low", "high"))
+        assert all(
+            torch.equal(getattr(again, f), getattr(whole, f)) for f in ("sigmas", "weights", "low", "high")
+        )
 
 
 def test_a_labelled_main_model_sees_each_point_with_its_label():
@@ -105,6 +118,7 @@ def test_a_labelled_main_model_sees_each_point_with_its_label():
     def main(label):
         seen.append(label)
         return NARROW
+
     calibrate(main, WIDE, (x0, label), [1.0, 0.5], generator=seeded(), batch=4, resamples=5)
     assert torch.equal(torch.cat(seen), label)
 
@@ -121,8 +135,13 @@ def test_the_interval_holds_the_true_weight_about_as_often_as_it_says():
 
 
 def test_the_interval_narrows_with_the_root_of_the_number_of_points():
-    width = lambda n: calibrate(unfinished(WIDE, NARROW, 0.5), WIDE, gaussian(1.0, 0.5).sample(n, generator=seeded()),
-                                [0.5], generator=seeded())
+    width = lambda n: calibrate(
+        unfinished(WIDE, NARROW, 0.5),
+        WIDE,
+        gaussian(1.0, 0.5).sample(n, generator=seeded()),
+        [0.5],
+        generator=seeded(),
+    )
     few, many = (width(n) for n in (200, 3_200))
     assert 2.5 < float((few.high - few.low) / (many.high - many.low)) < 6
 
@@ -140,6 +159,7 @@ def test_data_is_read_once_and_let_go():
                 watched.append(weakref.ref(x0))
                 alive.append(sum(r() is not None for r in watched))
                 yield torch.from_numpy(x0)
+
     calibrate(NARROW, WIDE, Loader(), [1.0, 0.5], generator=seeded(), resamples=10)
     assert rounds == 1 and len(watched) == 30
     assert max(alive) <= 3
@@ -147,13 +167,25 @@ def test_data_is_read_once_and_let_go():
 
 def test_each_model_is_called_once_a_level_and_batch():
     main, guide, middle = Counted(NARROW), Counted(WIDE), Counted(gaussian(0.5, 1.0).denoise)
-    calibrate(main, guide, torch.ones(30, 1) + torch.arange(30.0)[:, None], [1.0, 0.5], middle, seeded(), 5, batch=10)
+    calibrate(
+        main,
+        guide,
+        torch.ones(30, 1) + torch.arange(30.0)[:, None],
+        [1.0, 0.5],
+        middle,
+        seeded(),
+        5,
+        batch=10,
+    )
     assert main.calls == guide.calls == middle.calls == 2 * 3
 
 
 def test_calibration_draws_from_its_generator_alone():
     before = torch.get_rng_state()
-    a, b = (calibrate(NARROW, WIDE, torch.arange(9.0)[:, None], [0.5], generator=seeded(), resamples=20) for _ in range(2))
+    a, b = (
+        calibrate(NARROW, WIDE, torch.arange(9.0)[:, None], [0.5], generator=seeded(), resamples=20)
+        for _ in range(2)
+    )
     assert torch.equal(a.low, b.low) and torch.equal(torch.get_rng_state(), before)
 
 
@@ -172,9 +204,18 @@ def calibration():
     return Calibration(torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64), weights, weights - 1, weights + 1)
 
 
-@pytest.mark.parametrize("sigma, w, b", [
-    (4.0, 3, 4), (2.0, 2.5, 5), (1.0, 2, 6), (0.5, 1.5, 7), (0.25, 1, 8), (50.0, 3, 4), (0.001, 1, 8),
-])
+@pytest.mark.parametrize(
+    "sigma, w, b",
+    [
+        (4.0, 3, 4),
+        (2.0, 2.5, 5),
+        (1.0, 2, 6),
+        (0.5, 1.5, 7),
+        (0.25, 1, 8),
+        (50.0, 3, 4),
+        (0.001, 1, 8),
+    ],
+)
 def test_weights_are_linear_in_ln_sigma_and_constant_beyond(sigma, w, b):
     found = calibration()
     assert float(found.w(sigma)) == pytest.approx(w) and float(found.a(sigma)) == pytest.approx(w)
@@ -187,7 +228,14 @@ def test_weights_are_taken_for_each_sample_s_own_level():
 
 def test_calibrated_guidance_of_an_unfinished_fine_tune_is_the_finished_one():
     half = unfinished(WIDE, NARROW, 0.5)
-    found = calibrate(half, WIDE, gaussian(1.0, 0.5).sample(20_000, generator=seeded()), LEVELS, generator=seeded(), resamples=10)
+    found = calibrate(
+        half,
+        WIDE,
+        gaussian(1.0, 0.5).sample(20_000, generator=seeded()),
+        LEVELS,
+        generator=seeded(),
+        resamples=10,
+    )
     x = torch.linspace(-1, 3, 9, dtype=torch.float64)[:, None]
     for sigma in (0.25, 0.7, torch.linspace(0.3, 2, 9)):
         close(domain_guidance(half, WIDE, found.w)(x, sigma), NARROW(x, sigma), rtol=0, atol=0.05)
@@ -201,9 +249,16 @@ def test_levels_that_are_not_positive_are_refused_before_any_call(sigmas):
     assert main.calls == 0
 
 
-@pytest.mark.parametrize("data", [
-    torch.zeros(0, 1), [], iter([]), [torch.zeros(0, 1)], (torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)),
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        torch.zeros(0, 1),
+        [],
+        iter([]),
+        [torch.zeros(0, 1)],
+        (torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)),
+    ],
+)
 def test_no_data_is_refused(data):
     main = (lambda label: NARROW) if isinstance(data, tuple) else NARROW
     with refuses("data holds no points"):

@@ -16,7 +16,11 @@ SIZES = dict(in_channels=4, learn_sigma=True)
 
 def inputs(n=4):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(n, 4, 4, 4, generator=g), torch.tensor([0, 17, 500, 999])[:n], torch.tensor([0, 1, 2, 3])[:n]
+    return (
+        torch.randn(n, 4, 4, 4, generator=g),
+        torch.tensor([0, 17, 500, 999])[:n],
+        torch.tensor([0, 1, 2, 3])[:n],
+    )
 
 
 @pytest.mark.parametrize("learn_sigma", [True, False])
@@ -45,7 +49,11 @@ def test_there_and_back_every_weight_is_the_same():
     net = awake(**SIZES)
     back = from_diffusers(to_diffusers(net))
     one, other = net.state_dict(), back.state_dict()
-    assert net.config == back.config and one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    assert (
+        net.config == back.config
+        and one.keys() == other.keys()
+        and all(torch.equal(one[k], other[k]) for k in one)
+    )
 
 
 def test_the_official_file_goes_through_as_well():
@@ -53,7 +61,12 @@ def test_the_official_file_goes_through_as_well():
     model = to_diffusers(net)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 800])
     with torch.no_grad():
-        close(model(x, timestep=t, class_labels=torch.tensor([1000, 5])).sample, net(x, t, torch.tensor([1000, 5])), rtol=1e-4, atol=1e-4)
+        close(
+            model(x, timestep=t, class_labels=torch.tensor([1000, 5])).sample,
+            net(x, t, torch.tensor([1000, 5])),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 def test_blocks_that_disagree_are_refused():
@@ -66,7 +79,9 @@ def test_blocks_that_disagree_are_refused():
 def test_ddim_is_the_scheduler_of_diffusers():
     """10 steps, eta 0, the schedule's own spacing; the last step of diffusers with set_alpha_to_one ends at the clean image."""
     net, (x, _, y) = VP(awake(**SIZES)), inputs()
-    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+    scheduler = DDIMScheduler(
+        beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading"
+    )
     scheduler.set_timesteps(10)
     process, theirs = vp.Process(vp.strided(10)), x
     assert scheduler.timesteps.tolist() == process.times.flip(0).tolist()
@@ -78,7 +93,9 @@ def test_ddim_is_the_scheduler_of_diffusers():
 
 def test_ancestral_steps_are_the_scheduler_of_diffusers_with_learned_range():
     net, (x, _, y) = VP(awake(**SIZES)), inputs()
-    scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False, variance_type="learned_range")
+    scheduler = DDPMScheduler(
+        beta_start=1e-4, beta_end=0.02, clip_sample=False, variance_type="learned_range"
+    )
     scheduler.set_timesteps(1000)
     process = vp.Process()
     for i in (999, 400, 1):
@@ -93,10 +110,19 @@ def test_ancestral_steps_are_the_scheduler_of_diffusers_with_learned_range():
 
 def test_the_benchmark_of_dit_runs_and_its_ratios_are_its_figures():
     """At toy size on a CPU; the numbers that count come from a CUDA device."""
-    from dgtoy.experiments import bench_dit
+    from dgtoy.course.bench import dit as bench_dit
+
     tiny = dict(input_size=8, in_channels=4, patch_size=4, hidden_size=32, depth=1, num_heads=2)
     net = bench_dit.network(tiny, "cpu")
     rows = [*bench_dit.guided_step(net, 2, 1e12, 1e12, "cpu"), *bench_dit.training_step(net, 2, 1e12, "cpu")]
-    assert [r["what"].split(",")[0].split(":")[0] for r in rows] == [*["DoG step"] * 4, "the same", "the same", "DoG in a diffusers pipeline", "what the wrapper itself costs", "fine-tuning", "the same"]
+    assert [r["what"].split(",")[0].split(":")[0] for r in rows] == [
+        *["DoG step"] * 4,
+        "the same",
+        "the same",
+        "DoG in a diffusers pipeline",
+        "what the wrapper itself costs",
+        "fine-tuning",
+        "the same",
+    ]
     for r in rows:
         assert r["ratio"] == pytest.approx(r["ours"] / r["plain"]) and r["ours"] > 0

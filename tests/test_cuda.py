@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers import refuses
 
+from dgtoy.course.bench.dit import network
+from dgtoy.course.experiments.scale_setup import Held
 from dgtoy.dit import EDM, VP, DiT
 from dgtoy.dit.fast import fast, fuse, gated_norm, rounded
-from dgtoy.experiments.bench_dit import network
-from dgtoy.experiments.scale_setup import Held
 from dgtoy.graphs import Captured
 from dgtoy.interop import add_lora, lora_guide
 from dgtoy.pipeline import finetune
@@ -52,7 +52,12 @@ def test_the_kernel_is_its_three_lines(width, dtype):
     h, y = 3 * torch.randn(2, 5, 16, width, generator=g).to(dtype)
     gate, shift, scale = torch.randn(5, 1, 3 * width, generator=g).to(dtype).chunk(3, -1)
     for tensors in ((h, y, gate, shift, scale), (h[:1], y, gate, shift, scale)):
-        for mine, exact, kind in zip(gated_norm(*(a.cuda() for a in tensors)), gated_norm(*(a.double() for a in tensors)), (torch.float32, dtype), strict=True):
+        for mine, exact, kind in zip(
+            gated_norm(*(a.cuda() for a in tensors)),
+            gated_norm(*(a.double() for a in tensors)),
+            (torch.float32, dtype),
+            strict=True,
+        ):
             assert mine.dtype == kind
             near(mine.cpu().double(), exact, 1e-6 if dtype == torch.float32 else 4e-3)
 
@@ -62,13 +67,17 @@ def test_rounding_to_eight_bits_is_its_formula(with_gelu):
     x = 3 * torch.randn(7, 5, 4608, generator=torch.Generator().manual_seed(0)).bfloat16()
     mine, exact = rounded(x.cuda(), with_gelu), rounded(x, with_gelu)
     near(mine.scale.cpu(), exact.scale, 1e-5)
-    near(mine.values.cpu().float(), exact.values.float(), 5e-3)        # few land on the other side of a rounding
+    near(mine.values.cpu().float(), exact.values.float(), 5e-3)  # few land on the other side of a rounding
 
 
 @pytest.mark.parametrize("velocity", [False, True])
 def test_a_fused_network_is_the_plain_one(velocity):
     net = network(TINY | dict(velocity=velocity), "cuda")
-    x, t, y = torch.randn(6, 4, 8, 8, device="cuda"), torch.arange(0, 996, 166, device="cuda")[:6], torch.tensor([0, 1, 2, 3, 4, net.null], device="cuda")
+    x, t, y = (
+        torch.randn(6, 4, 8, 8, device="cuda"),
+        torch.arange(0, 996, 166, device="cuda")[:6],
+        torch.tensor([0, 1, 2, 3, 4, net.null], device="cuda"),
+    )
     fused = copy.deepcopy(net)
     fuse(fused)
     with torch.no_grad():
@@ -97,7 +106,10 @@ def test_a_lora_pair_is_made_fast_once_and_stays_a_pair():
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
     g = torch.Generator().manual_seed(0)
-    data, config = Held(torch.randn(20, 4, 8, 8, generator=g), torch.randint(3, (20,), generator=g), 3), finetune.Config(steps=6, batch=4, checkpointing=recompute)
+    data, config = (
+        Held(torch.randn(20, 4, 8, 8, generator=g), torch.randint(3, (20,), generator=g), 3),
+        finetune.Config(steps=6, batch=4, checkpointing=recompute),
+    )
 
     def run():
         net = VP(network(TINY, "cuda"))
@@ -107,6 +119,7 @@ def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
         ema = net.clone()
         losses = [s.loss.item() for s in finetune.steps(net, ema, data, config)]
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
+
     quick = run()
     monkeypatch.setattr(finetune, "Captured", lambda f, warm=3: f)
     plain = run()
@@ -126,6 +139,7 @@ def test_a_loss_that_is_not_finite_stops_a_captured_fine_tune():
 def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
     """The learned guidance comes half way, with another graph."""
     from dgtoy import train
+
     g = torch.Generator().manual_seed(0)
     data = Points(torch.randn(1, 40, 4, 8, 8, generator=g), torch.randint(3, (1, 40), generator=g)).to("cuda")
 
@@ -133,8 +147,12 @@ def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
         net = EDM(DiT(**TINY, num_classes=3, learn_sigma=False)).to("cuda")
         net.amp = False
         guide, ema = net.clone(), net.clone()
-        losses = [s.loss.item() for s in fit(net, data, Recipe(steps=8, batch=8, w=1.5), ema, guide=guide.denoiser(guide.null))]
+        losses = [
+            s.loss.item()
+            for s in fit(net, data, Recipe(steps=8, batch=8, w=1.5), ema, guide=guide.denoiser(guide.null))
+        ]
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
+
     quick = run()
     monkeypatch.setattr(train, "Captured", lambda f, warm=3: f)
     plain = run()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dgtoy import cfg, domain_guidance, guided, heun, karras, last
 from dgtoy.checkpoint import write_safetensors
+from dgtoy.course.bench.dit import network
 from dgtoy.dit import (
     CONFIGS,
     EDM,
@@ -26,13 +27,21 @@ from dgtoy.dit import (
     time_of,
 )
 from dgtoy.dit.fast import FusedDiT, FusedMlp, FusedPatches, Product8, fuse, rounded
-from dgtoy.experiments.bench_dit import network
 from dgtoy.interop import add_lora, lora_guide
 
 close = torch.testing.assert_close
-FILES = pathlib.Path(__file__).parent / "fixtures" / "dit_tiny"      # made with the official code; random weights
+FILES = pathlib.Path(__file__).parent / "fixtures" / "dit_tiny"  # made with the official code; random weights
 META = json.loads((FILES / "meta.json").read_text())
-SMALL = dict(input_size=4, patch_size=2, in_channels=3, hidden_size=16, depth=2, num_heads=2, num_classes=3, learn_sigma=False)
+SMALL = dict(
+    input_size=4,
+    patch_size=2,
+    in_channels=3,
+    hidden_size=16,
+    depth=2,
+    num_heads=2,
+    num_classes=3,
+    learn_sigma=False,
+)
 TABLE = "y_embedder.embedding_table.weight"
 
 
@@ -54,11 +63,15 @@ def identical(one, other):
 
 # parity with the official code
 
+
 @pytest.fixture(scope="module")
 def official():
     """Inputs and outputs of the official code, and the two networks as denoisers of (x, t): fine-tuned, its null, pre-trained null."""
     golden = load_file(FILES / "golden.safetensors")
-    nets = [load_pretrained(FILES / f"{name}.pt", num_heads=4).requires_grad_(False) for name in ("finetuned", "finetuned", "pretrained")]
+    nets = [
+        load_pretrained(FILES / f"{name}.pt", num_heads=4).requires_grad_(False)
+        for name in ("finetuned", "finetuned", "pretrained")
+    ]
     labels = golden["y"], torch.full((8,), 5), torch.full((8,), 1000)
     return golden, [lambda x, t, net=net, y=y: net(x, t, y) for net, y in zip(nets, labels)]
 
@@ -74,8 +87,14 @@ def test_both_checkpoints_answer_as_the_official_network(official):
         same(answer(golden["x"], golden["t"]), golden[name])
 
 
-@pytest.mark.parametrize("name, method, guide, channels", [
-    ("cfg_w1.5_3ch", guided, 1, 3), ("dog_w1.5_3ch", domain_guidance, 2, 3), ("dog_w1.5_4ch", domain_guidance, 2, 4)])
+@pytest.mark.parametrize(
+    "name, method, guide, channels",
+    [
+        ("cfg_w1.5_3ch", guided, 1, 3),
+        ("dog_w1.5_3ch", domain_guidance, 2, 3),
+        ("dog_w1.5_4ch", domain_guidance, 2, 4),
+    ],
+)
 def test_guidance_is_the_official_one(name, method, guide, channels, official):
     """The first channels of the noise are guided; the others, and the variance, are the labelled fine-tuned network's."""
     golden, networks = official
@@ -109,25 +128,32 @@ def test_every_name_and_shape_is_the_official_one(name, millions):
     assert {k: list(v.shape) for k, v in net.state_dict().items()} == META["shapes"][name]
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.5)
     assert config_of(net.state_dict()) == net.config
-    assert {m.eps for m in net.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}      # 1e-5 would pass the parity tests
+    assert {m.eps for m in net.modules() if isinstance(m, torch.nn.LayerNorm)} == {
+        1e-6
+    }  # 1e-5 would pass the parity tests
 
 
 # files
+
 
 def saved(path):
     """A small network's weights in the kind of file that the name says.  -> the weights"""
     state = awake().state_dict()
     training = {"model": {}, "ema": state, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4)}
-    {"flat.pt": lambda: torch.save(state, path),
-     "old.pt": lambda: torch.save(state, path, _use_new_zipfile_serialization=False),
-     "double.pt": lambda: torch.save({k: v.double() for k, v in state.items()}, path),
-     "training.pt": lambda: torch.save(training, path),
-     "plain.safetensors": lambda: save_file(state, path),
-     "ours.safetensors": lambda: write_safetensors(path, state, {"step": 3})}[path.name]()
+    {
+        "flat.pt": lambda: torch.save(state, path),
+        "old.pt": lambda: torch.save(state, path, _use_new_zipfile_serialization=False),
+        "double.pt": lambda: torch.save({k: v.double() for k, v in state.items()}, path),
+        "training.pt": lambda: torch.save(training, path),
+        "plain.safetensors": lambda: save_file(state, path),
+        "ours.safetensors": lambda: write_safetensors(path, state, {"step": 3}),
+    }[path.name]()
     return state
 
 
-@pytest.mark.parametrize("form", ("flat.pt", "old.pt", "double.pt", "training.pt", "plain.safetensors", "ours.safetensors"))
+@pytest.mark.parametrize(
+    "form", ("flat.pt", "old.pt", "double.pt", "training.pt", "plain.safetensors", "ours.safetensors")
+)
 def test_what_is_saved_is_loaded_in_float32(form, tmp_path):
     state = saved(tmp_path / form)
     identical(load_checkpoint(tmp_path / form), state)
@@ -137,7 +163,11 @@ def test_what_is_saved_is_loaded_in_float32(form, tmp_path):
 
 def test_a_network_that_is_loaded_draws_no_weights_first(monkeypatch):
     drawn = torch.nn.init.xavier_uniform_
-    monkeypatch.setattr(torch.nn.init, "xavier_uniform_", lambda w, **kw: drawn(w, **kw) if w.is_meta else pytest.fail("weights were drawn"))
+    monkeypatch.setattr(
+        torch.nn.init,
+        "xavier_uniform_",
+        lambda w, **kw: drawn(w, **kw) if w.is_meta else pytest.fail("weights were drawn"),
+    )
     net = load_pretrained(FILES / "pretrained.pt", num_heads=4)
     assert not any(p.is_meta for p in net.parameters()) and all(p.requires_grad for p in net.parameters())
 
@@ -159,7 +189,9 @@ class Code:
         return os.mkdir, (self.mark,)
 
 
-@pytest.mark.parametrize("dump", (torch.save, lambda held, path: path.write_bytes(pickle.dumps(held, protocol=2))))
+@pytest.mark.parametrize(
+    "dump", (torch.save, lambda held, path: path.write_bytes(pickle.dumps(held, protocol=2)))
+)
 def test_code_in_a_file_is_refused_and_does_not_run(dump, tmp_path):
     mark, path = tmp_path / "ran", tmp_path / "net.pt"
     dump({"args": Code(mark), "ema": awake().state_dict()}, path)
@@ -168,7 +200,7 @@ def test_code_in_a_file_is_refused_and_does_not_run(dump, tmp_path):
     with refuses("net.safetensors", "not a complete checkpoint"):
         load_checkpoint(path.rename(tmp_path / "net.safetensors"))
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Code(mark)))                 # it would have
+    pickle.loads(pickle.dumps(Code(mark)))  # it would have
     assert mark.exists()
 
 
@@ -188,9 +220,17 @@ def test_a_truncated_file_is_refused(form, keep, tmp_path):
         load_checkpoint(tmp_path / form)
 
 
-@pytest.mark.parametrize("held, words", [
-    ({"fc.weight": torch.ones(2)}, "it holds ['fc.weight']"), ({}, "it holds []"), ([1, 2], "it holds list"), ({1: 2}, "it holds [1]"),
-    ({"ema": torch.ones(2)}, "it holds Tensor"), ({TABLE: torch.ones(2, 2), "step": 3}, "step is of type int")])
+@pytest.mark.parametrize(
+    "held, words",
+    [
+        ({"fc.weight": torch.ones(2)}, "it holds ['fc.weight']"),
+        ({}, "it holds []"),
+        ([1, 2], "it holds list"),
+        ({1: 2}, "it holds [1]"),
+        ({"ema": torch.ones(2)}, "it holds Tensor"),
+        ({TABLE: torch.ones(2, 2), "step": 3}, "step is of type int"),
+    ],
+)
 def test_a_file_that_is_no_dit_s_is_refused(held, words, tmp_path):
     torch.save(held, tmp_path / "net.pt")
     with refuses("net.pt is not a DiT's", words):
@@ -203,7 +243,9 @@ def test_a_file_that_is_not_there_is_missed_by_its_own_error(name, tmp_path):
         load_checkpoint(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ("x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight", "blocks.1.attn.qkv.bias"))
+@pytest.mark.parametrize(
+    "name", ("x_embedder.proj.weight", "pos_embed", "final_layer.linear.weight", "blocks.1.attn.qkv.bias")
+)
 def test_a_weight_missing_or_misshapen_is_named(name, tmp_path):
     net, state = awake(), awake().state_dict()
     save_file({k: v for k, v in state.items() if k != name}, tmp_path / "net.safetensors")
@@ -217,6 +259,7 @@ def test_a_weight_missing_or_misshapen_is_named(name, tmp_path):
 
 # new classes
 
+
 def test_new_classes_change_the_label_table_alone():
     net = awake()
     new, old = net.with_classes(7, seed=4), net.state_dict()
@@ -228,7 +271,11 @@ def test_new_classes_change_the_label_table_alone():
 
 @torch.no_grad()
 def test_the_null_label_is_the_last_row_and_equal_vectors_give_equal_answers():
-    net, x, t = load_pretrained(FILES / "pretrained.pt", num_heads=4), torch.ones(2, 4, 8, 8), torch.tensor([3, 800])
+    net, x, t = (
+        load_pretrained(FILES / "pretrained.pt", num_heads=4),
+        torch.ones(2, 4, 8, 8),
+        torch.tensor([3, 800]),
+    )
     new = load_pretrained(FILES / "pretrained.pt", num_classes=5, num_heads=4)
     new.y_embedder.embedding_table.weight[-1] = net.y_embedder.embedding_table.weight[-1]
     assert torch.equal(new(x, t, torch.full((2,), new.null)), net(x, t, torch.full((2,), net.null)))
@@ -248,10 +295,13 @@ def test_the_old_network_stays_as_it_is_when_the_new_one_learns():
 
 # the denoiser
 
+
 @pytest.mark.parametrize("sigma", (0.002, 0.5, 80.0))
 def test_a_fresh_denoiser_returns_c_skip_x(sigma):
     x, sigma = images(4), torch.tensor(sigma)
-    assert torch.equal(EDM(DiT(**SMALL), sigma_data=2.0).denoiser(1)(x, sigma), (2 / (sigma**2 + 4).sqrt()) ** 2 * x)
+    assert torch.equal(
+        EDM(DiT(**SMALL), sigma_data=2.0).denoiser(1)(x, sigma), (2 / (sigma**2 + 4).sqrt()) ** 2 * x
+    )
 
 
 @torch.no_grad()
@@ -260,12 +310,20 @@ def test_the_network_sees_unit_scale_and_the_time_of_sigma():
     close(time_of(sigma), torch.tensor([0.0, 519.01, 996.08]), rtol=0, atol=0.01)
     s = sigma[:, None, None, None]
     scale = (s**2 + 0.25).sqrt()
-    close(EDM(net).denoiser(y)(x, sigma), 0.25 / scale**2 * x + 0.5 * s / scale * net(x / scale, time_of(sigma), y))
+    close(
+        EDM(net).denoiser(y)(x, sigma),
+        0.25 / scale**2 * x + 0.5 * s / scale * net(x / scale, time_of(sigma), y),
+    )
 
 
 def test_a_label_and_a_level_for_each_sample_equal_one_at_a_time_under_any_leading_axes():
-    model, x, sigma, label = EDM(awake()), images(4), torch.tensor([0.01, 0.5, 3.0, 40.0]), torch.tensor([2, 0, 3, 1])
-    rows = torch.cat([model.denoiser(c)(x[i:i + 1], sigma[i]) for i, c in enumerate(label.tolist())])
+    model, x, sigma, label = (
+        EDM(awake()),
+        images(4),
+        torch.tensor([0.01, 0.5, 3.0, 40.0]),
+        torch.tensor([2, 0, 3, 1]),
+    )
+    rows = torch.cat([model.denoiser(c)(x[i : i + 1], sigma[i]) for i, c in enumerate(label.tolist())])
     together = model.denoiser(label)(x, sigma)
     close(together, rows, rtol=1e-4, atol=1e-5)
     assert torch.equal(model.denoiser(label.to(torch.uint8))(x, sigma.double()), together)
@@ -282,22 +340,31 @@ def test_an_answer_has_the_dtype_of_x_and_no_graph():
 def test_guidance_takes_a_denoiser_like_any_other():
     model, base, x = EDM(awake(0)), EDM(awake(1, num_classes=6)), images(4)
     D, D_pre, D_null = model.denoiser(1), base.denoiser(base.null), model.denoiser(model.null)
-    assert torch.equal(domain_guidance(D, D_pre, 1)(x, 0.5), D(x, 0.5)) and torch.equal(guided(D, D, 1.5)(x, 0.5), D(x, 0.5))
+    assert torch.equal(domain_guidance(D, D_pre, 1)(x, 0.5), D(x, 0.5)) and torch.equal(
+        guided(D, D, 1.5)(x, 0.5), D(x, 0.5)
+    )
     close(cfg(model, 1, model.null, 1.5)(x, 0.5), 1.5 * D(x, 0.5) - 0.5 * D_null(x, 0.5))
     x0 = last(heun(domain_guidance(D, D_pre, 1.5), 5 * x, karras(4, 0.05, 5.0)))
     assert x0.shape == x.shape and x0.isfinite().all()
 
 
-@pytest.mark.parametrize("label, x, sigma, words", [
-    (4, images(2), 0.5, ("label 4 is out of range for 3 classes (null is 3)",)),
-    (torch.tensor([0, -1]), images(2), 0.5, ("label -1 is out of range",)),
-    (0.0, images(2), 0.5, ("label has dtype", "integers")),
-    (torch.tensor([0, 1, 2]), images(2), 0.5, ("label has shape (3,)", "(2,)")),
-    (0, torch.ones(2, 3, 8, 8), 0.5, ("x has shape (2, 3, 8, 8)", "('B', 3, 4, 4)")),
-    (0, torch.ones(3, 4, 4), 0.5, ("x has shape (3, 4, 4)", "('B', 3, 4, 4)")),
-    (0, images(2), torch.ones(3), ("sigma has shape (3,)", "(2,)")),
-    (0, images(2), torch.ones(2, 3), ("sigma has shape (2, 3)", "(2,)")),
-    *((0, images(2), sigma, ("sigma is", "> 0")) for sigma in (0.0, -1.0, float("nan"), torch.tensor([1.0, 0.0])))])
+@pytest.mark.parametrize(
+    "label, x, sigma, words",
+    [
+        (4, images(2), 0.5, ("label 4 is out of range for 3 classes (null is 3)",)),
+        (torch.tensor([0, -1]), images(2), 0.5, ("label -1 is out of range",)),
+        (0.0, images(2), 0.5, ("label has dtype", "integers")),
+        (torch.tensor([0, 1, 2]), images(2), 0.5, ("label has shape (3,)", "(2,)")),
+        (0, torch.ones(2, 3, 8, 8), 0.5, ("x has shape (2, 3, 8, 8)", "('B', 3, 4, 4)")),
+        (0, torch.ones(3, 4, 4), 0.5, ("x has shape (3, 4, 4)", "('B', 3, 4, 4)")),
+        (0, images(2), torch.ones(3), ("sigma has shape (3,)", "(2,)")),
+        (0, images(2), torch.ones(2, 3), ("sigma has shape (2, 3)", "(2,)")),
+        *(
+            (0, images(2), sigma, ("sigma is", "> 0"))
+            for sigma in (0.0, -1.0, float("nan"), torch.tensor([1.0, 0.0]))
+        ),
+    ],
+)
 def test_what_a_denoiser_cannot_take_is_refused(label, x, sigma, words):
     with refuses(*words):
         EDM(awake()).denoiser(label)(x, sigma)
@@ -321,9 +388,15 @@ def test_clones_and_new_classes_of_a_denoiser_share_nothing():
 
 # learning
 
+
 def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
     """At first the output layer alone has a gradient, then the gates open: after two steps every weight has one."""
-    model, x0, sigma, label = EDM(DiT(**SMALL, seed=1)), images(4), torch.tensor([0.2, 0.5, 1.0, 3.0]), torch.tensor([0, 1, 2, 3])
+    model, x0, sigma, label = (
+        EDM(DiT(**SMALL, seed=1)),
+        images(4),
+        torch.tensor([0.2, 0.5, 1.0, 3.0]),
+        torch.tensor([0, 1, 2, 3]),
+    )
     x = x0 + sigma[:, None, None, None] * images(5)[1:]
     adam, losses, moved = torch.optim.Adam(model.params.values(), lr=5e-3), [], []
     for _ in range(120):
@@ -332,26 +405,44 @@ def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
         losses[-1].backward()
         moved.append({name for name, p in model.params.items() if p.grad.any()})
         adam.step()
-    assert moved[0] == {"final_layer.linear.weight", "final_layer.linear.bias"} and moved[2] == set(dict(model.net.named_parameters()))
+    assert moved[0] == {"final_layer.linear.weight", "final_layer.linear.bias"} and moved[2] == set(
+        dict(model.net.named_parameters())
+    )
     assert losses[-1] < 0.02 * losses[0]
 
 
 # fused layers
 
+
 @pytest.mark.parametrize("velocity", [False, True])
 def test_a_fused_network_computes_what_the_plain_one_does(velocity):
     """In float64, as on a device without the kernel; the kernel itself: test_cuda."""
     net = awake(**SMALL | dict(learn_sigma=True, velocity=velocity)).double()
-    fused, x, t, y = copy.deepcopy(net), images(4).double(), torch.tensor([0, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
+    fused, x, t, y = (
+        copy.deepcopy(net),
+        images(4).double(),
+        torch.tensor([0, 300, 600, 999]),
+        torch.tensor([0, 1, 2, 3]),
+    )
     fuse(fused)
-    assert type(fused) is FusedDiT and type(fused.x_embedder) is FusedPatches and all(type(b.mlp) is FusedMlp for b in fused.blocks)
+    assert (
+        type(fused) is FusedDiT
+        and type(fused.x_embedder) is FusedPatches
+        and all(type(b.mlp) is FusedMlp for b in fused.blocks)
+    )
     close(fused(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
 
 
 def test_fused_layers_err_less_than_bfloat16_even_with_products_in_eight_bits():
     """The tokens stay in float32, which outweighs what 8 bits add."""
-    net = network(dict(input_size=8, patch_size=2, in_channels=3, hidden_size=64, depth=8, num_heads=2), "cpu")
-    x, t, y = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
+    net = network(
+        dict(input_size=8, patch_size=2, in_channels=3, hidden_size=64, depth=8, num_heads=2), "cpu"
+    )
+    x, t, y = (
+        torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 300, 600, 999]),
+        torch.tensor([0, 1, 2, 3]),
+    )
     exact, plain = net(x, t, y), copy.deepcopy(net).bfloat16()
     error = lambda n: ((n(x, t, y).float() - exact).norm() / exact.norm()).item()
     fused, eight = copy.deepcopy(plain), copy.deepcopy(plain)
@@ -379,5 +470,7 @@ def test_layers_that_an_adapter_wraps_are_left_alone():
     with refuses("eight_bits is True and the network has layers of an adapter"):
         fuse(tuned.net, eight_bits=True)
     fuse(tuned.net), fuse(guide.net)
-    assert not any(type(b.mlp) is FusedMlp for b in tuned.net.blocks) and (before[0] - before[1]).norm() > 0.01
+    assert (
+        not any(type(b.mlp) is FusedMlp for b in tuned.net.blocks) and (before[0] - before[1]).norm() > 0.01
+    )
     close(tuned.denoiser(1)(x, 0.7), before[0]), close(guide.denoiser(guide.null)(x, 0.7), before[1])

@@ -6,7 +6,7 @@ from helpers import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgtoy import domains
+from dgtoy.course.worlds import domains
 
 close = torch.testing.assert_close
 
@@ -17,7 +17,7 @@ def test_every_name_makes_a_target_of_every_number_of_classes(name, classes):
     world = domains.make(name, classes=classes)
     assert world.name == name and world.target.num_classes == classes == world.target.null
     counts = world.target.labels.bincount()
-    assert (counts == counts[0]).all()                     # classes are equally heavy
+    assert (counts == counts[0]).all()  # classes are equally heavy
     close(world.target.weights, torch.full_like(world.target.weights, 1 / len(counts) / counts[0]))
     close(world.target.covs, (0.08**2 * torch.eye(2)).double().expand_as(world.target.covs))
 
@@ -43,7 +43,12 @@ def inside(world):
     """Share of target samples that the source finds no stranger than the strangest hundredth of its own."""
     generator = torch.Generator().manual_seed(0)
     own = world.source.logp(world.source.sample(5_000, generator=generator))
-    return (world.source.logp(world.target.sample(2_000, generator=generator)) > own.quantile(0.01)).float().mean().item()
+    return (
+        (world.source.logp(world.target.sample(2_000, generator=generator)) > own.quantile(0.01))
+        .float()
+        .mean()
+        .item()
+    )
 
 
 @pytest.mark.parametrize("name", domains.NAMES)
@@ -54,7 +59,12 @@ def test_the_target_lies_inside_the_source_at_gap_0_and_outside_at_gap_2(name):
 
 def test_the_gap_moves_the_target_in_units_of_the_source_s_half_width():
     near, far = domains.make(), domains.make(gap=1.5)
-    close(far.target.means - near.target.means, torch.tensor([6.0, 0.0]).double().expand_as(near.target.means), rtol=0, atol=1e-5)
+    close(
+        far.target.means - near.target.means,
+        torch.tensor([6.0, 0.0]).double().expand_as(near.target.means),
+        rtol=0,
+        atol=1e-5,
+    )
     close(far.source.means, near.source.means)
 
 
@@ -112,8 +122,12 @@ def test_classes_are_drawn_independently():
     """Both moons have sixteen modes: with common random numbers the k-th points of both would come from twin modes."""
     world = domains.make()
     points = world.data(50, [0])
-    mode = [torch.cdist(points.x0[0][points.label[0] == c].double(), world.target.means[world.target.labels == c]).argmin(-1)
-            for c in range(2)]
+    mode = [
+        torch.cdist(
+            points.x0[0][points.label[0] == c].double(), world.target.means[world.target.labels == c]
+        ).argmin(-1)
+        for c in range(2)
+    ]
     assert (mode[0] == mode[1]).double().mean() < 0.3
 
 
@@ -122,14 +136,21 @@ def test_moving_a_problem_keeps_it():
     assert world.name == "moons" and torch.equal(world.target.means, domains.make().target.means)
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(name="swiss"), ("name is 'swiss'", "moons, spirals, grid")),
-    (dict(breadth=0.0), ("breadth", "0.0")), (dict(breadth=-1.0), ("breadth", "-1.0")),
-    (dict(breadth=math.nan), ("breadth", "nan")), (dict(breadth=math.inf), ("breadth", "inf")),
-    (dict(gap=math.nan), ("gap", "nan")), (dict(gap=math.inf), ("gap", "inf")),
-    (dict(classes=0), ("classes is 0",)), (dict(classes=-2), ("classes is -2",)),
-    (dict(name="grid", classes=17), ("classes is 17",)),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(name="swiss"), ("name is 'swiss'", "moons, spirals, grid")),
+        (dict(breadth=0.0), ("breadth", "0.0")),
+        (dict(breadth=-1.0), ("breadth", "-1.0")),
+        (dict(breadth=math.nan), ("breadth", "nan")),
+        (dict(breadth=math.inf), ("breadth", "inf")),
+        (dict(gap=math.nan), ("gap", "nan")),
+        (dict(gap=math.inf), ("gap", "inf")),
+        (dict(classes=0), ("classes is 0",)),
+        (dict(classes=-2), ("classes is -2",)),
+        (dict(name="grid", classes=17), ("classes is 17",)),
+    ],
+)
 def test_a_problem_that_cannot_be_made_is_refused(change, words):
     with refuses(*words):
         domains.make(**change)

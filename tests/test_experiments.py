@@ -13,27 +13,53 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import Recipe, weights
+from dgtoy import Recipe
+from dgtoy import shipped as weights
 from dgtoy.__main__ import EXPERIMENTS, IMAGES, POINTS, REPLICATED, _config, main
-from dgtoy.experiments import base, claims, pictures, report
-from dgtoy.experiments.base import METRICS, Judge, Setting
+from dgtoy.course import claims, lab, records
+from dgtoy.course.claims import report
+from dgtoy.course.experiments import pictures
+from dgtoy.course.lab import METRICS, Judge, Setting
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
 RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in EXPERIMENTS)
-TINY = Setting(seeds=4, size=8, width=8, pretrain=Recipe(steps=8, batch=8), finetune=Recipe(steps=8, batch=8), samples=24, steps=3)
-TINY_IMAGES = pictures.Setting(seeds=2, size=3, samples=20, truth=80, steps=2).but(finetune=dict(steps=10, batch=2))
-STAGES = (("100 steps", 8, 2, 1e-3), ("300 steps", 8, 4, 1e-3), ("finished", 8, 6, 1e-3), ("overfitted", 4, 8, 1e-3))
-SMALL = {                                                  # what else makes an experiment small
-    "exact": dict(seeds=2, points=64, steps=20), "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
-    "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))), "gap": dict(gaps=(0.0, 1.0)),
-    "forgetting": dict(sizes=(4, 8)), "size": dict(sizes=(4, 8)), "steps": dict(steps=(2, 3)),
+TINY = Setting(
+    seeds=4,
+    size=8,
+    width=8,
+    pretrain=Recipe(steps=8, batch=8),
+    finetune=Recipe(steps=8, batch=8),
+    samples=24,
+    steps=3,
+)
+TINY_IMAGES = pictures.Setting(seeds=2, size=3, samples=20, truth=80, steps=2).but(
+    finetune=dict(steps=10, batch=2)
+)
+STAGES = (
+    ("100 steps", 8, 2, 1e-3),
+    ("300 steps", 8, 4, 1e-3),
+    ("finished", 8, 6, 1e-3),
+    ("overfitted", 4, 8, 1e-3),
+)
+SMALL = {  # what else makes an experiment small
+    "exact": dict(seeds=2, points=64, steps=20),
+    "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
+    "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))),
+    "gap": dict(gaps=(0.0, 1.0)),
+    "forgetting": dict(sizes=(4, 8)),
+    "size": dict(sizes=(4, 8)),
+    "steps": dict(steps=(2, 3)),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
-    "images": dict(grid=((10, 3),), stages=(5, 10)), "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
+    "images": dict(grid=((10, 3),), stages=(5, 10)),
+    "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
     "scale": dict(truth=100, held_out=20, variants=("full", "LoRA"), targets=("course", "outside")),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
-    "images_guides": dict(stages=(10,), sampling=(("dpmpp_2m", 2), ("heun", 2)),
-                          recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2))),
+    "images_guides": dict(
+        stages=(10,),
+        sampling=(("dpmpp_2m", 2), ("heun", 2)),
+        recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2)),
+    ),
 }
 
 
@@ -47,7 +73,7 @@ def cache(tmp_path_factory):
 
 def tiny(name):
     """The experiment's module and its quick configuration at toy size."""
-    module = importlib.import_module(f"dgtoy.experiments.{name}")
+    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
     config = module.Config.quick()
     setting = {"setting": TINY_IMAGES if name in IMAGES else TINY} if hasattr(config, "setting") else {}
     return module, dataclasses.replace(config, **setting, **SMALL.get(name, {}))
@@ -68,19 +94,22 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
     record = module.run(config)
     assert record["name"] == name and record["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
     assert set(record["provenance"]) == {"device", "python", "torch", "seconds", "source"}
-    assert alike(module.run(config)["results"], record["results"])         # the second time from the cached networks
-    path = base.save(record, module.figure(record), tmp_path)
+    assert alike(module.run(config)["results"], record["results"])  # the second time from the cached networks
+    path = records.save(record, module.figure(record), tmp_path)
     plt.close("all")
-    assert base.load(name, tmp_path) == record and sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.json", f"{name}.png"]
+    assert records.load(name, tmp_path) == record and sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{name}.json",
+        f"{name}.png",
+    ]
     for claim in claims.CLAIMS:
         if claim.experiment == name:
-            assert claim.rule(base.load(name, tmp_path)).verdict in ("holds", "holds in part", "fails")
+            assert claim.rule(records.load(name, tmp_path)).verdict in ("holds", "holds in part", "fails")
     assert path.suffix == ".json"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_presets_have_enough_seeds(name):
-    module = importlib.import_module(f"dgtoy.experiments.{name}")
+    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
     full, quick = (64, 8) if name in POINTS else (2, 2) if name in ("scale", "why") else (6, 2)
     assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
@@ -88,12 +117,14 @@ def test_presets_have_enough_seeds(name):
 
 @pytest.mark.parametrize("name", REPLICATED)
 def test_a_replica_shares_no_seed_or_no_domain_with_the_full_run(name):
-    module = importlib.import_module(f"dgtoy.experiments.{name}")
+    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
     full, again = (getattr(c, "setting", c) for c in (_config(module, "full"), _config(module, "replica")))
     if name in POINTS:
         assert full.domain != again.domain and full.layout != again.layout
     else:
-        assert not set(range(full.first, full.first + full.seeds)) & set(range(again.first, again.first + again.seeds))
+        assert not set(range(full.first, full.first + full.seeds)) & set(
+            range(again.first, again.first + again.seeds)
+        )
 
 
 def test_shares_of_an_experiment_s_cells_together_are_all_of_them(tmp_path, monkeypatch):
@@ -112,7 +143,7 @@ def test_a_share_that_is_none_is_refused():
 
 def test_a_seed_s_networks_and_scores_do_not_depend_on_the_number_of_seeds():
     one = TINY.but(seeds=2)
-    few, many = base.finetuned(one), base.finetuned(TINY)
+    few, many = lab.finetuned(one), lab.finetuned(TINY)
     for name, p in few.params.items():
         torch.testing.assert_close(p.detach(), many.params[name].detach()[:2], rtol=1e-4, atol=1e-5)
     assert torch.equal(Judge(one).start(1), Judge(TINY).start(1)[:2])
@@ -122,58 +153,79 @@ def test_true_samples_are_judged_faultless():
     judge = Judge(TINY.but(samples=2_000, steps=64))
     found = judge.score(lambda c: judge.parts[c].denoise)
     assert set(found) == set(METRICS) and all(len(v) == TINY.seeds for v in found.values())
-    assert np.mean(found["out_of_domain"]) == pytest.approx(0.01, abs=0.005) and np.mean(found["coverage"]) == 1
+    assert (
+        np.mean(found["out_of_domain"]) == pytest.approx(0.01, abs=0.005) and np.mean(found["coverage"]) == 1
+    )
     assert abs(np.mean(found["energy"])) < 0.005 and np.mean(found["class_error"]) < 0.1
 
 
 def test_a_changed_setting_is_trained_anew():
     assert TINY.but(finetune=dict(dropout=0.5)).finetune == dataclasses.replace(TINY.finetune, dropout=0.5)
-    a, b = base.finetuned(TINY), base.finetuned(TINY.but(size=9))
+    a, b = lab.finetuned(TINY), lab.finetuned(TINY.but(size=9))
     assert not torch.equal(a.params["body.0.bias"], b.params["body.0.bias"])
 
 
 def test_rows_are_found_by_their_fields_and_one_must_be_one():
     record = dict(name="x", results=dict(rows=[dict(a=1, b=2), dict(a=1, b=3)]))
-    assert base.row(record, b=3) == dict(a=1, b=3) and len(base.rows(record, a=1)) == 2
+    assert records.row(record, b=3) == dict(a=1, b=3) and len(records.rows(record, a=1)) == 2
     with pytest.raises(KeyError, match="2 rows of x"):
-        base.row(record, a=1)
+        records.row(record, a=1)
 
 
 def test_a_missing_record_says_which_command_makes_it(tmp_path):
     with refuses("plane.json is missing", "python -m dgtoy plane", error=FileNotFoundError):
-        base.load("plane", tmp_path)
+        records.load("plane", tmp_path)
 
 
 def test_a_finding_holds_when_all_its_parts_do():
     verdict = lambda *held: claims.Finding(0, 0, 0, 8, "", dict(enumerate(held)), "").verdict
-    assert verdict(True, True) == "holds" and verdict(True, False) == "holds in part" and verdict(False, False) == "fails"
+    assert (
+        verdict(True, True) == "holds"
+        and verdict(True, False) == "holds in part"
+        and verdict(False, False) == "fails"
+    )
 
 
 def test_paired_differences_are_positive_where_the_better_is_better():
-    rows = [dict(method="DoG", out_of_domain=[0.1, 0.2, 0.1]), dict(method="CFG", out_of_domain=[0.3, 0.5, 0.4])]
-    mean, low, high = claims.paired(dict(name="x", results=dict(rows=rows)), dict(method="DoG"), dict(method="CFG"))
+    rows = [
+        dict(method="DoG", out_of_domain=[0.1, 0.2, 0.1]),
+        dict(method="CFG", out_of_domain=[0.3, 0.5, 0.4]),
+    ]
+    mean, low, high = claims.paired(
+        dict(name="x", results=dict(rows=rows)), dict(method="DoG"), dict(method="CFG")
+    )
     assert mean == pytest.approx(0.8 / 3) and 0 < low <= mean <= high
 
 
 # the committed records
 
+
 @pytest.mark.parametrize("path", RECORDS, ids=[p.stem for p in RECORDS])
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
-    least = 64 if path.stem in POINTS else 2 if path.stem in ("scale", "why") else 3                   # two are what the largest model left time for
+    least = (
+        64 if path.stem in POINTS else 2 if path.stem in ("scale", "why") else 3
+    )  # two are what the largest model left time for
     assert len(record["seeds"]) >= least and path.with_suffix(".png").exists()
-    assert re.fullmatch(r"[0-9a-f]{12}", record["provenance"]["source"]) and record["provenance"]["seconds"] > 0
-    json.loads(path.read_text(), parse_constant=pytest.fail)                                            # no NaN, no Infinity
+    assert (
+        re.fullmatch(r"[0-9a-f]{12}", record["provenance"]["source"]) and record["provenance"]["seconds"] > 0
+    )
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
 
 
 def test_the_claims_are_what_the_rules_say_of_the_records():
     """Numbers to 1%: the last digits of a fit or a bootstrap are the processor's."""
-    committed, judged = json.loads((FIGURES / "claims.json").read_text()), {c["id"]: c for c in report.judge(FIGURES)}
+    committed, judged = (
+        json.loads((FIGURES / "claims.json").read_text()),
+        {c["id"]: c for c in report.judge(FIGURES)},
+    )
     assert {c["id"] for c in committed} == set(judged)
     for claim in committed:
         again = judged[claim["id"]]
         assert (claim["verdict"], claim["parts"]) == (again["verdict"], again["parts"])
-        assert all(math.isclose(claim[k], again[k], rel_tol=1e-2, abs_tol=1e-3) for k in ("low", "value", "high"))
+        assert all(
+            math.isclose(claim[k], again[k], rel_tol=1e-2, abs_tol=1e-3) for k in ("low", "value", "high")
+        )
         assert claim["low"] <= claim["value"] <= claim["high"]
 
 
@@ -184,6 +236,7 @@ def test_the_readme_s_claims_are_those_of_the_json():
 
 # the command
 
+
 def test_the_command_runs_one_experiment(tmp_path, capsys, monkeypatch):
     module, config = tiny("exact")
     monkeypatch.setattr(module.Config, "quick", lambda: config)
@@ -193,12 +246,16 @@ def test_the_command_runs_one_experiment(tmp_path, capsys, monkeypatch):
 
 def test_the_claims_command_writes_claims_and_readme(tmp_path, capsys):
     module, config = tiny("exact")
-    base.save(module.run(config), plt.figure(), tmp_path / "figures")
+    records.save(module.run(config), plt.figure(), tmp_path / "figures")
     places = [f"<!-- {n} -->\nstale\n<!-- /{n} -->" for n in ("claims", "notebooks", "bench")]
     (tmp_path / "README.md").write_text("\n\n".join(places))
     main(["claims", "--out", str(tmp_path / "figures")])
     assert "C1" in capsys.readouterr().out
-    assert [c["id"] for c in json.loads((tmp_path / "figures" / "claims.json").read_text())] == ["C1", "C2", "C3"]
+    assert [c["id"] for c in json.loads((tmp_path / "figures" / "claims.json").read_text())] == [
+        "C1",
+        "C2",
+        "C3",
+    ]
     text = (tmp_path / "README.md").read_text()
     assert "| C1 |" in text and "stale" not in text and "<!-- /bench -->" in text
 

@@ -18,7 +18,8 @@ import pytest
 import torch
 from helpers import random_mixture
 
-from dgtoy import GaussianMixture, cfg, domain_guidance, domains, heun, karras, last, metrics, plane, theory
+from dgtoy import GaussianMixture, cfg, domain_guidance, heun, karras, last, metrics, plane, theory
+from dgtoy.course.worlds import domains
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "explorable"
@@ -31,7 +32,9 @@ RANGES = ((0.0, math.inf), (0.2, 3.0))
 def node(*jobs):
     """The results of jobs (name, arguments), computed by the page's own code."""
     text = json.dumps([[name, arguments] for name, arguments in jobs]).replace("Infinity", "null")
-    done = subprocess.run([NODE, ROOT / "tests" / "explorable.mjs"], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [NODE, ROOT / "tests" / "explorable.mjs"], input=text, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -45,7 +48,9 @@ def points(flat):
 
 
 def part(m):
-    return dict(weights=m.weights.tolist(), means=m.means.tolist(), covs=m.covs[:, [0, 1, 1], [0, 0, 1]].tolist())   # the lower half, as eigh reads it
+    return dict(
+        weights=m.weights.tolist(), means=m.means.tolist(), covs=m.covs[:, [0, 1, 1], [0, 0, 1]].tolist()
+    )  # the lower half, as eigh reads it
 
 
 def trio(name="moons", gap=0.0, breadth=1.0):
@@ -60,6 +65,7 @@ def noise(n, seed=0, scale=1.0):
 
 # the page's numbers against dgtoy's
 
+
 @with_node
 def test_the_page_s_worlds_are_dgtoy_s():
     """worlds.js is what worlds.py writes, but for rounding."""
@@ -72,17 +78,20 @@ def test_the_page_s_worlds_are_dgtoy_s():
         if isinstance(a, dict):
             assert a.keys() == b.keys()
         if isinstance(a, dict | list):
-            for x, y in zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True):
+            for x, y in (
+                zip(a.values(), b.values(), strict=True) if isinstance(a, dict) else zip(a, b, strict=True)
+            ):
                 same(x, y)
         else:
-            assert a == b if isinstance(a, str) else abs(a - b) < 5e-5     # a cut rests on float32 samples
+            assert a == b if isinstance(a, str) else abs(a - b) < 5e-5  # a cut rests on float32 samples
+
     same(module.worlds(), node(("data", {}))[0])
 
 
 @with_node
 @pytest.mark.parametrize("name", domains.NAMES)
 def test_gap_and_breadth_move_the_page_s_world_as_dgtoy_s(name):
-    ours, = node(("world", dict(name=name, gap=0.8, breadth=1.7)))
+    (ours,) = node(("world", dict(name=name, gap=0.8, breadth=1.7)))
     for mine, theirs in zip(ours, trio(name, 0.8, 1.7), strict=True):
         for field, value in part(theirs).items():
             torch.testing.assert_close(tensor(mine[field]), tensor(value), rtol=0, atol=1e-5)
@@ -92,7 +101,11 @@ def test_gap_and_breadth_move_the_page_s_world_as_dgtoy_s(name):
 def test_densities_and_denoisers_agree():
     mixtures = [random_mixture(k=5, seed=s) for s in range(2)] + list(trio("spirals", 0.5, 1.4))
     cases = [(m, s, noise(50, i, 2 + s)) for i, m in enumerate(mixtures) for s in LEVELS]
-    jobs = [(what, dict(part=part(m), x=x.flatten().tolist(), sigma=s)) for m, s, x in cases for what in ("logp", "denoise")]
+    jobs = [
+        (what, dict(part=part(m), x=x.flatten().tolist(), sigma=s))
+        for m, s, x in cases
+        for what in ("logp", "denoise")
+    ]
     found = iter(node(*jobs))
     for m, s, x in cases:
         torch.testing.assert_close(tensor(next(found)), m.logp(x, s), rtol=1e-9, atol=1e-9)
@@ -108,7 +121,9 @@ def guided_cases():
         yield (1, 1.7, range_, (1, 1)), cfg(target, 0, target.null, 1.7, range_)
         yield (1.7, 1.7, range_, (1, 1)), domain_guidance(main.denoise, pre.denoise, 1.7, range_)
         yield (1.3, 2.2, range_, (1, 1)), plane(pre.denoise, null.denoise, main.denoise, 1.3, 2.2, range_)
-        half = [plane(pre.denoise, null.denoise, main.denoise, *p) for p in ((0.8, 0), (0.8, 0.4))]     # an unfinished fine-tune
+        half = [
+            plane(pre.denoise, null.denoise, main.denoise, *p) for p in ((0.8, 0), (0.8, 0.4))
+        ]  # an unfinished fine-tune
         yield (1.3, 2.2, range_, (0.8, 0.4)), plane(pre.denoise, *half, 1.3, 2.2, range_)
 
 
@@ -117,7 +132,9 @@ def test_guided_denoisers_agree():
     parts = [part(m) for m in trio()]
     cases = [(point, D, s, noise(40, i, 1 + s)) for i, s in enumerate(LEVELS) for point, D in guided_cases()]
     named = lambda a, b, range_, learned: dict(a=a, b=b, range=range_, learned=learned, parts=parts)
-    found = node(*[("guided", named(*point) | dict(x=x.flatten().tolist(), sigma=s)) for point, _, s, x in cases])
+    found = node(
+        *[("guided", named(*point) | dict(x=x.flatten().tolist(), sigma=s)) for point, _, s, x in cases]
+    )
     for flat, (_, D, s, x) in zip(found, cases, strict=True):
         torch.testing.assert_close(points(flat), D(x, tensor(s)), rtol=1e-9, atol=1e-9)
 
@@ -125,7 +142,9 @@ def test_guided_denoisers_agree():
 @with_node
 def test_schedules_agree():
     cases = [(1, 0.01, 10.0), (2, 0.01, 10.0), (32, 0.005, 80.0)]
-    for found, case in zip(node(*[("karras", dict(zip(("n", "lo", "hi"), c))) for c in cases]), cases, strict=True):
+    for found, case in zip(
+        node(*[("karras", dict(zip(("n", "lo", "hi"), c))) for c in cases]), cases, strict=True
+    ):
         torch.testing.assert_close(tensor(found), karras(*case), rtol=1e-12, atol=0)
 
 
@@ -139,8 +158,14 @@ def test_samples_from_given_noise_agree_and_so_do_their_measures():
     for flat, (_, D) in zip(found, cases, strict=True):
         x0 = last(heun(D, x_T, sigmas))
         torch.testing.assert_close(points(flat), x0, rtol=1e-7, atol=1e-7)
-        y, cut = target.sample(200, generator=torch.Generator().manual_seed(2)).double(), metrics.threshold(target)
-        outside, energy = node(("outOfDomain", dict(part=part(target), x=flat, cut=cut)), ("energy", dict(x=flat, y=y.flatten().tolist())))
+        y, cut = (
+            target.sample(200, generator=torch.Generator().manual_seed(2)).double(),
+            metrics.threshold(target),
+        )
+        outside, energy = node(
+            ("outOfDomain", dict(part=part(target), x=flat, cut=cut)),
+            ("energy", dict(x=flat, y=y.flatten().tolist())),
+        )
         assert outside == pytest.approx(metrics.out_of_domain(x0, target, cut).item(), abs=1e-6)
         assert energy == pytest.approx(metrics.energy_distance(x0, y).item(), abs=1e-8)
 
@@ -152,7 +177,12 @@ def test_the_closed_form_agrees():
     points_ = [(1, 1), (1, 2), (2, 2), (0.3, 1.4), (1.25, 2.5)]
     cases = [(a, b, r) for a, b in points_ for r in (*RANGES, (0.0, 0.3), (0.5, math.inf))]
     weigh = lambda a, b: (1 - a, a - b, b)
-    found = node(*[("end", dict(means=means, stds=stds, inside=weigh(a, b), outside=(0, 0, 1), range=r)) for a, b, r in cases])
+    found = node(
+        *[
+            ("end", dict(means=means, stds=stds, inside=weigh(a, b), outside=(0, 0, 1), range=r))
+            for a, b, r in cases
+        ]
+    )
     for (mean, std), (a, b, r) in zip(found, cases, strict=True):
         closed = theory.gaussian_endpoint(list(zip(weigh(a, b), means, stds)), r)
         assert (mean, std) == pytest.approx(closed, rel=1e-5)
@@ -163,12 +193,26 @@ def test_the_closed_form_foretells_an_unfinished_fine_tune():
     """Weights outside the interval other than (0, 0, 1): the formula against sampling, three paths of a linear flow."""
     a, b, range_, learned = 1.5, 2.0, (0.1, 2.0), (0.8, 0.4)
     stds, means = (2.3, 0.9, 0.3), (0.2, 3.1, 4.0)
-    gaussians = [GaussianMixture([1.0], [[m, 0.0]], [[[s * s, 0.0], [0.0, 1.0]]]) for m, s in zip(means, stds)]
+    gaussians = [
+        GaussianMixture([1.0], [[m, 0.0]], [[[s * s, 0.0], [0.0, 1.0]]]) for m, s in zip(means, stds)
+    ]
     weigh = lambda a, b: (1 - 0.8 * a, 0.8 * a - 0.4 * b, 0.4 * b)
     sigmas = karras(1500, 0.001, 5000.0, rho=15)
     ends, (mean, std) = node(
-        ("heun", dict(parts=[part(g) for g in gaussians], x=[0, 0, sigmas[0].item(), 0], sigmas=sigmas.tolist(), a=a, b=b, range=range_, learned=learned)),
-        ("end", dict(means=means, stds=stds, inside=weigh(a, b), outside=weigh(1, 1), range=range_)))
+        (
+            "heun",
+            dict(
+                parts=[part(g) for g in gaussians],
+                x=[0, 0, sigmas[0].item(), 0],
+                sigmas=sigmas.tolist(),
+                a=a,
+                b=b,
+                range=range_,
+                learned=learned,
+            ),
+        ),
+        ("end", dict(means=means, stds=stds, inside=weigh(a, b), outside=weigh(1, 1), range=range_)),
+    )
     assert mean == pytest.approx(ends[0], rel=3e-3) and std == pytest.approx(ends[2] - ends[0], rel=3e-3)
 
 
@@ -176,18 +220,35 @@ def test_the_closed_form_foretells_an_unfinished_fine_tune():
 def test_what_the_page_shows_is_what_dgtoy_gives():
     """The page's own particles, computed in pieces while a control moved, sampled and measured again by dgtoy."""
     params = dict(w=1.5, a=1.2, b=0.9, gap=0.3, breadth=1.2, steps=16, hi=3.0)
-    shown, told = node(("flow", dict(params=params | dict(w=2.0), touched=dict(w=1.5))), ("predict", dict(params=params)))
+    shown, told = node(
+        ("flow", dict(params=params | dict(w=2.0), touched=dict(w=1.5))), ("predict", dict(params=params))
+    )
     pre, null, main = trio("moons", 0.3, 1.2)
     widths = source_and_target_stds(pre)
     for method, foretold in zip(shown["methods"], told, strict=True):
         a, b = method["a"], method["b"]
-        x0 = last(heun(plane(pre.denoise, null.denoise, main.denoise, a, b, (0.0, 3.0)), points(shown["noise"]), tensor(shown["sigmas"])))
+        x0 = last(
+            heun(
+                plane(pre.denoise, null.denoise, main.denoise, a, b, (0.0, 3.0)),
+                points(shown["noise"]),
+                tensor(shown["sigmas"]),
+            )
+        )
         torch.testing.assert_close(points(method["x0"]), x0, rtol=1e-3, atol=1e-3)
-        assert method["outside"] == pytest.approx(metrics.out_of_domain(x0, main, metrics.threshold(main)).item(), abs=1e-3)
+        assert method["outside"] == pytest.approx(
+            metrics.out_of_domain(x0, main, metrics.threshold(main)).item(), abs=1e-3
+        )
         assert method["shift"] == pytest.approx((x0 - main.weights @ main.means).mean(0)[0].item(), abs=1e-3)
-        closed = theory.gaussian_guidance((0, domains.STD), (0, widths), a, interval=(0.0, 3.0))[1] / domains.STD
+        closed = (
+            theory.gaussian_guidance((0, domains.STD), (0, widths), a, interval=(0.0, 3.0))[1] / domains.STD
+        )
         assert foretold["thickness"] == pytest.approx(closed, rel=1e-3)
-    assert [(m["name"], m["a"], m["b"]) for m in shown["methods"]] == [("none", 1, 1), ("CFG", 1, 1.5), ("DoG", 1.5, 1.5), ("plane", 1.2, 0.9)]
+    assert [(m["name"], m["a"], m["b"]) for m in shown["methods"]] == [
+        ("none", 1, 1),
+        ("CFG", 1, 1.5),
+        ("DoG", 1.5, 1.5),
+        ("plane", 1.2, 0.9),
+    ]
 
 
 def source_and_target_stds(m):
@@ -201,33 +262,52 @@ def source_and_target_stds(m):
 @pytest.mark.parametrize("name", [*domains.NAMES, "gaussians"])
 def test_the_page_s_truth_is_true(name):
     """Its own samples are 1% out of domain, as thick as the target, 90% inside the contour, and its normals are normal."""
-    data, world, flat, widths = node(("data", {}), ("world", dict(name=name, gap=0, breadth=1)), ("truth", dict(name=name, n=20_000)),
-                                     ("widths", dict(name=name)))
+    data, world, flat, widths = node(
+        ("data", {}),
+        ("world", dict(name=name, gap=0, breadth=1)),
+        ("truth", dict(name=name, n=20_000)),
+        ("widths", dict(name=name)),
+    )
     target = data["targets"][name]
     reach = 4.5 if name == "gaussians" else 2.2
-    outside, thickness, drawn = node(("outOfDomain", dict(part=world[2], x=flat, cut=target["cut"])), ("thickness", dict(x=flat, stroke=target["stroke"])),
-                                     ("height", dict(name=name, which="asked", reach=reach, n=220)))
-    logp, edge = node(("logp", dict(part=world[2], x=flat, sigma=0)), ("logp", dict(part=world[2], x=[v for line in drawn["lines"] for v in line], sigma=0)))
+    outside, thickness, drawn = node(
+        ("outOfDomain", dict(part=world[2], x=flat, cut=target["cut"])),
+        ("thickness", dict(x=flat, stroke=target["stroke"])),
+        ("height", dict(name=name, which="asked", reach=reach, n=220)),
+    )
+    logp, edge = node(
+        ("logp", dict(part=world[2], x=flat, sigma=0)),
+        ("logp", dict(part=world[2], x=[v for line in drawn["lines"] for v in line], sigma=0)),
+    )
     assert outside == pytest.approx(0.01, abs=0.003)
     assert thickness == pytest.approx(widths["across"][2], rel=0.05)
     assert (tensor(logp) > drawn["height"]).double().mean().item() == pytest.approx(0.9, abs=0.015)
-    assert (tensor(edge) - drawn["height"]).abs().max() < 0.5   # the contour lies at its height, up to the grid's interpolation
+    assert (
+        tensor(edge) - drawn["height"]
+    ).abs().max() < 0.5  # the contour lies at its height, up to the grid's interpolation
 
 
 @with_node
 @pytest.mark.parametrize("kind", ["seeded", "even"])
 def test_the_page_s_normals_are_normal(kind):
     z = tensor(node(("normals", dict(n=20_000, kind=kind)))[0])
-    assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.02 and abs((z.abs() < 1).double().mean() - 0.6827) < 0.01
+    assert (
+        abs(z.mean()) < 0.03
+        and abs(z.std() - 1) < 0.02
+        and abs((z.abs() < 1).double().mean() - 0.6827) < 0.01
+    )
 
 
 # the page as files
+
 
 def test_the_page_asks_nobody_for_anything():
     """No address but the name of SVG, no modules (they do not load from a file), every file it names is there."""
     html = (PAGE / "index.html").read_text()
     for path in [p for p in PAGE.iterdir() if p.suffix in (".html", ".css", ".js")]:
-        assert not set(re.findall(r"\w+://[\w./]+", path.read_text())) - {"http://www.w3.org/2000/svg"}, path.name
+        assert not set(re.findall(r"\w+://[\w./]+", path.read_text())) - {"http://www.w3.org/2000/svg"}, (
+            path.name
+        )
     named = re.findall(r'(?:src|href)="([^"#]+)"', html)
     assert 'type="module"' not in html and len(named) >= 8
     assert not [name for name in named if not name.startswith("data:") and not (PAGE / name).is_file()]
@@ -235,20 +315,38 @@ def test_the_page_asks_nobody_for_anything():
 
 # the page in a browser
 
+
 class Browser:
     """Chromium through its driver's own protocol (WebDriver), with nothing but the standard library."""
 
-    FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--window-size=1280,900")
+    FLAGS = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1280,900",
+    )
 
     def __init__(self, port, profile):
         self.base = f"http://127.0.0.1:{port}/session"
         options = {"args": [*self.FLAGS, f"--user-data-dir={profile}"], "binary": shutil.which("chromium")}
-        always = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        always = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         self.base += "/" + self.ask("", {"capabilities": {"alwaysMatch": always}})["sessionId"]
 
     def ask(self, path, data=None, method="POST"):
-        request = urllib.request.Request(self.base + path, json.dumps(data or {}).encode(), {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.base + path,
+            json.dumps(data or {}).encode(),
+            {"Content-Type": "application/json"},
+            method=method,
+        )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
@@ -262,7 +360,9 @@ class Browser:
             time.sleep(0.1)
 
     def rest(self):
-        self.until("!dgtoy.page.busy() && dgtoy.page.flow.methods.every((m) => m.reported === m.key + m.fresh)")
+        self.until(
+            "!dgtoy.page.busy() && dgtoy.page.flow.methods.every((m) => m.reported === m.key + m.fresh)"
+        )
 
     def readout(self, panel, row):
         return self.js(f"return document.querySelector('.panel.{panel} .{row} dd').textContent")
@@ -272,7 +372,9 @@ class Browser:
 
     def requests(self):
         """What the page itself has asked for; the browser's own first page is another document."""
-        events = [json.loads(entry["message"])["message"] for entry in self.ask("/se/log", {"type": "performance"})]
+        events = [
+            json.loads(entry["message"])["message"] for entry in self.ask("/se/log", {"type": "performance"})
+        ]
         sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
         return [e["request"]["url"] for e in sent if e["documentURL"].startswith(PAGE.as_uri())]
 
@@ -281,9 +383,15 @@ class Browser:
 def browser(tmp_path_factory):
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("Chromium and its driver are not installed")
-    with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
+    with subprocess.Popen(
+        ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as driver:
         try:
-            port = next(found[1] for line in driver.stdout if (found := re.search(r"successfully on port (\d+)", line)))
+            port = next(
+                found[1]
+                for line in driver.stdout
+                if (found := re.search(r"successfully on port (\d+)", line))
+            )
             it = Browser(port, tmp_path_factory.mktemp("profile"))
             it.ask("/url", {"url": (PAGE / "index.html").as_uri()})
             it.rest()
@@ -301,9 +409,11 @@ def test_in_a_browser_the_page_runs_from_a_file_alone_and_without_errors(browser
     for panel in ("none", "CFG", "DoG", "plane"):
         for row, shape in (("outside", r"\d+\.\d%"), ("energy", r"−?\d\.\d{3}"), ("thickness", r"×\d\.\d+")):
             assert re.fullmatch(shape, browser.readout(panel, row)), (panel, row)
-    drawn = browser.js("return [...document.querySelectorAll('canvas.stage')].map((c) => "
-                       "new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size)")
-    assert len(drawn) == 4 and min(drawn) > 20             # colours in each panel
+    drawn = browser.js(
+        "return [...document.querySelectorAll('canvas.stage')].map((c) => "
+        "new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size)"
+    )
+    assert len(drawn) == 4 and min(drawn) > 20  # colours in each panel
 
 
 def test_in_a_browser_controls_and_keys_move_what_they_should(browser):
@@ -313,10 +423,14 @@ def test_in_a_browser_controls_and_keys_move_what_they_should(browser):
     assert browser.readout("none", "thickness") == before["none"]
     assert float(browser.readout("DoG", "thickness")[1:]) < 0.5 * float(before["DoG"][1:])
     a, b = browser.js("return [dgtoy.page.flow.params.a, dgtoy.page.flow.params.b]")
-    browser.js("for (const key of ['ArrowRight', 'ArrowUp', 'ArrowUp']) "
-               "document.querySelector('.star').dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))")
+    browser.js(
+        "for (const key of ['ArrowRight', 'ArrowUp', 'ArrowUp']) "
+        "document.querySelector('.star').dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }))"
+    )
     browser.rest()
-    assert browser.js("return [dgtoy.page.flow.params.a, dgtoy.page.flow.params.b]") == pytest.approx([a + 0.05, b + 0.1])
+    assert browser.js("return [dgtoy.page.flow.params.a, dgtoy.page.flow.params.b]") == pytest.approx(
+        [a + 0.05, b + 0.1]
+    )
     assert browser.complaints() == []
 
 
@@ -324,7 +438,9 @@ def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
     """Completion: DoG at 1 / 0.6 repairs the unfinished fine-tune and CFG does not; too far: DoG overshoots."""
     for number, settings, better in ((1, "w = 1 / 0.6", "DoG"), (4, "w = 2", "CFG")):
         browser.js(f"document.getElementById('tries').children[{number}].click()")
-        browser.js(f"const w = document.getElementById('w'); w.step = 'any'; w.value = {settings.split('= ')[1]}; w.dispatchEvent(new Event('input'))")
+        browser.js(
+            f"const w = document.getElementById('w'); w.step = 'any'; w.value = {settings.split('= ')[1]}; w.dispatchEvent(new Event('input'))"
+        )
         browser.rest()
         distance = {p: float(browser.readout(p, "energy").replace("−", "-")) for p in ("CFG", "DoG")}
         worse = {"DoG": "CFG", "CFG": "DoG"}[better]
@@ -333,6 +449,8 @@ def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
 
 
 def test_in_a_browser_every_control_has_a_name(browser):
-    nameless = browser.js("return [...document.querySelectorAll('input, select, button, [tabindex], canvas, [role=slider]')]"
-                          ".filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).map((e) => e.outerHTML)")
+    nameless = browser.js(
+        "return [...document.querySelectorAll('input, select, button, [tabindex], canvas, [role=slider]')]"
+        ".filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).map((e) => e.outerHTML)"
+    )
     assert nameless == []

@@ -8,17 +8,23 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import Recipe, features, weights
+from dgtoy import Recipe
+from dgtoy import shipped as weights
 from dgtoy.checkpoint import read_safetensors, write_safetensors
+from dgtoy.course.experiments.scale_setup import codes
+from dgtoy.course.worlds import features
+from dgtoy.course.worlds.features import FeatureNet, accuracy, fractions, style_of
+from dgtoy.course.worlds.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, target
 from dgtoy.dit import EDM, VP, DiT, load_pretrained
-from dgtoy.experiments.scale_setup import codes
-from dgtoy.features import FeatureNet, accuracy, fractions, style_of
-from dgtoy.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, target
 from dgtoy.train import denoising_loss
 
 close = torch.testing.assert_close
-QUICK = weights.Config(16, 1, 2, 8, Recipe(steps=2, batch=2, noise=weights.NOISE), feature_steps=2, feature_batch=4)
-TINY = weights.Tiny(dict(input_size=16, patch_size=8, in_channels=4, hidden_size=16, depth=1, num_heads=2), images=4, batch=2)
+QUICK = weights.Config(
+    16, 1, 2, 8, Recipe(steps=2, batch=2, noise=weights.NOISE), feature_steps=2, feature_batch=4
+)
+TINY = weights.Tiny(
+    dict(input_size=16, patch_size=8, in_channels=4, hidden_size=16, depth=1, num_heads=2), images=4, batch=2
+)
 
 
 def seeded(seed):
@@ -36,6 +42,7 @@ def pretrained():
 
 
 # the judge
+
 
 def test_the_judge_names_the_glyphs_of_fresh_images(judge):
     assert accuracy(judge, World(), n=500, seed=1234)["glyph"] >= 0.95
@@ -75,7 +82,7 @@ def test_fractions_are_0_and_1_at_the_source_s_edges_and_undo_its_styles():
 
 def test_the_hue_is_read_around_its_circle_and_the_rest_as_it_is():
     hue, out = torch.linspace(0, 0.99, 50), torch.rand(50, 12, generator=seeded(0))
-    for radius in (0.3, 1.0, 2.0):                         # a network's output need not lie on the circle
+    for radius in (0.3, 1.0, 2.0):  # a network's output need not lie on the circle
         out[:, 7], out[:, 11] = radius * torch.cos(2 * math.pi * hue), radius * torch.sin(2 * math.pi * hue)
         found = style_of(out)
         close(found[:, 7], hue, rtol=0, atol=1e-5)
@@ -90,7 +97,11 @@ class Certain:
         angle = 2 * math.pi * aim[:, 7:8]
         out = torch.cat([aim[:, :7], angle.cos(), aim[:, 8:], angle.sin()], -1)
         sure = lambda k, n: 100 * torch.nn.functional.one_hot(k, n).float()
-        self.glyph, self.font, self.style = lambda f: sure(label, len(GLYPHS)), lambda f: sure(font, len(FONTS)), lambda f: out
+        self.glyph, self.font, self.style = (
+            lambda f: sure(label, len(GLYPHS)),
+            lambda f: sure(font, len(FONTS)),
+            lambda f: out,
+        )
 
     def __call__(self, x):
         return x
@@ -111,12 +122,18 @@ def test_training_twice_is_training_once_and_lowers_the_loss():
     nets, losses = [FeatureNet(), FeatureNet()], [[], []]
     for net, loss in zip(nets, losses):
         loss += features.train(net, steps=12, batch=16)
-    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1])) and sum(losses[0][-3:]) < sum(losses[0][:3])
-    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True)) and not nets[0].training
+    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1])) and sum(losses[0][-3:]) < sum(
+        losses[0][:3]
+    )
+    assert (
+        all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+        and not nets[0].training
+    )
     assert not torch.equal(next(FeatureNet(seed=1).parameters()), next(FeatureNet().parameters()))
 
 
 # the pre-trained model
+
 
 def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
     """On fresh source images: better than an untrained network everywhere, and with the label better than without."""
@@ -131,14 +148,20 @@ def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
 
 # the files
 
+
 def test_what_is_shipped_is_light_and_as_it_was_written():
     files = [p for p in weights.FOLDER.iterdir() if p.is_file()]
     assert sum(p.stat().st_size for p in files) <= 14e6
-    assert {p.name for p in files} == {"__init__.py", *(f"{n}.{e}" for n in weights.NAMES for e in ("json", "safetensors"))}
+    assert {p.name for p in files} == {
+        "__init__.py",
+        *(f"{n}.{e}" for n in weights.NAMES for e in ("json", "safetensors")),
+    }
     for name in weights.NAMES:
         facts = json.loads((weights.FOLDER / f"{name}.json").read_text())
         assert facts["sha256"] == weights._sum(weights.FOLDER / f"{name}.safetensors")
-        assert facts["recipe"] == json.loads(json.dumps(dataclasses.asdict(weights.RECIPES[name])))      # the recipe in the code made it
+        assert facts["recipe"] == json.loads(
+            json.dumps(dataclasses.asdict(weights.RECIPES[name]))
+        )  # the recipe in the code made it
         assert {"device", "python", "torch", "seconds", "source"} == set(facts["provenance"])
 
 
@@ -148,7 +171,11 @@ def test_a_loaded_network_is_in_float32_with_the_numbers_of_the_file(judge, pret
         state = {k: v for k, v in net.state_dict().items() if k != "pos_embed"}
         assert tensors.keys() == state.keys() and {v.dtype for v in state.values()} == {torch.float32}
         assert all(torch.equal(tensors[k].float(), state[k]) for k in state)
-    assert not judge.training and (pretrained.null, pretrained.shape, pretrained.sigma_data) == (62, (3, 32, 32), 0.5)
+    assert not judge.training and (pretrained.null, pretrained.shape, pretrained.sigma_data) == (
+        62,
+        (3, 32, 32),
+        0.5,
+    )
 
 
 @pytest.mark.parametrize("name", weights.NAMES)
@@ -159,7 +186,11 @@ def test_what_is_made_is_read_back_and_nothing_half_written_is_left(name, tmp_pa
     assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(facts))
     net = weights.load(name, folder=tmp_path)
     if name == "glyphs":
-        assert net.config == facts["config"] | {"sigma_data": 0.5} and net.config["hidden_size"] == 16 and net.null == 62
+        assert (
+            net.config == facts["config"] | {"sigma_data": 0.5}
+            and net.config["hidden_size"] == 16
+            and net.null == 62
+        )
         made = weights.pretrain(QUICK).net.state_dict()
     elif name == "dit":
         assert isinstance(net, VP) and net.config == facts["config"] and net.net.config["velocity"]
@@ -179,9 +210,14 @@ def test_the_shipped_dit_is_an_ordinary_checkpoint_of_a_trained_network():
     x0, eps = codes(x0), torch.randn(248, *shipped.shape, generator=seeded(71))
     for sigma in (0.5, 2.0, 8.0):
         error = lambda D, sigma=sigma: (D(x0 + sigma * eps, sigma) - x0).square().mean().item()
-        labelled, null, untrained = (error(net.denoiser(c)) for net, c in ((shipped, label), (shipped, shipped.null), (VP(DiT(**shipped.config)), label)))
+        labelled, null, untrained = (
+            error(net.denoiser(c))
+            for net, c in ((shipped, label), (shipped, shipped.null), (VP(DiT(**shipped.config)), label))
+        )
         assert labelled < null < 0.5 * untrained
-    close(read.denoiser(label)(x0 + eps, 1.0), shipped.denoiser(label)(x0 + eps, 1.0), rtol=0, atol=2e-3)      # its positions too are of half precision
+    close(
+        read.denoiser(label)(x0 + eps, 1.0), shipped.denoiser(label)(x0 + eps, 1.0), rtol=0, atol=2e-3
+    )  # its positions too are of half precision
 
 
 @pytest.fixture
@@ -193,7 +229,10 @@ def copied(tmp_path):
 
 
 def test_a_copy_loads_like_the_original(copied, judge):
-    assert all(torch.equal(a, b) for a, b in zip(weights.load("features", folder=copied).parameters(), judge.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights.load("features", folder=copied).parameters(), judge.parameters(), strict=True)
+    )
 
 
 def test_an_unknown_name_is_refused():
@@ -208,9 +247,18 @@ def test_a_missing_file_is_named_with_the_remedy(suffix, copied):
         weights.load("features", folder=copied)
 
 
-@pytest.mark.parametrize("damage", (
-    lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:100] + bytes([b[100] ^ 128]) + b[101:], lambda b: b[:-1], lambda b: b[:5000], lambda b: b"",
-    lambda b: b + b"\0"), ids=("last byte", "byte 100", "one short", "short", "empty", "one more"))
+@pytest.mark.parametrize(
+    "damage",
+    (
+        lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+        lambda b: b[:100] + bytes([b[100] ^ 128]) + b[101:],
+        lambda b: b[:-1],
+        lambda b: b[:5000],
+        lambda b: b"",
+        lambda b: b + b"\0",
+    ),
+    ids=("last byte", "byte 100", "one short", "short", "empty", "one more"),
+)
 def test_a_damaged_file_is_refused(damage, copied):
     path = copied / "features.safetensors"
     path.write_bytes(damage(path.read_bytes()))

@@ -6,10 +6,23 @@ import torch
 from helpers import refuses
 from torch.nn.functional import affine_grid, grid_sample
 
-from dgtoy.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, atlas, digits, font_maps, render, target
+from dgtoy.course.worlds.glyphs import (
+    FONTS,
+    GLYPHS,
+    KNOBS,
+    SOURCE,
+    World,
+    atlas,
+    digits,
+    font_maps,
+    render,
+    target,
+)
 
 close = torch.testing.assert_close
-PLAIN = dict(rotation=0, shear=0, scale=1, x=0, y=0, weight=0, blur=0.1, hue=0, contrast=1, paper=1, texture=0)
+PLAIN = dict(
+    rotation=0, shear=0, scale=1, x=0, y=0, weight=0, blur=0.1, hue=0, contrast=1, paper=1, texture=0
+)
 NARROW = tuple((knob, (lo + 0.4 * (hi - lo), lo + 0.5 * (hi - lo))) for knob, (lo, hi) in SOURCE.items())
 
 
@@ -20,7 +33,13 @@ def seeded(seed):
 def picture(glyph="R", size=64, **knobs):
     """One upright black glyph on white, but for the knobs given.  -> (1, 3, size, size)"""
     style = torch.tensor([[float((PLAIN | knobs)[k]) for k in KNOBS]])
-    return render(torch.tensor([GLYPHS.index(glyph)]), torch.tensor([FONTS.index("DejaVuSerif")]), style, torch.tensor([[0.2, 0.7]]), size)
+    return render(
+        torch.tensor([GLYPHS.index(glyph)]),
+        torch.tensor([FONTS.index("DejaVuSerif")]),
+        style,
+        torch.tensor([[0.2, 0.7]]),
+        size,
+    )
 
 
 def dark(image):
@@ -30,24 +49,31 @@ def dark(image):
 
 # the atlas
 
+
 def test_every_glyph_of_every_font_has_a_map_of_its_own():
     maps = atlas().flatten(0, 1)
     assert atlas().shape == (21, 62, 64, 64) and (len(FONTS), len(GLYPHS)) == (21, 62)
     assert len(maps.flatten(1).unique(dim=0)) == 21 * 62
     assert (maps > 0).flatten(1).any(1).all()
     edge = torch.cat([maps[:, 0], maps[:, -1], maps[..., 0], maps[..., -1]], -1)
-    assert edge.max() < -0.2                               # room for every stroke around it
+    assert edge.max() < -0.2  # room for every stroke around it
 
 
 def test_the_atlas_is_drawn_once_however_the_device_is_spelled():
-    assert atlas() is atlas() and atlas().data_ptr() == atlas("cpu").data_ptr() == atlas(torch.device("cpu")).data_ptr()
+    assert (
+        atlas() is atlas()
+        and atlas().data_ptr() == atlas("cpu").data_ptr() == atlas(torch.device("cpu")).data_ptr()
+    )
 
 
 def test_distances_are_positive_inside_with_slope_1_at_the_edge():
     sans = atlas()[FONTS.index("DejaVuSans")]
     middle = {g: sans[GLYPHS.index(g), 32, 32].item() for g in "IOl"}
     assert 0 < middle["I"] < 0.15 and 0 < middle["l"] < 0.15 and middle["O"] < -0.1
-    across, down = (sans[:, 1:-1, 2:] - sans[:, 1:-1, :-2]) * 16, (sans[:, 2:, 1:-1] - sans[:, :-2, 1:-1]) * 16
+    across, down = (
+        (sans[:, 1:-1, 2:] - sans[:, 1:-1, :-2]) * 16,
+        (sans[:, 2:, 1:-1] - sans[:, :-2, 1:-1]) * 16,
+    )
     slope = (across**2 + down**2).sqrt()[sans[:, 1:-1, 1:-1].abs() < 0.05]
     assert slope.median().item() == pytest.approx(1, abs=0.05) and slope.max() < 1.2
 
@@ -58,27 +84,39 @@ def test_capitals_are_0_9_high_and_every_glyph_stands_in_the_middle():
     high = inside[:, GLYPHS.index("H")].any(-1).sum(-1) * 2 / 64
     assert (high - 0.9).abs().max() < 0.05
     for line, limit in ((inside.any(-1), 0.032), (inside.any(-2), 0.15)):
-        middle = (torch.where(line, pixel, math.inf).amin(-1) + torch.where(line, pixel, -math.inf).amax(-1)) / 2
+        middle = (
+            torch.where(line, pixel, math.inf).amin(-1) + torch.where(line, pixel, -math.inf).amax(-1)
+        ) / 2
         assert middle.abs().max() * 2 / 64 < limit
 
 
 # the knobs
 
+
 @pytest.mark.parametrize("weight, blur", [(0.0, 0.1), (0.05, 0.1), (-0.02, 0.04)])
 def test_ink_is_a_soft_step_of_distance_plus_weight_over_blur(weight, blur):
     distance = atlas()[FONTS.index("DejaVuSerif"), GLYPHS.index("R")]
     t = ((distance + weight) / blur + 0.5).clamp(0, 1)
-    tint = torch.tensor([0.1, 0.775, 0.775])               # hue 0: red is left
-    close(dark(picture(weight=weight, blur=blur))[0], tint[:, None, None] * (3 * t**2 - 2 * t**3), rtol=0, atol=1e-5)
+    tint = torch.tensor([0.1, 0.775, 0.775])  # hue 0: red is left
+    close(
+        dark(picture(weight=weight, blur=blur))[0],
+        tint[:, None, None] * (3 * t**2 - 2 * t**3),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("knobs, seen", [
-    (dict(rotation=30), [[0.75**0.5, 0.5, 0], [-0.5, 0.75**0.5, 0]]),
-    (dict(rotation=-90), [[0, -1, 0], [1, 0, 0]]),
-    (dict(scale=1.5), [[1 / 1.5, 0, 0], [0, 1 / 1.5, 0]]),
-    (dict(shear=0.4), [[1, 0.4, 0], [0, 1, 0]]),
-    (dict(x=0.2, y=-0.1), [[1, 0, -0.2], [0, 1, 0.1]]),
-    (dict(rotation=90, shear=0.4, scale=1.5), [[-0.4 / 1.5, 1 / 1.5, 0], [-1 / 1.5, 0, 0]])])
+@pytest.mark.parametrize(
+    "knobs, seen",
+    [
+        (dict(rotation=30), [[0.75**0.5, 0.5, 0], [-0.5, 0.75**0.5, 0]]),
+        (dict(rotation=-90), [[0, -1, 0], [1, 0, 0]]),
+        (dict(scale=1.5), [[1 / 1.5, 0, 0], [0, 1 / 1.5, 0]]),
+        (dict(shear=0.4), [[1, 0.4, 0], [0, 1, 0]]),
+        (dict(x=0.2, y=-0.1), [[1, 0, -0.2], [0, 1, 0.1]]),
+        (dict(rotation=90, shear=0.4, scale=1.5), [[-0.4 / 1.5, 1 / 1.5, 0], [-1 / 1.5, 0, 0]]),
+    ],
+)
 def test_a_knob_of_place_moves_the_picture_as_its_matrix(knobs, seen):
     """Positive angles turn clockwise; scaled, then sheared, then turned, then shifted."""
     grid = affine_grid(torch.tensor([seen], dtype=torch.float32), (1, 3, 64, 64), align_corners=False)
@@ -94,7 +132,10 @@ def test_a_shift_moves_the_centre_of_the_ink_by_that_much(x, y):
     def centre(image):
         ink = dark(image).sum((0, 1))
         return torch.stack([(ink * at).sum(), (ink * at[:, None]).sum()]) / ink.sum()
-    close(centre(picture(size=32, x=x, y=y)) - centre(picture(size=32)), torch.tensor([x, y]), rtol=0, atol=3e-3)
+
+    close(
+        centre(picture(size=32, x=x, y=y)) - centre(picture(size=32)), torch.tensor([x, y]), rtol=0, atol=3e-3
+    )
 
 
 def test_weight_adds_ink():
@@ -118,10 +159,13 @@ def test_without_texture_the_paper_is_flat_and_with_it_grained_that_deep():
     paper = lambda **knobs: 1 - dark(picture(contrast=0, paper=0.8, **knobs))
     close(paper(texture=0), torch.full((1, 3, 64, 64), 0.8))
     grained = paper(texture=0.15)
-    assert grained.min().item() == pytest.approx(0.8 * 0.85, abs=0.01) and grained.max().item() == pytest.approx(0.8, abs=0.01)
+    assert grained.min().item() == pytest.approx(
+        0.8 * 0.85, abs=0.01
+    ) and grained.max().item() == pytest.approx(0.8, abs=0.01)
 
 
 # worlds
+
 
 def test_a_seed_names_its_images_and_another_seed_others():
     one, label = World().sample(20, generator=seeded(3))
@@ -140,26 +184,40 @@ def test_sampling_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("world", (World(), World(size=16), target(), target(narrow=1.0, gap=2.0)), ids=("source", "small", "target", "broad"))
+@pytest.mark.parametrize(
+    "world",
+    (World(), World(size=16), target(), target(narrow=1.0, gap=2.0)),
+    ids=("source", "small", "target", "broad"),
+)
 def test_images_lie_in_minus_1_to_1(world):
     x0, label = world.sample(300, generator=seeded(0))
-    assert x0.shape == (300, 3, world.size, world.size) and x0.dtype == torch.float32 and label.dtype == torch.long
+    assert (
+        x0.shape == (300, 3, world.size, world.size)
+        and x0.dtype == torch.float32
+        and label.dtype == torch.long
+    )
     assert -1 <= x0.min() < -0.3 and 0.8 < x0.max() <= 1
 
 
 def test_labels_come_in_turn_or_as_given():
     world, sample = World("A7z"), lambda *given: World("A7z").sample(7, *given, generator=seeded(0))
-    assert sample()[1].tolist() == [0, 1, 2, 0, 1, 2, 0] and sample(2)[1].tolist() == [2] * 7 and world.num_classes == 3
+    assert (
+        sample()[1].tolist() == [0, 1, 2, 0, 1, 2, 0]
+        and sample(2)[1].tolist() == [2] * 7
+        and world.num_classes == 3
+    )
     given = torch.tensor([2, 2, 1, 0, 0, 1, 2])
     x0, label = sample(given)
     assert torch.equal(label, given)
-    for k in range(3):                                     # the label changes the glyph, not the style
+    for k in range(3):  # the label changes the glyph, not the style
         assert torch.equal(x0[given == k], sample(k)[0][given == k])
 
 
 def test_a_class_shows_its_glyph():
     one = dict.fromkeys(KNOBS, 0.0) | PLAIN
-    upright = World("A7z", ("DejaVuSerif",), tuple((k, (float(v), float(v))) for k, v in one.items()), size=64)
+    upright = World(
+        "A7z", ("DejaVuSerif",), tuple((k, (float(v), float(v))) for k, v in one.items()), size=64
+    )
     x0, _ = upright.sample(3, generator=seeded(0))
     for image, glyph in zip(x0, "A7z"):
         close(image, picture(glyph)[0])
@@ -171,7 +229,13 @@ def test_draws_are_the_styles_of_phi_of_z():
     x0, label = world.draw(u, z)
     v = torch.special.ndtr(z)
     font = 3 + (4 * v[..., 0]).long()
-    by_hand = render((10 * u).long().flatten(), font.flatten(), world.styles(v[..., 3:14]).flatten(0, 1), v[..., 1:3].flatten(0, 1), 8)
+    by_hand = render(
+        (10 * u).long().flatten(),
+        font.flatten(),
+        world.styles(v[..., 3:14]).flatten(0, 1),
+        v[..., 1:3].flatten(0, 1),
+        8,
+    )
     assert torch.equal(label, (10 * u).long())
     close(x0, by_hand.unflatten(0, (2, 5)), rtol=1e-5, atol=1e-5)
 
@@ -198,12 +262,17 @@ def test_styles_and_fonts_lie_where_the_world_says():
 
 # targets
 
+
 def test_a_target_of_full_width_is_the_source_in_few_fonts():
     ranges = dict(target(narrow=1.0).ranges)
     for knob, (lo, hi) in SOURCE.items():
-        turned = 0.1 if knob == "hue" else 0               # a circle: the same hues from another start
+        turned = 0.1 if knob == "hue" else 0  # a circle: the same hues from another start
         assert ranges[knob] == pytest.approx((lo + turned, hi + turned))
-    assert target().num_classes == 10 and target(classes=62).num_classes == 62 and len(target(fonts=2).fonts) == 2
+    assert (
+        target().num_classes == 10
+        and target(classes=62).num_classes == 62
+        and len(target(fonts=2).fonts) == 2
+    )
 
 
 @pytest.mark.parametrize("gap", (0.0, 0.5, 1.0, 2.0))
@@ -213,39 +282,64 @@ def test_the_gap_moves_the_rotation_by_half_widths_of_the_source(narrow, gap):
     assert (lo + hi) / 2 == pytest.approx(45 * gap, abs=1e-9) and hi - lo == pytest.approx(90 * narrow)
     others = dict(target(narrow=narrow).ranges)
     assert all(r == others[k] for k, r in target(narrow=narrow, gap=gap).ranges if k != "rotation")
-    assert all(hi - lo == pytest.approx(narrow * (SOURCE[k][1] - SOURCE[k][0])) for k, (lo, hi) in others.items())
+    assert all(
+        hi - lo == pytest.approx(narrow * (SOURCE[k][1] - SOURCE[k][0])) for k, (lo, hi) in others.items()
+    )
 
 
 def test_handwritten_digits_are_grey_images_of_ten_classes():
     x0, label = digits(16)
-    assert x0.shape == (1797, 3, 16, 16) and label.unique().tolist() == list(range(10)) and label.shape == (1797,)
+    assert (
+        x0.shape == (1797, 3, 16, 16)
+        and label.unique().tolist() == list(range(10))
+        and label.shape == (1797,)
+    )
     assert x0.min() >= -1 and x0.max() <= 1 and x0.dtype == torch.float32
     assert torch.equal(x0[:, 0], x0[:, 1]) and torch.equal(x0[:, 0], x0[:, 2])
-    assert x0[..., 0].mean() > 0.9 > 0 > x0[..., 6:10, 6:10].mean() - 0.5      # dark ink in the middle of white paper
+    assert (
+        x0[..., 0].mean() > 0.9 > 0 > x0[..., 6:10, 6:10].mean() - 0.5
+    )  # dark ink in the middle of white paper
 
 
 # what is refused
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: World(fonts=("Arial",)), ("Arial", "expected some of DejaVuSans")),
-    (lambda: World(glyphs="0é"), ("'é'", "012")),
-    (lambda: World(glyphs=""), ("nothing",)),
-    (lambda: World(fonts=()), ("nothing",)),
-    (lambda: World(ranges=(*NARROW[1:], ("rotation", (3.0, 2.0)))), ("rotation: (3.0, 2.0)", "lo <= hi")),
-    (lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.nan)))), ("rotation: (0.0, nan)", "finite")),
-    (lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.inf)))), ("rotation: (0.0, inf)", "finite")),
-    (lambda: World(ranges=(*NARROW, ("slant", (0.0, 1.0)))), ("slant: (0.0, 1.0)", "rotation, shear")),
-    (lambda: World(ranges=NARROW[1:]), ("nothing for rotation", "expected a range for each of rotation, shear")),
-    *((lambda n=n: target(narrow=n), (f"{n}, 0.0", "0 < narrow <= 1")) for n in (0.0, -0.1, 1.1, math.nan)),
-    *((lambda g=g: target(gap=g), (f"0.2, {g}", "gap >= 0")) for g in (-0.1, math.inf, math.nan)),
-    *((lambda c=c: target(classes=c), (f"{c}, 4", "1 to 62")) for c in (0, 63)),
-    *((lambda f=f: target(fonts=f), (f"10, {f}", "1 to 21")) for f in (0, 22)),
-    (lambda: target().sample(3, 10), ("label 10 is out of range for 10 classes",)),
-    (lambda: target().sample(3, -1), ("label -1 is out of range for 10 classes",)),
-    (lambda: target().sample(3, torch.tensor([0, -2, 9])), ("label -2 is out of range",)),
-    (lambda: target().sample(3, torch.tensor([0, 1])), ("label has shape (2,)", "(3,)")),
-    (lambda: target().sample(3, 1.0), ("label has shape ()", "torch.float32", "integers")),
-    (lambda: target().sample(0), ("n is 0", "1 or more"))])
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: World(fonts=("Arial",)), ("Arial", "expected some of DejaVuSans")),
+        (lambda: World(glyphs="0é"), ("'é'", "012")),
+        (lambda: World(glyphs=""), ("nothing",)),
+        (lambda: World(fonts=()), ("nothing",)),
+        (lambda: World(ranges=(*NARROW[1:], ("rotation", (3.0, 2.0)))), ("rotation: (3.0, 2.0)", "lo <= hi")),
+        (
+            lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.nan)))),
+            ("rotation: (0.0, nan)", "finite"),
+        ),
+        (
+            lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.inf)))),
+            ("rotation: (0.0, inf)", "finite"),
+        ),
+        (lambda: World(ranges=(*NARROW, ("slant", (0.0, 1.0)))), ("slant: (0.0, 1.0)", "rotation, shear")),
+        (
+            lambda: World(ranges=NARROW[1:]),
+            ("nothing for rotation", "expected a range for each of rotation, shear"),
+        ),
+        *(
+            (lambda n=n: target(narrow=n), (f"{n}, 0.0", "0 < narrow <= 1"))
+            for n in (0.0, -0.1, 1.1, math.nan)
+        ),
+        *((lambda g=g: target(gap=g), (f"0.2, {g}", "gap >= 0")) for g in (-0.1, math.inf, math.nan)),
+        *((lambda c=c: target(classes=c), (f"{c}, 4", "1 to 62")) for c in (0, 63)),
+        *((lambda f=f: target(fonts=f), (f"10, {f}", "1 to 21")) for f in (0, 22)),
+        (lambda: target().sample(3, 10), ("label 10 is out of range for 10 classes",)),
+        (lambda: target().sample(3, -1), ("label -1 is out of range for 10 classes",)),
+        (lambda: target().sample(3, torch.tensor([0, -2, 9])), ("label -2 is out of range",)),
+        (lambda: target().sample(3, torch.tensor([0, 1])), ("label has shape (2,)", "(3,)")),
+        (lambda: target().sample(3, 1.0), ("label has shape ()", "torch.float32", "integers")),
+        (lambda: target().sample(0), ("n is 0", "1 or more")),
+    ],
+)
 def test_what_is_no_world_is_refused(make, words):
     with refuses(*words):
         make()

@@ -17,9 +17,9 @@ close = torch.testing.assert_close
 
 def plain(mixture, x, sigma):
     """The reference: log p, score and denoiser with one einsum per component's eigenvectors, as one writes them down."""
-    delta = x[:, None] - mixture.means                                                # (N, K, D)
+    delta = x[:, None] - mixture.means  # (N, K, D)
     coords = torch.einsum("nkd,kde->nke", delta, mixture.axes)
-    var = mixture.variances + sigma**2                                                # (K, D)
+    var = mixture.variances + sigma**2  # (K, D)
     logits = mixture.weights.log() - 0.5 * (coords**2 / var + (2 * math.pi * var).log()).sum(-1)
     pull = -torch.einsum("nke,kde->nkd", coords / var, mixture.axes)
     score = torch.einsum("nk,nkd->nd", logits.softmax(-1), pull)
@@ -30,8 +30,14 @@ def plain(mixture, x, sigma):
 def mixtures(draw):
     """A mixture of 1 to 5 components in 1, 2 or 5 dimensions with numbers of hypothesis' choice."""
     k, d = draw(st.integers(1, 5)), draw(st.sampled_from(DIMS))
-    numbers = lambda n, lo, hi: torch.tensor(draw(st.lists(st.floats(lo, hi), min_size=n, max_size=n)), dtype=torch.float64)
-    weights, means, root = numbers(k, 0.1, 1), numbers(k * d, -5, 5), numbers(k * d * d, -1, 1).reshape(k, d, d)
+    numbers = lambda n, lo, hi: torch.tensor(
+        draw(st.lists(st.floats(lo, hi), min_size=n, max_size=n)), dtype=torch.float64
+    )
+    weights, means, root = (
+        numbers(k, 0.1, 1),
+        numbers(k * d, -5, 5),
+        numbers(k * d * d, -1, 1).reshape(k, d, d),
+    )
     return GaussianMixture(weights / weights.sum(), means.reshape(k, d), root @ root.mT + 0.05 * torch.eye(d))
 
 
@@ -40,21 +46,28 @@ def test_logp_agrees_with_scipy(mixture, sigma, seed):
     d = mixture.means.shape[1]
     x = 4 * torch.randn(5, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     covs = (mixture.covs + sigma**2 * torch.eye(d, dtype=torch.float64)).numpy()
-    parts = [multivariate_normal(m, c).logpdf(x).reshape(5) for m, c in zip(mixture.means.numpy(), covs, strict=True)]
+    parts = [
+        multivariate_normal(m, c).logpdf(x).reshape(5)
+        for m, c in zip(mixture.means.numpy(), covs, strict=True)
+    ]
     truth = logsumexp(parts, 0, b=mixture.weights.numpy()[:, None])
     close(mixture.logp(x, sigma), torch.from_numpy(truth), rtol=1e-9, atol=1e-9)
 
 
 @given(mixtures(), st.floats(0, 10), st.integers(0, 99))
 def test_the_score_is_the_gradient_of_logp(mixture, sigma, seed):
-    x = 4 * torch.randn(5, mixture.means.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    gradient, = torch.autograd.grad(mixture.logp(x.requires_grad_(), sigma).sum(), x)
+    x = 4 * torch.randn(
+        5, mixture.means.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    (gradient,) = torch.autograd.grad(mixture.logp(x.requires_grad_(), sigma).sum(), x)
     close(mixture.score(x.detach(), sigma), gradient, rtol=1e-8, atol=1e-8)
 
 
 @given(mixtures(), st.floats(1e-3, 10), st.integers(0, 99))
 def test_the_denoiser_is_x_plus_sigma_squared_score(mixture, sigma, seed):
-    x = 4 * torch.randn(5, mixture.means.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = 4 * torch.randn(
+        5, mixture.means.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     close(mixture.denoise(x, sigma), x + sigma**2 * mixture.score(x, sigma), rtol=1e-9, atol=1e-9)
 
 
@@ -85,7 +98,7 @@ def test_a_sigma_for_each_sample_equals_the_shared_sigma(d, rng):
     x = 3 * torch.randn(6, d, generator=rng, dtype=torch.float64)
     sigma = torch.tensor([0.01, 0.1, 0.5, 1.0, 10.0, 80.0], dtype=torch.float64)
     for f in (mixture.logp, mixture.score, mixture.denoise, mixture.responsibilities):
-        one_by_one = torch.cat([f(x[i:i + 1], s) for i, s in enumerate(sigma)])
+        one_by_one = torch.cat([f(x[i : i + 1], s) for i, s in enumerate(sigma)])
         close(f(x, sigma), one_by_one, rtol=1e-9, atol=1e-11)
 
 
@@ -136,7 +149,9 @@ def test_float32_errs_no_more_than_the_plain_version_in_float32(far, sigma, rng)
     functions = (mixture.logp, mixture.score, mixture.denoise)
     for f, theirs, exact in zip(functions, plainly, plain(mixture, x, sigma), strict=True):
         worst = lambda y: (y.double() - exact).abs().max()
-        assert worst(f(x.float(), sigma)) <= 4 * worst(theirs) + 2.0**-21 * exact.abs().max()      # and a few roundings
+        assert (
+            worst(f(x.float(), sigma)) <= 4 * worst(theirs) + 2.0**-21 * exact.abs().max()
+        )  # and a few roundings
 
 
 @pytest.mark.parametrize("n", (1, 6, 7, 8, 21, 50))
@@ -145,7 +160,7 @@ def test_blocks_do_not_matter(n, rng, monkeypatch):
     levels = torch.rand(n, generator=rng, dtype=torch.float64) + 0.1
     functions = (mixture.logp, mixture.score, mixture.denoise, mixture.responsibilities)
     whole = [f(x, s) for f in functions for s in (0.5, levels)]
-    monkeypatch.setattr(gmm, "BLOCK", {"cpu": 3 * 7})                                   # 7 points at a time
+    monkeypatch.setattr(gmm, "BLOCK", {"cpu": 3 * 7})  # 7 points at a time
     for one, other in zip(whole, [f(x, s) for f in functions for s in (0.5, levels)], strict=True):
         close(other, one, rtol=1e-12, atol=1e-12)
 
@@ -188,12 +203,17 @@ def test_an_empty_batch_comes_back_empty(sigma):
 def test_answers_come_in_the_precision_of_x(dtype):
     mixture, x = random_mixture(3, 2), torch.zeros(4, 2, dtype=dtype)
     for sigma in (0.5, torch.tensor(0.5), torch.full((4,), 0.5), torch.full((4,), 0.5, dtype=torch.float64)):
-        assert mixture.logp(x, sigma).dtype == mixture.score(x, sigma).dtype == mixture.denoise(x, sigma).dtype == dtype
+        assert (
+            mixture.logp(x, sigma).dtype
+            == mixture.score(x, sigma).dtype
+            == mixture.denoise(x, sigma).dtype
+            == dtype
+        )
 
 
 def test_responsibilities_are_bayes_rule(rng):
     mixture, x = random_mixture(3, 2), torch.randn(10, 2, generator=rng, dtype=torch.float64)
-    parts = [GaussianMixture([1.0], mixture.means[k:k + 1], mixture.covs[k:k + 1]) for k in range(3)]
+    parts = [GaussianMixture([1.0], mixture.means[k : k + 1], mixture.covs[k : k + 1]) for k in range(3)]
     joint = torch.stack([mixture.weights[k].log() + p.logp(x, 0.7) for k, p in enumerate(parts)], -1)
     close(mixture.responsibilities(x, 0.7), (joint - mixture.logp(x, 0.7)[:, None]).exp())
 
@@ -226,7 +246,10 @@ def test_sampling_draws_from_its_generator_alone():
 
 def test_points_are_a_function_of_their_own_noise(rng):
     mixture = random_mixture(4, 2)
-    u, z = torch.rand(3, 8, generator=rng, dtype=torch.float64), torch.randn(3, 8, 2, generator=rng, dtype=torch.float64)
+    u, z = (
+        torch.rand(3, 8, generator=rng, dtype=torch.float64),
+        torch.randn(3, 8, 2, generator=rng, dtype=torch.float64),
+    )
     x = mixture.from_noise(u, z)
     assert torch.equal(x, mixture.from_noise(u, z)) and x.shape == (3, 8, 2)
     close(x[1, 3:5], mixture.from_noise(u[1, 3:5], z[1, 3:5]))
@@ -234,7 +257,7 @@ def test_points_are_a_function_of_their_own_noise(rng):
 
 def test_noise_picks_the_component_by_u_and_the_place_by_z():
     mixture = GaussianMixture([0.25, 0.75], [[0.0], [5.0]], [[[1.0]], [[4.0]]])
-    u = torch.tensor([0.0, 0.2, 0.25, 0.999])               # component 0 is u < 0.25
+    u = torch.tensor([0.0, 0.2, 0.25, 0.999])  # component 0 is u < 0.25
     close(mixture.from_noise(u, torch.zeros(4, 1)), torch.tensor([[0.0], [0.0], [5.0], [5.0]]))
     moved = mixture.from_noise(u, torch.ones(4, 1)) - mixture.from_noise(u, torch.zeros(4, 1))
     close(moved.abs(), torch.tensor([[1.0], [1.0], [2.0], [2.0]]))
@@ -250,7 +273,9 @@ def test_moving_to_a_device_changes_nothing_else():
 def test_a_class_holds_its_components_and_the_null_label_all(rng):
     mixture, x = random_labelled(6, 2, classes=3), torch.randn(10, 2, generator=rng, dtype=torch.float64)
     keep = mixture.labels == 1
-    alone = GaussianMixture(mixture.weights[keep] / mixture.weights[keep].sum(), mixture.means[keep], mixture.covs[keep])
+    alone = GaussianMixture(
+        mixture.weights[keep] / mixture.weights[keep].sum(), mixture.means[keep], mixture.covs[keep]
+    )
     close(mixture.given(1).logp(x), alone.logp(x))
     close(mixture.given(mixture.null).logp(x), mixture.logp(x))
 
@@ -265,11 +290,11 @@ def test_the_marginal_is_the_sum_over_classes(rng):
 @pytest.mark.parametrize("sigma", (0.5, torch.tensor([0.1, 0.5, 1.0, 3.0, 9.0, 0.2])))
 def test_a_label_for_each_sample_is_each_class_s_own_denoiser(sigma, rng):
     mixture, x = random_labelled(6, 2, classes=2), torch.randn(6, 2, generator=rng, dtype=torch.float64)
-    label = torch.tensor([0, 1, 2, 1, 0, 2])                                              # 2 is null
+    label = torch.tensor([0, 1, 2, 1, 0, 2])  # 2 is null
     out = mixture.denoiser(label)(x, sigma)
     for i, c in enumerate(label.tolist()):
         s = sigma[i] if torch.is_tensor(sigma) else sigma
-        close(out[i:i + 1], mixture.denoiser(c)(x[i:i + 1], s))
+        close(out[i : i + 1], mixture.denoiser(c)(x[i : i + 1], s))
 
 
 def test_labelled_draws_carry_their_component_s_label(rng):
@@ -290,22 +315,28 @@ def test_weights_are_normalised_within_rounding():
     assert GaussianMixture(torch.full((3,), 1 / 3), torch.zeros(3, 1), torch.ones(3, 1, 1)).weights.sum() == 1
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(weights=torch.ones(3) / 3), ("weights", "(3,)", "(2,)")),
-    (dict(means=torch.zeros(2)), ("means", "(2,)", "(K, D)")),
-    (dict(means=torch.zeros(0, 2)), ("means", "(0, 2)")),
-    (dict(covs=torch.eye(2)), ("covs", "(2, 2)", "(2, 2, 2)")),
-    (dict(covs=torch.eye(3).expand(2, 3, 3)), ("covs", "(2, 3, 3)", "(2, 2, 2)")),
-    (dict(weights=torch.tensor([0.5, 0.6])), ("weights", "1.1", "sum to 1")),
-    (dict(weights=torch.tensor([1.5, -0.5])), ("weights", "-0.5", "positive")),
-    (dict(weights=torch.tensor([1.0, 0.0])), ("weights", "positive")),
-    (dict(weights=torch.tensor([float("nan"), 0.5])), ("weights", "not finite")),
-    (dict(means=torch.tensor([[0.0, float("inf")], [0.0, 0.0]])), ("means", "not finite")),
-    (dict(covs=torch.full((2, 2, 2), float("nan"))), ("covs", "not finite")),
-    (dict(covs=torch.stack([torch.eye(2), -torch.eye(2)])), ("covs[1]", "positive definite", "-1")),
-    (dict(covs=torch.stack([torch.ones(2, 2), torch.eye(2)])), ("covs[0]", "positive definite")),
-    (dict(covs=torch.stack([torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])])), ("covs[1]", "symmetric")),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(weights=torch.ones(3) / 3), ("weights", "(3,)", "(2,)")),
+        (dict(means=torch.zeros(2)), ("means", "(2,)", "(K, D)")),
+        (dict(means=torch.zeros(0, 2)), ("means", "(0, 2)")),
+        (dict(covs=torch.eye(2)), ("covs", "(2, 2)", "(2, 2, 2)")),
+        (dict(covs=torch.eye(3).expand(2, 3, 3)), ("covs", "(2, 3, 3)", "(2, 2, 2)")),
+        (dict(weights=torch.tensor([0.5, 0.6])), ("weights", "1.1", "sum to 1")),
+        (dict(weights=torch.tensor([1.5, -0.5])), ("weights", "-0.5", "positive")),
+        (dict(weights=torch.tensor([1.0, 0.0])), ("weights", "positive")),
+        (dict(weights=torch.tensor([float("nan"), 0.5])), ("weights", "not finite")),
+        (dict(means=torch.tensor([[0.0, float("inf")], [0.0, 0.0]])), ("means", "not finite")),
+        (dict(covs=torch.full((2, 2, 2), float("nan"))), ("covs", "not finite")),
+        (dict(covs=torch.stack([torch.eye(2), -torch.eye(2)])), ("covs[1]", "positive definite", "-1")),
+        (dict(covs=torch.stack([torch.ones(2, 2), torch.eye(2)])), ("covs[0]", "positive definite")),
+        (
+            dict(covs=torch.stack([torch.eye(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])])),
+            ("covs[1]", "symmetric"),
+        ),
+    ],
+)
 def test_a_mixture_that_is_none_is_refused(change, words):
     good = dict(weights=torch.ones(2) / 2, means=torch.zeros(2, 2), covs=torch.eye(2).expand(2, 2, 2))
     GaussianMixture(**good)
@@ -355,11 +386,14 @@ def test_a_negative_number_of_samples_is_refused():
         random_mixture().sample(-1)
 
 
-@pytest.mark.parametrize("labels, words", [
-    ([0, 1, 0], ("labels has shape (3,)", "(4,)")),
-    ([0, 2, 0, 2], ("labels", "[0, 2]", "from 0 to 2")),
-    ([-1, 0, 1, 0], ("labels", "-1")),
-])
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        ([0, 1, 0], ("labels has shape (3,)", "(4,)")),
+        ([0, 2, 0, 2], ("labels", "[0, 2]", "from 0 to 2")),
+        ([-1, 0, 1, 0], ("labels", "-1")),
+    ],
+)
 def test_labels_that_skip_a_class_are_refused(labels, words):
     with refuses(*words):
         LabelledMixture(*random_parts(4, 2, 0), labels)

@@ -56,7 +56,7 @@ def test_outside_the_interval_the_main_model_is_returned_bit_for_bit(sigma):
 def test_a_level_for_each_sample_is_guided_row_by_row(w, lo, width):
     D = guided(NARROW, WIDE, w, (lo, lo + width))
     sigma = torch.tensor([0.05, 0.9, 4.0, 30.0], dtype=torch.float64)
-    rows = torch.cat([D(X[i:i + 1], s) for i, s in enumerate(sigma)])
+    rows = torch.cat([D(X[i : i + 1], s) for i, s in enumerate(sigma)])
     close(D(X, sigma), rows)
 
 
@@ -83,7 +83,7 @@ def test_a_function_of_sigma_weighs_each_sample_by_its_own_level():
     sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
     out = guided(NARROW, WIDE, lambda s: 1 + s)(X, sigma)
     for i, s in enumerate(sigma):
-        close(out[i:i + 1], guided(NARROW, WIDE, 1 + s.item())(X[i:i + 1], s))
+        close(out[i : i + 1], guided(NARROW, WIDE, 1 + s.item())(X[i : i + 1], s))
 
 
 def test_a_function_that_is_1_makes_no_guide_call_and_a_row_at_0_or_1_is_exact():
@@ -92,7 +92,9 @@ def test_a_function_that_is_1_makes_no_guide_call_and_a_row_at_0_or_1_is_exact()
     assert torch.equal(guided(main, guide, w)(X, torch.tensor(0.5)), NARROW(X, 0.5)) and guide.calls == 0
     sigma = torch.tensor([0.5, 2.0, 0.1, 3.0])
     out = guided(main, guide, w)(X, sigma)
-    assert torch.equal(out[[0, 2]], NARROW(X, sigma)[[0, 2]]) and torch.equal(out[[1, 3]], WIDE(X, sigma)[[1, 3]])
+    assert torch.equal(out[[0, 2]], NARROW(X, sigma)[[0, 2]]) and torch.equal(
+        out[[1, 3]], WIDE(X, sigma)[[1, 3]]
+    )
 
 
 @given(weights, levels)
@@ -124,7 +126,9 @@ def test_cfg_guides_the_labelled_branch_by_the_null_branch(y, rng):
 
 @given(weights, levels)
 def test_domain_guidance_guides_the_fine_tuned_model_by_the_pre_trained_one(w, sigma):
-    close(domain_guidance(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
+    close(
+        domain_guidance(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma))
+    )
     assert torch.equal(domain_guidance(NARROW, WIDE, w, (60, 70))(X, sigma), NARROW(X, sigma))
 
 
@@ -140,11 +144,21 @@ def test_a_reused_guide_is_called_in_every_kth_step_and_lends_its_noise_in_betwe
     def D(x, sigma):
         asked.append(sigma)
         return 0.3 * x
+
     guide, sigmas = reused(D, 2), [8.0, 4.0, 2.0, 1.0]
     values = [guide(X, torch.tensor(s)) for s in sigmas]
     assert asked == [8.0, 2.0]
-    close(values[0], 0.3 * X), close(values[1], X - 4 / 8 * 0.7 * X), close(values[2], 0.3 * X), close(values[3], X - 1 / 2 * 0.7 * X)
-    guide(X, torch.tensor(8.0)), guide(X[:1], torch.tensor(4.0)), guide(X, torch.tensor(2.0))      # a new run; other shapes
+    (
+        close(values[0], 0.3 * X),
+        close(values[1], X - 4 / 8 * 0.7 * X),
+        close(values[2], 0.3 * X),
+        close(values[3], X - 1 / 2 * 0.7 * X),
+    )
+    (
+        guide(X, torch.tensor(8.0)),
+        guide(X[:1], torch.tensor(4.0)),
+        guide(X, torch.tensor(2.0)),
+    )  # a new run; other shapes
     assert asked == [8.0, 2.0, 8.0, 4.0, 2.0]
     every = reused(D, 1)
     assert all(torch.equal(every(X, torch.tensor(s)), 0.3 * X) for s in sigmas)
@@ -152,12 +166,19 @@ def test_a_reused_guide_is_called_in_every_kth_step_and_lends_its_noise_in_betwe
         reused(D, 0)
 
 
-@pytest.mark.parametrize("a, b, calls", [
-    (1, 1, (0, 0, 1)),                                     # no guidance
-    (1, 1.5, (0, 1, 1)), (1, 0, (0, 1, 0)),                # the CFG line and its end
-    (1.5, 1.5, (1, 0, 1)), (0, 0, (1, 0, 0)),              # the DoG line and its end
-    (1.2, 1.5, (1, 1, 1)), (0, 1, (1, 1, 1)), (2, 0, (1, 1, 0)),
-])
+@pytest.mark.parametrize(
+    "a, b, calls",
+    [
+        (1, 1, (0, 0, 1)),  # no guidance
+        (1, 1.5, (0, 1, 1)),
+        (1, 0, (0, 1, 0)),  # the CFG line and its end
+        (1.5, 1.5, (1, 0, 1)),
+        (0, 0, (1, 0, 0)),  # the DoG line and its end
+        (1.2, 1.5, (1, 1, 1)),
+        (0, 1, (1, 1, 1)),
+        (2, 0, (1, 1, 0)),
+    ],
+)
 def test_the_plane_calls_only_the_networks_its_point_needs(a, b, calls):
     finetuned, pretrained, _ = counted()
     null = Counted(CLASS)
@@ -168,12 +189,19 @@ def test_the_plane_calls_only_the_networks_its_point_needs(a, b, calls):
 @given(weights, weights, levels)
 def test_the_plane_is_its_formula(a, b, sigma):
     pre, null, ft = WIDE(X, sigma), NARROW(X, sigma), CLASS(X, sigma)
-    close(plane(WIDE, NARROW, CLASS, a, b)(X, sigma), pre + a * (null - pre) + b * (ft - null), rtol=1e-9, atol=1e-9)
+    close(
+        plane(WIDE, NARROW, CLASS, a, b)(X, sigma),
+        pre + a * (null - pre) + b * (ft - null),
+        rtol=1e-9,
+        atol=1e-9,
+    )
 
 
 @given(weights, levels)
 def test_the_plane_holds_cfg_and_domain_guidance(w, sigma):
-    close(plane(WIDE, NARROW, CLASS, 1, w)(X, sigma), guided(CLASS, NARROW, w)(X, sigma), rtol=1e-9, atol=1e-9)
+    close(
+        plane(WIDE, NARROW, CLASS, 1, w)(X, sigma), guided(CLASS, NARROW, w)(X, sigma), rtol=1e-9, atol=1e-9
+    )
     close(plane(WIDE, NARROW, CLASS, w, w)(X, sigma), guided(CLASS, WIDE, w)(X, sigma), rtol=1e-9, atol=1e-9)
 
 
@@ -187,14 +215,14 @@ def test_outside_the_interval_the_plane_is_the_fine_tuned_model():
     D = plane(pretrained, null, finetuned, 1.3, 2.0, interval=(0.5, 5.0))
     assert torch.equal(D(X, 0.1), CLASS(X, 0.1)) and (pretrained.calls, null.calls) == (0, 0)
     sigma = torch.tensor([0.1, 1.0, 2.0, 9.0], dtype=torch.float64)
-    close(D(X, sigma), torch.cat([D(X[i:i + 1], s) for i, s in enumerate(sigma)]))
+    close(D(X, sigma), torch.cat([D(X[i : i + 1], s) for i, s in enumerate(sigma)]))
 
 
 def test_the_weights_of_the_plane_may_be_functions_of_sigma():
     sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64)
     out = plane(WIDE, NARROW, CLASS, lambda s: 1 + s, lambda s: 2 - s)(X, sigma)
     for i, s in enumerate(sigma.tolist()):
-        close(out[i:i + 1], plane(WIDE, NARROW, CLASS, 1 + s, 2 - s)(X[i:i + 1], s))
+        close(out[i : i + 1], plane(WIDE, NARROW, CLASS, 1 + s, 2 - s)(X[i : i + 1], s))
 
 
 def test_a_row_that_needs_one_network_gets_it_bit_for_bit():

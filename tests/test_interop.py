@@ -8,7 +8,7 @@ from helpers import refuses
 from test_images import SHAPE, WORLD, same, tiny, trained
 
 from dgtoy import Recipe, domain_guidance
-from dgtoy import weights as shipped
+from dgtoy import shipped as shipped
 from dgtoy.interop import add_lora, lora_guide
 
 pytest.importorskip("peft")
@@ -59,10 +59,14 @@ def test_only_the_adapter_and_the_new_table_train(base, tuned):
     fresh = add_lora(base, 2, rank=2)
     table = "y_embedder.finetuned.embedding_table.weight"
     assert {k for k in tuned.params if "lora_" not in k} == {table}
-    assert len(tuned.params) == 1 + 2 * 5 * base.config["depth"]          # A and B of the five matrices of a block
+    assert len(tuned.params) == 1 + 2 * 5 * base.config["depth"]  # A and B of the five matrices of a block
     before, after = fresh.net.state_dict(), tuned.net.state_dict()
     assert {k for k in before if not torch.equal(before[k], after[k])} == set(tuned.params)
-    kept = {k.replace(".base_layer", "").replace("y_embedder.pretrained", "y_embedder"): v for k, v in after.items() if k not in tuned.params}
+    kept = {
+        k.replace(".base_layer", "").replace("y_embedder.pretrained", "y_embedder"): v
+        for k, v in after.items()
+        if k not in tuned.params
+    }
     assert same(kept, base.net.state_dict())
 
 
@@ -90,7 +94,11 @@ def test_domain_guidance_of_the_one_network_is_the_formula_of_two(base, tuned):
 
 def test_training_with_the_guide_inside_is_training_with_the_pretrained_model(base):
     """DogFit turns the adapter off and on again in the middle of a step."""
-    recipe, one, two = Recipe(steps=5, batch=4, lr=1e-2, w=1.5, late=0.0), add_lora(base, 2, rank=2), add_lora(base, 2, rank=2)
+    recipe, one, two = (
+        Recipe(steps=5, batch=4, lr=1e-2, w=1.5, late=0.0),
+        add_lora(base, 2, rank=2),
+        add_lora(base, 2, rank=2),
+    )
     inside = trained(one, WORLD, recipe, guide=lora_guide(one).denoiser(4))
     beside = trained(two, WORLD, recipe, guide=base.denoiser(4))
     assert inside[1] == beside[1] and same(one.net.state_dict(), two.net.state_dict())
@@ -110,7 +118,7 @@ def test_the_adapter_is_on_again_after_a_call_of_the_guide(tuned):
     names = set(tuned.params)
     guide.denoiser(guide.null)(x, sigma)
     assert torch.equal(tuned.denoiser(0)(x, sigma), before)
-    with refuses("x has shape (5, 3, 4, 4)"):              # from within the network
+    with refuses("x has shape (5, 3, 4, 4)"):  # from within the network
         guide(x[..., :4, :4], sigma, guide.null)
     assert torch.equal(tuned.denoiser(0)(x, sigma), before) and set(tuned.params) == names
 

@@ -4,8 +4,16 @@ import torch
 from helpers import refuses
 from PIL import Image
 
-from dgtoy import latents
-from dgtoy.latents import HubImages, ImageFolder, Latents, Unshuffle, centre_crop, prepare, to_uint8
+from dgtoy.pipeline import latents
+from dgtoy.pipeline.latents import (
+    HubImages,
+    ImageFolder,
+    Latents,
+    Unshuffle,
+    centre_crop,
+    prepare,
+    to_uint8,
+)
 
 close = torch.testing.assert_close
 
@@ -22,7 +30,9 @@ def folder(tmp_path):
     for k, (name, count) in enumerate((("cat", 5), ("dog", 4))):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(count):
-            picture(20 + 3 * i, 30 - 2 * i, 10 * k + i).save(tmp_path / "images" / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+            picture(20 + 3 * i, 30 - 2 * i, 10 * k + i).save(
+                tmp_path / "images" / name / f"{i}.{'png' if i % 2 else 'jpg'}"
+            )
     return tmp_path / "images"
 
 
@@ -34,7 +44,10 @@ def everything(images, out, **options):
 
 # cropping
 
-@pytest.mark.parametrize("height, width, size", [(64, 64, 32), (65, 97, 32), (31, 40, 32), (128, 70, 16), (32, 32, 32)])
+
+@pytest.mark.parametrize(
+    "height, width, size", [(64, 64, 32), (65, 97, 32), (31, 40, 32), (128, 70, 16), (32, 32, 32)]
+)
 def test_the_crop_is_square_and_a_picture_of_that_size_passes_untouched(height, width, size):
     found = centre_crop(picture(height, width), size)
     assert found.shape == (3, size, size) and found.dtype == torch.uint8
@@ -48,17 +61,20 @@ def test_the_crop_is_what_the_published_arithmetic_gives():
     once = image.resize((101, 75), Image.Resampling.BOX)
     scaled = np.asarray(once.resize((round(101 * 40 / 75), 40), Image.Resampling.BICUBIC))
     left = (scaled.shape[1] - 40) // 2
-    assert torch.equal(centre_crop(image, 40), torch.from_numpy(scaled[:, left:left + 40].copy()).permute(2, 0, 1))
+    assert torch.equal(
+        centre_crop(image, 40), torch.from_numpy(scaled[:, left : left + 40].copy()).permute(2, 0, 1)
+    )
 
 
 def test_bytes_round_as_the_official_code_does():
     x = torch.linspace(-1, 1, 256)
     assert torch.equal(to_uint8(x)[[0, 255]], torch.tensor([0, 255], dtype=torch.uint8))
     pixels = torch.arange(256).to(torch.uint8)
-    assert torch.equal(to_uint8(pixels.float() / 127.5 - 1), pixels)       # bytes survive the way there and back
+    assert torch.equal(to_uint8(pixels.float() / 127.5 - 1), pixels)  # bytes survive the way there and back
 
 
 # codecs
+
 
 def test_unshuffling_is_exact_and_gives_the_shape_of_dit_256():
     grey = torch.rand(2, 1, 64, 64).expand(-1, 3, -1, -1) * 2 - 1
@@ -70,9 +86,17 @@ def test_unshuffling_is_exact_and_gives_the_shape_of_dit_256():
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
     from diffusers import AutoencoderKL
+
     torch.manual_seed(0)
-    net = AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                        latent_channels=4, norm_num_groups=4, layers_per_block=1, scaling_factor=0.18215)
+    net = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        scaling_factor=0.18215,
+    )
     path = tmp_path_factory.mktemp("vae")
     net.save_pretrained(path)
     return path, net.eval()
@@ -90,22 +114,32 @@ def test_the_vae_gives_the_scaled_posterior_of_the_diffusers_one(vae):
 
 
 def test_missing_weights_of_a_vae_say_where_they_are_published():
-    with pytest.raises(FileNotFoundError, match=r"published as stabilityai/sd-vae-ft-ema .*licence: MIT.*--vae FOLDER"):
+    with pytest.raises(
+        FileNotFoundError, match=r"published as stabilityai/sd-vae-ft-ema .*licence: MIT.*--vae FOLDER"
+    ):
         latents.codec("sd-vae-ft-ema")
 
 
 # prepare
 
+
 def test_latents_are_the_codes_of_the_crops_and_their_mirrors(folder, tmp_path, vae):
     images, coder = ImageFolder(folder), latents.VAE(vae[0])
     data = everything(images, tmp_path / "out", size=16, coder=coder, batch=4)
-    assert data.classes == ["cat", "dog"] and data.label.tolist() == [0] * 5 + [1] * 4 and data.shape == (4, 8, 8)
+    assert (
+        data.classes == ["cat", "dog"]
+        and data.label.tolist() == [0] * 5 + [1] * 4
+        and data.shape == (4, 8, 8)
+    )
     for i in (0, 6):
         x = centre_crop(images[i][0], 16)[None].float() / 127.5 - 1
         with torch.no_grad():
             for view, picture_ in enumerate((x, x.flip(-1))):
                 mean, std = coder.encode(picture_)
-                close(data.mean[i, view].float(), mean[0], rtol=2e-3, atol=2e-3), close(data.std[i, view].float(), std[0], rtol=2e-3, atol=2e-3)
+                (
+                    close(data.mean[i, view].float(), mean[0], rtol=2e-3, atol=2e-3),
+                    close(data.std[i, view].float(), std[0], rtol=2e-3, atol=2e-3),
+                )
 
 
 def test_every_draw_is_fresh_and_flips_on_request(folder, tmp_path, vae):
@@ -114,13 +148,19 @@ def test_every_draw_is_fresh_and_flips_on_request(folder, tmp_path, vae):
     plain, label = data.draw(rows, torch.tensor([False, True]), z)
     close(plain[0], data.mean[2, 0].float() + data.std[2, 0].float() * z[0])
     close(plain[1], data.mean[7, 1].float() + data.std[7, 1].float() * z[1])
-    assert label.tolist() == [0, 1] and not torch.equal(plain, data.draw(rows, torch.tensor([False, True]), -z)[0])
+    assert label.tolist() == [0, 1] and not torch.equal(
+        plain, data.draw(rows, torch.tensor([False, True]), -z)[0]
+    )
 
 
 def test_letters_are_not_mirrored_on_request(folder, tmp_path):
-    both, plain = (everything(ImageFolder(folder), tmp_path / str(m), size=16, mirror=m) for m in (True, False))
+    both, plain = (
+        everything(ImageFolder(folder), tmp_path / str(m), size=16, mirror=m) for m in (True, False)
+    )
     rows, flip, z = torch.arange(9), torch.ones(9, dtype=torch.bool), torch.zeros(9, *plain.shape)
-    assert torch.equal(plain.draw(rows, flip, z)[0], both.draw(rows, ~flip, z)[0]) and not torch.equal(plain.draw(rows, flip, z)[0], both.draw(rows, flip, z)[0])
+    assert torch.equal(plain.draw(rows, flip, z)[0], both.draw(rows, ~flip, z)[0]) and not torch.equal(
+        plain.draw(rows, flip, z)[0], both.draw(rows, flip, z)[0]
+    )
     with pytest.raises(ValueError, match="was prepared with mirror True; this run has False"):
         everything(ImageFolder(folder), tmp_path / "True", size=16, mirror=False)
 
@@ -132,7 +172,9 @@ def test_an_interrupted_preparation_goes_on_and_ends_the_same(folder, tmp_path, 
     steps = prepare(images, tmp_path / "part", size=16)
     next(steps)
     stamp = (tmp_path / "part" / "latents-00000.safetensors").stat().st_mtime_ns
-    with pytest.raises(ValueError, match="latents-00001.safetensors is missing, one of 2; run `dit prepare` again"):
+    with pytest.raises(
+        ValueError, match="latents-00001.safetensors is missing, one of 2; run `dit prepare` again"
+    ):
         Latents(tmp_path / "part")
     found = everything(images, tmp_path / "part", size=16)
     assert torch.equal(found.mean, whole.mean) and torch.equal(found.label, whole.label)
@@ -191,12 +233,22 @@ def test_a_damaged_shard_is_refused(folder, tmp_path):
 
 def test_a_hugging_face_dataset_gives_what_its_folder_gives(folder, tmp_path):
     import datasets
+
     plain = ImageFolder(folder)
     pictures = [plain[i] for i in range(len(plain))]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=plain.classes))
-    datasets.Dataset.from_dict(dict(image=[p for p, _ in pictures], label=[k for _, k in pictures]), features=features).save_to_disk(tmp_path / "hub")
-    one, other = everything(plain, tmp_path / "a", size=16), everything(HubImages(tmp_path / "hub"), tmp_path / "b", size=16)
-    assert torch.equal(one.mean, other.mean) and torch.equal(one.label, other.label) and one.classes == other.classes
+    datasets.Dataset.from_dict(
+        dict(image=[p for p, _ in pictures], label=[k for _, k in pictures]), features=features
+    ).save_to_disk(tmp_path / "hub")
+    one, other = (
+        everything(plain, tmp_path / "a", size=16),
+        everything(HubImages(tmp_path / "hub"), tmp_path / "b", size=16),
+    )
+    assert (
+        torch.equal(one.mean, other.mean)
+        and torch.equal(one.label, other.label)
+        and one.classes == other.classes
+    )
     with refuses("holds 2 classes; expected 3"):
         HubImages(tmp_path / "hub", expected=3)
 
@@ -207,6 +259,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
     def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         list(prepare(ImageFolder(folder), tmp_path / "out", size=16))

@@ -9,7 +9,8 @@ from helpers import random_labelled, random_mixture, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgtoy import GaussianMixture, LabelledMixture, domains, metrics
+from dgtoy import GaussianMixture, LabelledMixture, metrics
+from dgtoy.course.worlds import domains
 
 close = torch.testing.assert_close
 seeds = st.integers(0, 999)
@@ -22,7 +23,9 @@ def cloud(n, d=2, seed=0, mean=0.0, std=1.0):
 def clumps(places, std=0.05):
     """Narrow round clumps at places (K, 2), equally heavy, each a class of its own."""
     k = len(places)
-    return LabelledMixture(torch.full((k,), 1 / k), torch.tensor(places), std**2 * torch.eye(2).expand(k, 2, 2), range(k))
+    return LabelledMixture(
+        torch.full((k,), 1 / k), torch.tensor(places), std**2 * torch.eye(2).expand(k, 2, 2), range(k)
+    )
 
 
 CORNERS = clumps([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -30,7 +33,9 @@ CORNERS = clumps([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 
 def test_one_percent_of_true_samples_is_out_of_domain(rng):
     for mixture in (random_mixture(4, 2), domains.make().target.given(0)):
-        assert metrics.out_of_domain(mixture.sample(50_000, generator=rng), mixture).item() == pytest.approx(0.01, abs=0.003)
+        assert metrics.out_of_domain(mixture.sample(50_000, generator=rng), mixture).item() == pytest.approx(
+            0.01, abs=0.003
+        )
 
 
 def test_the_threshold_is_the_quantile_of_the_log_density():
@@ -65,15 +70,21 @@ def test_mode_coverage_counts_the_components_that_have_their_share(rng):
     assert metrics.mode_coverage(CORNERS.sample(1_000, generator=rng), CORNERS) == 1
     assert metrics.mode_coverage(CORNERS.given(3).sample(1_000, generator=rng), CORNERS) == 0.25
     few = torch.cat([CORNERS.given(c).sample(n, generator=rng) for c, n in enumerate((400, 400, 160, 40))])
-    assert metrics.mode_coverage(few, CORNERS, share=0.2) == 0.75       # the last has .16 of the 250 it should have
+    assert (
+        metrics.mode_coverage(few, CORNERS, share=0.2) == 0.75
+    )  # the last has .16 of the 250 it should have
     assert metrics.mode_coverage(few, CORNERS, share=0.15) == 1.0
 
 
 @pytest.mark.parametrize("metric", ["out_of_domain", "mode_coverage", "class_error", "energy_distance"])
 def test_leading_axes_are_batches(metric, rng):
     x = torch.stack([CORNERS.sample(60, generator=rng) + 0.3 * k for k in range(6)]).reshape(2, 3, 60, 2)
-    others = {"out_of_domain": (CORNERS,), "mode_coverage": (CORNERS,), "class_error": (1, CORNERS),
-              "energy_distance": (CORNERS.sample(80, generator=rng),)}[metric]
+    others = {
+        "out_of_domain": (CORNERS,),
+        "mode_coverage": (CORNERS,),
+        "class_error": (1, CORNERS),
+        "energy_distance": (CORNERS.sample(80, generator=rng),),
+    }[metric]
     f = getattr(metrics, metric)
     whole = f(x, *others)
     assert whole.shape == (2, 3)
@@ -104,13 +115,19 @@ def test_energy_distance_is_its_definition_as_a_plain_loop(seed, n, m, d):
 
 def test_energy_distance_of_gaussians_is_the_closed_form():
     """X - Y is Gaussian with std sqrt(2), so each term is the mean of a folded normal."""
-    folded = lambda mu, s: s * math.sqrt(2 / math.pi) * math.exp(-(mu**2) / (2 * s**2)) + mu * math.erf(mu / (s * math.sqrt(2)))
+    folded = lambda mu, s: (
+        s * math.sqrt(2 / math.pi) * math.exp(-(mu**2) / (2 * s**2)) + mu * math.erf(mu / (s * math.sqrt(2)))
+    )
     truth = 2 * folded(1.0, math.sqrt(2)) - 2 * folded(0.0, math.sqrt(2))
-    assert metrics.energy_distance(cloud(4_000, 1, 1, mean=1.0), cloud(4_000, 1, 2)).item() == pytest.approx(truth, abs=0.05)
+    assert metrics.energy_distance(cloud(4_000, 1, 1, mean=1.0), cloud(4_000, 1, 2)).item() == pytest.approx(
+        truth, abs=0.05
+    )
 
 
 def test_energy_distance_of_equal_laws_is_0_in_expectation():
-    found = torch.stack([metrics.energy_distance(cloud(20, 2, s), cloud(20, 2, s + 10_000)) for s in range(400)])
+    found = torch.stack(
+        [metrics.energy_distance(cloud(20, 2, s), cloud(20, 2, s + 10_000)) for s in range(400)]
+    )
     assert abs(found.mean()) < 4 * found.std() / 20
 
 
@@ -123,19 +140,28 @@ def test_energy_distance_in_float32_survives_a_target_far_from_the_origin():
 @given(seeds, st.integers(2, 50))
 def test_sliced_wasserstein_in_one_dimension_is_scipy_s(seed, n):
     x, y = cloud(n, 1, seed), cloud(n, 1, seed + 1, mean=0.5, std=2.0)
-    assert metrics.sliced_wasserstein(x, y).item() == pytest.approx(scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9)
+    assert metrics.sliced_wasserstein(x, y).item() == pytest.approx(
+        scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9
+    )
 
 
 def test_sliced_wasserstein_is_the_mean_of_scipy_s_over_the_directions():
-    x, y, v = cloud(40, 3, 1), cloud(40, 3, 2, std=2.0), torch.randn(3, 16, generator=torch.Generator().manual_seed(5),
-                                                                     dtype=torch.float64)
+    x, y, v = (
+        cloud(40, 3, 1),
+        cloud(40, 3, 2, std=2.0),
+        torch.randn(3, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64),
+    )
     truth = np.mean([scipy.stats.wasserstein_distance(x @ u / u.norm(), y @ u / u.norm()) for u in v.T])
-    assert metrics.sliced_wasserstein(x, y, 16, torch.Generator().manual_seed(5)).item() == pytest.approx(truth, rel=1e-9)
+    assert metrics.sliced_wasserstein(x, y, 16, torch.Generator().manual_seed(5)).item() == pytest.approx(
+        truth, rel=1e-9
+    )
 
 
 def test_sliced_wasserstein_of_a_shift_is_its_length_times_the_mean_cosine():
     x = cloud(30, 2)
-    assert metrics.sliced_wasserstein(x, x + torch.tensor([3.0, 0.0]), 20_000).item() == pytest.approx(3 * 2 / math.pi, rel=0.02)
+    assert metrics.sliced_wasserstein(x, x + torch.tensor([3.0, 0.0]), 20_000).item() == pytest.approx(
+        3 * 2 / math.pi, rel=0.02
+    )
 
 
 def exactly(mean, cov, n=50, seed=0):
@@ -152,13 +178,19 @@ def test_frechet_distance_of_gaussians_in_one_dimension_is_the_closed_form():
 
 
 def test_frechet_distance_of_gaussians_with_common_axes_is_the_closed_form():
-    x, y = exactly([0.0, 1.0], [[4.0, 0.0], [0.0, 9.0]]), exactly([1.0, 1.0], [[1.0, 0.0], [0.0, 0.04]], seed=1)
+    x, y = (
+        exactly([0.0, 1.0], [[4.0, 0.0], [0.0, 9.0]]),
+        exactly([1.0, 1.0], [[1.0, 0.0], [0.0, 0.04]], seed=1),
+    )
     assert metrics.frechet_distance(x, y).item() == pytest.approx(1 + (2 - 1) ** 2 + (3 - 0.2) ** 2, rel=1e-9)
 
 
 @given(seeds, st.integers(1, 6))
 def test_frechet_distance_agrees_with_scipy_s_matrix_root(seed, d):
-    x, y = cloud(40, d, seed) @ cloud(d, d, seed + 1), cloud(50, d, seed + 2, mean=0.3) @ cloud(d, d, seed + 3)
+    x, y = (
+        cloud(40, d, seed) @ cloud(d, d, seed + 1),
+        cloud(50, d, seed + 2, mean=0.3) @ cloud(d, d, seed + 3),
+    )
     cx, cy = np.atleast_2d(np.cov(x.T)), np.atleast_2d(np.cov(y.T))
     root = scipy.linalg.sqrtm(cx @ cy)
     truth = (x.mean(0) - y.mean(0)).square().sum().item() + np.trace(cx + cy - 2 * root.real)
@@ -178,8 +210,12 @@ def plain_prdc(real, fake, k):
     r, f = [radius(real, i) for i in range(len(real))], [radius(fake, j) for j in range(len(fake))]
     in_real = np.array([[distance(a, b) < r[i] for b in fake] for i, a in enumerate(real)])
     in_fake = np.array([[distance(a, b) < f[j] for j, b in enumerate(fake)] for a in real])
-    return dict(precision=in_real.any(0).mean(), recall=in_fake.any(1).mean(), density=in_real.sum(0).mean() / k,
-                coverage=in_real.any(1).mean())
+    return dict(
+        precision=in_real.any(0).mean(),
+        recall=in_fake.any(1).mean(),
+        density=in_real.sum(0).mean() / k,
+        coverage=in_real.any(1).mean(),
+    )
 
 
 @settings(max_examples=10)
@@ -191,7 +227,12 @@ def test_prdc_is_its_definition_as_a_plain_loop(seed, n, m, k):
 
 def test_prdc_of_equal_laws_is_high_and_of_distant_ones_0():
     same = metrics.prdc(cloud(500, 2, 1), cloud(500, 2, 2))
-    assert same["precision"] > 0.9 and same["recall"] > 0.9 and same["coverage"] > 0.9 and abs(same["density"] - 1) < 0.1
+    assert (
+        same["precision"] > 0.9
+        and same["recall"] > 0.9
+        and same["coverage"] > 0.9
+        and abs(same["density"] - 1) < 0.1
+    )
     assert set(metrics.prdc(cloud(50, 2, 1), cloud(50, 2, 2, mean=100.0)).values()) == {0.0}
 
 
@@ -248,7 +289,10 @@ def test_too_few_samples_are_refused():
 
 def test_samples_of_another_dimension_are_refused():
     mixture = random_labelled()
-    for f in (lambda x: metrics.out_of_domain(x, mixture), lambda x: metrics.mode_coverage(x, mixture),
-              lambda x: metrics.class_error(x, 0, mixture)):
+    for f in (
+        lambda x: metrics.out_of_domain(x, mixture),
+        lambda x: metrics.mode_coverage(x, mixture),
+        lambda x: metrics.class_error(x, 0, mixture),
+    ):
         with refuses("x has shape (5, 3)"):
             f(cloud(5, 3))

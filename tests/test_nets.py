@@ -41,6 +41,7 @@ def test_the_body_s_answer_is_scaled_by_c_out(sigma):
     def body(features):
         seen.append(features)
         return torch.ones_like(x)
+
     out = preconditioned(body, x, sigma, 1, 3, 2.0)
     scale = math.sqrt(sigma**2 + 2.0**2)
     close(out, (2.0 / scale) ** 2 * x + sigma * 2.0 / scale)
@@ -101,7 +102,10 @@ def trained():
     """Three seeds trained together for 100 steps, more than one block of random numbers, and their data."""
     world = random_labelled(6, 2, classes=3, dtype=torch.float32)
     x0 = torch.stack([world.sample(50, generator=torch.Generator().manual_seed(s)) for s in range(3)])
-    data, recipe = Points(x0, torch.arange(50).expand(3, -1) % 3), Recipe(steps=100, batch=32, lr=3e-3, dropout=0.2, ema=0.9)
+    data, recipe = (
+        Points(x0, torch.arange(50).expand(3, -1) % 3),
+        Recipe(steps=100, batch=32, lr=3e-3, dropout=0.2, ema=0.9),
+    )
     together = Ensemble.of([7, 0, 23], **SMALL)
     average = together.clone()
     losses = torch.stack([step.loss for step in fit(together, data, recipe, average)])
@@ -113,7 +117,10 @@ def test_a_member_trained_in_the_ensemble_is_the_network_trained_alone(k, seed, 
     """The plain loop a person writes: one nn.Module, one batch, one Adam; averages after each step."""
     together, average, losses, data, recipe = trained
     net, mean = MLP(seed=seed, **SMALL), MLP(seed=seed, **SMALL)
-    adam, mine = torch.optim.Adam(net.parameters(), lr=recipe.lr), Points(data.x0[k:k + 1], data.label[k:k + 1])
+    adam, mine = (
+        torch.optim.Adam(net.parameters(), lr=recipe.lr),
+        Points(data.x0[k : k + 1], data.label[k : k + 1]),
+    )
     for t in range(recipe.steps):
         x0, label, sigma, x = (a[0, t % 64] for a in batches(mine, [seed], recipe, net.null, t // 64, 2))
         loss = denoising_loss(net(x, sigma, label), x0, sigma, net.sigma_data)
@@ -170,7 +177,9 @@ def test_a_clone_shares_nothing():
     copy = together.clone()
     for p in copy.params.values():
         p.data += 1
-    assert not any(torch.equal(p, q) for p, q in zip(together.params.values(), copy.params.values(), strict=True))
+    assert not any(
+        torch.equal(p, q) for p, q in zip(together.params.values(), copy.params.values(), strict=True)
+    )
 
 
 def test_moving_an_ensemble_keeps_its_answer():
@@ -181,14 +190,14 @@ def test_moving_an_ensemble_keeps_its_answer():
 
 def test_a_level_for_each_sample_equals_the_shared_level():
     net, x, sigma = awake(MLP(**SMALL)), points(4, 2), torch.tensor([0.01, 0.5, 3.0, 40.0])
-    rows = torch.cat([net.denoiser(1)(x[i:i + 1], s) for i, s in enumerate(sigma)])
+    rows = torch.cat([net.denoiser(1)(x[i : i + 1], s) for i, s in enumerate(sigma)])
     close(net.denoiser(1)(x, sigma), rows)
     close(net.denoiser(1)(x, torch.tensor(0.5, dtype=torch.float64)), net.denoiser(1)(x, 0.5))
 
 
 def test_a_label_for_each_sample_equals_each_class_s_denoiser():
     net, x, label = awake(MLP(**SMALL)), points(4, 2), torch.tensor([2, 0, 3, 1])
-    rows = torch.cat([net.denoiser(c)(x[i:i + 1], 0.7) for i, c in enumerate(label.tolist())])
+    rows = torch.cat([net.denoiser(c)(x[i : i + 1], 0.7) for i, c in enumerate(label.tolist())])
     close(net.denoiser(label)(x, 0.7), rows)
 
 

@@ -5,13 +5,16 @@ import pytest
 from helpers import refuses
 from nbclient.exceptions import CellExecutionError
 
-from dgtoy import notebooks
+from dgtoy.course import notebooks
 
 
 def write(folder, name, code):
     """A notebook of one title and one code cell."""
     folder.mkdir(exist_ok=True)
-    cells = [nbformat.v4.new_markdown_cell("# Why?\n\nIt runs in about 5 seconds on two CPU cores."), nbformat.v4.new_code_cell(code)]
+    cells = [
+        nbformat.v4.new_markdown_cell("# Why?\n\nIt runs in about 5 seconds on two CPU cores."),
+        nbformat.v4.new_code_cell(code),
+    ]
     (folder / name).write_text(nbformat.writes(nbformat.v4.new_notebook(cells=cells)) + "\n")
 
 
@@ -41,7 +44,8 @@ def test_a_folder_without_notebooks_is_refused(tmp_path):
 def test_a_stamp_rounds_up_and_keeps_the_sentence():
     from types import SimpleNamespace as Box
 
-    from dgtoy.notebooks import _stamp
+    from dgtoy.course.notebooks import _stamp
+
     book = Box(cells=[Box(source="It runs in\nabout 10 seconds on two\nCPU cores. Another 10 stays.")])
     _stamp(book, 21.3)
     assert book.cells[0].source == "It runs in\nabout 25 seconds on two\nCPU cores. Another 10 stays."

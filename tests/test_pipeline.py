@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from dgtoy import vp
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
-from dgtoy.latents import ImageFolder, Latents, Unshuffle, prepare
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import cli, evaluate, finetune, sample, table
+from dgtoy.pipeline.latents import ImageFolder, Latents, Unshuffle, prepare
 
 close = torch.testing.assert_close
 TINY = dict(input_size=8, patch_size=2, in_channels=4, hidden_size=16, depth=2, num_heads=2)
@@ -41,7 +41,9 @@ def place(tmp_path_factory):
     for name in "abc":
         (path / "images" / name).mkdir(parents=True)
         for i in range(5):
-            Image.fromarray(random_.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path / "images" / name / f"{i}.png")
+            Image.fromarray(random_.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                path / "images" / name / f"{i}.png"
+            )
     list(prepare(ImageFolder(path / "images"), path / "latents", 16, Unshuffle()))
     net, generator = DiT(**TINY, num_classes=7), torch.Generator().manual_seed(1)
     for p in net.parameters():
@@ -73,6 +75,7 @@ def equal(one, other):
 
 # fine-tuning
 
+
 def test_the_default_is_the_papers_recipe():
     c = finetune.Config()
     assert (c.steps, c.batch, c.lr, c.dropout, c.rank) == (24_000, 32, 1e-4, 0.1, 0)
@@ -98,14 +101,18 @@ def test_the_normal_loss_is_what_training_sees_of_the_pretrained_model_with_ever
     still = dataclasses.replace(RECIPE, steps=5, dropout=1.0, lr=1e-12)
     data, net = Latents(place / "latents"), VP(load_pretrained(place / "pre.safetensors", num_heads=2))
     seen = [s.loss for s in finetune.steps(net, net.clone(), data, still, start=2)]
-    found = finetune.normal_loss(place / "pre.safetensors", data, dataclasses.replace(RECIPE, steps=2), num_heads=2, batches=3)
+    found = finetune.normal_loss(
+        place / "pre.safetensors", data, dataclasses.replace(RECIPE, steps=2), num_heads=2, batches=3
+    )
     close(torch.tensor(found), torch.stack([torch.stack(seen).mean(), torch.stack(seen).std()]))
 
 
 def test_a_pass_over_the_data_sees_every_image_once_and_every_pass_another_order(place):
     data = Latents(place / "latents")
     data.mean = torch.arange(15.0).reshape(15, 1, 1, 1, 1).expand(15, 2, 4, 8, 8).half()
-    seen = [int(v) for step in range(5) for v in finetune.batch_of(data, step, RECIPE, 3)[0][:, 0, 0, 0].round()]
+    seen = [
+        int(v) for step in range(5) for v in finetune.batch_of(data, step, RECIPE, 3)[0][:, 0, 0, 0].round()
+    ]
     assert sorted(seen[:15]) == sorted(seen[15:30]) == list(range(15)) and seen[:15] != seen[15:30]
 
 
@@ -118,9 +125,15 @@ def test_the_share_of_dropped_labels_and_mirrors():
 
         def draw(self, rows, flip, z):
             return flip.float()[:, None, None, None], torch.zeros_like(rows)
+
     data = Data()
     x0, label, t, _ = finetune.batch_of(data, 0, finetune.Config(batch=20_000), null=3)
-    assert abs((label == 3).float().mean() - 0.1) < 0.01 and abs(x0.mean() - 0.5) < 0.02 and t.min() == 0 and t.max() == 999
+    assert (
+        abs((label == 3).float().mean() - 0.1) < 0.01
+        and abs(x0.mean() - 0.5) < 0.02
+        and t.min() == 0
+        and t.max() == 999
+    )
     assert not (finetune.batch_of(data, 0, finetune.Config(batch=100, dropout=0.0), null=3)[1] == 3).any()
 
 
@@ -139,8 +152,10 @@ def test_the_average_follows_its_definition(place, tmp_path):
 def test_a_stopped_run_resumes_as_if_it_had_never_stopped(place, tuned, tmp_path):
     train(place, tmp_path, stop=3)
     assert not (tmp_path / "ema.safetensors").exists()
-    assert len(train(place, tmp_path)) == 3                # the last state was that of step 2
-    assert equal(tmp_path / "ema.safetensors", tuned) and equal(tmp_path / "last.safetensors", tuned.parent / "last.safetensors")
+    assert len(train(place, tmp_path)) == 3  # the last state was that of step 2
+    assert equal(tmp_path / "ema.safetensors", tuned) and equal(
+        tmp_path / "last.safetensors", tuned.parent / "last.safetensors"
+    )
 
 
 def test_another_recipe_does_not_resume(place, tmp_path):
@@ -171,28 +186,74 @@ def test_a_lora_file_holds_what_trained_and_makes_the_pair_again(place, tmp_path
 
 def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place, tmp_path):
     config = dataclasses.replace(RECIPE, rank=2, keep=(2,))
-    list(finetune.finetune(finetune.start(place / "pre.safetensors", 3, config, num_heads=2), Latents(place / "latents"), config, tmp_path))
+    list(
+        finetune.finetune(
+            finetune.start(place / "pre.safetensors", 3, config, num_heads=2),
+            Latents(place / "latents"),
+            config,
+            tmp_path,
+        )
+    )
     last, early = tmp_path / "ema.safetensors", tmp_path / "ema-000002.safetensors"
     with refuses("holds a LoRA alone; expected --pretrained"):
         finetune.load(last, num_heads=2)
-    write_safetensors(tmp_path / "deep.safetensors", DiT(**TINY | dict(depth=3), num_classes=7).state_dict(), {})
+    write_safetensors(
+        tmp_path / "deep.safetensors", DiT(**TINY | dict(depth=3), num_classes=7).state_dict(), {}
+    )
     with refuses("trained weights that do not fit", "expected those of a LoRA of rank 2 on it"):
         finetune.load(last, tmp_path / "deep.safetensors", num_heads=2)
-    cli.main([str(w) for w in ("sample", last, "--weaker", early, "--pretrained", place / "pre.safetensors", "--method", "autoguidance", "--out", tmp_path / "s",
-                               "--vae", "unshuffle", "--count", 2, "--steps", 2, "--heads", 2, "--device", "cpu", "--quiet")])
+    cli.main(
+        [
+            str(w)
+            for w in (
+                "sample",
+                last,
+                "--weaker",
+                early,
+                "--pretrained",
+                place / "pre.safetensors",
+                "--method",
+                "autoguidance",
+                "--out",
+                tmp_path / "s",
+                "--vae",
+                "unshuffle",
+                "--count",
+                2,
+                "--steps",
+                2,
+                "--heads",
+                2,
+                "--device",
+                "cpu",
+                "--quiet",
+            )
+        ]
+    )
     nets = [finetune.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
     z = sample.latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
-    from dgtoy.latents import to_uint8
-    assert np.abs(np.load(tmp_path / "s" / "samples.npz")["arr_0"].astype(int) - to_uint8(Unshuffle().decode(z)).permute(0, 2, 3, 1).numpy().astype(int)).max() <= 1
+    from dgtoy.pipeline.latents import to_uint8
+
+    assert (
+        np.abs(
+            np.load(tmp_path / "s" / "samples.npz")["arr_0"].astype(int)
+            - to_uint8(Unshuffle().decode(z)).permute(0, 2, 3, 1).numpy().astype(int)
+        ).max()
+        <= 1
+    )
 
 
 def test_data_of_another_kind_is_refused(place, tmp_path):
     data = Latents(place / "latents")
     with refuses("data has latents (4, 8, 8) of 3 classes; expected (4, 8, 8) and 4"):
-        finetune.finetune(finetune.start(place / "pre.safetensors", 4, RECIPE, num_heads=2), data, RECIPE, tmp_path)
+        finetune.finetune(
+            finetune.start(place / "pre.safetensors", 4, RECIPE, num_heads=2), data, RECIPE, tmp_path
+        )
     three = types.SimpleNamespace(num_processes=4, process_index=0)
     with refuses("batch is 6; expected a multiple of the 4 processes"):
-        finetune.finetune(finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2), data, RECIPE, tmp_path, three)
+        finetune.finetune(
+            finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2), data, RECIPE, tmp_path, three
+        )
     with refuses("steps, batch, lr are 5, 0, 0.001"):
         dataclasses.replace(RECIPE, batch=0)
     with refuses("dropout, ema, rank are 2, 0.9, 0"):
@@ -211,12 +272,29 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_good_state
 
 # processes and kills
 
+
 def command(place, step, *options):
     return [sys.executable, "-m", "dgtoy", "dit", step, *map(str, options), "--device", "cpu", "--heads", "2"]
 
 
 def options(place, out, steps=5):
-    return (place / "latents", "--pretrained", place / "pre.safetensors", "--out", out, "--steps", steps, "--batch", 6, "--lr", "0.001", "--ema", "0.9", "--every", 2)
+    return (
+        place / "latents",
+        "--pretrained",
+        place / "pre.safetensors",
+        "--out",
+        out,
+        "--steps",
+        steps,
+        "--batch",
+        6,
+        "--lr",
+        "0.001",
+        "--ema",
+        "0.9",
+        "--every",
+        2,
+    )
 
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -224,20 +302,47 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 def two(arguments):
     """The same command on two processes, over gloo."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(random.randint(20_000, 60_000)), *arguments[1:]]
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(random.randint(20_000, 60_000)),
+        *arguments[1:],
+    ]
     return subprocess.run(run, env=ENV, capture_output=True, text=True, timeout=300)
 
 
 def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
     done = two(command(place, "finetune", *options(place, tmp_path)))
     assert done.returncode == 0, done.stderr[-2000:]
-    one, other, start = load_file(tuned), load_file(tmp_path / "ema.safetensors"), finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2).net.state_dict()
+    one, other, start = (
+        load_file(tuned),
+        load_file(tmp_path / "ema.safetensors"),
+        finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2).net.state_dict(),
+    )
     distance = lambda a, b: torch.cat([(a[k] - b[k]).flatten() for k in one]).norm()
-    assert distance(one, other) < 1e-3 * distance(one, start)          # not each weight by itself: Adam divides by small moments, so rounding shows
+    assert distance(one, other) < 1e-3 * distance(
+        one, start
+    )  # not each weight by itself: Adam divides by small moments, so rounding shows
 
 
 def test_two_processes_sample_as_one(place, tuned, tmp_path):
-    arguments = (tuned, "--pretrained", place / "pre.safetensors", "--vae", "unshuffle", "--count", 6, "--steps", 4, "--sampler", "ddim")
+    arguments = (
+        tuned,
+        "--pretrained",
+        place / "pre.safetensors",
+        "--vae",
+        "unshuffle",
+        "--count",
+        6,
+        "--steps",
+        4,
+        "--sampler",
+        "ddim",
+    )
     done = two(command(place, "sample", *arguments, "--out", tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     assert np.array_equal(np.load(tmp_path / "samples.npz")["arr_0"], drawn(place, tuned, tmp_path / "one"))
@@ -248,7 +353,10 @@ def killed(arguments, out, times, seed):
     chance, kills = random.Random(seed), 0
     newest = lambda: max((p.stat().st_mtime_ns for p in list(out.rglob("*")) if p.exists()), default=0)
     while kills < times:
-        before, process = newest(), subprocess.Popen(arguments, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before, process = (
+            newest(),
+            subprocess.Popen(arguments, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
+        )
         while process.poll() is None and newest() == before:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.3))
@@ -263,17 +371,52 @@ def killed(arguments, out, times, seed):
 
 def all_killed(place, tuned, tmp_path, times):
     """Each step of the pipeline, killed `times` times, ends as the same step that never was."""
-    ends = lambda arguments: subprocess.run(arguments, env=ENV, capture_output=True, timeout=300).returncode == 0
+    ends = lambda arguments: (
+        subprocess.run(arguments, env=ENV, capture_output=True, timeout=300).returncode == 0
+    )
     train_ = lambda out: command(place, "finetune", *options(place, out, steps=1000))
-    assert killed(train_(tmp_path / "k"), tmp_path / "k", times, seed=1) == times and ends(train_(tmp_path / "w"))
+    assert killed(train_(tmp_path / "k"), tmp_path / "k", times, seed=1) == times and ends(
+        train_(tmp_path / "w")
+    )
     assert equal(tmp_path / "k" / "ema.safetensors", tmp_path / "w" / "ema.safetensors")
-    draw = lambda out: command(place, "sample", tuned, "--pretrained", place / "pre.safetensors", "--vae", "unshuffle", "--count", 1200, "--steps", 10, "--batch", 4, "--out", out)
+    draw = lambda out: command(
+        place,
+        "sample",
+        tuned,
+        "--pretrained",
+        place / "pre.safetensors",
+        "--vae",
+        "unshuffle",
+        "--count",
+        1200,
+        "--steps",
+        10,
+        "--batch",
+        4,
+        "--out",
+        out,
+    )
     assert killed(draw(tmp_path / "s"), tmp_path / "s", times, seed=2) == times and ends(draw(tmp_path / "t"))
     assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))
     (tmp_path / "many" / "a").mkdir(parents=True)
     for i in range(400 * times):
-        (tmp_path / "many" / "a" / f"{i}.png").write_bytes((place / "images" / "abc"[i % 3] / f"{i % 5}.png").read_bytes())
-    code = lambda out: [sys.executable, "-m", "dgtoy", "dit", "prepare", str(tmp_path / "many"), "--out", str(out), "--size", "16", "--vae", "unshuffle"]
+        (tmp_path / "many" / "a" / f"{i}.png").write_bytes(
+            (place / "images" / "abc"[i % 3] / f"{i % 5}.png").read_bytes()
+        )
+    code = lambda out: [
+        sys.executable,
+        "-m",
+        "dgtoy",
+        "dit",
+        "prepare",
+        str(tmp_path / "many"),
+        "--out",
+        str(out),
+        "--size",
+        "16",
+        "--vae",
+        "unshuffle",
+    ]
     assert killed(code(tmp_path / "p"), tmp_path / "p", times, seed=3) > 0 and ends(code(tmp_path / "q"))
     assert all(equal(path, tmp_path / "q" / path.name) for path in (tmp_path / "p").glob("*.safetensors"))
 
@@ -289,6 +432,7 @@ def test_twenty_kills(place, tuned, tmp_path):
 
 # sampling
 
+
 def drawn(place, tuned, out, config=DRAWS, batch=4, part=(0, 1), guide="pre.safetensors"):
     nets = finetune.pair(tuned, place / guide, num_heads=2)
     for _ in sample.sample(*nets, Unshuffle(), config, out, dict(finetuned="f"), batch, part):
@@ -300,14 +444,27 @@ def drawn(place, tuned, out, config=DRAWS, batch=4, part=(0, 1), guide="pre.safe
 @pytest.mark.parametrize("method", sample.METHODS)
 def test_image_i_does_not_depend_on_batches(sampler, method, place, tuned, tmp_path):
     config = dataclasses.replace(DRAWS, sampler=sampler, method=method)
-    one, other = (drawn(place, tuned, tmp_path / str(b), config, batch=b, guide="ft/ema.safetensors" if method == "autoguidance" else "pre.safetensors") for b in (2, 6))
-    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1          # rounding of another batch size
+    one, other = (
+        drawn(
+            place,
+            tuned,
+            tmp_path / str(b),
+            config,
+            batch=b,
+            guide="ft/ema.safetensors" if method == "autoguidance" else "pre.safetensors",
+        )
+        for b in (2, 6)
+    )
+    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1  # rounding of another batch size
 
 
 def test_shares_of_several_processes_make_the_same_set(place, tuned, tmp_path):
     for k in range(3):
         drawn(place, tuned, tmp_path / "parts", part=(k, 3))
-    assert np.array_equal(np.load(sample.collect(tmp_path / "parts", 6))["arr_0"], drawn(place, tuned, tmp_path / "whole", batch=2))
+    assert np.array_equal(
+        np.load(sample.collect(tmp_path / "parts", 6))["arr_0"],
+        drawn(place, tuned, tmp_path / "whole", batch=2),
+    )
 
 
 def test_what_is_missing_is_drawn_again_and_alone(place, tuned, tmp_path):
@@ -316,13 +473,22 @@ def test_what_is_missing_is_drawn_again_and_alone(place, tuned, tmp_path):
     sample.image_path(tmp_path, 4).unlink()
     with refuses("holds 5 of 6 images; 000004.png is missing"):
         sample.collect(tmp_path, 6)
-    assert np.array_equal(drawn(place, tuned, tmp_path), whole) and sample.image_path(tmp_path, 1).stat().st_mtime_ns == kept
+    assert (
+        np.array_equal(drawn(place, tuned, tmp_path), whole)
+        and sample.image_path(tmp_path, 1).stat().st_mtime_ns == kept
+    )
 
 
 def test_at_weight_one_every_method_is_none_and_guidance_differs(place, tuned, tmp_path):
-    made = {(m, w): drawn(place, tuned, tmp_path / f"{m}{w}", dataclasses.replace(DRAWS, method=m, w=w)) for m in ("none", "cfg", "dog") for w in (1.0, 3.0)}
+    made = {
+        (m, w): drawn(place, tuned, tmp_path / f"{m}{w}", dataclasses.replace(DRAWS, method=m, w=w))
+        for m in ("none", "cfg", "dog")
+        for w in (1.0, 3.0)
+    }
     for m in ("cfg", "dog"):
-        assert np.array_equal(made[m, 1.0], made["none", 1.0]) and not np.array_equal(made[m, 3.0], made["none", 1.0])
+        assert np.array_equal(made[m, 1.0], made["none", 1.0]) and not np.array_equal(
+            made[m, 3.0], made["none", 1.0]
+        )
     assert np.array_equal(made["none", 3.0], made["none", 1.0])
 
 
@@ -331,7 +497,9 @@ def test_ddim_draws_are_those_of_the_process(place, tuned):
     main, guide = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
     x_T = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))[None]
     eps = lambda net, y: lambda x, t: net.net(x, t, torch.tensor([y]))
-    expected = list(vp.ddim(vp.guided_noise(eps(main, 2), eps(guide, 7), 1.5), x_T, vp.Process(vp.strided(4))))[-1]
+    expected = list(
+        vp.ddim(vp.guided_noise(eps(main, 2), eps(guide, 7), 1.5), x_T, vp.Process(vp.strided(4)))
+    )[-1]
     close(sample.latents(main, guide, DRAWS, [2], 3), expected)
 
 
@@ -341,19 +509,26 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
         drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
     with refuses("method is dog and there is no guide"):
         sample.sample(None, None, Unshuffle(), DRAWS, tmp_path, {})
-    for change, message in ((dict(method="dgo"), "method is dgo; expected none, cfg"), (dict(sampler="ddmp"), "sampler is ddmp"), (dict(w=math.nan), "count, w, channels are 6, nan"),
-                            (dict(sampler="heun", channels=3), "channels is 3 with sampler heun")):
+    for change, message in (
+        (dict(method="dgo"), "method is dgo; expected none, cfg"),
+        (dict(sampler="ddmp"), "sampler is ddmp"),
+        (dict(w=math.nan), "count, w, channels are 6, nan"),
+        (dict(sampler="heun", channels=3), "channels is 3 with sampler heun"),
+    ):
         with refuses(message):
             dataclasses.replace(DRAWS, **change)
 
 
 def test_a_guide_of_other_latents_is_refused(place, tuned, tmp_path):
-    write_safetensors(tmp_path / "wide.safetensors", DiT(**TINY | dict(input_size=4), num_classes=7).state_dict(), {})
+    write_safetensors(
+        tmp_path / "wide.safetensors", DiT(**TINY | dict(input_size=4), num_classes=7).state_dict(), {}
+    )
     with refuses("makes latents (4, 4, 4)", "(4, 8, 8); a guide must share them"):
         finetune.pair(tuned, tmp_path / "wide.safetensors", num_heads=2)
 
 
 # evaluation
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -361,23 +536,38 @@ def pictures(tmp_path):
     for name in ("real", "fake"):
         (tmp_path / name).mkdir()
         for i in range(12):
-            Image.fromarray(random_.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / name / f"{i:02d}.png")
+            Image.fromarray(random_.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / name / f"{i:02d}.png"
+            )
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
     from transformers import Dinov2Config, Dinov2Model
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("dinov2")
-    Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=518, patch_size=14)).save_pretrained(path)
+    Dinov2Model(
+        Dinov2Config(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=518, patch_size=14
+        )
+    ).save_pretrained(path)
     return path
 
 
 def test_dinov2_sees_what_pil_resizes(dinov2):
     """Bicubic with antialiasing to 224 pixels, then ImageNet's normalisation: PIL's own resize of floats is the golden output."""
     pixels = np.random.default_rng(2).integers(0, 256, (3, 300, 300), dtype=np.uint8)
-    expected = np.stack([np.asarray(Image.fromarray(c.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)) for c in pixels]).clip(0, 255) / 255
+    expected = (
+        np.stack(
+            [
+                np.asarray(Image.fromarray(c.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC))
+                for c in pixels
+            ]
+        ).clip(0, 255)
+        / 255
+    )
     found = evaluate.prepared(torch.from_numpy(pixels)[None])[0]
     mean, std = (np.array(v)[:, None, None] for v in (evaluate.MEAN, evaluate.STD))
     close(found, torch.from_numpy((expected - mean) / std).float(), rtol=0, atol=2e-3)
@@ -385,9 +575,12 @@ def test_dinov2_sees_what_pil_resizes(dinov2):
 
 def test_dinov2_features_are_the_normed_class_token(dinov2):
     from transformers import Dinov2Model
+
     net, images = evaluate.extractor("dinov2", dinov2), torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        expected = Dinov2Model.from_pretrained(dinov2).eval()(evaluate.prepared(images)).last_hidden_state[:, 0]
+        expected = (
+            Dinov2Model.from_pretrained(dinov2).eval()(evaluate.prepared(images)).last_hidden_state[:, 0]
+        )
         close(net(images), expected)
 
 
@@ -396,12 +589,23 @@ def inception(tmp_path_factory):
     """torch-fidelity's extractor with small random weights in its own file format; torchvision, which its package asks for, is not needed by this part."""
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed; `make env` does")
-    held = {k: sys.modules.get(k) for k in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.models")}
+    held = {
+        k: sys.modules.get(k)
+        for k in (
+            "torchvision",
+            "torchvision.datasets",
+            "torchvision.transforms",
+            "torchvision.transforms.functional",
+            "torchvision.models",
+        )
+    }
+
     class Anything(types.ModuleType):
         def __getattr__(self, name):
             if name.startswith("__"):
                 raise AttributeError(name)
             return type(name, (), {})
+
     for k in [k for k, v in held.items() if v is None]:
         sys.modules[k] = Anything(k)
         if "." in k:
@@ -436,24 +640,36 @@ def test_inception_reads_its_file_and_gives_pooled_features(inception):
 
 def test_scores_are_the_metrics_of_the_features(pictures, dinov2):
     from dgtoy import metrics
+
     net = evaluate.extractor("dinov2", dinov2)
     result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", batch=5)
-    stack = lambda name: torch.stack([torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1) for p in sorted((pictures / name).iterdir())])
+    stack = lambda name: torch.stack(
+        [
+            torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)
+            for p in sorted((pictures / name).iterdir())
+        ]
+    )
     with torch.no_grad():
         fake, real = net(stack("fake")), net(stack("real"))
     close(result["scores"]["frechet"], metrics.frechet_distance(fake, real).item(), rtol=1e-3, atol=1e-5)
     assert result["scores"]["coverage"] == pytest.approx(metrics.prdc(real, fake)["coverage"])
     itself = evaluate.evaluate(pictures / "real", pictures / "real", net, "dinov2")
-    assert abs(itself["scores"]["frechet"]) < 1e-3 and itself["scores"]["precision"] == itself["scores"]["recall"] == 1
+    assert (
+        abs(itself["scores"]["frechet"]) < 1e-3
+        and itself["scores"]["precision"] == itself["scores"]["recall"] == 1
+    )
 
 
 def test_neighbours_are_counted_among_as_many_true_images_as_samples(pictures, dinov2):
     from dgtoy import metrics
+
     net = evaluate.extractor("dinov2", dinov2)
     result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", n=8)
     fake, real = (evaluate.features(net, evaluate.images_of(pictures / name))[0] for name in ("fake", "real"))
     some = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
-    assert result["scores"]["density"] == pytest.approx(metrics.prdc(real[some], fake[:8])["density"], abs=1e-6)
+    assert result["scores"]["density"] == pytest.approx(
+        metrics.prdc(real[some], fake[:8])["density"], abs=1e-6
+    )
     close(result["scores"]["frechet"], metrics.frechet_distance(fake[:8], real).item(), rtol=1e-3, atol=1e-5)
 
 
@@ -466,27 +682,42 @@ def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path
 def test_the_features_of_an_image_do_not_depend_on_its_neighbours():
     """A bright image alone, and beside a dark one: resizing once took its range from the batch."""
     net, g = evaluate.extractor("glyphs"), torch.Generator().manual_seed(0)
-    bright, dark = (torch.randint(lo, hi, (1, 3, 64, 64), generator=g, dtype=torch.uint8) for lo, hi in ((130, 256), (0, 100)))
-    bright[..., ::2] = 128                                 # sharp edges at the middle: where a wrong range would cut
+    bright, dark = (
+        torch.randint(lo, hi, (1, 3, 64, 64), generator=g, dtype=torch.uint8)
+        for lo, hi in ((130, 256), (0, 100))
+    )
+    bright[..., ::2] = 128  # sharp edges at the middle: where a wrong range would cut
     close(net(torch.cat([bright, dark]))[:1], net(bright), rtol=1e-4, atol=1e-4)
 
 
 def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
     net = evaluate.extractor("glyphs")
-    np.savez(tmp_path / "fake.npz", np.stack([np.array(Image.open(p)) for p in sorted((pictures / "fake").iterdir())]))
-    one, other = (evaluate.evaluate(s, pictures / "real", net, "glyphs") for s in (pictures / "fake", tmp_path / "fake.npz"))
+    np.savez(
+        tmp_path / "fake.npz",
+        np.stack([np.array(Image.open(p)) for p in sorted((pictures / "fake").iterdir())]),
+    )
+    one, other = (
+        evaluate.evaluate(s, pictures / "real", net, "glyphs")
+        for s in (pictures / "fake", tmp_path / "fake.npz")
+    )
     assert one == other and one["manifest"]["samples"] == 12
 
 
 def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
-    from dgtoy.latents import centre_crop
+    from dgtoy.pipeline.latents import centre_crop
+
     (tmp_path / "large").mkdir(), (tmp_path / "cut").mkdir()
     random_ = np.random.default_rng(4)
     for i in range(12):
         image = Image.fromarray(random_.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8))
         image.save(tmp_path / "large" / f"{i:02d}.png")
-        Image.fromarray(centre_crop(image, 32).permute(1, 2, 0).numpy()).save(tmp_path / "cut" / f"{i:02d}.png")
-    one, other = (evaluate.evaluate(pictures / "fake", tmp_path / name, evaluate.extractor("glyphs"), "glyphs") for name in ("large", "cut"))
+        Image.fromarray(centre_crop(image, 32).permute(1, 2, 0).numpy()).save(
+            tmp_path / "cut" / f"{i:02d}.png"
+        )
+    one, other = (
+        evaluate.evaluate(pictures / "fake", tmp_path / name, evaluate.extractor("glyphs"), "glyphs")
+        for name in ("large", "cut")
+    )
     assert one == other and one["manifest"]["crop"] == "32 pixels, centre"
 
 
@@ -494,9 +725,14 @@ def test_what_cannot_be_compared_is_refused(pictures, dinov2, tmp_path):
     glyphs = evaluate.extractor("glyphs")
     score = lambda net, name, **k: evaluate.evaluate(pictures / "fake", pictures / "real", net, name, **k)
     base = score(glyphs, "glyphs")
-    for other, what in ((score(evaluate.extractor("dinov2", dinov2), "dinov2"), "features is glyphs in one and dinov2 in another"),
-                        (score(glyphs, "glyphs", n=10), "samples is 12 in one and 10 in another"),
-                        (evaluate.evaluate(pictures / "fake", pictures / "fake", glyphs, "glyphs"), "reference is")):
+    for other, what in (
+        (
+            score(evaluate.extractor("dinov2", dinov2), "dinov2"),
+            "features is glyphs in one and dinov2 in another",
+        ),
+        (score(glyphs, "glyphs", n=10), "samples is 12 in one and 10 in another"),
+        (evaluate.evaluate(pictures / "fake", pictures / "fake", glyphs, "glyphs"), "reference is"),
+    ):
         with refuses(what):
             evaluate.comparable(base, other)
     evaluate.save({"scores": {}}, tmp_path / "half.json")
@@ -505,7 +741,9 @@ def test_what_cannot_be_compared_is_refused(pictures, dinov2, tmp_path):
 
 
 def test_missing_weights_and_pictures_say_what_was_expected(pictures, tmp_path):
-    for name, words in (("dinov2", "published as facebook/dinov2-large on the Hugging Face hub (licence: Apache 2.0)"),):
+    for name, words in (
+        ("dinov2", "published as facebook/dinov2-large on the Hugging Face hub (licence: Apache 2.0)"),
+    ):
         with refuses(words, error=FileNotFoundError):
             evaluate.extractor(name, tmp_path / "nowhere")
     with refuses("features is vgg; expected inception, dinov2, glyphs"):
@@ -523,6 +761,7 @@ def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
     class Evil:
         def __reduce__(self):
             return (pathlib.Path.touch, (tmp_path / "ran",))
+
     np.savez(tmp_path / "evil.npz", np.array([Evil()], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         evaluate.images_of(tmp_path / "evil.npz")
@@ -530,14 +769,30 @@ def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
 
 
 def test_the_table_shows_what_differs_and_marks_the_best():
-    result = lambda w, frechet: dict(scores=dict(frechet=frechet, precision=0.5, recall=0.25, density=1.0, coverage=0.125),
-                                     manifest=dict(features="glyphs", weights="c", crop="8", resize="r", reference="x", references=9, samples=5, made=dict(method="dog", w=w, sampler="ddpm", steps=50)))
+    result = lambda w, frechet: dict(
+        scores=dict(frechet=frechet, precision=0.5, recall=0.25, density=1.0, coverage=0.125),
+        manifest=dict(
+            features="glyphs",
+            weights="c",
+            crop="8",
+            resize="r",
+            reference="x",
+            references=9,
+            samples=5,
+            made=dict(method="dog", w=w, sampler="ddpm", steps=50),
+        ),
+    )
     text = table.table([result(2.0, 30.0), result(1.5, 20.126)])
-    assert text.splitlines()[2:] == ["| method | w | frechet | precision | recall | density | coverage |", "|---|---|---|---|---|---|---|",
-                                     "| dog | 1.5 | **20.13** | 0.500 | 0.250 | 1.000 | 0.125 |", "| dog | 2.0 | 30.00 | 0.500 | 0.250 | 1.000 | 0.125 |"]
+    assert text.splitlines()[2:] == [
+        "| method | w | frechet | precision | recall | density | coverage |",
+        "|---|---|---|---|---|---|---|",
+        "| dog | 1.5 | **20.13** | 0.500 | 0.250 | 1.000 | 0.125 |",
+        "| dog | 2.0 | 30.00 | 0.500 | 0.250 | 1.000 | 0.125 |",
+    ]
 
 
 # calibration and commands
+
 
 class Stub:
     """A model of given estimates: one for labels, one for its null."""
@@ -561,14 +816,26 @@ def test_calibration_finds_the_weights_that_complete_a_fine_tune_gone_half_way(p
     half = u + 0.5 * (truth - u)
     found = calibration.calibrate(Stub(half, u), Stub(None, torch.zeros_like(u)), data, config)
     exact = lambda *w: torch.tensor(w, dtype=torch.float64).expand(2, -1)
-    close(found["CFG"].weights, exact(2.0), rtol=1e-5, atol=0), close(found["plane"].weights, exact(1.0, 2.0), rtol=1e-5, atol=0)
-    close(found["DoG"].weights, exact((truth * half).sum().item() / half.square().sum().item()), rtol=1e-5, atol=0)
+    (
+        close(found["CFG"].weights, exact(2.0), rtol=1e-5, atol=0),
+        close(found["plane"].weights, exact(1.0, 2.0), rtol=1e-5, atol=0),
+    )
+    close(
+        found["DoG"].weights,
+        exact((truth * half).sum().item() / half.square().sum().item()),
+        rtol=1e-5,
+        atol=0,
+    )
     held = calibration.to_json(found)
     assert set(held) == {"DoG", "CFG", "plane"} and held["DoG"]["sigmas"] == [1.0, 0.5]
 
 
 def test_the_recommendation_follows_the_interval():
-    fit = lambda w: {"DoG": types.SimpleNamespace(weights=torch.full((3, 1), w), low=torch.full((3, 1), w - 0.02), high=torch.full((3, 1), w + 0.02))}
+    fit = lambda w: {
+        "DoG": types.SimpleNamespace(
+            weights=torch.full((3, 1), w), low=torch.full((3, 1), w - 0.02), high=torch.full((3, 1), w + 0.02)
+        )
+    }
     for w, word in ((1.4, "unfinished"), (1.0, "is finished"), (0.6, "overfitted")):
         assert word in calibration.recommend(fit(w))
 
@@ -577,32 +844,111 @@ def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
     run = lambda *words: cli.main([str(w) for w in words])
     run("prepare", place / "images", "--out", tmp_path / "l", "--size", 16, "--vae", "unshuffle")
     capsys.readouterr()
-    run("finetune", tmp_path / "l", "--pretrained", place / "pre.safetensors", "--out", tmp_path / "ft", "--steps", 4, "--batch", 3, "--heads", 2, "--device", "cpu", "--quiet")
+    run(
+        "finetune",
+        tmp_path / "l",
+        "--pretrained",
+        place / "pre.safetensors",
+        "--out",
+        tmp_path / "ft",
+        "--steps",
+        4,
+        "--batch",
+        3,
+        "--heads",
+        2,
+        "--device",
+        "cpu",
+        "--quiet",
+    )
     assert capsys.readouterr().err == ""
     scores = []
     for method in ("none", "cfg", "dog"):
         out = tmp_path / method
-        run("sample", tmp_path / "ft" / "ema.safetensors", "--pretrained", place / "pre.safetensors", "--out", out, "--vae", "unshuffle", "--method", method,
-            "--count", 8, "--steps", 5, "--heads", 2, "--device", "cpu")
-        run("evaluate", out, place / "images", "--features", "glyphs", "--out", out / "score.json", "--device", "cpu")
+        run(
+            "sample",
+            tmp_path / "ft" / "ema.safetensors",
+            "--pretrained",
+            place / "pre.safetensors",
+            "--out",
+            out,
+            "--vae",
+            "unshuffle",
+            "--method",
+            method,
+            "--count",
+            8,
+            "--steps",
+            5,
+            "--heads",
+            2,
+            "--device",
+            "cpu",
+        )
+        run(
+            "evaluate",
+            out,
+            place / "images",
+            "--features",
+            "glyphs",
+            "--out",
+            out / "score.json",
+            "--device",
+            "cpu",
+        )
         scores.append(out / "score.json")
     run("table", *scores, "--out", tmp_path / "table.md")
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[4:]] == ["cfg", "dog", "none"] and "**" in "".join(lines[4:])
+    assert [line.split("|")[1].strip() for line in lines[4:]] == ["cfg", "dog", "none"] and "**" in "".join(
+        lines[4:]
+    )
     made = json.loads(scores[2].read_text())["manifest"]["made"]
-    assert made["step"] == 4 and made["dropout"] == 0.1 and {"finetuned", "guide", "codec", "seed"} <= made.keys()
-    run("calibrate", tmp_path / "ft" / "ema.safetensors", "--pretrained", place / "pre.safetensors", "--latents", tmp_path / "l", "--out", tmp_path / "cal",
-        "--count", 12, "--levels", 2.0, 0.5, "--heads", 2, "--device", "cpu")
+    assert (
+        made["step"] == 4
+        and made["dropout"] == 0.1
+        and {"finetuned", "guide", "codec", "seed"} <= made.keys()
+    )
+    run(
+        "calibrate",
+        tmp_path / "ft" / "ema.safetensors",
+        "--pretrained",
+        place / "pre.safetensors",
+        "--latents",
+        tmp_path / "l",
+        "--out",
+        tmp_path / "cal",
+        "--count",
+        12,
+        "--levels",
+        2.0,
+        0.5,
+        "--heads",
+        2,
+        "--device",
+        "cpu",
+    )
     assert "the fine-tune is" in capsys.readouterr().out and (tmp_path / "cal" / "calibration.png").exists()
-    assert [line.split(",")[0] for line in (tmp_path / "ft" / "losses.csv").read_text().splitlines()] == ["0", "4"]
+    assert [line.split(",")[0] for line in (tmp_path / "ft" / "losses.csv").read_text().splitlines()] == [
+        "0",
+        "4",
+    ]
 
 
-@pytest.mark.parametrize("words, message", [
-    (("prepare", "nowhere", "--out", "x", "--target", "food101"), "dit prepare: folder is nowhere; .*food101 is Food-101"),
-    (("finetune", "nowhere", "--pretrained", "p", "--out", "x"), "dit finetune: latents nowhere holds no plan.json"),
-    (("sample", "nowhere.pt", "--out", "x"), "dit sample: .*nowhere.pt"),
-    (("evaluate", "a", "b", "--features", "vgg", "--out", "x"), "dit evaluate: features is vgg"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ("prepare", "nowhere", "--out", "x", "--target", "food101"),
+            "dit prepare: folder is nowhere; .*food101 is Food-101",
+        ),
+        (
+            ("finetune", "nowhere", "--pretrained", "p", "--out", "x"),
+            "dit finetune: latents nowhere holds no plan.json",
+        ),
+        (("sample", "nowhere.pt", "--out", "x"), "dit sample: .*nowhere.pt"),
+        (("evaluate", "a", "b", "--features", "vgg", "--out", "x"), "dit evaluate: features is vgg"),
+    ],
+)
 def test_errors_on_the_command_line_are_one_line(words, message):
     with pytest.raises(SystemExit, match=message) as caught:
         cli.main(list(words))

@@ -24,8 +24,8 @@ from helpers import refuses
 
 from dgtoy import calibrate, guided, plane
 from dgtoy.interop import denoiser
-from dgtoy.lora import AdapterOff, adapter_off, sole_adapter
-from dgtoy.pipelines import DomainGuidedModel, guide_by_base, guide_pipeline
+from dgtoy.interop.lora import AdapterOff, adapter_off, sole_adapter
+from dgtoy.interop.pipelines import DomainGuidedModel, guide_by_base, guide_pipeline
 
 close = torch.testing.assert_close
 W = 2.5
@@ -34,15 +34,26 @@ W = 2.5
 def random(seed, make):
     torch.manual_seed(seed)
     net = make().eval().requires_grad_(False)
-    for p in net.parameters():                             # zero-initialised gates would hide the condition
+    for p in net.parameters():  # zero-initialised gates would hide the condition
         if not p.any():
             p.data.normal_(std=0.1)
     return net
 
 
 def vae(channels=4):
-    return random(0, lambda: AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                                           latent_channels=channels, norm_num_groups=4, layers_per_block=1, sample_size=16, shift_factor=0.1))
+    return random(
+        0,
+        lambda: AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=channels,
+            norm_num_groups=4,
+            layers_per_block=1,
+            sample_size=16,
+            shift_factor=0.1,
+        ),
+    )
 
 
 def ddim(**changes):
@@ -54,47 +65,147 @@ def text(n, *shape, seed):
 
 
 def unet(**more):
-    return lambda: UNet2DConditionModel(sample_size=8, block_out_channels=(8, 16), layers_per_block=1, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-                                        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=12, attention_head_dim=4, norm_num_groups=4, **more)
+    return lambda: UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=12,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        **more,
+    )
 
 
 def sd(net):
-    return StableDiffusionPipeline(vae=vae(), text_encoder=None, tokenizer=None, unet=net, scheduler=ddim(), safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False), {}
+    return StableDiffusionPipeline(
+        vae=vae(),
+        text_encoder=None,
+        tokenizer=None,
+        unet=net,
+        scheduler=ddim(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ), {}
 
 
 def sdxl(net):
-    pipe = StableDiffusionXLPipeline(vae=vae(), text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=net, scheduler=ddim(), add_watermarker=False)
-    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+    pipe = StableDiffusionXLPipeline(
+        vae=vae(),
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=net,
+        scheduler=ddim(),
+        add_watermarker=False,
+    )
+    return pipe, dict(
+        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
+    )
 
 
 def pixart(net):
-    pipe = PixArtAlphaPipeline(tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=ddim())
+    pipe = PixArtAlphaPipeline(
+        tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=ddim()
+    )
     ones = torch.ones(2, 5)
-    return pipe, dict(prompt_attention_mask=ones, negative_prompt_attention_mask=ones, negative_prompt=None, use_resolution_binning=False)
+    return pipe, dict(
+        prompt_attention_mask=ones,
+        negative_prompt_attention_mask=ones,
+        negative_prompt=None,
+        use_resolution_binning=False,
+    )
 
 
 def sd3(net):
-    pipe = StableDiffusion3Pipeline(transformer=net, scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), text_encoder=None, tokenizer=None, text_encoder_2=None,
-                                    tokenizer_2=None, text_encoder_3=None, tokenizer_3=None)
-    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+    pipe = StableDiffusion3Pipeline(
+        transformer=net,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae(),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    return pipe, dict(
+        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
+    )
 
 
 def flux(net):
-    pipe = FluxPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae(), text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None, transformer=net)
-    return pipe, dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae(),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=net,
+    )
+    return pipe, dict(
+        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
+    )
 
 
-XL = dict(addition_embed_type="text_time", addition_time_embed_dim=2, projection_class_embeddings_input_dim=10 + 6 * 2)
-KINDS = {                                                  # name: network, pipeline, the argument that means w
+XL = dict(
+    addition_embed_type="text_time",
+    addition_time_embed_dim=2,
+    projection_class_embeddings_input_dim=10 + 6 * 2,
+)
+KINDS = {  # name: network, pipeline, the argument that means w
     "Stable Diffusion": (unet(), sd, "guidance_scale"),
     "SDXL": (unet(**XL), sdxl, "guidance_scale"),
-    "PixArt": (lambda: PixArtTransformer2DModel(sample_size=8, num_layers=1, patch_size=2, attention_head_dim=4, num_attention_heads=2, in_channels=4, out_channels=8,
-                                                cross_attention_dim=8, caption_channels=12), pixart, "guidance_scale"),
-    "Stable Diffusion 3": (lambda: SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=4, num_attention_heads=2,
-                                                         caption_projection_dim=8, joint_attention_dim=12, pooled_projection_dim=10, out_channels=4), sd3, "guidance_scale"),
-    "Flux, true CFG": (lambda: FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-                                                      joint_attention_dim=12, pooled_projection_dim=10, axes_dims_rope=(2, 2, 4)), flux, "true_cfg_scale"),
+    "PixArt": (
+        lambda: PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=1,
+            patch_size=2,
+            attention_head_dim=4,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            cross_attention_dim=8,
+            caption_channels=12,
+        ),
+        pixart,
+        "guidance_scale",
+    ),
+    "Stable Diffusion 3": (
+        lambda: SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=4,
+            num_attention_heads=2,
+            caption_projection_dim=8,
+            joint_attention_dim=12,
+            pooled_projection_dim=10,
+            out_channels=4,
+        ),
+        sd3,
+        "guidance_scale",
+    ),
+    "Flux, true CFG": (
+        lambda: FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            pooled_projection_dim=10,
+            axes_dims_rope=(2, 2, 4),
+        ),
+        flux,
+        "true_cfg_scale",
+    ),
 }
 
 
@@ -103,8 +214,17 @@ def images(kind, net, w, seed=7):
     make, build, scale = KINDS[kind]
     pipe, more = build(net)
     pipe.set_progress_bar_config(disable=True)
-    return pipe(prompt_embeds=text(2, 5, 12, seed=3), negative_prompt_embeds=text(2, 5, 12, seed=4), num_inference_steps=3, height=16, width=16,
-                generator=torch.Generator().manual_seed(seed), output_type="np", **{scale: w}, **more).images
+    return pipe(
+        prompt_embeds=text(2, 5, 12, seed=3),
+        negative_prompt_embeds=text(2, 5, 12, seed=4),
+        num_inference_steps=3,
+        height=16,
+        width=16,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+        **{scale: w},
+        **more,
+    ).images
 
 
 class Spelled(torch.nn.Module):
@@ -142,16 +262,21 @@ def test_a_guided_pipeline_is_the_formula(kind):
     make = KINDS[kind][0]
     finetuned, pretrained = random(1, make), random(2, make)
     order = "apart" if "Flux" in kind else "second"
-    found, expected = images(kind, DomainGuidedModel(finetuned, pretrained), W), images(kind, Spelled(finetuned, pretrained, order), W)
+    found, expected = (
+        images(kind, DomainGuidedModel(finetuned, pretrained), W),
+        images(kind, Spelled(finetuned, pretrained, order), W),
+    )
     assert np.abs(found - expected).max() < 1e-4
-    assert np.abs(found - images(kind, finetuned, W)).max() > 1e-3         # and it is not CFG
+    assert np.abs(found - images(kind, finetuned, W)).max() > 1e-3  # and it is not CFG
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_guidance_off_it_is_the_fine_tuned_pipeline(kind):
     make = KINDS[kind][0]
     finetuned, pretrained = random(1, make), random(2, make)
-    assert np.array_equal(images(kind, DomainGuidedModel(finetuned, pretrained), 1.0), images(kind, finetuned, 1.0))
+    assert np.array_equal(
+        images(kind, DomainGuidedModel(finetuned, pretrained), 1.0), images(kind, finetuned, 1.0)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,9 +287,11 @@ def test_guided_by_itself_it_is_the_plain_pipeline(kind):
 
 # DiT, whose pipeline knows the null label of ImageNet alone
 
+
 def dit(classes, seed):
     from dgtoy.dit import DiT
     from dgtoy.dit.convert import to_diffusers
+
     net, g = DiT(8, 2, 4, 16, 2, 2, classes, seed=seed), torch.Generator().manual_seed(seed)
     for p in net.parameters():
         p.data += 0.2 * torch.randn(p.shape, generator=g)
@@ -174,18 +301,31 @@ def dit(classes, seed):
 def dit_images(net, w):
     pipe = DiTPipeline(net, vae(), ddim())
     pipe.set_progress_bar_config(disable=True)
-    return pipe(class_labels=[0, 2], guidance_scale=w, generator=torch.Generator().manual_seed(0), num_inference_steps=4, output_type="np").images
+    return pipe(
+        class_labels=[0, 2],
+        guidance_scale=w,
+        generator=torch.Generator().manual_seed(0),
+        num_inference_steps=4,
+        output_type="np",
+    ).images
 
 
 def test_dit_of_five_classes_guided_by_one_of_seven_is_dgtoys_own_domain_guidance():
     """The pipeline asks for label 1000, which neither has: the guide sees its own null. The same through `vp.ddim`."""
     from dgtoy import last, vp
     from dgtoy.dit import VP
+
     (ours, tuned), (base, guide) = dit(5, 1), dit(7, 2)
     scheduler = ddim(steps_offset=0)
     pipe = DiTPipeline(DomainGuidedModel(tuned, guide), vae(), scheduler)
     pipe.set_progress_bar_config(disable=True)
-    found = pipe(class_labels=[0, 2], guidance_scale=W, generator=torch.Generator().manual_seed(0), num_inference_steps=4, output_type="np").images
+    found = pipe(
+        class_labels=[0, 2],
+        guidance_scale=W,
+        generator=torch.Generator().manual_seed(0),
+        num_inference_steps=4,
+        output_type="np",
+    ).images
     x_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     model = vp.guided_noise(VP(ours).noise(torch.tensor([0, 2])), VP(base).noise(7), W)
     z = last(vp.ddim(model, x_T, vp.Process(vp.strided(4))))
@@ -204,28 +344,50 @@ def test_the_fine_tunes_own_null_branch_on_the_plane_has_its_own_null_label():
     (_, tuned), (_, guide) = dit(5, 1), dit(7, 2)
     by_itself = dit_images(DomainGuidedModel(tuned, tuned), W)
     assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=1.0), W) - by_itself).max() < 1e-4
-    assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=W), W) - dit_images(DomainGuidedModel(tuned, guide), W)).max() < 1e-4
+    assert (
+        np.abs(
+            dit_images(DomainGuidedModel(tuned, guide, domain=W), W)
+            - dit_images(DomainGuidedModel(tuned, guide), W)
+        ).max()
+        < 1e-4
+    )
     assert np.abs(dit_images(DomainGuidedModel(tuned, guide), W) - by_itself).max() > 1e-3
 
 
 # what pipelines do with their network besides calling it
+
 
 def test_a_guided_pipeline_saves_and_loads_as_the_fine_tuned_one(tmp_path):
     finetuned, pretrained = random(1, unet()), random(2, unet())
     pipe, _ = sd(finetuned)
     guide_pipeline(pipe, pretrained).save_pretrained(tmp_path, safe_serialization=True)
     assert not list(tmp_path.rglob("*.bin"))
-    again = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None, requires_safety_checker=False, text_encoder=None, tokenizer=None,
-                                                  feature_extractor=None, image_encoder=None)
+    again = StableDiffusionPipeline.from_pretrained(
+        tmp_path,
+        safety_checker=None,
+        requires_safety_checker=False,
+        text_encoder=None,
+        tokenizer=None,
+        feature_extractor=None,
+        image_encoder=None,
+    )
     assert type(again.unet) is UNet2DConditionModel
     guided = DomainGuidedModel(again.unet, pretrained)
-    assert np.array_equal(images("Stable Diffusion", guided, W), images("Stable Diffusion", DomainGuidedModel(finetuned, pretrained), W))
+    assert np.array_equal(
+        images("Stable Diffusion", guided, W),
+        images("Stable Diffusion", DomainGuidedModel(finetuned, pretrained), W),
+    )
 
 
 def test_it_answers_for_its_network():
     finetuned, pretrained = random(1, unet()), random(2, unet())
     both = DomainGuidedModel(finetuned, pretrained)
-    assert both.config is finetuned.config and both.dtype == torch.float32 and both.device.type == "cpu" and isinstance(both, UNet2DConditionModel)
+    assert (
+        both.config is finetuned.config
+        and both.dtype == torch.float32
+        and both.device.type == "cpu"
+        and isinstance(both, UNet2DConditionModel)
+    )
     both.to(torch.float64)
     assert next(finetuned.parameters()).dtype == next(pretrained.parameters()).dtype == torch.float64
 
@@ -242,9 +404,11 @@ def test_the_guide_can_be_given_its_own_null_condition():
 
 # LoRA
 
+
 @pytest.fixture
 def tuned():
     from peft import LoraConfig
+
     net = random(1, unet())
     plain = {k: v.clone() for k, v in net.state_dict().items()}
     torch.manual_seed(3)
@@ -268,24 +432,39 @@ def test_a_lora_is_guided_by_its_base_without_a_second_copy(tuned):
 def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     """The reference is the plain way: the network twice, the adapter off the second time."""
     from peft import LoraConfig, inject_adapter_in_model
+
     net = random(1, make)
     torch.manual_seed(3)
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), net, "style")
+    inject_adapter_in_model(
+        LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), net, "style"
+    )
     guided, calls = DomainGuidedModel(net, AdapterOff(net)), []
     net.register_forward_pre_hook(lambda *a: calls.append(1))
     x = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1)
-    given = dict(encoder_hidden_states=text(4, 5, 12, seed=2)) if order == "second" else dict(class_labels=torch.tensor([0, 2, 1000, 1000]))
+    given = (
+        dict(encoder_hidden_states=text(4, 5, 12, seed=2))
+        if order == "second"
+        else dict(class_labels=torch.tensor([0, 2, 1000, 1000]))
+    )
     found = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 1
-    monkeypatch.setattr("dgtoy.pipelines.sole_adapter", lambda *a: None)
+    monkeypatch.setattr("dgtoy.interop.pipelines.sole_adapter", lambda *a: None)
     plain = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 3
     close(found, plain, rtol=1e-4, atol=1e-5)
-    assert (found - net(x, timestep=torch.full((4,), 10), **{k: v.clamp(max=5) if k == "class_labels" else v for k, v in given.items()}).sample).abs().max() > 1e-3
+    assert (
+        found
+        - net(
+            x,
+            timestep=torch.full((4,), 10),
+            **{k: v.clamp(max=5) if k == "class_labels" else v for k, v in given.items()},
+        ).sample
+    ).abs().max() > 1e-3
 
 
 def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
     from peft import LoraConfig
+
     net, _ = tuned
     assert sole_adapter(net) == sole_adapter(net, "style") == "style" and sole_adapter(net, "other") is None
     other = random(1, unet())
@@ -299,14 +478,17 @@ def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
 
 
 def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned):
-    from dgtoy.lora import mixed
+    from dgtoy.interop.lora import mixed
+
     net, _ = tuned
     x, hidden = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(4, 5, 12, seed=2)
     guided = DomainGuidedModel(net, AdapterOff(net))
     expected = guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample
     layer = net.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
     folded = layer.register_forward_pre_hook(lambda m, args: (args[0].flatten(0, 1)[:, None],), prepend=True)
-    unfolded = layer.register_forward_hook(lambda m, args, out: out.reshape(-1, x.shape[-1] ** 2 // 4, out.shape[-1]))
+    unfolded = layer.register_forward_hook(
+        lambda m, args, out: out.reshape(-1, x.shape[-1] ** 2 // 4, out.shape[-1])
+    )
     with refuses("a layer is called on", "expected 4, those of the batch"), mixed(net, ["style"] * 4):
         net(x, torch.tensor(10), encoder_hidden_states=hidden)
     close(guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample, expected, rtol=1e-4, atol=1e-5)
@@ -327,10 +509,11 @@ def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):
 
 def test_one_of_two_adapters_can_be_the_domain(tuned):
     from peft import LoraConfig
+
     net, _ = tuned
     torch.manual_seed(4)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                    # peft: two adapters, "make sure to know what you are doing"
+        warnings.simplefilter("ignore")  # peft: two adapters, "make sure to know what you are doing"
         net.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), "other")
     net.set_adapter(["style", "other"])
     x, hidden = text(1, 4, 8, 8, seed=1), text(1, 5, 12, seed=2)
@@ -345,11 +528,22 @@ def test_one_of_two_adapters_can_be_the_domain(tuned):
 
 # what cannot be
 
+
 def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_step():
     from diffusers import UNet2DModel
+
     finetuned = random(1, unet())
     with refuses("finetuned is a UNet2DModel; expected one of DiTTransformer2DModel"):
-        DomainGuidedModel(UNet2DModel(sample_size=8, block_out_channels=(8, 8), down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, norm_num_groups=4), finetuned)
+        DomainGuidedModel(
+            UNet2DModel(
+                sample_size=8,
+                block_out_channels=(8, 8),
+                down_block_types=("DownBlock2D",) * 2,
+                up_block_types=("UpBlock2D",) * 2,
+                norm_num_groups=4,
+            ),
+            finetuned,
+        )
     with refuses("pretrained is a DiTTransformer2DModel; expected a UNet2DConditionModel"):
         DomainGuidedModel(finetuned, dit(5, 1)[1])
     with refuses("pretrained has in_channels 5; finetuned has 4"):
@@ -373,7 +567,7 @@ def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_ste
 def refused(words, change, make=unet(), build=sd):
     """`guide_pipeline` on two pipelines that are alike but for what `change` does to the second."""
     pipe, other = build(random(1, make))[0], build(random(2, make))[0]
-    guide_pipeline(build(random(1, make))[0], other)       # alike, they are taken
+    guide_pipeline(build(random(1, make))[0], other)  # alike, they are taken
     change(other)
     with refuses(*words):
         guide_pipeline(pipe, other)
@@ -382,37 +576,85 @@ def refused(words, change, make=unet(), build=sd):
 
 def test_parts_around_the_networks_that_differ_are_refused_before_the_first_step():
     from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler
+
     own = [0.1 * i / 1000 + 1e-4 for i in range(1000)]
     betas = lambda p: setattr(p, "scheduler", ddim(trained_betas=own))
-    refused(["pretrained has scheduler.trained_betas 0.0001 ... 0.1 (1000 values); the pipeline has None"], betas)
-    refused(["pretrained has scheduler.rescale_betas_zero_snr True; the pipeline has False"], lambda p: setattr(p, "scheduler", ddim(rescale_betas_zero_snr=True)))
-    refused(["pretrained has scheduler.prediction_type None; the pipeline has epsilon"], lambda p: setattr(p, "scheduler", FlowMatchEulerDiscreteScheduler()))
-    refused(["pretrained has vae AutoencoderTiny; the pipeline has AutoencoderKL"], lambda p: setattr(p, "vae", AutoencoderTiny()))
-    refused(["pretrained has vae.block_out_channels (8, 8, 8); the pipeline has (8, 8)"], lambda p: p.vae.register_to_config(block_out_channels=(8, 8, 8)))
+    refused(
+        ["pretrained has scheduler.trained_betas 0.0001 ... 0.1 (1000 values); the pipeline has None"], betas
+    )
+    refused(
+        ["pretrained has scheduler.rescale_betas_zero_snr True; the pipeline has False"],
+        lambda p: setattr(p, "scheduler", ddim(rescale_betas_zero_snr=True)),
+    )
+    refused(
+        ["pretrained has scheduler.prediction_type None; the pipeline has epsilon"],
+        lambda p: setattr(p, "scheduler", FlowMatchEulerDiscreteScheduler()),
+    )
+    refused(
+        ["pretrained has vae AutoencoderTiny; the pipeline has AutoencoderKL"],
+        lambda p: setattr(p, "vae", AutoencoderTiny()),
+    )
+    refused(
+        ["pretrained has vae.block_out_channels (8, 8, 8); the pipeline has (8, 8)"],
+        lambda p: p.vae.register_to_config(block_out_channels=(8, 8, 8)),
+    )
     pipe, other = sd(random(1, unet()))[0], sd(random(2, unet()))[0]
-    other.scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)               # another solver of the same process
+    other.scheduler = DPMSolverMultistepScheduler(
+        beta_start=0.0001, beta_end=0.02
+    )  # another solver of the same process
     assert guide_pipeline(pipe, other) is pipe
     with refuses("pretrained has sample_size 16; finetuned has 8"):
-        DomainGuidedModel(random(1, unet()), UNet2DConditionModel(**{**random(2, unet()).config, "sample_size": 16}))
+        DomainGuidedModel(
+            random(1, unet()), UNet2DConditionModel(**{**random(2, unet()).config, "sample_size": 16})
+        )
 
 
 def test_another_text_encoder_is_refused():
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-    clip = lambda **more: CLIPTextModel(CLIPTextConfig(**dict(vocab_size=20, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2) | more))
-    t5 = lambda **more: T5EncoderModel(T5Config(**dict(vocab_size=20, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2) | more))
+
+    clip = lambda **more: CLIPTextModel(
+        CLIPTextConfig(
+            **dict(
+                vocab_size=20, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+            )
+            | more
+        )
+    )
+    t5 = lambda **more: T5EncoderModel(
+        T5Config(**dict(vocab_size=20, d_model=12, d_kv=4, d_ff=8, num_layers=1, num_heads=2) | more)
+    )
 
     def with_text(part, encoder, build):
         def made(net):
             pipe, more = build(net)
             setattr(pipe, part, encoder())
             return pipe, more
+
         return made
-    wide = lambda part, encoder: (lambda p: setattr(p, part, encoder))
-    refused(["pretrained has text_encoder.hidden_size 16; the pipeline has 12"], wide("text_encoder", clip(hidden_size=16)), build=with_text("text_encoder", clip, sd))
-    refused(["pretrained has text_encoder.vocab_size 21; the pipeline has 20"], wide("text_encoder", clip(vocab_size=21)), build=with_text("text_encoder", clip, sd))
-    refused(["pretrained has text_encoder T5EncoderModel; the pipeline has CLIPTextModel"], wide("text_encoder", t5()), build=with_text("text_encoder", clip, sd))
+
+    wide = lambda part, encoder: lambda p: setattr(p, part, encoder)
+    refused(
+        ["pretrained has text_encoder.hidden_size 16; the pipeline has 12"],
+        wide("text_encoder", clip(hidden_size=16)),
+        build=with_text("text_encoder", clip, sd),
+    )
+    refused(
+        ["pretrained has text_encoder.vocab_size 21; the pipeline has 20"],
+        wide("text_encoder", clip(vocab_size=21)),
+        build=with_text("text_encoder", clip, sd),
+    )
+    refused(
+        ["pretrained has text_encoder T5EncoderModel; the pipeline has CLIPTextModel"],
+        wide("text_encoder", t5()),
+        build=with_text("text_encoder", clip, sd),
+    )
     third = with_text("text_encoder_3", t5, sd3)
-    refused(["pretrained has text_encoder_3.vocab_size 21; the pipeline has 20"], wide("text_encoder_3", t5(vocab_size=21)), KINDS["Stable Diffusion 3"][0], third)
+    refused(
+        ["pretrained has text_encoder_3.vocab_size 21; the pipeline has 20"],
+        wide("text_encoder_3", t5(vocab_size=21)),
+        KINDS["Stable Diffusion 3"][0],
+        third,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -436,27 +678,38 @@ def test_the_lora_guide_of_a_pipeline_is_its_base():
 
     from dgtoy.interop import DomainGuidedModel as again
     from dgtoy.interop import lora_guide
+
     net = random(1, unet())
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     pipe, _ = sd(net)
     assert lora_guide(pipe) is pipe and again is DomainGuidedModel
-    assert np.array_equal(images("Stable Diffusion", pipe.unet, W), images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W))
+    assert np.array_equal(
+        images("Stable Diffusion", pipe.unet, W),
+        images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W),
+    )
 
 
 # velocities
 
+
 def test_guidance_on_velocities_is_guidance_on_denoisers():
     """Flow matching: x_t = (1 - t) x0 + t eps, v = eps - x0 = (x_t - x0_hat) / t. Weights that sum to 1 pass through: w means the same."""
     x, t = text(3, 4, 2, 2, seed=1).double(), torch.tensor(0.7, dtype=torch.float64)
-    main, guide = (lambda x, sigma, k=k: torch.tanh(k * x) for k in (1.0, 2.0))        # two denoisers, as estimates of x0 from x_t
+    main, guide = (
+        lambda x, sigma, k=k: torch.tanh(k * x) for k in (1.0, 2.0)
+    )  # two denoisers, as estimates of x0 from x_t
     velocity = lambda D: (x - D(x, t)) / t
     by_velocity = velocity(guide) + W * (velocity(main) - velocity(guide))
     close(by_velocity, velocity(guided(main, guide, W)))
-    v_prediction = lambda D: (0.6 * x - D(x, t)) / 0.8                                  # alpha = 0.6, s = 0.8: v = (alpha x - x0) / s
-    close(v_prediction(guide) + W * (v_prediction(main) - v_prediction(guide)), v_prediction(guided(main, guide, W)))
+    v_prediction = lambda D: (0.6 * x - D(x, t)) / 0.8  # alpha = 0.6, s = 0.8: v = (alpha x - x0) / s
+    close(
+        v_prediction(guide) + W * (v_prediction(main) - v_prediction(guide)),
+        v_prediction(guided(main, guide, W)),
+    )
 
 
 # the plane, and cheaper steps
+
 
 class Counted(torch.nn.Module):
     """A network that counts its calls."""
@@ -482,24 +735,31 @@ class Counted(torch.nn.Module):
 
 def halves(net, x, t, labelled, null, w):
     """What a pipeline makes of its network's answer."""
-    unlabelled, on = net(torch.cat([x, x]), t, encoder_hidden_states=torch.cat([null, labelled]), return_dict=False)[0].chunk(2)
+    unlabelled, on = net(
+        torch.cat([x, x]), t, encoder_hidden_states=torch.cat([null, labelled]), return_dict=False
+    )[0].chunk(2)
     return unlabelled + w * (on - unlabelled)
 
 
 @pytest.mark.parametrize("a, b", [(1.0, 2.0), (2.0, 2.0), (1.3, 1.8)])
 def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
     main, guide, x, t, labelled, null = modular
-    call = lambda net, y: (lambda x, sigma: net(x, t, encoder_hidden_states=y).sample)
+    call = lambda net, y: lambda x, sigma: net(x, t, encoder_hidden_states=y).sample
     counted = Counted(guide)
     found = halves(DomainGuidedModel(main, counted, domain=a), x, t, labelled, null, b)
-    close(found, plane(call(guide, null), call(main, null), call(main, labelled), a, b)(x, 1.0), rtol=1e-4, atol=1e-4)
+    close(
+        found,
+        plane(call(guide, null), call(main, null), call(main, labelled), a, b)(x, 1.0),
+        rtol=1e-4,
+        atol=1e-4,
+    )
     assert counted.calls == (a != 1)
-    if a == b:                                             # the line of Domain Guidance
+    if a == b:  # the line of Domain Guidance
         close(found, halves(DomainGuidedModel(main, guide), x, t, labelled, null, b), rtol=1e-4, atol=1e-4)
 
 
 def test_without_an_interval_the_time_is_not_read_so_a_device_need_not_be_waited_for(monkeypatch):
-    monkeypatch.setattr("dgtoy.pipelines._timestep", lambda *a: pytest.fail("the time was read"))
+    monkeypatch.setattr("dgtoy.interop.pipelines._timestep", lambda *a: pytest.fail("the time was read"))
     images("Stable Diffusion", DomainGuidedModel(random(1, unet()), random(2, unet())), W)
 
 
@@ -507,13 +767,23 @@ def test_outside_the_interval_the_guide_rests_and_guidance_adds_nothing(modular)
     main, guide, x, _, labelled, null = modular
     counted = Counted(guide)
     far = DomainGuidedModel(main, guide, domain=1.5, interval=(100, 500))
-    close(halves(far, x, torch.tensor(50), labelled, null, W), main(x, torch.tensor(50), encoder_hidden_states=labelled).sample, rtol=1e-4, atol=1e-5)
+    close(
+        halves(far, x, torch.tensor(50), labelled, null, W),
+        main(x, torch.tensor(50), encoder_hidden_states=labelled).sample,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     both = DomainGuidedModel(main, counted, interval=(100, 500))
     for time, calls in ((50, 0), (300, 1), (501, 1)):
         found = halves(both, x, torch.tensor(time), labelled, null, W)
         assert counted.calls == calls
         if calls == 0 or time > 500:
-            close(found, main(x, torch.tensor(time), encoder_hidden_states=labelled).sample, rtol=1e-4, atol=1e-5)
+            close(
+                found,
+                main(x, torch.tensor(time), encoder_hidden_states=labelled).sample,
+                rtol=1e-4,
+                atol=1e-5,
+            )
 
 
 def test_every_second_step_uses_the_guides_last_answer(modular):
@@ -521,9 +791,13 @@ def test_every_second_step_uses_the_guides_last_answer(modular):
     counted = Counted(guide)
     both, seen = DomainGuidedModel(main, counted, every=2), []
     for time in (900, 600, 300):
-        seen.append(both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled])).sample[:2])
+        seen.append(
+            both(
+                torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled])
+            ).sample[:2]
+        )
     assert counted.calls == 2 and torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
-    for time in (300, 300):                                # a new run never starts with what the last one left
+    for time in (300, 300):  # a new run never starts with what the last one left
         both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled]))
     assert counted.calls == 4
 
@@ -531,7 +805,9 @@ def test_every_second_step_uses_the_guides_last_answer(modular):
 def test_flux_takes_an_interval_as_well():
     make = KINDS["Flux, true CFG"][0]
     main, guide = random(1, make), Counted(random(2, make))
-    found = images("Flux, true CFG", DomainGuidedModel(main, guide, interval=(2.0, 3.0)), W)      # its timesteps end at 1
+    found = images(
+        "Flux, true CFG", DomainGuidedModel(main, guide, interval=(2.0, 3.0)), W
+    )  # its timesteps end at 1
     assert guide.calls == 0 and np.abs(found - images("Flux, true CFG", main, 1.0)).max() < 1e-4
     with refuses("domain is 1.5; expected None for a FluxTransformer2DModel"):
         DomainGuidedModel(main, random(2, make), domain=1.5)
@@ -541,10 +817,16 @@ def test_flux_takes_an_interval_as_well():
 
 # pipelines as denoisers
 
+
 def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
     """For epsilon, v and velocity: a network that returns the truth about x0 gives D(x, sigma) = x0 at every level."""
     x0 = text(2, 4, 4, 4, seed=1).double()
-    for kind, scheduler in (("epsilon", ddim()), ("v_prediction", ddim(prediction_type="v_prediction")), ("flow", FlowMatchEulerDiscreteScheduler())):
+    for kind, scheduler in (
+        ("epsilon", ddim()),
+        ("v_prediction", ddim(prediction_type="v_prediction")),
+        ("flow", FlowMatchEulerDiscreteScheduler()),
+    ):
+
         class Oracle:
             dtype = torch.float64
 
@@ -552,10 +834,19 @@ def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
                 t = timestep[:, None, None, None].double()
                 if kind == "flow":
                     t = t / 1000
-                    return ((x - x0) / t,)                 # noise - x0, from x = (1 - t) x0 + t noise
-                abar = torch.from_numpy(np.exp(np.interp(t.flatten().numpy(), np.arange(1000), scheduler.alphas_cumprod.double().log().numpy()))).reshape(t.shape)
+                    return ((x - x0) / t,)  # noise - x0, from x = (1 - t) x0 + t noise
+                abar = torch.from_numpy(
+                    np.exp(
+                        np.interp(
+                            t.flatten().numpy(),
+                            np.arange(1000),
+                            scheduler.alphas_cumprod.double().log().numpy(),
+                        )
+                    )
+                ).reshape(t.shape)
                 noise = (x - abar.sqrt() * x0) / (1 - abar).sqrt()
                 return (noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * x0,)
+
         D = denoiser(Oracle(), scheduler)
         for sigma in (0.1, 1.0, 9.0):
             x = x0 + sigma * text(2, 4, 4, 4, seed=2).double()
@@ -564,6 +855,7 @@ def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
 
 def test_dits_network_as_a_denoiser_is_dgtoys_vp():
     from dgtoy.dit import VP
+
     ours, theirs = dit(5, 1)
     D = denoiser(theirs, ddim(steps_offset=0), class_labels=torch.tensor([2]))
     x = 3 * text(3, 4, 8, 8, seed=1)
@@ -584,6 +876,7 @@ def test_held_out_latents_calibrate_a_pipeline(modular):
 
 # the guider of modular pipelines
 
+
 def one_step(guider, net, x, t, labelled, null, step=0, steps=4):
     """What a modular pipeline's denoising block does with its guider and its network in one step."""
     guider.set_state(step=step, num_inference_steps=steps, timestep=t)
@@ -602,18 +895,23 @@ def modular():
 
 
 def test_the_guider_is_the_formula_and_leaves_the_network_as_it_was(modular):
-    from dgtoy.guider import DomainGuidance
+    from dgtoy.interop.guider import DomainGuidance
+
     main, guide, x, t, labelled, null = modular
     call = lambda net, y: net(x, t, encoder_hidden_states=y).sample
     expected = call(guide, null) + W * (call(main, labelled) - call(guide, null))
     close(one_step(DomainGuidance(guide, W), main, x, t, labelled, null), expected)
     assert "forward" not in main.__dict__
     close(one_step(DomainGuidance(guide, 1.0), main, x, t, labelled, null), call(main, labelled))
-    close(one_step(DomainGuidance(main, W), main, x, t, labelled, null), call(main, null) + W * (call(main, labelled) - call(main, null)))
+    close(
+        one_step(DomainGuidance(main, W), main, x, t, labelled, null),
+        call(main, null) + W * (call(main, labelled) - call(main, null)),
+    )
 
 
 def test_outside_its_steps_the_guide_is_not_called(modular):
-    from dgtoy.guider import DomainGuidance
+    from dgtoy.interop.guider import DomainGuidance
+
     main, guide, x, t, labelled, null = modular
     guider = DomainGuidance(guide, W, start=0.5)
     plain = main(x, t, encoder_hidden_states=labelled).sample
@@ -622,21 +920,33 @@ def test_outside_its_steps_the_guide_is_not_called(modular):
 
 
 def test_a_guider_with_a_folder_is_saved_and_loaded_with_its_reference(modular, tmp_path):
-    from dgtoy.guider import DomainGuidance
+    from dgtoy.interop.guider import DomainGuidance
+
     main, guide, x, t, labelled, null = modular
     guide.save_pretrained(tmp_path / "guide")
     guider = DomainGuidance(tmp_path / "guide", W, stop=0.75)
     guider.save_pretrained(tmp_path / "guider")
     again = DomainGuidance.from_pretrained(tmp_path / "guider")
-    assert again.config.pretrained == str(tmp_path / "guide") and again.guidance_scale == W and again.config.stop == 0.75
-    close(one_step(again, main, x, t, labelled, null), one_step(DomainGuidance(guide, W), main, x, t, labelled, null))
+    assert (
+        again.config.pretrained == str(tmp_path / "guide")
+        and again.guidance_scale == W
+        and again.config.stop == 0.75
+    )
+    close(
+        one_step(again, main, x, t, labelled, null),
+        one_step(DomainGuidance(guide, W), main, x, t, labelled, null),
+    )
 
 
 def test_a_guider_without_a_fitting_network_is_refused(modular):
-    from dgtoy.guider import DomainGuidance
+    from dgtoy.interop.guider import DomainGuidance
+
     main, _, x, t, labelled, null = modular
     with refuses("pretrained is missing; expected the pre-trained network"):
         one_step(DomainGuidance(None, W), main, x, t, labelled, null)
     with refuses("pretrained is a DiTTransformer2DModel; the pipeline's network is a UNet2DConditionModel"):
         one_step(DomainGuidance(dit(5, 1)[1], W), main, x, t, labelled, null)
-    assert torch.equal(one_step(DomainGuidance(main, 1.0), main, x, t, labelled, null), main(x, t, encoder_hidden_states=labelled).sample)
+    assert torch.equal(
+        one_step(DomainGuidance(main, 1.0), main, x, t, labelled, null),
+        main(x, t, encoder_hidden_states=labelled).sample,
+    )

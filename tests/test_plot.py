@@ -9,18 +9,24 @@ import torch
 from helpers import random_mixture, refuses
 from PIL import Image
 
-from dgtoy import plot
+from dgtoy.course import plot
 from dgtoy.metrics import bootstrap
 
-METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]     # those two are backdrop
+METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]  # those two are backdrop
 # how a colour (linear RGB) looks to eyes without red, green or blue cones: Machado, Oliveira & Fernandes 2009, severity 1
 EYES = {
     "all cones": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
 }
-FAR = 15                                                   # in CIELAB; 2.3 is a just noticeable difference
+FAR = 15  # in CIELAB; 2.3 is a just noticeable difference
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
@@ -29,7 +35,7 @@ def ax():
     with plot.style():
         fig, ax = plt.subplots(figsize=(3, 2))
         yield ax
-        fig.canvas.draw()                                  # warnings are errors: drawing must not warn
+        fig.canvas.draw()  # warnings are errors: drawing must not warn
         plt.close(fig)
 
 
@@ -44,14 +50,18 @@ def lab(color, eyes):
 @pytest.mark.parametrize("eyes", EYES)
 def test_methods_are_told_apart_by_colour_by_all_eyes(eyes):
     for one, other in itertools.combinations(METHODS, 2):
-        distance = np.linalg.norm(lab(plot.METHODS[one]["color"], EYES[eyes]) - lab(plot.METHODS[other]["color"], EYES[eyes]))
+        distance = np.linalg.norm(
+            lab(plot.METHODS[one]["color"], EYES[eyes]) - lab(plot.METHODS[other]["color"], EYES[eyes])
+        )
         assert distance > FAR, f"{one} and {other} are {distance:.1f} apart"
 
 
 def test_methods_are_told_apart_without_any_colour():
     assert len({plot.METHODS[m]["marker"] for m in METHODS}) == len(METHODS)
     assert all(plot.METHODS[m]["marker"] for m in METHODS)
-    dark, light = (lab(plot.METHODS[m]["color"], np.eye(3))[0] for m in ("truth", "source"))         # lines without markers
+    dark, light = (
+        lab(plot.METHODS[m]["color"], np.eye(3))[0] for m in ("truth", "source")
+    )  # lines without markers
     assert light - dark > 50
 
 
@@ -67,7 +77,10 @@ def test_the_methods_keep_the_colours_of_the_course():
     for method in ("none", "source"):
         r, g, b = mpl.colors.to_rgb(plot.METHODS[method]["color"])
         assert r == g == b
-    blue, orange = mpl.colors.to_rgb(plot.METHODS["DoG"]["color"]), mpl.colors.to_rgb(plot.METHODS["CFG"]["color"])
+    blue, orange = (
+        mpl.colors.to_rgb(plot.METHODS["DoG"]["color"]),
+        mpl.colors.to_rgb(plot.METHODS["CFG"]["color"]),
+    )
     assert blue[2] > max(blue[:2]) and orange[0] > orange[1] > orange[2]
 
 
@@ -81,9 +94,12 @@ def test_the_style_ends_where_its_block_ends():
 def test_samples_are_drawn_where_they_are_in_the_method_s_colour(ax):
     x = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
     plot.points(ax, x, "CFG", limit=3, label="CFG")
-    drawn, = ax.collections
+    (drawn,) = ax.collections
     assert np.allclose(drawn.get_offsets(), x) and ax.get_xlim() == ax.get_ylim() == (-3, 3)
-    assert mpl.colors.same_color(drawn.get_facecolor()[0, :3], plot.METHODS["CFG"]["color"]) and drawn.get_rasterized()
+    assert (
+        mpl.colors.same_color(drawn.get_facecolor()[0, :3], plot.METHODS["CFG"]["color"])
+        and drawn.get_rasterized()
+    )
     assert ax.get_aspect() == 1 and ax.get_legend_handles_labels()[1] == ["CFG"]
 
 
@@ -98,13 +114,15 @@ def test_a_contour_encloses_the_share_of_the_mass_it_says(ax, rng):
 
 def test_a_contour_of_a_blurred_mixture_is_drawn_at_its_level(ax):
     plot.contours(ax, random_mixture(), limit=8, sigma=2.0, method="source")
-    assert all(c.get_linestyle()[0][1] is None for c in ax.collections)      # solid, although log densities are negative
+    assert all(
+        c.get_linestyle()[0][1] is None for c in ax.collections
+    )  # solid, although log densities are negative
 
 
 def test_a_sweep_draws_the_mean_over_seeds_and_its_interval(ax):
     values = [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [0.0, 1.0, 5.0]]
     plot.sweep(ax, [1, 1.5, 2], values, "DoG")
-    line, = ax.lines
+    (line,) = ax.lines
     assert np.allclose(line.get_ydata(), [2, 2, 2]) and line.get_label() == "DoG"
     assert (line.get_color(), line.get_marker()) == (plot.METHODS["DoG"]["color"], "D")
     corners = ax.collections[0].get_paths()[0].vertices
@@ -116,18 +134,25 @@ def test_a_heat_map_says_its_numbers(ax):
     values = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     image = plot.heat(ax, [1, 1.5, 2], [0, 1], values, "rate", fmt="{:.1f}")
     assert [t.get_text() for t in ax.texts] == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "1.5", "2"] and np.array_equal(image.get_array(), values)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["1", "1.5", "2"] and np.array_equal(
+        image.get_array(), values
+    )
 
 
 @pytest.mark.parametrize("values", ([[0.9, 1.2]], [[1.0, 1.0]]))
 def test_the_colours_of_a_centred_map_diverge_at_its_centre(ax, values):
     image = plot.heat(ax, [0, 1], [0], values, "w*", cmap="RdBu", centre=1.0)
-    assert image.norm(1.0) == pytest.approx(0.5) and 0 <= image.norm(min(values[0])) <= image.norm(max(values[0])) <= 1
+    assert (
+        image.norm(1.0) == pytest.approx(0.5)
+        and 0 <= image.norm(min(values[0])) <= image.norm(max(values[0])) <= 1
+    )
 
 
 def test_maps_side_by_side_share_their_colours_by_a_common_reach(ax):
     image = plot.heat(ax, [0, 1], [0], [[0.9, 1.2]], "w*", centre=1.0, reach=2.0, bar=False)
-    assert image.norm([-1.0, 1.0, 3.0]).tolist() == pytest.approx([0.0, 0.5, 1.0]) and len(ax.figure.axes) == 1
+    assert (
+        image.norm([-1.0, 1.0, 3.0]).tolist() == pytest.approx([0.0, 0.5, 1.0]) and len(ax.figure.axes) == 1
+    )
 
 
 def test_a_bar_is_the_mean_with_its_interval(ax):
@@ -147,7 +172,9 @@ def test_plotting_draws_no_random_numbers(ax):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     plot.points(ax, torch.zeros(3, 2))
     plot.sweep(ax, [1], [[1.0, 2.0]], "none")
-    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(
+        np.random.get_state()[1], before[1]
+    )
 
 
 def test_a_sheet_holds_every_image_at_its_place():
@@ -155,7 +182,12 @@ def test_a_sheet_holds_every_image_at_its_place():
     x = torch.linspace(-1, 1, 6).reshape(6, 1, 1, 1).expand(6, 3, 4, 5)
     plot.sheet(ax, x, columns=3)
     shown = ax.images[0].get_array()
-    assert shown.shape == (8, 15, 3) and shown[0, 0, 0] == 0 and shown[-1, -1, 0] == 1 and shown[0, 5, 0] == pytest.approx(0.2)
+    assert (
+        shown.shape == (8, 15, 3)
+        and shown[0, 0, 0] == 0
+        and shown[-1, -1, 0] == 1
+        and shown[0, 5, 0] == pytest.approx(0.2)
+    )
     plt.close(fig)
 
 

@@ -34,7 +34,9 @@ def test_the_order_of_convergence_is_the_one_promised(sampler, order):
 def test_the_order_holds_on_uneven_steps(sampler, order):
     """Steps of ln sigma in the ratio 1 : 3, alternately; the multistep method must weigh them."""
     x_T, counts = torch.tensor([[-8.0], [3.0], [11.0]], dtype=torch.float64), (32, 64, 128, 256)
-    uneven = lambda n: torch.cat([torch.zeros(1), torch.tensor([1.0, 3.0]).repeat(n // 2).cumsum(0) / (2 * n)]).double()
+    uneven = lambda n: torch.cat(
+        [torch.zeros(1), torch.tensor([1.0, 3.0]).repeat(n // 2).cumsum(0) / (2 * n)]
+    ).double()
     levels = lambda n: 10.0 * torch.exp(math.log(0.01) * uneven(n))
     D, truth = gaussian(1.5, 0.7).denoise, flow(x_T, 1.5, 0.7, 10.0, 0.1)
     errors = [(last(sampler(D, x_T, levels(n))) - truth).abs().max().item() for n in counts]
@@ -56,7 +58,11 @@ def test_the_last_step_to_0_lands_on_the_denoised_point():
 
 def test_dpmpp_is_algorithm_2_of_its_paper_on_uneven_steps():
     """In the paper's letters: lambda = -ln sigma, h = steps of lambda, r = h_before / h, D = (1 + 1/2r) x0 - 1/2r x0_before."""
-    x, D, sigmas = torch.tensor([[-1.0], [2.0]], dtype=torch.float64), gaussian(1.0, 0.5).denoise, [5.0, 4.0, 1.0, 0.7, 0.2]
+    x, D, sigmas = (
+        torch.tensor([[-1.0], [2.0]], dtype=torch.float64),
+        gaussian(1.0, 0.5).denoise,
+        [5.0, 4.0, 1.0, 0.7, 0.2],
+    )
     found, before = list(dpmpp_2m(D, x, torch.tensor(sigmas, dtype=torch.float64))), None
     for i, (s, t) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
         x0, h = D(x, s), math.log(s / t)
@@ -78,11 +84,14 @@ def test_dpmpp_is_exact_for_a_denoiser_that_does_not_move():
 
 
 @pytest.mark.parametrize("sampler", (heun, dpmpp_2m))
-@pytest.mark.parametrize("source, target, w, interval", [
-    ((0.0, 3.0), (2.0, 0.3), 1.5, (0.0, math.inf)),
-    ((0.0, 1.0), (3.0, 0.9), 1.5, (0.0, math.inf)),
-    ((0.0, 3.0), (0.0, 0.3), 1.5, (0.0, 1.0)),
-])
+@pytest.mark.parametrize(
+    "source, target, w, interval",
+    [
+        ((0.0, 3.0), (2.0, 0.3), 1.5, (0.0, math.inf)),
+        ((0.0, 1.0), (3.0, 0.9), 1.5, (0.0, math.inf)),
+        ((0.0, 3.0), (0.0, 0.3), 1.5, (0.0, 1.0)),
+    ],
+)
 def test_guided_samples_of_gaussians_end_where_the_theory_says(sampler, source, target, w, interval):
     """The flow is affine: the starts 0 and +-sigma_max become the mean and the mean +- one std."""
     mean, std = theory.gaussian_guidance(target, source, w, interval)
@@ -95,7 +104,11 @@ def test_guided_samples_of_gaussians_end_where_the_theory_says(sampler, source, 
 
 def test_ancestral_sampling_reproduces_the_mixture_s_moments(rng):
     mixture = random_mixture(3, 2, dtype=torch.float32)
-    x = last(ancestral(mixture.denoise, mixture.sample(8_000, sigma=10.0, generator=rng), karras(150, 0.05, 10.0), rng))
+    x = last(
+        ancestral(
+            mixture.denoise, mixture.sample(8_000, sigma=10.0, generator=rng), karras(150, 0.05, 10.0), rng
+        )
+    )
     truth = mixture.sample(100_000, generator=rng)
     shares = mixture.responsibilities(x).mean(0)
     close(shares, mixture.weights.float(), rtol=0, atol=0.02)
@@ -129,7 +142,14 @@ def test_a_list_of_generators_gives_each_seed_the_noise_it_has_alone():
 
 def test_a_list_of_too_few_generators_is_refused():
     with refuses("generator", "2", "3"):
-        last(ancestral(random_mixture(dtype=torch.float32).denoise, torch.ones(3, 4, 2), [2.0, 1.0], [torch.Generator()] * 2))
+        last(
+            ancestral(
+                random_mixture(dtype=torch.float32).denoise,
+                torch.ones(3, 4, 2),
+                [2.0, 1.0],
+                [torch.Generator()] * 2,
+            )
+        )
 
 
 @pytest.mark.parametrize("sampler, calls", [(euler, 12), (heun, 23), (dpmpp_2m, 12), (ancestral, 12)])
@@ -208,6 +228,9 @@ def test_last_agrees_with_the_list():
 
 @pytest.mark.parametrize("every, kept", [(1, [0, 1, 2, 3, 4, 5, 6]), (2, [0, 2, 4, 6]), (4, [0, 4])])
 def test_a_trajectory_is_the_start_and_every_so_many_iterates(every, kept):
-    x_T, run = torch.ones(3, 1), lambda: heun(gaussian(1.0, 0.5).denoise, torch.ones(3, 1), karras(6, 0.1, 5.0))
+    x_T, run = (
+        torch.ones(3, 1),
+        lambda: heun(gaussian(1.0, 0.5).denoise, torch.ones(3, 1), karras(6, 0.1, 5.0)),
+    )
     every_x = [x_T, *run()]
     close(trajectory(x_T, run(), every), torch.stack([every_x[i] for i in kept]))

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dgtoy import domain_guidance, glyphs, vp
+from dgtoy import domain_guidance, vp
+from dgtoy.course.claims.scale import c15, c20
+from dgtoy.course.experiments import directions, pictures, scale, scale_setup, why
+from dgtoy.course.worlds import glyphs
 from dgtoy.dit import VP, DiT
-from dgtoy.experiments import directions, pictures, scale, scale_setup, why
-from dgtoy.experiments.claims_scale import c15, c20
-from dgtoy.latents import Unshuffle
 from dgtoy.pipeline import finetune, sample
+from dgtoy.pipeline.latents import Unshuffle
 
 close = torch.testing.assert_close
 
@@ -33,7 +34,12 @@ def test_a_held_set_gives_its_rows_and_mirrors_none():
     x0, label = torch.randn(5, 4, 2, 2), torch.arange(5) % 3
     data = scale_setup.Held(x0, label, 3)
     found, its = data.draw(torch.tensor([4, 0]), torch.tensor([True, False]), torch.randn(2, 4, 2, 2))
-    assert torch.equal(found, x0[[4, 0]]) and its.tolist() == [1, 0] and len(data) == 5 and data.shape == (4, 2, 2)
+    assert (
+        torch.equal(found, x0[[4, 0]])
+        and its.tolist() == [1, 0]
+        and len(data) == 5
+        and data.shape == (4, 2, 2)
+    )
 
 
 def test_the_target_of_a_name_is_what_the_table_says():
@@ -50,6 +56,7 @@ def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
     for _ in finetune.finetune(make(), scale_setup.Held(x0, label, 3), recipe, tmp_path):
         pass
     from safetensors.torch import load_file
+
     for step, name in ((2, "ema-000002.safetensors"), (4, "ema.safetensors")):
         written = load_file(tmp_path / name)
         assert all(torch.equal(v, written[k]) for k, v in kept[step].net.state_dict().items())
@@ -60,7 +67,13 @@ def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pi
     judge = scale_setup.Judge(config, "course", "cpu")
     net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
     one = judge.latents(net, None, seed=3, method="none", batch=10)
-    other = sample.latents(net, None, sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3), range(62), 62)
+    other = sample.latents(
+        net,
+        None,
+        sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3),
+        range(62),
+        62,
+    )
     close(one, other, rtol=1e-4, atol=1e-4)
     close(judge.through(net.denoiser(judge.label), net, 3), other, rtol=1e-4, atol=1e-4)
     true, noise = judge.score(judge.draw(62, 77)), judge.score(torch.randn(62, 4, 32, 32))
@@ -72,7 +85,10 @@ def test_pre_training_learns_and_is_kept(tmp_path, monkeypatch):
     config = scale.Config(images=640, lr=1e-2)
     net = scale_setup.pretrained(config, scale.SMALL)
     again = scale_setup.pretrained(config, scale.SMALL)
-    assert all(torch.equal(a, b) for a, b in zip(net.net.parameters(), again.net.parameters(), strict=True)) and len(list(tmp_path.iterdir())) == 1
+    assert (
+        all(torch.equal(a, b) for a, b in zip(net.net.parameters(), again.net.parameters(), strict=True))
+        and len(list(tmp_path.iterdir())) == 1
+    )
     x0, label = glyphs.World(size=64).sample(62, generator=torch.Generator().manual_seed(5))
     x0, process, i = scale_setup.codes(x0), vp.Process(), torch.full((62,), 600)
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
@@ -89,49 +105,90 @@ def row(table, score, **where):
 
 def test_a_replica_pre_trains_a_model_of_its_own(monkeypatch):
     asked = []
-    monkeypatch.setattr(scale, "pretrained", lambda config, network, seed, device: asked.append(seed) or 1 / 0)
+    monkeypatch.setattr(
+        scale, "pretrained", lambda config, network, seed, device: asked.append(seed) or 1 / 0
+    )
     for config in (scale.Config(), pictures.replica(scale.Config())):
         with pytest.raises(ZeroDivisionError):
             scale._cell(config, "cpu", "course", "full", config.first)
-    assert asked == [0, 100] and [k[-1] for k in scale.keys(pictures.replica(scale.Config()), "cpu")] == [100, 101]
+    assert asked == [0, 100] and [k[-1] for k in scale.keys(pictures.replica(scale.Config()), "cpu")] == [
+        100,
+        101,
+    ]
 
 
 @pytest.mark.parametrize("dog, verdict", [(80.0, "holds"), (130.0, "holds in part")])
 def test_the_rule_of_c15(dog, verdict):
     """Made-up records: DoG at 80 against CFG at 100 holds, DoG at 130 does not, though CFG still beats none."""
     seeds = lambda v: [v - 1, v, v + 1]
-    rows = [row("weight", seeds(v), target="course", variant="full", step=8, method=m, w=w) for m, w, v in (("none", 1.0, 120.0), ("cfg", 1.5, 100.0), ("dog", 1.5, dog))]
-    rows += [row("steps", seeds(v), sampler="ddim", steps=4, method=m) for m, v in (("cfg", 100.0), ("dog", dog))]
-    rows += [row("guide", seeds(v), guide=g) for g, v in zip(scale.GUIDES, (dog, 90.0, 100.0, 85.0, 85.0), strict=True)]
+    rows = [
+        row("weight", seeds(v), target="course", variant="full", step=8, method=m, w=w)
+        for m, w, v in (("none", 1.0, 120.0), ("cfg", 1.5, 100.0), ("dog", 1.5, dog))
+    ]
+    rows += [
+        row("steps", seeds(v), sampler="ddim", steps=4, method=m) for m, v in (("cfg", 100.0), ("dog", dog))
+    ]
+    rows += [
+        row("guide", seeds(v), guide=g)
+        for g, v in zip(scale.GUIDES, (dog, 90.0, 100.0, 85.0, 85.0), strict=True)
+    ]
     found = c15(dict(config=dataclasses.asdict(scale.Config()), seeds=[0, 1, 2], results=dict(rows=rows)))
     assert found.verdict == verdict and (found.value > 15) == (dog < 100)
 
 
 def test_the_two_terms_are_those_of_domain_guidance():
     """With w, D_dog - D_ft = (w - 1) (domain + class): the two terms that `why` measures."""
-    config, judge = why.Config(points=3, levels=(2.0,)), type("Judge", (), dict(world=scale_setup.world("course"), device="cpu"))
-    base, tuned = (VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62, seed=s).requires_grad_(False)) for s in (1, 2))
+    config, judge = (
+        why.Config(points=3, levels=(2.0,)),
+        type("Judge", (), dict(world=scale_setup.world("course"), device="cpu")),
+    )
+    base, tuned = (
+        VP(
+            DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62, seed=s).requires_grad_(
+                False
+            )
+        )
+        for s in (1, 2)
+    )
     for net in (base, tuned):
         for p in net.net.parameters():
-            p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel() + net.net.pos_embed.numel()))
-    tuned.net.y_embedder.embedding_table.weight.data += 0.5 * torch.randn(63, 32, generator=torch.Generator().manual_seed(9))
+            p.data += 0.1 * torch.randn(
+                p.shape, generator=torch.Generator().manual_seed(p.numel() + net.net.pos_embed.numel())
+            )
+    tuned.net.y_embedder.embedding_table.weight.data += 0.5 * torch.randn(
+        63, 32, generator=torch.Generator().manual_seed(9)
+    )
     x0, label = why._images(config, judge, 0)
     x, w = why._noised(x0, 2.0, 0), 1.7
     pre, null, labelled = base.denoiser(base.null), tuned.denoiser(tuned.null), tuned.denoiser(label)
     both = (null(x, 2.0) - pre(x, 2.0)) + (labelled(x, 2.0) - null(x, 2.0))
     close(domain_guidance(labelled, pre, w)(x, 2.0) - labelled(x, 2.0), (w - 1) * both, rtol=1e-3, atol=1e-3)
     found = why.terms(config, judge, base, tuned, 0)
-    close(found["domain"][0], (null(x, 2.0) - pre(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4)
-    close(found["class"][0], (labelled(x, 2.0) - null(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4)
+    close(
+        found["domain"][0], (null(x, 2.0) - pre(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4
+    )
+    close(
+        found["class"][0],
+        (labelled(x, 2.0) - null(x, 2.0)).square().mean().sqrt().item(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
     held = why.errors(config, judge, base, tuned, 0)
-    close(held["fine-tuned label, target"][0], (labelled(x, 2.0) - x0).square().mean().item(), rtol=1e-3, atol=1e-4)
+    close(
+        held["fine-tuned label, target"][0],
+        (labelled(x, 2.0) - x0).square().mean().item(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 def test_the_domain_classifier_learns_to_tell_the_target():
     judge = type("Judge", (), dict(world=scale_setup.world("course"), device="cpu"))
     net = why.domain_classifier(why.Config(classifier=60), judge, "cpu", batch=32)
     g = lambda s: torch.Generator().manual_seed(s)
-    source, target = (scale_setup.codes(w.sample(40, generator=g(3))[0]) for w in (glyphs.World(size=64), judge.world))
+    source, target = (
+        scale_setup.codes(w.sample(40, generator=g(3))[0]) for w in (glyphs.World(size=64), judge.world)
+    )
     sigma = torch.full((40,), 0.1)
     assert net(target, sigma).mean() > net(source, sigma).mean() + 0.5
 
@@ -152,21 +209,46 @@ def test_along_generalized_directions_the_ratio_of_stds_is_r():
 def test_the_rule_of_c20(slope, verdict):
     """Made-up stds that change by r^slope: the order is right in both, the amount only with slope 1."""
     r = np.linspace(0.1, 1, 64)
-    cell = dict(stds={"none": {v: [1.0] * 64 for v in ("features", "latents")}, "DoG, w = 2": {v: (r**slope).tolist() for v in ("features", "latents")}})
-    found = c20(dict(seeds=[0, 1], results=dict(cells=[cell, cell], ratio=dict(features=r.tolist(), latents=r.tolist()))))
+    cell = dict(
+        stds={
+            "none": {v: [1.0] * 64 for v in ("features", "latents")},
+            "DoG, w = 2": {v: (r**slope).tolist() for v in ("features", "latents")},
+        }
+    )
+    found = c20(
+        dict(
+            seeds=[0, 1],
+            results=dict(cells=[cell, cell], ratio=dict(features=r.tolist(), latents=r.tolist())),
+        )
+    )
     assert found.verdict == verdict and found.value == pytest.approx(1)
 
 
 def test_two_processes_pre_train_one_model_together(tmp_path):
     """One file is written, and both processes go on with it."""
-    code = ("import torch, dataclasses; torch.distributed.init_process_group('gloo')\n"
-            "from dgtoy.experiments import scale, scale_setup\n"
-            "net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)\n"
-            "sums = [None, None]; torch.distributed.all_gather_object(sums, sum(p.double().sum().item() for p in net.net.parameters()))\n"
-            "assert sums[0] == sums[1], sums")
+    code = (
+        "import torch, dataclasses; torch.distributed.init_process_group('gloo')\n"
+        "from dgtoy.course.experiments import scale, scale_setup\n"
+        "net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)\n"
+        "sums = [None, None]; torch.distributed.all_gather_object(sums, sum(p.double().sum().item() for p in net.net.parameters()))\n"
+        "assert sums[0] == sums[1], sums"
+    )
     (tmp_path / "run.py").write_text(code)
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "run.py")], check=True, timeout=120,
-                   env=os.environ | dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1"), capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(tmp_path / "run.py"),
+        ],
+        check=True,
+        timeout=120,
+        env=os.environ | dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1"),
+        capture_output=True,
+    )
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

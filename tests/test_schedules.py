@@ -31,16 +31,23 @@ def test_a_schedule_falls_from_hi_to_lo_and_then_to_0(n, lo, ratio, rho):
     sigmas = karras(n, lo, lo * ratio, rho)
     assert sigmas.shape == (n + 1,) and sigmas.dtype == torch.float64 and sigmas[-1] == 0
     close(sigmas[[0, -2]], torch.tensor([lo * ratio, lo], dtype=torch.float64), rtol=1e-9, atol=0)
-    assert len(steps_of(sigmas)) == n                      # strictly decreasing, or this raises
+    assert len(steps_of(sigmas)) == n  # strictly decreasing, or this raises
 
 
-@pytest.mark.parametrize("n, lo, hi, words", [
-    (0, 0.1, 1.0, ("n is 0", "1 step")), (-3, 0.1, 1.0, ("n is -3",)),
-    (5, 0.0, 1.0, ("lo, hi are 0.0, 1.0",)), (5, -1.0, 1.0, ("-1.0",)), (5, 1.0, 1.0, ("0 < lo < hi",)),
-    (5, 2.0, 1.0, ("2.0, 1.0",)),
-    (5, 0.1, math.inf, ("inf", "finite")),
-    (5, math.nan, 1.0, ("nan",)), (5, 0.1, math.nan, ("nan",)),
-])
+@pytest.mark.parametrize(
+    "n, lo, hi, words",
+    [
+        (0, 0.1, 1.0, ("n is 0", "1 step")),
+        (-3, 0.1, 1.0, ("n is -3",)),
+        (5, 0.0, 1.0, ("lo, hi are 0.0, 1.0",)),
+        (5, -1.0, 1.0, ("-1.0",)),
+        (5, 1.0, 1.0, ("0 < lo < hi",)),
+        (5, 2.0, 1.0, ("2.0, 1.0",)),
+        (5, 0.1, math.inf, ("inf", "finite")),
+        (5, math.nan, 1.0, ("nan",)),
+        (5, 0.1, math.nan, ("nan",)),
+    ],
+)
 def test_a_schedule_that_is_none_is_refused(n, lo, hi, words):
     with refuses(*words):
         karras(n, lo, hi)
@@ -54,11 +61,19 @@ def test_steps_are_the_pairs_of_neighbours():
     assert [(float(s), float(t)) for s, t in steps_of([4.0, 1.0, 0.0])] == [(4.0, 1.0), (1.0, 0.0)]
 
 
-@pytest.mark.parametrize("sigmas, words", [
-    ([1.0], ("sigmas has shape (1,)", "one step")), (torch.ones(2, 2), ("(2, 2)",)), (1.0, ("()",)),
-    ([2.0, 3.0, 0.0], ("sigmas[1] = 3 follows 2", "decrease")), ([2.0, 1.0, 1.0, 0.0], ("sigmas[2] = 1 follows 1",)),
-    ([2.0, -1.0], ("-1", "0 or above")), ([math.inf, 1.0], ("inf", "finite")), ([2.0, math.nan, 0.0], ("finite",)),
-])
+@pytest.mark.parametrize(
+    "sigmas, words",
+    [
+        ([1.0], ("sigmas has shape (1,)", "one step")),
+        (torch.ones(2, 2), ("(2, 2)",)),
+        (1.0, ("()",)),
+        ([2.0, 3.0, 0.0], ("sigmas[1] = 3 follows 2", "decrease")),
+        ([2.0, 1.0, 1.0, 0.0], ("sigmas[2] = 1 follows 1",)),
+        ([2.0, -1.0], ("-1", "0 or above")),
+        ([math.inf, 1.0], ("inf", "finite")),
+        ([2.0, math.nan, 0.0], ("finite",)),
+    ],
+)
 def test_levels_that_cannot_be_sampled_are_refused(sigmas, words):
     with refuses(*words):
         steps_of(sigmas)

@@ -13,6 +13,7 @@ DECKS = sorted((SITE / "slides").glob("[0-9]*.html"))
 
 # without a browser
 
+
 @built
 def test_every_notebook_has_a_deck_that_the_book_links_to():
     assert [p.stem for p in DECKS] == [p.stem for p in NOTEBOOKS]
@@ -38,29 +39,59 @@ def test_tags_stand_on_cells_that_make_slides():
 def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     pytest.importorskip("mdit_py_plugins")
     import slides
+
     text = f"An answer.\n\n## One thing\n\nIt is $x$. {'It goes on. ' * 50}\n\n$$D$$\n\nMore of it.\n\n**Predict.** Up?\n"
     first, second = slides.of_text(text, "")
-    assert "<h2>One thing</h2>" in first and r"\(x\)" in first and r"\[D\]" in first and "More" not in first and "An answer" not in first
+    assert (
+        "<h2>One thing</h2>" in first
+        and r"\(x\)" in first
+        and r"\[D\]" in first
+        and "More" not in first
+        and "An answer" not in first
+    )
     assert len(first) < slides.LONG + 200 and "Up?" in second
-    assert r"\[E\]" in next(slides.of_text("## So\n\nLong ago.\n\nThen\n\n$$D$$\n\nat last\n\n$$E$$\n\n## Next", ""))
-    assert r"\[\begin{gathered}D\\[1ex]E\end{gathered}\]" in next(slides.of_text("## So\n\nTwo:\n\n$$D\\qquad\\qquad E$$", ""))
-    listed, = slides.of_text("## So\n\nTwo ways:\n\n- *One.* It is good.\n- Two", "")
-    assert "Two ways:" in listed and "<li><em>One.</em> It is good.</li>" in listed and "<li>Two</li>" in listed
+    assert r"\[E\]" in next(
+        slides.of_text("## So\n\nLong ago.\n\nThen\n\n$$D$$\n\nat last\n\n$$E$$\n\n## Next", "")
+    )
+    assert r"\[\begin{gathered}D\\[1ex]E\end{gathered}\]" in next(
+        slides.of_text("## So\n\nTwo:\n\n$$D\\qquad\\qquad E$$", "")
+    )
+    (listed,) = slides.of_text("## So\n\nTwo ways:\n\n- *One.* It is good.\n- Two", "")
+    assert (
+        "Two ways:" in listed and "<li><em>One.</em> It is good.</li>" in listed and "<li>Two</li>" in listed
+    )
     assert "<td>b</td>" in next(slides.of_text("## So\n\n| a |\n|---|\n| b |\n\nMore of it.", ""))
-    assert slides.first_sentences("1. One. Two.\n2. Three\n   more.", 20) == "1. One. Two.\n2. Three\n   more."
+    assert (
+        slides.first_sentences("1. One. Two.\n2. Three\n   more.", 20) == "1. One. Two.\n2. Three\n   more."
+    )
     assert slides.first_sentences("1. One is long.\n   Two.\n2. Three.", 20) == "1. One is long.\n2. Three."
     picture = base64.b64encode(b"." * 16 + (300).to_bytes(4) + (100).to_bytes(4)).decode()
-    png = {"output_type": "display_data", "data": {"image/png": picture}, "metadata": {"image/png": {"alt": "a < b"}}}
+    png = {
+        "output_type": "display_data",
+        "data": {"image/png": picture},
+        "metadata": {"image/png": {"alt": "a < b"}},
+    }
     cell = dict(source="f(x)", outputs=[png])
-    assert 'alt="a &lt; b"' in slides.of_code(cell, "", "So it *is*.") and "<em>is</em>" in slides.of_code(cell, "", "So it *is*.")
+    assert 'alt="a &lt; b"' in slides.of_code(cell, "", "So it *is*.") and "<em>is</em>" in slides.of_code(
+        cell, "", "So it *is*."
+    )
     assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
 
 
 def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path):
     pytest.importorskip("mdit_py_plugins")
     import slides
+
     cell = lambda source, *tags: dict(cell_type="markdown", source=source, metadata=dict(tags=list(tags)))
-    notebook, cells = tmp_path / "new.ipynb", [cell("# Why?\n\nFor it."), cell("So."), cell("**Predict.** Up?"), cell("## Exercises\n\nTry.", "exercise")]
+    notebook, cells = (
+        tmp_path / "new.ipynb",
+        [
+            cell("# Why?\n\nFor it."),
+            cell("So."),
+            cell("**Predict.** Up?"),
+            cell("## Exercises\n\nTry.", "exercise"),
+        ],
+    )
     notebook.write_text(json.dumps(dict(cells=cells)))
     title, found = slides.deck(notebook)
     assert title == "Why?" and len(found) == 2 and "For it." in found[0] and "Up?" in found[1]
@@ -113,7 +144,9 @@ def test_every_slide_stays_in_its_frame_and_loads_alone_from_a_file(chrome, tmp_
             b.run("document.querySelectorAll('section').forEach(s => s.classList.add('now')); done()")
             marked, rendered, wrong, text = b.run(COUNT)
             found[path.stem] = [*console, *(a for a in asked if not a.startswith("file:")), *b.run(OUTSIDE)]
-            found[path.stem] += [f"{rendered} of {marked} formulas, {wrong} with errors"] * (rendered != marked or wrong > 0 or not marked)
+            found[path.stem] += [f"{rendered} of {marked} formulas, {wrong} with errors"] * (
+                rendered != marked or wrong > 0 or not marked
+            )
             found[path.stem] += ["raw formula"] * ("\\(" in text or "$" in text)
     assert not {deck: problems for deck, problems in found.items() if problems}
 
@@ -131,5 +164,7 @@ def test_a_deck_prints_one_slide_a_sheet(chrome, tmp_path):  # noqa: F811
     with browser(chrome, tmp_path) as b:
         b.open(DECKS[0].as_uri())
         n = b.run("done(document.querySelectorAll('section').length)")
-        pdf = base64.b64decode(b.devtools("Page.printToPDF", preferCSSPageSize=True, printBackground=True)["data"])
+        pdf = base64.b64decode(
+            b.devtools("Page.printToPDF", preferCSSPageSize=True, printBackground=True)["data"]
+        )
     assert pdf.count(b"/Type /Page\n") == n

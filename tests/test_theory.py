@@ -39,6 +39,7 @@ def simulated(parts, interval=(0.0, INF)):
         def slope(v, x):
             s2 = math.exp(2 * v)
             return s2 * (lam * (x[:, None] - mus) / (sds**2 + s2)).sum(1)
+
         x = solve_ivp(slope, np.log([hi, lo]), x, rtol=1e-7, atol=1e-10).y[:, -1]
     return x[0], (x[1] - x[0])
 
@@ -59,7 +60,11 @@ def test_the_cases_known_from_simulation(source, target, w, interval, answer):
 @given(means, stds, means, stds, ws)
 def test_the_closed_form_is_the_simulated_flow(mu_s, s_s, mu_t, s_t, w):
     found = gaussian_guidance((mu_t, s_t), (mu_s, s_s), w)
-    agrees(found, simulated([(1 - w, mu_s, s_s), (w, mu_t, s_t)]), scale=1 + abs(found[0]) + abs(mu_s) + abs(mu_t))
+    agrees(
+        found,
+        simulated([(1 - w, mu_s, s_s), (w, mu_t, s_t)]),
+        scale=1 + abs(found[0]) + abs(mu_s) + abs(mu_t),
+    )
 
 
 @settings(max_examples=15)
@@ -72,7 +77,9 @@ def test_the_closed_form_with_an_interval_is_the_simulated_flow(mu_s, s_s, mu_t,
 
 
 @settings(max_examples=10)
-@given(st.tuples(means, stds), st.tuples(means, stds), st.tuples(means, stds), st.floats(-1, 2), st.floats(-1, 2))
+@given(
+    st.tuples(means, stds), st.tuples(means, stds), st.tuples(means, stds), st.floats(-1, 2), st.floats(-1, 2)
+)
 def test_three_gaussians_end_where_the_simulated_flow_does(one, two, three, u, v):
     parts = [(u, *one), (v, *two), (1 - u - v, *three)]
     found = gaussian_endpoint(parts)
@@ -81,7 +88,9 @@ def test_three_gaussians_end_where_the_simulated_flow_does(one, two, three, u, v
 
 @given(stds, stds, ws)
 def test_guidance_multiplies_the_std_by_a_power_of_the_ratio(s_s, s_t, w):
-    assert gaussian_guidance((1.0, s_t), (0.0, s_s), w)[1] == pytest.approx(s_t * (s_t / s_s) ** (w - 1), rel=1e-6)
+    assert gaussian_guidance((1.0, s_t), (0.0, s_s), w)[1] == pytest.approx(
+        s_t * (s_t / s_s) ** (w - 1), rel=1e-6
+    )
 
 
 @given(stds, stds, ws, st.floats(0, 3), st.floats(0.1, 10))
@@ -129,7 +138,10 @@ def test_moving_both_gaussians_moves_the_samples(mu_s, s_s, mu_t, s_t, w, shift)
 def test_the_unit_of_length_does_not_matter(mu_s, s_s, mu_t, s_t, w, unit):
     mean, std = gaussian_guidance((mu_t, s_t), (mu_s, s_s), w)
     scaled = gaussian_guidance((unit * mu_t, unit * s_t), (unit * mu_s, unit * s_s), w)
-    assert scaled == (pytest.approx(unit * mean, abs=1e-6 * unit * (1 + abs(mean))), pytest.approx(unit * std, rel=1e-6))
+    assert scaled == (
+        pytest.approx(unit * mean, abs=1e-6 * unit * (1 + abs(mean))),
+        pytest.approx(unit * std, rel=1e-6),
+    )
 
 
 @pytest.mark.parametrize("interval", [(0.0, INF), (0.2, 1.5)])
@@ -157,7 +169,9 @@ def test_numbers_in_numbers_out():
 
 @given(st.floats(0.1, 50), st.floats(1, 50))
 def test_tensors_are_numbers_too(std, ratio):
-    tensors = gaussian_guidance((torch.tensor(1.0), torch.tensor(std)), (torch.tensor(0.0), torch.tensor(std * ratio)), 1.5)
+    tensors = gaussian_guidance(
+        (torch.tensor(1.0), torch.tensor(std)), (torch.tensor(0.0), torch.tensor(std * ratio)), 1.5
+    )
     assert tensors == pytest.approx(gaussian_guidance((1.0, std), (0.0, std * ratio), 1.5), rel=1e-5)
 
 
@@ -169,7 +183,11 @@ def test_a_weight_that_is_not_finite_is_refused(w):
 
 @given(st.one_of(st.floats(max_value=0), st.just(math.nan), st.just(INF)))
 def test_a_std_that_is_not_positive_and_finite_is_refused(std):
-    for target, source in [((0.0, std), (0.0, 1.0)), ((0.0, 1.0), (0.0, std)), ((0.0, np.array([1.0, std])), (0.0, 1.0))]:
+    for target, source in [
+        ((0.0, std), (0.0, 1.0)),
+        ((0.0, 1.0), (0.0, std)),
+        ((0.0, np.array([1.0, std])), (0.0, 1.0)),
+    ]:
         with refuses("std", "positive"):
             gaussian_guidance(target, source, 1.5)
 
@@ -281,14 +299,16 @@ def test_alignment_takes_a_level_for_each_point(rng):
     sigma = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
     together = theory.alignment(mixture, domains, 0, 1, x, sigma)
     for i in range(3):
-        alone = theory.alignment(mixture, domains, 0, 1, x[i:i + 1], sigma[i])
+        alone = theory.alignment(mixture, domains, 0, 1, x[i : i + 1], sigma[i])
         for term, one in zip(together, alone, strict=True):
-            close(term[i:i + 1], one, rtol=1e-8, atol=1e-8)
+            close(term[i : i + 1], one, rtol=1e-8, atol=1e-8)
 
 
 def test_alignment_leaves_no_graph_behind(rng):
     x = torch.randn(3, 2, generator=rng, dtype=torch.float64)
-    assert not any(t.requires_grad for t in theory.alignment(random_labelled(8), torch.zeros(8), 0, 0, x, 0.5))
+    assert not any(
+        t.requires_grad for t in theory.alignment(random_labelled(8), torch.zeros(8), 0, 0, x, 0.5)
+    )
     assert not x.requires_grad
 
 
@@ -298,7 +318,12 @@ def test_a_label_that_no_component_of_the_domain_has_is_refused():
 
 
 def test_tilting_blurred_densities_is_tilting_their_blurred_mixtures():
-    source, target = (GaussianMixture([1.0], torch.tensor([[m]]).double(), torch.tensor([[[s * s]]]).double()) for m, s in ((0.0, 3.0), (1.0, 0.5)))
+    source, target = (
+        GaussianMixture([1.0], torch.tensor([[m]]).double(), torch.tensor([[[s * s]]]).double())
+        for m, s in ((0.0, 3.0), (1.0, 0.5))
+    )
     blurred = [GaussianMixture([1.0], p.means, p.covs + 0.49) for p in (target, source)]
     grid = torch.linspace(-5, 5, 101, dtype=torch.float64)[:, None]
-    torch.testing.assert_close(theory.tilted(target, source, 1.5, grid, sigma=0.7), theory.tilted(*blurred, 1.5, grid))
+    torch.testing.assert_close(
+        theory.tilted(target, source, 1.5, grid, sigma=0.7), theory.tilted(*blurred, 1.5, grid)
+    )

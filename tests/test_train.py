@@ -20,7 +20,9 @@ from dgtoy.checkpoint import read_safetensors, write_safetensors, write_text
 from dgtoy.train import batches, denoising_loss
 
 close = torch.testing.assert_close
-RECIPE = Recipe(steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9)       # 70 steps: more than one block of random numbers
+RECIPE = Recipe(
+    steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9
+)  # 70 steps: more than one block of random numbers
 SEEDS = [3, 8]
 
 
@@ -34,7 +36,9 @@ def data(seeds=2):
 
 
 def state(net, average):
-    return {f"net.{k}": v.detach() for k, v in net.params.items()} | {f"ema.{k}": v.detach() for k, v in average.params.items()}
+    return {f"net.{k}": v.detach() for k, v in net.params.items()} | {
+        f"ema.{k}": v.detach() for k, v in average.params.items()
+    }
 
 
 def finished(path=None, recipe=RECIPE, every=7, stop=None):
@@ -63,6 +67,7 @@ def never_stopped(tmp_path_factory):
 
 # the loop
 
+
 def test_every_step_is_told_with_the_loss_of_each_seed():
     steps = list(fit(nets(), data(), dataclasses.replace(RECIPE, steps=5)))
     assert [s.step for s in steps] == [1, 2, 3, 4, 5]
@@ -89,14 +94,20 @@ def test_training_twice_is_training_once():
 def test_the_loss_is_the_weighted_square_error(rng):
     x0, x0_hat = torch.randn(2, 3, 4, 2, generator=rng)
     sigma = torch.rand(3, 4, generator=rng) + 0.1
-    by_hand = [[(1 / sigma[s, b] ** 2 + 1 / 4) * (x0_hat[s, b] - x0[s, b]).square().mean() for b in range(4)] for s in range(3)]
+    by_hand = [
+        [(1 / sigma[s, b] ** 2 + 1 / 4) * (x0_hat[s, b] - x0[s, b]).square().mean() for b in range(4)]
+        for s in range(3)
+    ]
     close(denoising_loss(x0_hat, x0, sigma, 2.0), torch.tensor(by_hand).mean(1))
 
 
 def test_training_comes_closer_to_the_exact_denoiser():
     truth = gaussian(1.0, 0.5, torch.float32)
     mixture = LabelledMixture(truth.weights, truth.means, truth.covs, [0])
-    net, x = Ensemble.of([0], dim=1, num_classes=1, width=16, depth=1), torch.linspace(0, 2, 20)[None, :, None]
+    net, x = (
+        Ensemble.of([0], dim=1, num_classes=1, width=16, depth=1),
+        torch.linspace(0, 2, 20)[None, :, None],
+    )
     error = lambda: (net.denoiser(0)(x, 0.5) - truth.denoise(x, 0.5)).square().mean()
     before = error()
     for _ in fit(net, mixture, Recipe(steps=200, batch=64, lr=1e-2)):
@@ -131,9 +142,12 @@ def test_the_averages_are_those_of_a_plain_loop():
 
 # what a step sees
 
+
 def test_a_seed_s_draws_do_not_depend_on_the_other_seeds():
-    for source, alone in [(data(3), lambda k: Points(data(3).x0[k:k + 1], data(3).label[k:k + 1])),
-                          (random_labelled(dtype=torch.float32), lambda k: random_labelled(dtype=torch.float32))]:
+    for source, alone in [
+        (data(3), lambda k: Points(data(3).x0[k : k + 1], data(3).label[k : k + 1])),
+        (random_labelled(dtype=torch.float32), lambda k: random_labelled(dtype=torch.float32)),
+    ]:
         together = batches(source, [5, 1, 9], RECIPE, 2, 4, 2)
         for k, seed in enumerate([5, 1, 9]):
             for one, all_ in zip(batches(alone(k), [seed], RECIPE, 2, 4, 2), together, strict=True):
@@ -152,10 +166,14 @@ def test_draws_leave_the_global_generator_alone():
 
 
 def test_noisy_points_are_clean_points_plus_sigma_times_noise():
-    x0, label, sigma, x = batches(data(2), SEEDS, dataclasses.replace(RECIPE, batch=500, noise=(0.3, 0.7)), 2, 0, 2)
+    x0, label, sigma, x = batches(
+        data(2), SEEDS, dataclasses.replace(RECIPE, batch=500, noise=(0.3, 0.7)), 2, 0, 2
+    )
     eps = (x - x0) / sigma[..., None]
     assert abs(eps.mean()) < 0.01 and eps.std().item() == pytest.approx(1, abs=0.01)
-    assert sigma.log().mean().item() == pytest.approx(0.3, abs=0.01) and sigma.log().std().item() == pytest.approx(0.7, abs=0.01)
+    assert sigma.log().mean().item() == pytest.approx(
+        0.3, abs=0.01
+    ) and sigma.log().std().item() == pytest.approx(0.7, abs=0.01)
     together = torch.stack([eps[..., 0].flatten(), eps[..., 1].flatten(), sigma.log().flatten()])
     assert torch.corrcoef(together).triu(1).abs().max() < 0.02
 
@@ -165,11 +183,15 @@ def test_a_training_point_keeps_its_label():
     x0, label, _, _ = batches(points, SEEDS, dataclasses.replace(RECIPE, dropout=0.0), 2, 0, 2)
     for s in range(2):
         row = (x0[s].reshape(-1, 1, 2) == points.x0[s]).all(-1).int().argmax(-1)
-        assert torch.equal(points.x0[s][row], x0[s].reshape(-1, 2)) and torch.equal(points.label[s][row], label[s].flatten())
-        assert len(row.unique()) == 20                     # every point is drawn
+        assert torch.equal(points.x0[s][row], x0[s].reshape(-1, 2)) and torch.equal(
+            points.label[s][row], label[s].flatten()
+        )
+        assert len(row.unique()) == 20  # every point is drawn
 
 
-@pytest.mark.parametrize("dropout, low, high", [(0.0, 0, 0), (0.1, 0.09, 0.11), (0.5, 0.48, 0.52), (1.0, 1, 1)])
+@pytest.mark.parametrize(
+    "dropout, low, high", [(0.0, 0, 0), (0.1, 0.09, 0.11), (0.5, 0.48, 0.52), (1.0, 1, 1)]
+)
 def test_labels_are_dropped_as_often_as_asked(dropout, low, high):
     _, label, _, _ = batches(data(2), SEEDS, dataclasses.replace(RECIPE, dropout=dropout, batch=200), 2, 0, 2)
     assert low <= (label == 2).float().mean() <= high
@@ -181,7 +203,9 @@ def test_without_dropout_the_null_branch_s_own_column_is_never_trained():
     for _ in fit(net, data(), dataclasses.replace(RECIPE, steps=20, dropout=0.0)):
         pass
     assert torch.equal(net.params["body.0.weight"].detach()[:, -1], before)
-    assert not torch.equal(net.params["body.0.weight"].detach()[:, -2], nets().params["body.0.weight"].detach()[:, -2])
+    assert not torch.equal(
+        net.params["body.0.weight"].detach()[:, -2], nets().params["body.0.weight"].detach()[:, -2]
+    )
 
 
 def test_with_dropout_1_only_the_null_column_is_trained():
@@ -195,13 +219,14 @@ def test_with_dropout_1_only_the_null_column_is_trained():
 
 # stopping and going on
 
+
 @pytest.mark.parametrize("stop", (1, 6, 7, 8, 33, 63, 64, 65, 69, 70))
 def test_a_run_killed_at_any_step_ends_as_if_it_never_was(stop, tmp_path, never_stopped):
     net, average, (tensors, header) = never_stopped
     finished(tmp_path / "run.safetensors", stop=stop)
     identical(state(*finished(tmp_path / "run.safetensors")), state(net, average))
     again, same = read_safetensors(tmp_path / "run.safetensors")
-    identical(again, tensors)                              # the optimiser's moments too
+    identical(again, tensors)  # the optimiser's moments too
     assert same == header
 
 
@@ -265,7 +290,12 @@ def test_a_checkpoint_holds_all_there_is_and_says_what_it_is(never_stopped):
     tensors, header = never_stopped[2]
     names = nets().params
     assert set(tensors) == {f"{part}.{name}" for part in ("net", "ema", "m", "v") for name in names}
-    assert header["step"] == 70 and header["seeds"] == SEEDS and header["recipe"]["lr"] == 1e-2 and header["model"]["width"] == 8
+    assert (
+        header["step"] == 70
+        and header["seeds"] == SEEDS
+        and header["recipe"]["lr"] == 1e-2
+        and header["model"]["width"] == 8
+    )
 
 
 def test_nothing_but_the_checkpoint_is_left_behind(tmp_path):
@@ -274,6 +304,7 @@ def test_nothing_but_the_checkpoint_is_left_behind(tmp_path):
 
 
 # what goes wrong
+
 
 class Poisoned:
     """Data whose points are not a number from a step on, for one of the seeds."""
@@ -285,7 +316,7 @@ class Poisoned:
         x0, label = self.inner.draw(u, z)
         self.block += 1
         if self.block == self.step // train.BLOCK:
-            x0[self.k, self.step % train.BLOCK:] = math.nan
+            x0[self.k, self.step % train.BLOCK :] = math.nan
         return x0, label
 
 
@@ -333,19 +364,26 @@ def test_a_truncated_checkpoint_is_refused(keep, checkpoint):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
-    for make in (lambda: path.write_bytes(b"hello, world" * 50), lambda: torch.save({"a": torch.ones(3)}, path),
-                 lambda: save_file({"a": torch.ones(3)}, path)):
+    for make in (
+        lambda: path.write_bytes(b"hello, world" * 50),
+        lambda: torch.save({"a": torch.ones(3)}, path),
+        lambda: save_file({"a": torch.ones(3)}, path),
+    ):
         make()
         refused_with_the_file_intact(path, "not a complete checkpoint")
     write_safetensors(path, {"a": torch.ones(3)}, {"kind": "something else"})
     refused_with_the_file_intact(path)
 
 
-@pytest.mark.parametrize("change", (dict(lr=1e-3), dict(batch=9), dict(dropout=0.0), dict(ema=0.99), dict(noise=(0.0, 1.0))))
+@pytest.mark.parametrize(
+    "change", (dict(lr=1e-3), dict(batch=9), dict(dropout=0.0), dict(ema=0.99), dict(noise=(0.0, 1.0)))
+)
 def test_a_checkpoint_of_another_recipe_is_refused(change, checkpoint):
-    (key, value), = change.items()
+    ((key, value),) = change.items()
     shown = list(value) if key == "noise" else value
-    refused_with_the_file_intact(checkpoint, "recipe", f"'{key}': {shown}", recipe=dataclasses.replace(RECIPE, **change))
+    refused_with_the_file_intact(
+        checkpoint, "recipe", f"'{key}': {shown}", recipe=dataclasses.replace(RECIPE, **change)
+    )
 
 
 def test_a_checkpoint_of_other_seeds_is_refused(checkpoint):
@@ -375,6 +413,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(checkpoint, monkeyp
     def broken(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
+
     monkeypatch.setattr("dgtoy.checkpoint.save_file", broken)
     with pytest.raises(OSError, match="no space left"):
         finished(checkpoint)
@@ -394,32 +433,53 @@ def test_a_file_that_is_not_there_is_missed_by_its_own_error(tmp_path):
         read_safetensors(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize("change, word", [
-    (dict(dropout=-0.1), "dropout is -0.1"), (dict(dropout=1.1), "dropout is 1.1"), (dict(dropout=math.nan), "dropout is nan"),
-    (dict(ema=1.0), "ema is 1.0"), (dict(ema=-0.1), "ema is -0.1"), (dict(ema=math.nan), "ema is nan"),
-    (dict(batch=0), "steps, batch, lr"), (dict(steps=-1), "-1"), (dict(lr=0.0), "0.0"), (dict(lr=math.nan), "nan"),
-    (dict(lr=math.inf), "inf"), (dict(noise=(0.0, -1.0)), "noise"), (dict(noise=(math.nan, 1.0)), "noise"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (dict(dropout=-0.1), "dropout is -0.1"),
+        (dict(dropout=1.1), "dropout is 1.1"),
+        (dict(dropout=math.nan), "dropout is nan"),
+        (dict(ema=1.0), "ema is 1.0"),
+        (dict(ema=-0.1), "ema is -0.1"),
+        (dict(ema=math.nan), "ema is nan"),
+        (dict(batch=0), "steps, batch, lr"),
+        (dict(steps=-1), "-1"),
+        (dict(lr=0.0), "0.0"),
+        (dict(lr=math.nan), "nan"),
+        (dict(lr=math.inf), "inf"),
+        (dict(noise=(0.0, -1.0)), "noise"),
+        (dict(noise=(math.nan, 1.0)), "noise"),
+    ],
+)
 def test_a_recipe_that_is_none_is_refused(change, word):
     with refuses(word):
         Recipe(**change)
 
 
 def test_points_and_labels_that_do_not_agree_are_refused():
-    for x0, label in [(torch.zeros(2, 5, 2), torch.zeros(2, 4)), (torch.zeros(5, 2), torch.zeros(5)),
-                      (torch.zeros(2, 5, 2), torch.zeros(5))]:
+    for x0, label in [
+        (torch.zeros(2, 5, 2), torch.zeros(2, 4)),
+        (torch.zeros(5, 2), torch.zeros(5)),
+        (torch.zeros(2, 5, 2), torch.zeros(5)),
+    ]:
         with refuses("x0, label have shapes", "(S, n, *D), (S, n)"):
             Points(x0, label)
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: data(3), ("3", "2")),                         # another number of seeds
-    (lambda: data(1), ("1", "2")),
-    (lambda: Points(torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.long)), ("3", "2")),
-    (lambda: Points(torch.zeros(2, 5, 2), torch.full((2, 5), 3)), ("label 3", "out of range for 2 classes")),
-    (lambda: random_labelled(classes=6, dtype=torch.float32), ("label 3", "out of range for 2 classes")),
-    (lambda: random_labelled(d=5, dtype=torch.float32), ("dimension 5", "2")),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: data(3), ("3", "2")),  # another number of seeds
+        (lambda: data(1), ("1", "2")),
+        (lambda: Points(torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.long)), ("3", "2")),
+        (
+            lambda: Points(torch.zeros(2, 5, 2), torch.full((2, 5), 3)),
+            ("label 3", "out of range for 2 classes"),
+        ),
+        (lambda: random_labelled(classes=6, dtype=torch.float32), ("label 3", "out of range for 2 classes")),
+        (lambda: random_labelled(d=5, dtype=torch.float32), ("dimension 5", "2")),
+    ],
+)
 def test_data_of_another_shape_is_refused_at_the_call(make, words):
     with refuses(*words):
         fit(nets(), make(), RECIPE)
@@ -440,10 +500,14 @@ def test_a_network_that_is_no_ensemble_is_refused(rng):
 
 def test_what_a_killed_process_left_behind_goes_with_the_next_write(tmp_path):
     """Not what another one may be writing, and nothing of another file."""
-    left, busy, other = (tmp_path / name for name in (".a [1].json.77.part", ".a [1].json.78.part", ".b.json.77.part"))
+    left, busy, other = (
+        tmp_path / name for name in (".a [1].json.77.part", ".a [1].json.78.part", ".b.json.77.part")
+    )
     for path in (left, busy, other):
         path.write_text("half")
     for path in (left, other):
         os.utime(path, (0, 0))
     write_text(tmp_path / "a [1].json", "whole")
-    assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name} and (tmp_path / "a [1].json").read_text() == "whole"
+    assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name} and (
+        tmp_path / "a [1].json"
+    ).read_text() == "whole"

@@ -21,7 +21,9 @@ def test_respaced_times_are_the_official_ones(name):
 
 def test_betas_and_products_are_the_official_ones():
     betas, held = vp.linear_betas(), META["betas"]
-    close(betas[[0, -1]], torch.tensor([held["first"], held["last"]], dtype=torch.float64), rtol=1e-12, atol=0)
+    close(
+        betas[[0, -1]], torch.tensor([held["first"], held["last"]], dtype=torch.float64), rtol=1e-12, atol=0
+    )
     close(vp.Process().abar[-1].item(), held["alphas_cumprod_last"], rtol=1e-10, atol=0)
 
 
@@ -30,26 +32,32 @@ def test_ancestral_sampling_gives_every_official_iterate(channels, official):  #
     golden, (main, _, guide) = official
     name = f"ddpm25_{channels}ch"
     model = vp.guided_noise(main, guide, 1.5, channels)
-    found = list(vp.ancestral(model, golden[f"{name}_xT"], vp.Process(vp.respaced(25)), golden[f"{name}_noise"]))
+    found = list(
+        vp.ancestral(model, golden[f"{name}_xT"], vp.Process(vp.respaced(25)), golden[f"{name}_noise"])
+    )
     assert len(found) == 25
     for x, expected in zip(found, golden[f"{name}_x"], strict=True):
-        same(x, expected, error=1e-4)                      # rounding adds up over the steps
+        same(x, expected, error=1e-4)  # rounding adds up over the steps
 
 
 def test_ddim_gives_every_official_iterate(official):  # noqa: F811
     golden, (main, _, guide) = official
     found = list(vp.ddim(vp.guided_noise(main, guide, 1.5), golden["ddim10_xT"], vp.Process(vp.strided(10))))
     for x, expected in zip(found, golden["ddim10_x"], strict=True):
-        same(x, expected, error=1e-4)                      # rounding adds up over the steps
+        same(x, expected, error=1e-4)  # rounding adds up over the steps
 
 
 def test_the_training_loss_and_both_its_terms_are_the_official_ones(official):  # noqa: F811
     golden, (main, _, _) = official
     process, t = vp.Process(), golden["t"]
     x = process.noised(golden["x"], t, golden["train_noise"])
-    for found, term in zip(vp.training_loss(main(x, t), golden["x"], x, t, golden["train_noise"], process), ("loss", "mse", "vb"), strict=True):
+    for found, term in zip(
+        vp.training_loss(main(x, t), golden["x"], x, t, golden["train_noise"], process),
+        ("loss", "mse", "vb"),
+        strict=True,
+    ):
         close(found, golden[f"train_{term}"], rtol=1e-5, atol=0)
-    assert t.min() == 0 and t.max() == 999                 # both ends of the process are in the golden set
+    assert t.min() == 0 and t.max() == 999  # both ends of the process are in the golden set
 
 
 def test_the_variational_term_trains_the_variance_alone():
@@ -72,6 +80,7 @@ def test_a_step_of_the_process_is_the_posterior_of_a_gaussian():
 def test_ddim_is_euler_in_the_units_of_the_other_samplers():
     """Scaled by sqrt(1 + sigma^2), DDIM's iterates are those of `euler` on the same network as a denoiser D(x, sigma)."""
     from dgtoy import euler
+
     net = VP(awake(**TINY | dict(learn_sigma=True)).double().requires_grad_(False))
     process = vp.Process(vp.strided(10))
     sigmas = torch.cat([process.sigmas.flip(0), torch.zeros(1, dtype=torch.float64)])
@@ -79,7 +88,7 @@ def test_ddim_is_euler_in_the_units_of_the_other_samplers():
     ours = list(euler(net.denoiser(1), x_T * (1 + sigmas[0] ** 2).sqrt(), sigmas))
     theirs = list(vp.ddim(net.noise(1), x_T, process))
     for x, y, sigma in zip(ours, theirs, sigmas[1:], strict=True):
-        close(x / (1 + sigma**2).sqrt(), y, rtol=1e-5, atol=1e-5)      # the time enters the network in float32
+        close(x / (1 + sigma**2).sqrt(), y, rtol=1e-5, atol=1e-5)  # the time enters the network in float32
 
 
 def test_heun_and_ddim_reach_one_image_as_the_steps_grow():
@@ -102,11 +111,16 @@ def test_the_denoiser_of_the_exact_noise_is_exact():
         def forward(self, x, t, y):
             abar = vp.Process().abar.to(x)[t.round().long()].reshape(-1, 1, 1, 1)
             return torch.cat([(x - abar.sqrt() * x0) / (1 - abar).sqrt(), x], 1)
+
     net = VP(Oracle(**TINY).double())
     for sigma in vp.Process().sigmas[[0, 10, 500, 999]]:
-        x = x0 + sigma * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        x = x0 + sigma * torch.randn(
+            2, 3, 4, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64
+        )
         close(net.denoiser(0)(x, sigma), x0.expand(2, -1, -1, -1), rtol=1e-5, atol=1e-6)
-    final = last(vp.ddim(net.noise(0), torch.randn(2, 3, 4, 4, dtype=torch.float64), vp.Process(vp.strided(20))))
+    final = last(
+        vp.ddim(net.noise(0), torch.randn(2, 3, 4, 4, dtype=torch.float64), vp.Process(vp.strided(20)))
+    )
     close(final, x0.expand(2, -1, -1, -1), rtol=1e-5, atol=1e-6)
 
 
@@ -124,13 +138,16 @@ def test_guided_noise_guides_noise_and_keeps_the_variance():
     out = vp.guided_noise(main, guide, 1.5)(x, t)
     close(out[:, :4], 3 + 1.5 * (1 - 3) * torch.ones(2, 4, 2, 2)), close(out[:, 4:], 10 * x)
     close(vp.guided_noise(main, guide, 1.5, channels=3)(x, t)[:, 3], x[:, 0])
-    inside = vp.guided_noise(main, guide, 1.5, interval=(0.0, 1.0))(x, t)       # t = 3 lies in it, t = 900 does not
+    inside = vp.guided_noise(main, guide, 1.5, interval=(0.0, 1.0))(
+        x, t
+    )  # t = 3 lies in it, t = 900 does not
     close(inside[0, 0, 0, 0].item(), 0.0), close(inside[1, 0, 0, 0].item(), 1.0)
 
 
 def test_outside_the_interval_the_guide_is_not_called():
     def never(x, t):
         raise AssertionError("called")
+
     main = lambda x, t: torch.cat([x, x], 1)
     vp.guided_noise(main, never, 1.5, interval=(0.0, 1.0))(torch.ones(2, 1, 2, 2), torch.tensor([900, 950]))
     vp.guided_noise(main, never, 1.0)(torch.ones(2, 1, 2, 2), torch.tensor([9, 950]))
@@ -141,9 +158,11 @@ def test_labels_and_devices_pass_through_the_adapter():
     x, label = torch.randn(3, 3, 4, 4), torch.tensor([0, 1, 2])
     whole = net.denoiser(label)(x, 2.0)
     for i in range(3):
-        close(whole[i:i + 1], net.denoiser(i)(x[i:i + 1], 2.0), rtol=1e-4, atol=1e-4)
+        close(whole[i : i + 1], net.denoiser(i)(x[i : i + 1], 2.0), rtol=1e-4, atol=1e-4)
     assert net.with_classes(7).null == 7 and net.clone().net is not net.net
-    close(guided(net.denoiser(0), net.denoiser(net.null), 1.0)(x, 2.0), net.denoiser(0)(x, 2.0), rtol=0, atol=0)
+    close(
+        guided(net.denoiser(0), net.denoiser(net.null), 1.0)(x, 2.0), net.denoiser(0)(x, 2.0), rtol=0, atol=0
+    )
 
 
 def test_bad_input():
@@ -163,6 +182,7 @@ def test_bad_input():
 
 def test_vp_needs_no_more_than_a_file_of_the_official_kind():
     from dgtoy.dit import load_pretrained
+
     net = VP(load_pretrained(FILES / "pretrained.pt", num_heads=4))
     assert net.null == 1000 and net.denoiser(net.null)(torch.randn(1, 4, 8, 8), 1.0).shape == (1, 4, 8, 8)
 
@@ -181,7 +201,9 @@ def test_a_network_that_predicts_velocity_gives_the_noise_that_follows_from_it()
     x0, eps, variance = torch.randn(3, 3, 3, 4, 4, generator=g, dtype=torch.float64)
     abar = process.abar[t][:, None, None, None]
     x, v = process.noised(x0, t, eps), abar.sqrt() * eps - (1 - abar).sqrt() * x0
-    close(noise_of_velocity(torch.cat([v, variance], 1), x, t), torch.cat([eps, variance], 1), rtol=0, atol=1e-5)
+    close(
+        noise_of_velocity(torch.cat([v, variance], 1), x, t), torch.cat([eps, variance], 1), rtol=0, atol=1e-5
+    )
     plain, other = (DiT(**TINY, velocity=k) for k in (False, True))
     other.load_state_dict(plain.state_dict() | {"velocity": torch.ones(())})
     label = torch.tensor([0, 1, 2])
@@ -191,6 +213,9 @@ def test_a_network_that_predicts_velocity_gives_the_noise_that_follows_from_it()
 
 def test_a_fresh_velocity_network_is_the_denoiser_of_unit_gaussian_data():
     """It gives v = 0, so D(x, sigma) = x / (1 + sigma^2): the data are then a Gaussian of variance 1."""
-    net, x = VP(DiT(**TINY, velocity=True)), 3 * torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    net, x = (
+        VP(DiT(**TINY, velocity=True)),
+        3 * torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
+    )
     for sigma in (0.05, 1.0, 30.0):
         close(net.denoiser(1)(x, sigma), x / (1 + sigma**2), rtol=1e-4, atol=1e-4)

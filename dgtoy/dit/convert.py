@@ -9,13 +9,22 @@ import torch
 
 from .network import DiT
 
-BLOCK = {                                                  # ours: diffusers', within a block
-    "attn.proj": "attn1.to_out.0", "mlp.fc1": "ff.net.0.proj", "mlp.fc2": "ff.net.2", "adaLN_modulation.1": "norm1.linear",
+BLOCK = {  # ours: diffusers', within a block
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "adaLN_modulation.1": "norm1.linear",
 }
-EMBEDDERS = {                                              # ours, once: diffusers', in every block's norm1.emb
-    "t_embedder.mlp.0": "timestep_embedder.linear_1", "t_embedder.mlp.2": "timestep_embedder.linear_2", "y_embedder.embedding_table": "class_embedder.embedding_table",
+EMBEDDERS = {  # ours, once: diffusers', in every block's norm1.emb
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
+    "y_embedder.embedding_table": "class_embedder.embedding_table",
 }
-ENDS = {"x_embedder.proj": "pos_embed.proj", "final_layer.adaLN_modulation.1": "proj_out_1", "final_layer.linear": "proj_out_2"}
+ENDS = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
 
 
 def to_diffusers(net):
@@ -26,10 +35,14 @@ def to_diffusers(net):
     try:
         from diffusers import DiTTransformer2DModel
     except ImportError:
-        raise ImportError("the converter needs diffusers; install the extra: pip install -e '.[dit]'") from None
+        raise ImportError(
+            "the converter needs diffusers; install the extra: pip install -e '.[dit]'"
+        ) from None
     c, state, found = net.config, net.state_dict(), {}
     if "velocity" in c:
-        raise ValueError("net predicts velocity inside; expected a DiT of the official kind: diffusers' class has no such step")
+        raise ValueError(
+            "net predicts velocity inside; expected a DiT of the official kind: diffusers' class has no such step"
+        )
     for part in ("weight", "bias"):
         for ours, theirs in ENDS.items():
             found[f"{theirs}.{part}"] = state[f"{ours}.{part}"]
@@ -41,9 +54,16 @@ def to_diffusers(net):
             for ours, theirs in EMBEDDERS.items():
                 if f"{ours}.{part}" in state:
                     found[f"transformer_blocks.{i}.norm1.emb.{theirs}.{part}"] = state[f"{ours}.{part}"]
-    model = DiTTransformer2DModel(num_attention_heads=c["num_heads"], attention_head_dim=c["hidden_size"] // c["num_heads"], in_channels=c["in_channels"],
-                                  out_channels=c["in_channels"] * (1 + c["learn_sigma"]), num_layers=c["depth"], sample_size=c["input_size"],
-                                  patch_size=c["patch_size"], num_embeds_ada_norm=c["num_classes"])
+    model = DiTTransformer2DModel(
+        num_attention_heads=c["num_heads"],
+        attention_head_dim=c["hidden_size"] // c["num_heads"],
+        in_channels=c["in_channels"],
+        out_channels=c["in_channels"] * (1 + c["learn_sigma"]),
+        num_layers=c["depth"],
+        sample_size=c["input_size"],
+        patch_size=c["patch_size"],
+        num_embeds_ada_norm=c["num_classes"],
+    )
     model.load_state_dict({k: v.clone() for k, v in found.items()})
     return as_official(model).eval()
 
@@ -65,15 +85,29 @@ def from_diffusers(model):
         for i in range(c.num_layers):
             for ours, theirs in BLOCK.items():
                 found[f"blocks.{i}.{ours}.{part}"] = state[f"transformer_blocks.{i}.{theirs}.{part}"]
-            found[f"blocks.{i}.attn.qkv.{part}"] = torch.cat([state[f"transformer_blocks.{i}.attn1.to_{name}.{part}"] for name in "qkv"])
+            found[f"blocks.{i}.attn.qkv.{part}"] = torch.cat(
+                [state[f"transformer_blocks.{i}.attn1.to_{name}.{part}"] for name in "qkv"]
+            )
         for ours, theirs in EMBEDDERS.items():
-            copies = [state.get(f"transformer_blocks.{i}.norm1.emb.{theirs}.{part}") for i in range(c.num_layers)]
+            copies = [
+                state.get(f"transformer_blocks.{i}.norm1.emb.{theirs}.{part}") for i in range(c.num_layers)
+            ]
             if copies[0] is None:
                 continue
             if not all(torch.equal(copies[0], other) for other in copies):
-                raise ValueError(f"model holds other weights of {theirs} in some blocks; expected one embedder for all")
+                raise ValueError(
+                    f"model holds other weights of {theirs} in some blocks; expected one embedder for all"
+                )
             found[f"{ours}.{part}"] = copies[0]
-    net = DiT(c.sample_size, c.patch_size, c.in_channels, c.num_attention_heads * c.attention_head_dim, c.num_layers, c.num_attention_heads,
-              c.num_embeds_ada_norm, learn_sigma=(c.out_channels or c.in_channels) == 2 * c.in_channels)
+    net = DiT(
+        c.sample_size,
+        c.patch_size,
+        c.in_channels,
+        c.num_attention_heads * c.attention_head_dim,
+        c.num_layers,
+        c.num_attention_heads,
+        c.num_embeds_ada_norm,
+        learn_sigma=(c.out_channels or c.in_channels) == 2 * c.in_channels,
+    )
     net.load_state_dict(found | {"pos_embed": net.pos_embed})
     return net

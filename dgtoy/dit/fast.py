@@ -15,7 +15,7 @@ from torch.nn.functional import gelu, layer_norm, linear, pixel_unshuffle, silu
 from .network import Block, DiT, Mlp, PatchEmbedder, modulate
 
 TRITON = importlib.util.find_spec("triton") is not None
-LARGEST = 448                                              # in the 8-bit format e4m3
+LARGEST = 448  # in the 8-bit format e4m3
 
 
 def fast(*nets, eight_bits=False):
@@ -25,7 +25,7 @@ def fast(*nets, eight_bits=False):
     """
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
-        net.amp = False                                    # its weights are in that precision already
+        net.amp = False  # its weights are in that precision already
         if net.device.type == "cuda" or eight_bits:
             fuse(net.net, eight_bits)
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -40,15 +40,22 @@ def fuse(net, eight_bits=False):
     """
     if type(net) is not DiT:
         return
-    plain = all(type(layer) is nn.Linear for block in net.blocks for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2))
+    plain = all(
+        type(layer) is nn.Linear
+        for block in net.blocks
+        for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+    )
     if eight_bits:
         if not plain:
-            raise ValueError("eight_bits is True and the network has layers of an adapter; expected a full fine-tune, or a merged one")
+            raise ValueError(
+                "eight_bits is True and the network has layers of an adapter; expected a full fine-tune, or a merged one"
+            )
         _check_device(net.pos_embed.device)
     for block in net.blocks:
         if eight_bits:
             block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2 = map(
-                Product8, (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2))
+                Product8, (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+            )
         if type(block.mlp) is Mlp and type(block.mlp.fc1) in (nn.Linear, Product8):
             block.mlp.__class__ = FusedMlp
     if all(type(block) is Block for block in net.blocks):
@@ -58,14 +65,16 @@ def fuse(net, eight_bits=False):
 def _check_device(device):
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     if capability < (8, 9):
-        raise ValueError(f"eight_bits is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later")
+        raise ValueError(
+            f"eight_bits is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later"
+        )
 
 
 class FusedPatches(PatchEmbedder):
     """`PatchEmbedder` as one product: its tokens lie in memory as the layers read them."""
 
     def forward(self, x):
-        patches = pixel_unshuffle(x, self.proj.kernel_size[0]).flatten(2).mT                             # (B, T, C p p)
+        patches = pixel_unshuffle(x, self.proj.kernel_size[0]).flatten(2).mT  # (B, T, C p p)
         return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -90,13 +99,21 @@ class FusedDiT(DiT):
 
     def tokens(self, h, c):
         c = silu(c)
-        shifts = [block.adaLN_modulation[1](c)[:, None].chunk(6, -1) for block in self.blocks]          # shift, scale, gate; attention, then MLP
+        shifts = [
+            block.adaLN_modulation[1](c)[:, None].chunk(6, -1) for block in self.blocks
+        ]  # shift, scale, gate; attention, then MLP
         last = self.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, -1)
         eight = isinstance(self.blocks[0].mlp.fc1, Product8)
-        h, normed = gated_norm(self.pos_embed, h, torch.ones_like(shifts[0][2]), *shifts[0][:2], eight)  # position + patch
-        for i, (block, own, following) in enumerate(zip(self.blocks, shifts, [*shifts[1:], last], strict=True), 1):
+        h, normed = gated_norm(
+            self.pos_embed, h, torch.ones_like(shifts[0][2]), *shifts[0][:2], eight
+        )  # position + patch
+        for i, (block, own, following) in enumerate(
+            zip(self.blocks, shifts, [*shifts[1:], last], strict=True), 1
+        ):
             h, normed = gated_norm(h, block.attn(normed), own[2], *own[3:5], eight)
-            h, normed = gated_norm(h, block.mlp(normed), own[5], *following[:2], eight and i < len(self.blocks))
+            h, normed = gated_norm(
+                h, block.mlp(normed), own[5], *following[:2], eight and i < len(self.blocks)
+            )
         return self.final_layer.linear(normed)
 
 
@@ -107,6 +124,7 @@ def gated_norm(h, y, gate, shift, scale, eight_bits=False):
     """
     if h.is_cuda and TRITON:
         from .kernels import gated_norm as kernel
+
         x, *normed = kernel(h, y, gate, shift, scale, eight_bits)
         return x, Rounded(*normed) if eight_bits else normed[0]
     x = h.to(torch.promote_types(h.dtype, torch.float32)) + gate * y
@@ -125,6 +143,7 @@ def rounded(x, with_gelu=False):
     """x, or gelu(x), to 8 bits; the largest entry of each row becomes the largest number of the format.  (..., n) -> Rounded"""
     if x.is_cuda and TRITON:
         from .kernels import rounded as kernel
+
         return Rounded(*kernel(x, with_gelu))
     x = gelu(x.float(), approximate="tanh") if with_gelu else x.float()
     scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
@@ -137,14 +156,23 @@ class Product8(nn.Module):
     def __init__(self, layer):
         super().__init__()
         values, scale = rounded(layer.weight.detach())
-        self.register_buffer("weight", values)             # (m, n)
-        self.register_buffer("scale", scale.T.contiguous())            # (1, m)
+        self.register_buffer("weight", values)  # (m, n)
+        self.register_buffer("scale", scale.T.contiguous())  # (1, m)
         self.bias = layer.bias
 
     def forward(self, h):
         """(..., n), as numbers or `Rounded` -> (..., m), in the bias's precision"""
         values, scale = h if isinstance(h, Rounded) else rounded(h)
         if not values.is_cuda:
-            return linear(values.float() * scale, self.weight.float() * self.scale.T, self.bias.float()).to(self.bias.dtype)
-        out = torch._scaled_mm(values.flatten(0, -2), self.weight.T, scale_a=scale.flatten(0, -2), scale_b=self.scale, bias=self.bias, out_dtype=self.bias.dtype)
+            return linear(values.float() * scale, self.weight.float() * self.scale.T, self.bias.float()).to(
+                self.bias.dtype
+            )
+        out = torch._scaled_mm(
+            values.flatten(0, -2),
+            self.weight.T,
+            scale_a=scale.flatten(0, -2),
+            scale_b=self.scale,
+            bias=self.bias,
+            out_dtype=self.bias.dtype,
+        )
         return out.unflatten(0, values.shape[:-1])

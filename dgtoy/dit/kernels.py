@@ -8,29 +8,69 @@ import triton.language as tl
 def gated_norm(h, y, gate, shift, scale, eight_bits):
     """h (B or 1, T, C), y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C), and with eight_bits its scale (B, T, 1)"""
     (B, T, C), h, y = y.shape, h.contiguous().expand_as(y), y.contiguous()
-    x, normed = torch.empty_like(y, dtype=torch.float32), torch.empty_like(y, dtype=torch.float8_e4m3fn if eight_bits else y.dtype)
+    x, normed = (
+        torch.empty_like(y, dtype=torch.float32),
+        torch.empty_like(y, dtype=torch.float8_e4m3fn if eight_bits else y.dtype),
+    )
     largest = torch.empty(B, T, 1, device=h.device) if eight_bits else x
     by_image = [a if a.stride(-1) == 1 else a.contiguous() for a in (gate, shift, scale)]
-    _gated_norm[(B * T,)](h, y, *by_image, x, normed, largest, T, *(a.stride(0) for a in (h, *by_image)), C, triton.next_power_of_2(C), eight_bits, num_warps=2)
+    _gated_norm[(B * T,)](
+        h,
+        y,
+        *by_image,
+        x,
+        normed,
+        largest,
+        T,
+        *(a.stride(0) for a in (h, *by_image)),
+        C,
+        triton.next_power_of_2(C),
+        eight_bits,
+        num_warps=2,
+    )
     return (x, normed, largest) if eight_bits else (x, normed)
 
 
 def rounded(x, with_gelu):
     """x (..., n) -> values (..., n) in 8 bits, scale (..., 1)"""
     x = x.contiguous()
-    values, scale = torch.empty_like(x, dtype=torch.float8_e4m3fn), torch.empty(*x.shape[:-1], 1, device=x.device)
+    values, scale = (
+        torch.empty_like(x, dtype=torch.float8_e4m3fn),
+        torch.empty(*x.shape[:-1], 1, device=x.device),
+    )
     n = x.shape[-1]
-    _rounded[(x.numel() // n,)](x, values, scale, n, triton.next_power_of_2(n), with_gelu, num_warps=4 if n <= 2048 else 8)
+    _rounded[(x.numel() // n,)](
+        x, values, scale, n, triton.next_power_of_2(n), with_gelu, num_warps=4 if n <= 2048 else 8
+    )
     return values, scale
 
 
 @triton.jit
-def _gated_norm(h, y, gate, shift, scale, x_out, normed_out, largest, T, h_step, gate_step, shift_step, scale_step, C: tl.constexpr, BLOCK: tl.constexpr, EIGHT: tl.constexpr):
+def _gated_norm(
+    h,
+    y,
+    gate,
+    shift,
+    scale,
+    x_out,
+    normed_out,
+    largest,
+    T,
+    h_step,
+    gate_step,
+    shift_step,
+    scale_step,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EIGHT: tl.constexpr,
+):
     """One token: a row of C numbers. *_step: from one image to the next."""
     row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, at, image = i < C, row * C + i, row // T
     x = tl.load(h + image * h_step + row % T * C + i, mask=inside, other=0.0).to(tl.float32)
-    x += tl.load(gate + image * gate_step + i, mask=inside, other=0.0).to(tl.float32) * tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(gate + image * gate_step + i, mask=inside, other=0.0).to(tl.float32) * tl.load(
+        y + at, mask=inside, other=0.0
+    ).to(tl.float32)
     tl.store(x_out + at, x, mask=inside)
     away = tl.where(inside, x - tl.sum(x) / C, 0.0)
     normed = away * tl.rsqrt(tl.sum(away * away) / C + 1e-6)

@@ -13,9 +13,16 @@ from torch.utils.checkpoint import checkpoint
 
 from ..vp import sigma_of
 
-CONFIGS = {f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
-           for name, depth, width, heads in (("S", 12, 384, 6), ("B", 12, 768, 12), ("L", 24, 1024, 16), ("XL", 28, 1152, 16))
-           for p in (2, 4, 8)}
+CONFIGS = {
+    f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
+    for name, depth, width, heads in (
+        ("S", 12, 384, 6),
+        ("B", 12, 768, 12),
+        ("L", 24, 1024, 16),
+        ("XL", 28, 1152, 16),
+    )
+    for p in (2, 4, 8)
+}
 
 
 class DiT(nn.Module):
@@ -30,22 +37,45 @@ class DiT(nn.Module):
 
     recompute = False
 
-    def __init__(self, input_size=32, patch_size=2, in_channels=4, hidden_size=1152, depth=28, num_heads=16, num_classes=1000,
-                 learn_sigma=True, velocity=False, seed=0):
+    def __init__(
+        self,
+        input_size=32,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=1152,
+        depth=28,
+        num_heads=16,
+        num_classes=1000,
+        learn_sigma=True,
+        velocity=False,
+        seed=0,
+    ):
         super().__init__()
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
-            raise ValueError(f"input_size, patch_size, hidden_size, num_heads are {input_size}, {patch_size}, {hidden_size}, {num_heads}; "
-                             "expected input_size divisible by patch_size, hidden_size by num_heads and by 4")
-        self.config = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, hidden_size=hidden_size, depth=depth,
-                           num_heads=num_heads, num_classes=num_classes, learn_sigma=learn_sigma) | (dict(velocity=True) if velocity else {})
+            raise ValueError(
+                f"input_size, patch_size, hidden_size, num_heads are {input_size}, {patch_size}, {hidden_size}, {num_heads}; "
+                "expected input_size divisible by patch_size, hidden_size by num_heads and by 4"
+            )
+        self.config = dict(
+            input_size=input_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            hidden_size=hidden_size,
+            depth=depth,
+            num_heads=num_heads,
+            num_classes=num_classes,
+            learn_sigma=learn_sigma,
+        ) | (dict(velocity=True) if velocity else {})
         self.null = num_classes
         self.shape = (in_channels, input_size, input_size)
         if velocity:
-            self.register_buffer("velocity", torch.ones(()))           # so that a file of weights tells
+            self.register_buffer("velocity", torch.ones(()))  # so that a file of weights tells
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.register_buffer("pos_embed", position_embedding(hidden_size, input_size // patch_size))     # (1, T, hidden)
+        self.register_buffer(
+            "pos_embed", position_embedding(hidden_size, input_size // patch_size)
+        )  # (1, T, hidden)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels * (1 + learn_sigma))
         self._start(torch.Generator().manual_seed(seed))
@@ -54,16 +84,20 @@ class DiT(nn.Module):
         """x (B, C, H, W), t (B,) time in [0, 1000), y (B,) labels -> (B, 2C, H, W), or (B, C, H, W) without learn_sigma"""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
-        h = self.x_embedder(x.to(self.pos_embed.dtype))    # (B, T, hidden)
-        c = self.t_embedder(t) + self.y_embedder(y)        # (B, hidden)
+        h = self.x_embedder(x.to(self.pos_embed.dtype))  # (B, T, hidden)
+        c = self.t_embedder(t) + self.y_embedder(y)  # (B, hidden)
         out = self._unpatchify(self.tokens(h, c))
         return noise_of_velocity(out, x, t) if "velocity" in self.config else out
 
     def tokens(self, h, c):
         """Positions, all blocks and the last layer.  h (B, T, hidden), c (B, hidden) -> (B, T, p p C)"""
         h = h + self.pos_embed
-        for block in self.blocks:                          # without dropout: no state of random numbers to keep
-            h = checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False) if self.recompute else block(h, c)
+        for block in self.blocks:  # without dropout: no state of random numbers to keep
+            h = (
+                checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False)
+                if self.recompute
+                else block(h, c)
+            )
         return self.final_layer(h, c)
 
     def with_classes(self, num_classes, seed=0):
@@ -71,14 +105,20 @@ class DiT(nn.Module):
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
         nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
         table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
-        new = copy.deepcopy(self, {id(self.y_embedder): table})      # the new table stands where the old one would be copied
+        new = copy.deepcopy(
+            self, {id(self.y_embedder): table}
+        )  # the new table stands where the old one would be copied
         new.config["num_classes"] = new.null = num_classes
         return new
 
     def _unpatchify(self, h):
         """(B, T, p p C) -> (B, C, H, W)"""
         p, side = self.config["patch_size"], self.config["input_size"] // self.config["patch_size"]
-        return h.reshape(len(h), side, side, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(len(h), -1, side * p, side * p)
+        return (
+            h.reshape(len(h), side, side, p, p, -1)
+            .permute(0, 5, 1, 3, 2, 4)
+            .reshape(len(h), -1, side * p, side * p)
+        )
 
     def _start(self, generator):
         """Xavier for every matrix; zero gates and output, so that a fresh block is the identity. Peebles & Xie 2023, sec. 3.2."""
@@ -89,7 +129,11 @@ class DiT(nn.Module):
         for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02, generator=generator)
         nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02, generator=generator)
-        for layer in (*(b.adaLN_modulation[1] for b in self.blocks), self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+        for layer in (
+            *(b.adaLN_modulation[1] for b in self.blocks),
+            self.final_layer.adaLN_modulation[1],
+            self.final_layer.linear,
+        ):
             nn.init.zeros_(layer.weight)
 
 
@@ -101,7 +145,7 @@ class PatchEmbedder(nn.Module):
         self.proj = nn.Conv2d(in_channels, hidden_size, patch_size, patch_size)
 
     def forward(self, x):
-        return self.proj(x).flatten(2).mT                  # (B, T, hidden)
+        return self.proj(x).flatten(2).mT  # (B, T, hidden)
 
 
 class TimestepEmbedder(nn.Module):
@@ -112,8 +156,10 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self, t):
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(128, dtype=torch.float32, device=t.device) / 128)
-        angle = t[:, None].float() * frequencies           # (B, 128)
+        frequencies = torch.exp(
+            -math.log(10_000) * torch.arange(128, dtype=torch.float32, device=t.device) / 128
+        )
+        angle = t[:, None].float() * frequencies  # (B, 128)
         return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(self.mlp[0].weight.dtype))
 
 
@@ -138,7 +184,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, h):
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)              # (B, heads, T, hidden / heads)
+        q, k, v = (
+            self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, T, hidden / heads)
         return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
     def attend(self, q, k, v):
@@ -171,7 +219,9 @@ class Block(nn.Module):
 
     def forward(self, h, c):
         """h (B, T, hidden), c (B, hidden) -> (B, T, hidden)"""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[:, None].chunk(6, -1)   # each (B, 1, hidden)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[:, None].chunk(
+            6, -1
+        )  # each (B, 1, hidden)
         h = h + gate_a * self.attn(modulate(self.norm1(h), shift_a, scale_a))
         return h + gate_m * self.mlp(modulate(self.norm2(h), shift_m, scale_m))
 
@@ -187,7 +237,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, h, c):
         shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, -1)
-        return self.linear(modulate(self.norm_final(h), shift, scale))                                   # (B, T, p p C)
+        return self.linear(modulate(self.norm_final(h), shift, scale))  # (B, T, p p C)
 
 
 def modulate(h, shift, scale):
@@ -205,7 +255,7 @@ def noise_of_velocity(out, x, t):
 def position_embedding(hidden_size, side):
     """Fixed sines and cosines of column and row, a quarter of the channels each.  -> (1, side side, hidden_size)"""
     omega = 10_000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * omega                                     # (side, hidden / 4)
-    axis = torch.cat([angle.sin(), angle.cos()], -1)                                                     # (side, hidden / 2)
+    angle = torch.arange(side, dtype=torch.float64)[:, None] * omega  # (side, hidden / 4)
+    axis = torch.cat([angle.sin(), angle.cos()], -1)  # (side, hidden / 2)
     column, row = axis.expand(side, side, -1), axis[:, None].expand(side, side, -1)
     return torch.cat([column, row], -1).flatten(0, 1)[None].float()

@@ -19,7 +19,9 @@ def main(argv):
     parser = argparse.ArgumentParser(prog="python -m dgtoy dit", description=__doc__)
     steps = parser.add_subparsers(dest="step", required=True)
     for name in STEPS:
-        STEPS[name][0](steps.add_parser(name, help=STEPS[name][1].__doc__, description=STEPS[name][1].__doc__))
+        STEPS[name][0](
+            steps.add_parser(name, help=STEPS[name][1].__doc__, description=STEPS[name][1].__doc__)
+        )
     args = parser.parse_args(argv)
     try:
         STEPS[args.step][1](args)
@@ -35,7 +37,13 @@ def _fields(parser, config):
             parser.add_argument(option, action="store_true")
         elif isinstance(default, tuple):
             kind = type(default[0]) if default else int
-            parser.add_argument(option, type=kind, nargs="+", default=default, help=f"default: {' '.join(map(str, default)) or 'none'}")
+            parser.add_argument(
+                option,
+                type=kind,
+                nargs="+",
+                default=default,
+                help=f"default: {' '.join(map(str, default)) or 'none'}",
+            )
         else:
             parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
 
@@ -48,6 +56,7 @@ def _config_from(args, config):
 
 def _device_of(args):
     import torch
+
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -57,6 +66,7 @@ def _processes():
         return None
     import torch
     from accelerate import Accelerator
+
     return Accelerator(cpu=not torch.cuda.is_available())
 
 
@@ -72,53 +82,91 @@ def _common(parser):
 
 # prepare
 
+
 def _prepare_options(parser):
     from .targets import TARGETS
-    parser.add_argument("images", help="a folder with one folder of images a class, or a Hugging Face dataset by name with --hub")
+
+    parser.add_argument(
+        "images",
+        help="a folder with one folder of images a class, or a Hugging Face dataset by name with --hub",
+    )
     parser.add_argument("--out", required=True)
-    parser.add_argument("--target", choices=TARGETS, help="a target of the paper: checks the number of classes, says where to get it")
-    parser.add_argument("--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        help="a target of the paper: checks the number of classes, says where to get it",
+    )
+    parser.add_argument(
+        "--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk"
+    )
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument("--vae", default="sd-vae-ft-ema", help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema")
-    parser.add_argument("--no-mirror", action="store_true", help="for images that mean something else in a mirror, as letters do")
+    parser.add_argument(
+        "--vae",
+        default="sd-vae-ft-ema",
+        help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema",
+    )
+    parser.add_argument(
+        "--no-mirror",
+        action="store_true",
+        help="for images that mean something else in a mirror, as letters do",
+    )
     _common(parser)
 
 
 def prepare(args):
     """Encode an image folder as latents."""
-    from ..latents import HubImages, ImageFolder, codec
-    from ..latents import prepare as run
+    from .latents import HubImages, ImageFolder, codec
+    from .latents import prepare as run
     from .targets import TARGETS
+
     expected = TARGETS[args.target].classes if args.target else None
     try:
-        images = HubImages(args.images, args.split, expected) if args.hub else ImageFolder(args.images, expected)
+        images = (
+            HubImages(args.images, args.split, expected) if args.hub else ImageFolder(args.images, expected)
+        )
     except FileNotFoundError as e:
-        where = f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})" if args.target else ""
+        where = (
+            f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})"
+            if args.target
+            else ""
+        )
         raise FileNotFoundError(f"{e}{where}") from None
     bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
-    for done, _ in run(images, args.out, args.size, codec(args.vae, _device_of(args)), _device_of(args), mirror=not args.no_mirror):
+    for done, _ in run(
+        images,
+        args.out,
+        args.size,
+        codec(args.vae, _device_of(args)),
+        _device_of(args),
+        mirror=not args.no_mirror,
+    ):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
 
 
 # finetune
 
+
 def _finetune_options(parser):
     from .finetune import Config
+
     parser.add_argument("latents", help="what prepare wrote")
     parser.add_argument("--pretrained", required=True, help="a DiT checkpoint: .pt or .safetensors")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--every", type=int, default=1000, help="steps between states to go on from; default: 1000")
+    parser.add_argument(
+        "--every", type=int, default=1000, help="steps between states to go on from; default: 1000"
+    )
     _fields(parser, Config)
     _common(parser)
 
 
 def finetune(args):
     """Fine-tune a DiT on latents; the default is the paper's recipe."""
-    from ..latents import Latents
     from .finetune import Config, normal_loss, start
     from .finetune import finetune as run
+    from .latents import Latents
+
     config, accelerator = _config_from(args, Config), _processes()
     device = accelerator.device if accelerator else _device_of(args)
     data = Latents(args.latents)
@@ -129,7 +177,9 @@ def finetune(args):
     log, recent = pathlib.Path(args.out) / "losses.csv", []
     if first and not log.exists():
         loss, spread = normal_loss(args.pretrained, data, config, device, args.heads)
-        print(f"the pre-trained model's own loss on these images is {loss:.4f}, +- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below")
+        print(
+            f"the pre-trained model's own loss on these images is {loss:.4f}, +- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
+        )
         _append(log, 0, loss)
     began, seen = time.time(), 0
     for step in steps:
@@ -154,6 +204,7 @@ def _append(log, step, loss):
 
 # sample
 
+
 def _model_options(parser):
     parser.add_argument("finetuned", help="what finetune wrote, or any DiT checkpoint")
     parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from")
@@ -162,6 +213,7 @@ def _model_options(parser):
 
 def _sample_options(parser):
     from .sample import Config
+
     _model_options(parser)
     parser.add_argument("--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune")
     parser.add_argument("--out", required=True)
@@ -173,11 +225,15 @@ def _sample_options(parser):
 def _models(args, device):
     """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
     from .finetune import load, pair
+
     weaker = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else None
     other = weaker or args.pretrained
     names = dict(finetuned=_checksum(args.finetuned)) | (dict(guide=_checksum(other)) if other else {})
     if weaker or not other:
-        nets = (load(path, args.pretrained, device, args.heads) if path else None for path in (args.finetuned, weaker))
+        nets = (
+            load(path, args.pretrained, device, args.heads) if path else None
+            for path in (args.finetuned, weaker)
+        )
     else:
         nets = pair(args.finetuned, other, device, args.heads)
     return *nets, names
@@ -186,10 +242,11 @@ def _models(args, device):
 def sample(args):
     """Sample a fine-tune with guidance, as PNGs and one .npz."""
     from ..dit.fast import fast
-    from ..latents import codec
     from .finetune import header
+    from .latents import codec
     from .sample import Config, collect
     from .sample import sample as run
+
     config, accelerator = _config_from(args, Config), _processes()
     device = accelerator.device if accelerator else _device_of(args)
     tuned, guide, names = _models(args, device)
@@ -209,10 +266,15 @@ def sample(args):
 
 # evaluate
 
+
 def _evaluate_options(parser):
     parser.add_argument("samples", help="a folder of images or an .npz")
     parser.add_argument("reference", help="the same")
-    parser.add_argument("--features", default="inception", help="inception (FID), dinov2 (FD_DINOv2) or glyphs; default: inception")
+    parser.add_argument(
+        "--features",
+        default="inception",
+        help="inception (FID), dinov2 (FD_DINOv2) or glyphs; default: inception",
+    )
     parser.add_argument("--weights", help="the extractor's weights, by default from the usual cache")
     parser.add_argument("--count", type=int, help="use the first samples only; default: all")
     parser.add_argument("--out", required=True, help="the .json to write")
@@ -223,17 +285,26 @@ def evaluate(args):
     """Score samples against reference images."""
     from .evaluate import evaluate as run
     from .evaluate import extractor, save
+
     samples = pathlib.Path(args.samples)
-    result = run(samples / "images" if (samples / "images").is_dir() else samples, args.reference, extractor(args.features, args.weights, _device_of(args)),
-                 args.features, args.count, made=samples / "manifest.json")
+    result = run(
+        samples / "images" if (samples / "images").is_dir() else samples,
+        args.reference,
+        extractor(args.features, args.weights, _device_of(args)),
+        args.features,
+        args.count,
+        made=samples / "manifest.json",
+    )
     save(result, args.out)
     print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
 
 # calibrate
 
+
 def _calibrate_options(parser):
     from .calibrate import Config
+
     _model_options(parser)
     parser.add_argument("--latents", required=True, help="held-out images, as prepare wrote them")
     parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
@@ -243,20 +314,25 @@ def _calibrate_options(parser):
 def calibrate(args):
     """Find the guidance weights that held-out images ask for."""
     import matplotlib
+
     matplotlib.use("Agg")
-    from ..latents import Latents
     from .calibrate import Config, figure, recommend, to_json
     from .calibrate import calibrate as run
+    from .latents import Latents
+
     if not args.pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
     tuned, guide, names = _models(args, _device_of(args))
     found = run(tuned, guide, Latents(args.latents), _config_from(args, Config), _device_of(args))
-    write_text(pathlib.Path(args.out) / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
+    write_text(
+        pathlib.Path(args.out) / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n"
+    )
     figure(found).savefig(pathlib.Path(args.out) / "calibration.png")
     print(recommend(found))
 
 
 # table
+
 
 def _table_options(parser):
     parser.add_argument("scores", nargs="+", help="what evaluate wrote")
@@ -267,8 +343,12 @@ def table(args):
     """Set scores side by side."""
     from .table import read
     from .table import table as run
+
     text = run(read(args.scores)) + "\n"
     write_text(args.out, text) if args.out else print(text, end="")
 
 
-STEPS = {name: (globals()[f"_{name}_options"], globals()[name]) for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")}
+STEPS = {
+    name: (globals()[f"_{name}_options"], globals()[name])
+    for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")
+}

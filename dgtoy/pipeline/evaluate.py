@@ -14,14 +14,22 @@ from PIL import Image
 
 from .. import metrics
 from ..checkpoint import write_text
-from ..latents import ENDINGS, centre_crop
+from .latents import ENDINGS, centre_crop
 
-EXTRACTORS = {                                             # name: what it is, where its weights are published, licence
-    "inception": ("Inception-v3 of FID, through torch-fidelity", "weights-inception-2015-12-05-6726825d.pth, a torch-fidelity release", "Apache 2.0"),
-    "dinov2": ("DINOv2 ViT-L/14 at 224 pixels, through transformers", "facebook/dinov2-large on the Hugging Face hub", "Apache 2.0"),
-    "glyphs": ("this course's feature network", "dgtoy/weights", "MIT"),
+EXTRACTORS = {  # name: what it is, where its weights are published, licence
+    "inception": (
+        "Inception-v3 of FID, through torch-fidelity",
+        "weights-inception-2015-12-05-6726825d.pth, a torch-fidelity release",
+        "Apache 2.0",
+    ),
+    "dinov2": (
+        "DINOv2 ViT-L/14 at 224 pixels, through transformers",
+        "facebook/dinov2-large on the Hugging Face hub",
+        "Apache 2.0",
+    ),
+    "glyphs": ("this course's feature network", "dgtoy/shipped", "MIT"),
 }
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)   # of ImageNet, per channel
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
 
 
 def images_of(source, n=None, size=None):
@@ -42,7 +50,11 @@ def images_of(source, n=None, size=None):
         raise FileNotFoundError(f"images {source} is neither a folder nor an .npz file")
     if count < (n or 1):
         raise ValueError(f"images {source} holds {count}; expected {n or 'at least 1'}")
-    cut = (lambda a: a) if size is None else lambda a: centre_crop(Image.fromarray(a), size).permute(1, 2, 0).numpy()
+    cut = (
+        (lambda a: a)
+        if size is None
+        else lambda a: centre_crop(Image.fromarray(a), size).permute(1, 2, 0).numpy()
+    )
     return (cut(get(i)) for i in range(n or count))
 
 
@@ -65,11 +77,22 @@ class Inception:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
-            raise ImportError("FID needs torch-fidelity and torchvision; install the extra: pip install -e '.[eval]'") from None
-        weights = weights or pathlib.Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+            raise ImportError(
+                "FID needs torch-fidelity and torchvision; install the extra: pip install -e '.[eval]'"
+            ) from None
+        weights = (
+            weights
+            or pathlib.Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+        )
         if not pathlib.Path(weights).exists():
             raise FileNotFoundError(_missing("inception", weights))
-        self.net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)).to(device).eval()
+        self.net = (
+            FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+            )
+            .to(device)
+            .eval()
+        )
         self.checksum, self.device = _checksum(weights), device
 
     def __call__(self, images):
@@ -90,9 +113,17 @@ class DINOv2:
         try:
             from transformers import Dinov2Model
         except ImportError:
-            raise ImportError("FD_DINOv2 needs transformers; install the extra: pip install -e '.[eval]'") from None
+            raise ImportError(
+                "FD_DINOv2 needs transformers; install the extra: pip install -e '.[eval]'"
+            ) from None
         try:
-            self.net = Dinov2Model.from_pretrained(weights or "facebook/dinov2-large", local_files_only=True, use_safetensors=True).to(device).eval()
+            self.net = (
+                Dinov2Model.from_pretrained(
+                    weights or "facebook/dinov2-large", local_files_only=True, use_safetensors=True
+                )
+                .to(device)
+                .eval()
+            )
         except Exception as e:
             raise FileNotFoundError(f"{_missing('dinov2', weights)} ({type(e).__name__})") from None
         digest = hashlib.sha256()
@@ -111,7 +142,8 @@ class Glyphs:
     resize = "32 pixels, bicubic, antialiased"
 
     def __init__(self, weights=None, device="cpu"):
-        from .. import weights as shipped
+        from .. import shipped as shipped
+
         self.net, self.device = shipped.load("features", device), device
         self.checksum = _checksum(shipped.FOLDER / "features.safetensors")
 
@@ -131,7 +163,9 @@ def _resized(x, size):
     """Images x in [0, 1], bicubic with antialiasing as PIL does it, kept in that range."""
     if x.shape[-2:] == (size, size):
         return x
-    return torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return torch.nn.functional.interpolate(
+        x, (size, size), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
 
 
 def extractor(name, weights=None, device="cpu"):
@@ -159,9 +193,10 @@ def features(net, images, batch=64):
         if held:
             found.append(net(torch.from_numpy(np.stack(held)).permute(0, 3, 1, 2)).float().cpu())
             held.clear()
+
     for array in images:
         if held and array.shape != held[0].shape:
-            flush()                                        # reference images may come in several sizes
+            flush()  # reference images may come in several sizes
         digest.update(array.tobytes())
         held.append(array)
         if len(held) == batch:
@@ -180,10 +215,24 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     fake, which = features(net, images_of(samples, n), batch)
     size = next(images_of(samples)).shape[0]
     real, against = features(net, images_of(reference, size=size), batch)
-    some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[:len(fake)]       # neighbours: as many true images as samples
-    scores = dict(frechet=metrics.frechet_distance(fake, real).item(), **metrics.prdc(real[some].to(net.device), fake.to(net.device)))
-    manifest = dict(features=name, weights=net.checksum, crop=f"{size} pixels, centre", resize=net.resize, reference=against, references=len(real), samples=len(fake), images=which,
-                    made=json.loads(made.read_text()) if made and made.exists() else {})
+    some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[
+        : len(fake)
+    ]  # neighbours: as many true images as samples
+    scores = dict(
+        frechet=metrics.frechet_distance(fake, real).item(),
+        **metrics.prdc(real[some].to(net.device), fake.to(net.device)),
+    )
+    manifest = dict(
+        features=name,
+        weights=net.checksum,
+        crop=f"{size} pixels, centre",
+        resize=net.resize,
+        reference=against,
+        references=len(real),
+        samples=len(fake),
+        images=which,
+        made=json.loads(made.read_text()) if made and made.exists() else {},
+    )
     return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
 
 
@@ -199,5 +248,7 @@ def comparable(*results):
         for what in ("features", "weights", "crop", "resize", "reference", "references", "samples"):
             came = other["manifest"][what]
             if came != first[what]:
-                raise ValueError(f"scores cannot be compared: {what} is {first[what]} in one and {came} in another")
+                raise ValueError(
+                    f"scores cannot be compared: {what} is {first[what]} in one and {came} in another"
+                )
     return results

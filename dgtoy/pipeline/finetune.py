@@ -40,9 +40,13 @@ class Config:
 
     def __post_init__(self):
         if self.steps < 0 or self.batch < 1 or not 0 < self.lr < float("inf"):
-            raise ValueError(f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite")
+            raise ValueError(
+                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite"
+            )
         if not 0 <= self.dropout <= 1 or not 0 <= self.ema < 1 or self.rank < 0:
-            raise ValueError(f"dropout, ema, rank are {self.dropout}, {self.ema}, {self.rank}; expected shares from 0 to 1, ema below 1, rank >= 0")
+            raise ValueError(
+                f"dropout, ema, rank are {self.dropout}, {self.ema}, {self.rank}; expected shares from 0 to 1, ema below 1, rank >= 0"
+            )
 
 
 def batch_of(data, step, config, null):
@@ -69,7 +73,9 @@ def _order(n, seed, turn):
     if key not in _orders:
         while len(_orders) > 1:
             _orders.pop(next(iter(_orders)))
-        _orders[key] = torch.randperm(n, generator=torch.Generator().manual_seed(7_919 * (seed + 1) + turn)).tolist()
+        _orders[key] = torch.randperm(
+            n, generator=torch.Generator().manual_seed(7_919 * (seed + 1) + turn)
+        ).tolist()
     return _orders[key]
 
 
@@ -82,7 +88,9 @@ def finetune(net, data, config, out, accelerator=None, every=1000):
     """
     out = pathlib.Path(out)
     if data.shape != net.shape or len(data.classes) != net.null:
-        raise ValueError(f"data has latents {data.shape} of {len(data.classes)} classes; expected {net.shape} and {net.null}")
+        raise ValueError(
+            f"data has latents {data.shape} of {len(data.classes)} classes; expected {net.shape} and {net.null}"
+        )
     share = 1 if accelerator is None else accelerator.num_processes
     if config.batch % share:
         raise ValueError(f"batch is {config.batch}; expected a multiple of the {share} processes")
@@ -108,7 +116,13 @@ def averaged(net, data, config, at):
 
 
 def _optimizer(net, config):
-    optimizer = torch.optim.AdamW(list(net.params.values()), lr=config.lr, weight_decay=0, fused=True, capturable=net.device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        list(net.params.values()),
+        lr=config.lr,
+        weight_decay=0,
+        fused=True,
+        capturable=net.device.type == "cuda",
+    )
     start_moments(optimizer)
     return optimizer
 
@@ -120,17 +134,24 @@ def steps(net, ema, data, config, optimizer=None, start=0, accelerator=None):
     cuda = net.device.type == "cuda"
     params, averages = list(net.params.values()), [ema.params[k].detach() for k in net.params]
     net.net.recompute = config.checkpointing
-    (gradient, update), mine = _halves(net, optimizer, accelerator), slice(rank * config.batch // share, (rank + 1) * config.batch // share)
+    (gradient, update), mine = (
+        _halves(net, optimizer, accelerator),
+        slice(rank * config.batch // share, (rank + 1) * config.batch // share),
+    )
     following = batch_of(data, start, config, net.null)
     for step in range(start, config.steps):
         loss = gradient(*(a[mine].to(net.device, non_blocking=cuda) for a in following))
-        following = batch_of(data, step + 1, config, net.null)     # drawn while the device works
+        following = batch_of(data, step + 1, config, net.null)  # drawn while the device works
         loss = _mean(loss, accelerator)
         if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss is not finite at step {step + 1}; the weights are those of step {step}")
+            raise FloatingPointError(
+                f"the loss is not finite at step {step + 1}; the weights are those of step {step}"
+            )
         update(loss)
         with torch.no_grad():
-            torch._foreach_lerp_(averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step)))
+            torch._foreach_lerp_(
+                averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step))
+            )
         yield Step(step + 1, loss)
 
 
@@ -146,8 +167,9 @@ def _halves(net, optimizer, accelerator):
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
+
     update = lambda loss: optimizer.step()
-    if model is not net.net:                               # processes that share a batch talk within the backward pass
+    if model is not net.net:  # processes that share a batch talk within the backward pass
         return gradient, update
     return Captured(gradient), Captured(update, warm=0)
 
@@ -156,7 +178,9 @@ def _shared(net, accelerator):
     """The network whose backward pass averages gradients over processes."""
     if accelerator is None or accelerator.num_processes == 1:
         return net.net
-    return torch.nn.parallel.DistributedDataParallel(net.net, device_ids=[net.device.index] if net.device.type == "cuda" else None)
+    return torch.nn.parallel.DistributedDataParallel(
+        net.net, device_ids=[net.device.index] if net.device.type == "cuda" else None
+    )
 
 
 def _mean(loss, accelerator):
@@ -168,7 +192,11 @@ def _write(net, ema, optimizer, config, out, step, every):
     done = step == config.steps
     if step in config.keep or done:
         state = ema.params if config.rank else ema.net.state_dict()
-        write_safetensors(out / ("ema.safetensors" if done else f"ema-{step:06d}.safetensors"), state, dict(step=step, **dataclasses.asdict(config)))
+        write_safetensors(
+            out / ("ema.safetensors" if done else f"ema-{step:06d}.safetensors"),
+            state,
+            dict(step=step, **dataclasses.asdict(config)),
+        )
     if done or step % every == 0:
         save_checkpoint(out / "last.safetensors", net, ema, optimizer, config, step)
 
@@ -176,7 +204,11 @@ def _write(net, ema, optimizer, config, out, step, every):
 def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):
     """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where config.rank asks for one.  -> VP"""
     net = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
-    net = add_lora(net, num_classes, config.rank, config.seed) if config.rank else net.with_classes(num_classes, config.seed)
+    net = (
+        add_lora(net, num_classes, config.rank, config.seed)
+        if config.rank
+        else net.with_classes(num_classes, config.seed)
+    )
     if fast and net.device.type == "cuda":
         for block in net.net.blocks:
             block.compile()
@@ -207,13 +239,17 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
     if not made.get("rank"):
         return VP(load_pretrained(path, num_heads=num_heads)).to(device)
     if pretrained is None:
-        raise ValueError(f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on")
+        raise ValueError(
+            f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on"
+        )
     tensors = read_safetensors(path)[0]
     classes = len(tensors["y_embedder.finetuned.embedding_table.weight"]) - 1
     tuned = start(pretrained, classes, Config(rank=made["rank"]), device, num_heads, fast=False)
     shapes = {name: p.shape for name, p in tuned.params.items()}
     if shapes != {name: value.shape for name, value in tensors.items()}:
-        raise ValueError(f"{path} holds {len(tensors)} trained weights that do not fit {pretrained}; expected those of a LoRA of rank {made['rank']} on it")
+        raise ValueError(
+            f"{path} holds {len(tensors)} trained weights that do not fit {pretrained}; expected those of a LoRA of rank {made['rank']} on it"
+        )
     for name, p in tuned.params.items():
         p.data.copy_(tensors[name])
     return tuned
@@ -229,7 +265,9 @@ def pair(finetuned, pretrained, device="cpu", num_heads=None):
         return tuned, lora_guide(tuned)
     guide = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
     if tuned.shape != guide.shape:
-        raise ValueError(f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them")
+        raise ValueError(
+            f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them"
+        )
     return tuned, guide
 
 
@@ -240,5 +278,5 @@ def header(path):
     try:
         with safe_open(path, "pt") as f:
             return json.loads((f.metadata() or {}).get("json", "{}"))
-    except Exception:                                      # damaged: whoever loads it will say so
+    except Exception:  # damaged: whoever loads it will say so
         return {}

@@ -13,9 +13,9 @@ from PIL import Image
 from .. import vp
 from ..checkpoint import write_text
 from ..guidance import guided
-from ..latents import to_uint8
 from ..samplers import dpmpp_2m, heun, last
 from ..schedules import karras
+from .latents import to_uint8
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
@@ -45,9 +45,13 @@ class Config:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {', '.join(known)}")
         if self.count < 1 or not math.isfinite(self.w) or self.channels < 0:
-            raise ValueError(f"count, w, channels are {self.count}, {self.w}, {self.channels}; expected >= 1, finite, >= 0")
+            raise ValueError(
+                f"count, w, channels are {self.count}, {self.w}, {self.channels}; expected >= 1, finite, >= 0"
+            )
         if self.channels and self.sampler in ("heun", "dpmpp_2m"):
-            raise ValueError(f"channels is {self.channels} with sampler {self.sampler}; guiding some channels is for ddpm and ddim")
+            raise ValueError(
+                f"channels is {self.channels} with sampler {self.sampler}; guiding some channels is for ddpm and ddim"
+            )
 
 
 def noise(config, images, shape):
@@ -64,14 +68,23 @@ def latents(tuned, guide, config, images, num_classes):
     label = torch.tensor([i % num_classes for i in images], device=tuned.device)
     x_T, generators = noise(config, images, tuned.shape)
     x_T = x_T.to(tuned.device)
-    by = {"none": (tuned, label), "cfg": (tuned, tuned.null), "dog": (guide, guide and guide.null), "autoguidance": (guide, label)}
+    by = {
+        "none": (tuned, label),
+        "cfg": (tuned, tuned.null),
+        "dog": (guide, guide and guide.null),
+        "autoguidance": (guide, label),
+    }
     other, its_label = by[config.method]
     w = 1.0 if config.method == "none" else config.w
     if config.sampler in ("ddpm", "ddim"):
-        model = vp.guided_noise(tuned.noise(label), other.noise(its_label), w, config.channels or None, config.interval)
+        model = vp.guided_noise(
+            tuned.noise(label), other.noise(its_label), w, config.channels or None, config.interval
+        )
         if config.sampler == "ddim":
             return last(vp.ddim(model, x_T, vp.Process(vp.strided(config.steps)).to(tuned.device)))
-        return last(vp.ancestral(model, x_T, vp.Process(vp.respaced(config.steps)).to(tuned.device), generators))
+        return last(
+            vp.ancestral(model, x_T, vp.Process(vp.respaced(config.steps)).to(tuned.device), generators)
+        )
     sigmas = levels(config.steps)
     D = guided(tuned.denoiser(label), other.denoiser(its_label), w, config.interval)
     return last(dict(heun=heun, dpmpp_2m=dpmpp_2m)[config.sampler](D, scaled(x_T, sigmas), sigmas))
@@ -95,9 +108,20 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     made otherwise is refused. part: (process, processes). `collect` makes one file of the images.
     """
     if config.method in ("dog", "autoguidance") and guide is None:
-        raise ValueError(f"method is {config.method} and there is no guide; expected --pretrained or --weaker")
+        raise ValueError(
+            f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
+        )
     out = pathlib.Path(out)
-    agree(out / "manifest.json", dict(kind="samples", codec=coder.name, classes=tuned.null, **json.loads(json.dumps(dataclasses.asdict(config))), **origin))
+    agree(
+        out / "manifest.json",
+        dict(
+            kind="samples",
+            codec=coder.name,
+            classes=tuned.null,
+            **json.loads(json.dumps(dataclasses.asdict(config))),
+            **origin,
+        ),
+    )
     mine = [i for i in range(part[0], config.count, part[1])]
 
     def work():
@@ -105,12 +129,18 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
         done = len(mine) - len(missing)
         yield done, len(mine)
         for at in range(0, len(missing), batch):
-            images = missing[at:at + batch]
-            pixels = to_uint8(coder.decode(latents(tuned, guide, config, images, tuned.null))).permute(0, 2, 3, 1).cpu().numpy()
-            with ThreadPoolExecutor() as threads:          # compressing 10,000 images in turn would take minutes
+            images = missing[at : at + batch]
+            pixels = (
+                to_uint8(coder.decode(latents(tuned, guide, config, images, tuned.null)))
+                .permute(0, 2, 3, 1)
+                .cpu()
+                .numpy()
+            )
+            with ThreadPoolExecutor() as threads:  # compressing 10,000 images in turn would take minutes
                 list(threads.map(_write_png, (image_path(out, i) for i in images), pixels))
             done += len(images)
             yield done, len(mine)
+
     return work()
 
 
@@ -136,7 +166,9 @@ def agree(path, manifest):
     held = json.loads(path.read_text())
     for what in manifest.keys() | held.keys():
         if held.get(what) != manifest.get(what):
-            raise ValueError(f"{path.parent} was made with {what} {held.get(what)}; this run has {manifest.get(what)}")
+            raise ValueError(
+                f"{path.parent} was made with {what} {held.get(what)}; this run has {manifest.get(what)}"
+            )
 
 
 def collect(out, n):
@@ -144,7 +176,9 @@ def collect(out, n):
     out = pathlib.Path(out)
     missing = [i for i in range(n) if not image_path(out, i).exists()]
     if missing:
-        raise ValueError(f"{out} holds {n - len(missing)} of {n} images; {image_path(out, missing[0]).name} is missing")
+        raise ValueError(
+            f"{out} holds {n - len(missing)} of {n} images; {image_path(out, missing[0]).name} is missing"
+        )
     arrays = np.stack([np.asarray(Image.open(image_path(out, i))) for i in range(n)])
     part = out / "samples.part.npz"
     try:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from dgtoy.check.n01 import WORLD
+from dgtoy.course.check.n01 import WORLD
 
 P = WORLD.logp(torch.tensor([[1.0], [3.0]]).double(), 0.7).exp().tolist()
 
@@ -23,20 +23,42 @@ WRONG = {
         ((0.45 / 0.35) / (0.30 / 0.20), "for clean numbers"),
     ],
     "training_set": [
-        (lambda x, sigma, data: (-((x - data.T) ** 2) / (2 * sigma)).softmax(1) @ data, "sigma for their variance"),
-        (lambda x, sigma, data: (-((x - data.T) ** 2) / sigma**2).softmax(1) @ data, "too narrow by a constant factor"),
+        (
+            lambda x, sigma, data: (-((x - data.T) ** 2) / (2 * sigma)).softmax(1) @ data,
+            "sigma for their variance",
+        ),
+        (
+            lambda x, sigma, data: (-((x - data.T) ** 2) / sigma**2).softmax(1) @ data,
+            "too narrow by a constant factor",
+        ),
         (lambda x, sigma, data: (-(x - data.T).abs() / sigma).softmax(1) @ data, "square of the distance"),
         (lambda x, sigma, data: data[(x - data.T).abs().argmin(1)], "nearest training number"),
         (lambda x, sigma, data: 0 * x + data.mean(), "counts all training numbers alike"),
         (lambda x, sigma, data: bells(x, sigma, data) @ data, "do not sum to 1 over the training numbers"),
-        (lambda x, sigma, data: (bells(x, sigma, data) / bells(x, sigma, data).sum(0)) @ data, "over the noisy numbers"),
-        (lambda x, sigma, data: (bells(x, sigma, data) @ data / bells(x, sigma, data).sum(1, keepdim=True) - x) / sigma**2,
-         "that is the score"),
+        (
+            lambda x, sigma, data: (bells(x, sigma, data) / bells(x, sigma, data).sum(0)) @ data,
+            "over the noisy numbers",
+        ),
+        (
+            lambda x, sigma, data: (
+                (bells(x, sigma, data) @ data / bells(x, sigma, data).sum(1, keepdim=True) - x) / sigma**2
+            ),
+            "that is the score",
+        ),
         (lambda x, sigma, data: (bells(x, sigma, data) @ data)[:, 0], "expected (9, 1)"),
         (0.5, "expected a function"),
     ],
-    "loss": [("a", "floor under it differs"), ("C", "is a bound"), ("d", "proves nothing"), ("e", "none of the options")],
+    "loss": [
+        ("a", "floor under it differs"),
+        ("C", "is a bound"),
+        ("d", "proves nothing"),
+        ("e", "none of the options"),
+    ],
     "clump_level": [
-        (1.12, "multiplied by sigma"), (0.355, "the whole world"), (3.16, "at clean numbers"), (4, "whole distance"), (100, "divide by sigma"),
+        (1.12, "multiplied by sigma"),
+        (0.355, "the whole world"),
+        (3.16, "at clean numbers"),
+        (4, "whole distance"),
+        (100, "divide by sigma"),
     ],
 }

@@ -1,6 +1,6 @@
 """Wrong answers to the exercises of notebook 03, and the words of the hint each must meet."""
 
-V = 1 / (-1 / 9 + 2 / 0.09)                                # the variance of the tilted density at w = 2
+V = 1 / (-1 / 9 + 2 / 0.09)  # the variance of the tilted density at w = 2
 
 
 def right(sigma):
@@ -9,18 +9,37 @@ def right(sigma):
 
 WRONG = {
     "half_width": [
-        (4.2, "the tilted density is half as wide"), (0.5, "off at w = 1"), (1.25, "variance is halved"), (2, "full ratio of the widths"),
+        (4.2, "the tilted density is half as wide"),
+        (0.5, "off at w = 1"),
+        (1.25, "variance is halved"),
+        (2, "full ratio of the widths"),
         (2.5, "once too often"),
     ],
-    "exactly": [("a", "harmonic and geometric"), ("b", "a perfect solver"), ("C", "order of the two"), ("equal", "none of the options")],
+    "exactly": [
+        ("a", "harmonic and geometric"),
+        ("b", "a perfect solver"),
+        ("C", "order of the two"),
+        ("equal", "none of the options"),
+    ],
     "weight": [
         (lambda sigma: 2 * sigma**0, "narrows the samples too much"),
         (lambda sigma: sigma**0, "no guidance at all"),
-        (lambda sigma: (1 / V - 1 / (9 + sigma**2)) / (1 / (0.09 + sigma**2) - 1 / (9 + sigma**2)), "tilted density has to be blurred"),
+        (
+            lambda sigma: (1 / V - 1 / (9 + sigma**2)) / (1 / (0.09 + sigma**2) - 1 / (9 + sigma**2)),
+            "tilted density has to be blurred",
+        ),
         (lambda sigma: (1 / (V + sigma**2) - 1 / 9) / (1 / 0.09 - 1 / 9), "two models have to be blurred"),
-        (lambda sigma: ((V + sigma**2) ** -0.5 - (9 + sigma**2) ** -0.5) / ((0.09 + sigma**2) ** -0.5 - (9 + sigma**2) ** -0.5),
-         "yours has the standard deviation"),
-        (lambda sigma: (1 / (V + sigma) - 1 / (9 + sigma)) / (1 / (0.09 + sigma) - 1 / (9 + sigma)), "you add sigma"),
+        (
+            lambda sigma: (
+                ((V + sigma**2) ** -0.5 - (9 + sigma**2) ** -0.5)
+                / ((0.09 + sigma**2) ** -0.5 - (9 + sigma**2) ** -0.5)
+            ),
+            "yours has the standard deviation",
+        ),
+        (
+            lambda sigma: (1 / (V + sigma) - 1 / (9 + sigma)) / (1 / (0.09 + sigma) - 1 / (9 + sigma)),
+            "you add sigma",
+        ),
         (lambda sigma: 1 - right(sigma), "weight of the guide"),
         (lambda sigma: right(sigma) - 1, "off by one"),
         (lambda sigma: 1 / right(sigma), "wrong way round"),

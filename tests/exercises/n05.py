@@ -28,7 +28,11 @@ def multiplied(x0, x, sigma, sigma_d):
 
 
 def no_root(x0, x, sigma, sigma_d):
-    return (x0 - parts(x0, x, sigma, sigma_d)[0]) * (sigma[:, None] ** 2 + sigma_d**2) / (sigma[:, None] * sigma_d)
+    return (
+        (x0 - parts(x0, x, sigma, sigma_d)[0])
+        * (sigma[:, None] ** 2 + sigma_d**2)
+        / (sigma[:, None] * sigma_d)
+    )
 
 
 def squared(x0, x, sigma, sigma_d):
@@ -53,14 +57,33 @@ def noise(x0, x, sigma, sigma_d):
 
 WRONG = {
     "task": [
-        (no_first_term, "first term of D is missing"), (share_of_the_noise, "share of the noise"), (rooted, "yours has standard deviations"),
-        (all_of_x, "the whole of x"), (multiplied, "you multiplied"), (no_root, "square root below"), (squared, "the square of the factor"),
-        (not_divided, "not yet divided"), (by_sigma, "you divided by sigma"), (negative, "wrong sign"), (noise, "that is the noise"),
+        (no_first_term, "first term of D is missing"),
+        (share_of_the_noise, "share of the noise"),
+        (rooted, "yours has standard deviations"),
+        (all_of_x, "the whole of x"),
+        (multiplied, "you multiplied"),
+        (no_root, "square root below"),
+        (squared, "the square of the factor"),
+        (not_divided, "not yet divided"),
+        (by_sigma, "you divided by sigma"),
+        (negative, "wrong sign"),
+        (noise, "that is the noise"),
         (1.0, "expected a function"),
     ],
     "lag": [
-        (0.3679, "still counts"), (0.6321, "how far the average has come"), (2.718, "divide by how far"), (1.368, "multiplies the way"),
-        (0.582, "off at w = 1"), (1, "leaves it there"), (1.0998, "24,000 steps"), (1.00005, "leaves it there"),
+        (0.3679, "still counts"),
+        (0.6321, "how far the average has come"),
+        (2.718, "divide by how far"),
+        (1.368, "multiplies the way"),
+        (0.582, "off at w = 1"),
+        (1, "leaves it there"),
+        (1.0998, "24,000 steps"),
+        (1.00005, "leaves it there"),
     ],
-    "handed_on": [("a", "remembers its points"), ("B", "1 in these units"), ("c", "only the yardstick"), ("1.4", "none of the options")],
+    "handed_on": [
+        ("a", "remembers its points"),
+        ("B", "1 in these units"),
+        ("c", "only the yardstick"),
+        ("1.4", "none of the options"),
+    ],
 }

@@ -1,0 +1,166 @@
+"""Exact scores, no networks: the decomposition (C1), what guidance samples (C2), what it does to each direction (C3)."""
+
+import dataclasses
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from ... import theory
+from ...gmm import GaussianMixture
+from ...guidance import guided
+from ...labelled import LabelledMixture
+from ...samplers import heun, last
+from ...schedules import karras
+from .. import plot
+from ..records import record, rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Random problems, one a seed."""
+
+    seeds: int = 12
+    points: int = 256
+    steps: int = 150
+
+    @classmethod
+    def quick(cls):
+        return cls()
+
+    @classmethod
+    def full(cls):
+        return cls(seeds=64, points=2048, steps=400)
+
+
+def run(config, device="cpu", progress=False):
+    """Rows of claim and seed, each with what was predicted and what was found. Always float64 on the CPU."""
+    started, found = time.time(), []
+    for seed in range(config.seeds):
+        g = np.random.default_rng(seed)
+        found.append(dict(claim="C1", seed=seed, error=_decomposition(g, seed)))
+        found.append(dict(claim="C2", seed=seed, **_tilted(g, config)))
+        found.append(dict(claim="C3", seed=seed, **_directions(g, config)))
+    return record("exact", config, dict(rows=found), started, "cpu")
+
+
+def _decomposition(g, seed):
+    """Largest relative error of C1 over random points and levels of a random labelled mixture with two domains."""
+    k, d = 12, int(g.integers(1, 4))
+    a = torch.from_numpy(g.normal(size=(k, d, d)))
+    mixture = LabelledMixture(
+        torch.from_numpy(g.dirichlet(5 * np.ones(k))),
+        torch.from_numpy(3 * g.normal(size=(k, d))),
+        a @ a.mT + 0.05 * torch.eye(d),
+        torch.arange(k) % 3,
+    )
+    domains, w = torch.arange(k) // 6, float(g.uniform(1, 4))
+    x = torch.from_numpy(4 * g.normal(size=(256, d)))
+    sigma = torch.from_numpy(np.exp(g.uniform(-2, 2, size=256)))
+    keep = (domains == 1) & (mixture.labels == 2)
+    inside = GaussianMixture(
+        mixture.weights[keep] / mixture.weights[keep].sum(), mixture.means[keep], mixture.covs[keep]
+    )
+    direct = guided(inside.denoise, mixture.denoise, w)(x, sigma)
+    direct = (direct - x) / sigma[:, None] ** 2
+    conditional, class_term, domain_term = theory.alignment(mixture, domains, 2, 1, x, sigma)
+    summed = conditional + (w - 1) * (class_term + domain_term)
+    return ((direct - summed).norm(dim=1) / direct.norm(dim=1)).max().item()
+
+
+def _tilted(g, config):
+    """1-Wasserstein distance of guided samples from the tilted density, in units of its std; and of unguided from the target.
+
+    In one dimension the flow keeps the order of its particles, so quantiles go to quantiles and no noise enters.
+    """
+    w = 1.5
+    source = GaussianMixture(
+        [0.3, 0.4, 0.3],
+        torch.from_numpy(g.uniform(-3, 3, (3, 1))),
+        torch.from_numpy(g.uniform(1, 3, (3, 1, 1)) ** 2),
+    )
+    target = GaussianMixture(
+        [0.5, 0.5],
+        torch.from_numpy(g.uniform(-2, 2, (2, 1))),
+        torch.from_numpy(g.uniform(0.2, 0.6, (2, 1, 1)) ** 2),
+    )
+    u = (torch.arange(config.points, dtype=torch.float64) + 0.5) / config.points
+    sigmas = karras(config.steps, 1e-3, 200.0)
+    x_T = (sigmas[0] * torch.special.ndtri(u))[:, None]
+    grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)[:, None]
+    result = {}
+    for name, weight in (("guided", w), ("floor", 1.0)):
+        x = last(heun(guided(target.denoise, source.denoise, weight), x_T, sigmas))[:, 0]
+        p = theory.tilted(target, source, weight, grid).exp()
+        quantiles = torch.from_numpy(np.interp(u, p.cumsum(0), grid[:, 0]))
+        std = (p @ grid[:, 0] ** 2 - (p @ grid[:, 0]) ** 2).sqrt()
+        result[name] = ((x.sort().values - quantiles).abs().mean() / std).item()
+    return result
+
+
+def _directions(g, config):
+    """One Gaussian direction: end mean and std by the closed form and by simulation. The flow is affine: three points fix it."""
+    s_T, ratio, w = float(g.uniform(0.05, 1)), float(np.exp(g.uniform(0, np.log(30)))), float(g.uniform(1, 3))
+    mu_T, s_S = float(g.uniform(0.5, 3)), s_T * ratio
+    source, target = (
+        GaussianMixture(
+            [1.0], torch.tensor([[m]], dtype=torch.float64), torch.tensor([[[s * s]]], dtype=torch.float64)
+        )
+        for m, s in ((0.0, s_S), (mu_T, s_T))
+    )
+    mean, std = theory.gaussian_guidance((mu_T, s_T), (0.0, s_S), w)
+    sigmas = karras(4 * config.steps, 1e-2 * s_T * ratio ** (1 - w), 300 * (s_S + mu_T), rho=15)
+    x_T = sigmas[0] * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
+    low, middle, high = last(heun(guided(target.denoise, source.denoise, w), x_T, sigmas))[:, 0].tolist()
+    return dict(
+        w=w,
+        ratio=ratio,
+        predicted_std=std / s_T,
+        found_std=(high - low) / 2 / s_T,
+        predicted_overshoot=mean / mu_T,
+        found_overshoot=middle / mu_T,
+        distance=mu_T / s_S,
+    )
+
+
+def figure(record):
+    """Prediction against simulation for std and mean; guided sampling's distance from the tilted density."""
+    with plot.style():
+        fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.6))
+        found = rows(record, claim="C3")
+        for ax, what in ((left, "std"), (middle, "overshoot")):
+            x, y = ([r[f"{kind}_{what}"] for r in found] for kind in ("predicted", "found"))
+            ends = [min(x) * 0.9, max(x) * 1.1]
+            ax.plot(ends, ends, color="black", linewidth=1)
+            ax.scatter(
+                x,
+                y,
+                c=[r["ratio"] for r in found],
+                cmap="cividis",
+                norm="log",
+                s=50,
+                edgecolor="black",
+                linewidth=0.5,
+            )
+            ax.set(xlabel="closed form", ylabel="simulation", xscale="log", yscale="log")
+        fig.colorbar(middle.collections[0], ax=middle, label="source std / target std")
+        left.set_title("Sharpening is predicted:\nend std / target std")
+        middle.set_title("So is overshoot:\nend mean / target mean")
+        floor, guided_ = ([r[k] for r in rows(record, claim="C2")] for k in ("floor", "guided"))
+        right.scatter(
+            range(len(guided_)),
+            sorted(guided_),
+            color=plot.METHODS["DoG"]["color"],
+            marker="D",
+            label="guided, w = 1.5",
+        )
+        right.scatter(
+            range(len(floor)), sorted(floor), color=plot.METHODS["none"]["color"], label="not guided (floor)"
+        )
+        right.set(
+            yscale="log", xlabel="random mixture, in order", ylabel="W1 to the tilted density / its std"
+        )
+        right.set_title("Guided samples are not\nthe tilted density's")
+        right.legend(fontsize=11)
+    return fig

@@ -1,0 +1,188 @@
+"""Figures: functions of (ax, data) in one palette. They never sample and never train."""
+
+import contextlib
+import io
+
+import matplotlib as mpl
+import numpy as np
+import torch
+
+from ..metrics import bootstrap
+
+# Okabe & Ito's colour-blind safe palette; a method keeps its colour, marker and line everywhere
+METHODS = {
+    "truth": dict(color="#000000", marker="", linestyle="-"),
+    "source": dict(color="#C4C4C4", marker="", linestyle="-"),
+    "none": dict(color="#666666", marker="o", linestyle=":"),
+    "CFG": dict(color="#E69F00", marker="s", linestyle="--"),
+    "DoG": dict(color="#0072B2", marker="D", linestyle="-"),
+    "DoG on an interval": dict(color="#56B4E9", marker="^", linestyle="-."),
+    "autoguidance": dict(color="#CC79A7", marker="v", linestyle="--"),
+    "DogFit": dict(color="#D55E00", marker="P", linestyle=":"),
+    "plane": dict(color="#009E73", marker="*", linestyle="-"),
+}
+NAMES = {
+    "out_of_domain": "out-of-domain rate",
+    "energy": "energy distance to the truth",
+    "coverage": "share of modes covered",
+    "class_error": "class error",
+    "frechet": "Fréchet distance",
+    "style_error": "share with a foreign style",
+}
+
+
+@contextlib.contextmanager
+def style():
+    """Large type and thin frames, legible from the back of a lecture hall."""
+    with mpl.rc_context(
+        {
+            "font.size": 13,
+            "axes.titlesize": 15,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+            "figure.dpi": 72,
+            "savefig.dpi": 110,
+            "lines.linewidth": 2.2,
+            "figure.constrained_layout.use": True,
+        }
+    ):
+        yield
+
+
+def points(ax, x, method="truth", size=3, label=None, limit=None):
+    """A scatter of samples x (n, 2) in the method's colour; square axes, limits +-limit if given."""
+    x = torch.as_tensor(x).cpu()
+    ax.scatter(
+        *x.T, s=size, color=METHODS[method]["color"], alpha=0.5, linewidths=0, label=label, rasterized=True
+    )
+    ax.set_aspect("equal")
+    if limit:
+        ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    ax.set(xticks=[], yticks=[])
+
+
+def sheet(ax, x, columns=10, title=None):
+    """Images x (n, 3, H, W) in [-1, 1] side by side, `columns` in a row; n divisible by it."""
+    x = torch.as_tensor(x).cpu()
+    if x.ndim != 4 or len(x) % columns:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, 3, H, W) with n divisible by {columns}")
+    rows = x.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # (rows, H, columns, W, 3)
+    ax.imshow((rows.flatten(2, 3).flatten(0, 1) / 2 + 0.5).clamp(0, 1).numpy(), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title)
+
+
+def show(fig, alt=None, colors=160, dpi=100):
+    """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it.
+
+    alt: what it shows, in words, for who cannot see it; by default what its titles and axes say.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import Image, display
+    from PIL import Image as Picture
+
+    raw, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(
+        raw, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08
+    )  # a long title makes it wider
+    Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE).save(
+        small, "png", optimize=True
+    )
+    plt.close(fig)
+    display(Image(data=small.getvalue(), alt=alt or described(fig)))
+
+
+def described(fig):
+    """A figure's titles, rows of pictures, axes and curves as a sentence each."""
+    rows = [ax.get_ylabel() for ax in fig.axes if ax.images and ax.get_ylabel() and not ax.get_xlabel()]
+    found = [fig.get_suptitle(), f"rows of pictures: {', '.join(rows)}" if rows else ""]
+    for ax in fig.axes:
+        drawn = dict.fromkeys(t for t in ax.get_legend_handles_labels()[1])
+        found += [
+            ax.get_title() or ax.get_title("left"),
+            f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "",
+            f"shown: {', '.join(drawn)}" if drawn else "",
+        ]
+    return (
+        ". ".join(dict.fromkeys(" ".join(t.split()) for t in found if t.strip())) or "A figure without titles"
+    )
+
+
+def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):
+    """Lines that enclose the given shares of an exact mixture's mass."""
+    grid = torch.linspace(-limit, limit, n)
+    x = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)  # (n, n, 2)
+    logp = mixture.logp(x, sigma).double()
+    ordered = logp.flatten().sort(descending=True).values
+    mass = ordered.exp().cumsum(0) / ordered.exp().sum()
+    heights = sorted(ordered[(mass < share).sum().clamp(max=len(mass) - 1)].item() for share in levels)
+    ax.contour(
+        grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0, linestyles="solid"
+    )  # matplotlib dashes negative heights, and a log density is often one
+
+
+def sweep(ax, x, values, method, label=None, **changes):
+    """A method's mean over seeds against x, with its 95% bootstrap band.  values: one list of seeds for each x"""
+    mean, low, high = np.array([bootstrap(v) for v in values]).T
+    look = METHODS[method] | changes
+    ax.plot(x, mean, label=label or method, markersize=7, **look)
+    ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def heat(ax, x, y, values, label, cmap="viridis", centre=None, fmt="{:.3f}", bar=True, reach=None):
+    """A map of values (len(y), len(x)), each cell with its number.
+
+    `centre` makes the colours diverge there, as far as `reach` to each side (by default the largest distance).
+    """
+    values = np.asarray(values)
+    reach = reach or (np.abs(values - centre).max() or 1 if centre is not None else None)
+    norm = mpl.colors.Normalize(centre - reach, centre + reach) if centre is not None else None
+    image = ax.imshow(values, origin="lower", aspect="auto", cmap=cmap, norm=norm)
+    ax.set_xticks(range(len(x)), [f"{v:g}" for v in x])
+    ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
+    ax.spines[:].set_visible(False)
+    for (i, j), v in np.ndenumerate(values):
+        light = sum(image.cmap(image.norm(v))[:3]) / 3 < 0.5
+        ax.text(
+            j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black"
+        )
+    if bar:
+        ax.figure.colorbar(image, ax=ax, label=label)
+    return image
+
+
+def bar(ax, x, values, method, label=None, width=0.18):
+    """One bar: the mean over seeds with its 95% bootstrap interval, in the method's colour."""
+    mean, low, high = bootstrap(values)
+    ax.bar(
+        x,
+        mean,
+        width,
+        color=METHODS[method]["color"],
+        label=label,
+        yerr=[[mean - low], [high - mean]],
+        capsize=3,
+    )
+
+
+def bars(ax, values, names, methods):
+    """Horizontal points with 95% bootstrap intervals, one a row, first at the top.  values: one list of seeds a row"""
+    for i, (v, method) in enumerate(zip(values, methods, strict=True)):
+        mean, low, high = bootstrap(v)
+        look = METHODS[method]
+        ax.errorbar(
+            mean,
+            -i,
+            xerr=[[mean - low], [high - mean]],
+            fmt=look["marker"],
+            color=look["color"],
+            markersize=9,
+            capsize=4,
+        )
+    ax.set_yticks([-i for i in range(len(names))], names)
+    ax.grid(axis="x", alpha=0.3)

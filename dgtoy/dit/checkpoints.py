@@ -1,0 +1,106 @@
+"""DiT checkpoints: official files, training files and safetensors in, and the sizes of the network that they hold."""
+
+import argparse
+import math
+import pathlib
+import re
+
+import torch
+from safetensors.torch import load_file
+
+from .network import CONFIGS, DiT
+
+
+def load_checkpoint(path):
+    """The weights in a file, by their official names, in float32; of a training file the averaged ones.
+
+    Reads official flat files and training files (.pt, with `ema` and an argparse Namespace: exactly that class is let
+    through, nothing else can run), and .safetensors.  -> state_dict
+    Raises ValueError, one line, if the file is damaged, holds code, or is no DiT's.
+    """
+    try:
+        if pathlib.Path(path).suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as e:
+        code = re.search(
+            r"GLOBAL \S+|operand \d+", str(e)
+        )  # torch's own text says how to run it all the same
+        why = (
+            f"its pickle asks for {code[0]}"
+            if code
+            else f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
+        )
+        raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
+    state = state.get("ema", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
+        held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
+        raise ValueError(
+            f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight"
+        )
+    strange = [name for name, value in state.items() if not torch.is_tensor(value)]
+    if strange:
+        raise ValueError(
+            f"{path} is not a DiT's: {strange[0]} is of type {type(state[strange[0]]).__name__}; expected tensors alone"
+        )
+    return {name: value.float() for name, value in state.items()}
+
+
+def config_of(state, num_heads=None, path="state"):
+    """The sizes of a DiT from its weights. Heads leave no trace in them: by default those of the named size of that width.
+
+    Raises ValueError for another width without num_heads, and if a weight that tells the sizes is missing.
+    """
+    for name, axes in (
+        ("x_embedder.proj.weight", 4),
+        ("pos_embed", 3),
+        ("final_layer.linear.weight", 2),
+        ("y_embedder.embedding_table.weight", 2),
+    ):
+        if name not in state or state[name].ndim != axes:
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(state[name].shape) if name in state else 'nothing'}; expected {axes} axes"
+            )
+    hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
+    known = {c["hidden_size"]: c["num_heads"] for c in CONFIGS.values()}
+    if num_heads is None and hidden not in known:
+        raise ValueError(
+            f"{path}: hidden_size is {hidden}; expected that of a named size ({', '.join(map(str, known))}), or num_heads"
+        )
+    out = state["final_layer.linear.weight"].shape[0] // patch**2
+    return dict(
+        input_size=math.isqrt(state["pos_embed"].shape[1]) * patch,
+        patch_size=patch,
+        in_channels=channels,
+        hidden_size=hidden,
+        depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
+        num_heads=num_heads or known[hidden],
+        num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
+        learn_sigma=out == 2 * channels,
+    ) | (dict(velocity=True) if "velocity" in state else {})
+
+
+def load_pretrained(path, num_classes=None, num_heads=None, seed=0):
+    """A DiT with the weights of a checkpoint; with `num_classes`, a fresh label table for that many new classes.
+
+    Raises ValueError naming the first weight that is missing, superfluous or of another shape.
+    """
+    state = load_checkpoint(path)
+    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+        net = DiT(**config_of(state, num_heads, path))
+    load_weights(net, state, path)
+    return net if num_classes is None else net.with_classes(num_classes, seed)
+
+
+def load_weights(net, state, path="state"):
+    """Copy a state dict into a network whose names and shapes it must match exactly; one on the meta device takes its tensors. Raises ValueError, one line."""
+    mine = net.state_dict()
+    for name in sorted(mine.keys() | state.keys()):
+        came, expected = (tuple(d[name].shape) if name in d else "nothing" for d in (state, mine))
+        if came != expected:
+            raise ValueError(f"{path}: {name} has shape {came}; expected {expected}")
+    net.load_state_dict(state, assign=next(net.parameters()).is_meta)

@@ -1,0 +1,62 @@
+"""Domain Guidance as a guider of diffusers' modular pipelines: `pipe.update_components(guider=DomainGuidance(pretrained, w))`.
+
+Needs diffusers with guiders (extra `dit`); guiders are an experimental feature there.
+"""
+
+import pathlib
+
+from diffusers.configuration_utils import register_to_config
+from diffusers.guiders import ClassifierFreeGuidance
+
+
+class DomainGuidance(ClassifierFreeGuidance):
+    """null + w (labelled - null), the null part by the pre-trained network.
+
+    pretrained: that network, or the folder it was saved in; a folder is what the guider's saved configuration can hold, so
+    only then it works again after `from_pretrained`. guidance_scale: w, 1 is off. start, stop: the share of the steps
+    between which guidance is on. Raises ValueError at the first step for a network of another class than the pipeline's.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        pretrained=None,
+        guidance_scale: float = 1.5,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ):
+        super().__init__(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled)
+        self.network = (
+            None if isinstance(pretrained, str | pathlib.Path) or pretrained is None else pretrained
+        )
+        self.register_to_config(
+            pretrained=None if self.network is not None or pretrained is None else str(pretrained)
+        )
+
+    def prepare_models(self, denoiser):
+        """Called before each forward: the second one of a step, the null one, goes to the pre-trained network."""
+        super().prepare_models(denoiser)
+        denoiser.__dict__.pop("forward", None)  # a step before may have ended in an error
+        if self.is_unconditional:
+            denoiser.__dict__["forward"] = self._guide(denoiser).forward
+
+    def cleanup_models(self, denoiser):
+        """Called after each forward: the pipeline's network is itself again."""
+        denoiser.__dict__.pop("forward", None)
+
+    def _guide(self, denoiser):
+        if self.network is None:
+            if self.config.pretrained is None:
+                raise ValueError(
+                    "pretrained is missing; expected the pre-trained network, or the folder it was saved in"
+                )
+            self.network = type(denoiser).from_pretrained(
+                self.config.pretrained, local_files_only=True, use_safetensors=True
+            )
+            self.network.to(denoiser.device, denoiser.dtype).requires_grad_(False)
+        if type(self.network) is not type(denoiser):
+            raise ValueError(
+                f"pretrained is a {type(self.network).__name__}; the pipeline's network is a {type(denoiser).__name__}"
+            )
+        return self.network
