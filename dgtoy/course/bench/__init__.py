@@ -33,6 +33,21 @@ class Config:
     network: tuple = tuple(NETWORK.items())
 
 
+def machine_speed(n=1024, repeats=5, device="cpu"):
+    """Seconds of one float32 matrix product of n x n by n x n, 2 n^3 operations: how fast this machine is.
+
+    The least of `repeats` timings after one to warm up, with as many threads as torch has. Two times measured on two
+    machines compare as shares of this one.
+    """
+    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0)).to(device)
+    times = []
+    for _ in range(1 + repeats):
+        start = _now(device)
+        a @ a
+        times.append(_now(device) - start)
+    return min(times[1:])
+
+
 def refresh(out, device):
     """Run every benchmark on `device`, write OUT/bench_<device>.json, and on a CUDA device OUT/bench_dit_ and bench_stages_<device>.json.  -> the tables as text"""
     kind, texts = torch.device(device).type, []
