@@ -116,7 +116,7 @@ class EDM(Adapter):
 
     def _denoise(self, x, sigma, s, label):
         scale = (s**2 + self.sigma_data**2).sqrt()
-        out = self._run(x / scale, time_of(sigma), label)
+        out = self._run(x / scale, sigma_to_t(sigma), label)
         return (self.sigma_data / scale) ** 2 * x + s * self.sigma_data / scale * out
 
 
@@ -137,6 +137,6 @@ class VP(Adapter):
         return lambda x, t: self._run(x, t, label.expand(len(x)))
 
 
-def time_of(sigma):
+def sigma_to_t(sigma):
     """The time that stands for a noise level in `EDM`: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
     return 94 * torch.log(sigma.float() / 0.002)
