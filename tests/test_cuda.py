@@ -9,7 +9,7 @@ from helpers import refuses
 from dgtoy.course.bench.dit import network
 from dgtoy.course.experiments.scale_setup import Held
 from dgtoy.dit import EDM, VP, DiT
-from dgtoy.dit.fast import fast, fuse, gated_norm, rounded
+from dgtoy.dit.fast import fast, fuse, gated_norm, quantized
 from dgtoy.graphs import Captured
 from dgtoy.interop import add_lora, lora_guide
 from dgtoy.pipeline import finetune
@@ -63,9 +63,9 @@ def test_the_kernel_is_its_three_lines(width, dtype):
 
 
 @pytest.mark.parametrize("with_gelu", [False, True])
-def test_rounding_to_eight_bits_is_its_formula(with_gelu):
+def test_rounding_to_fp8_is_its_formula(with_gelu):
     x = 3 * torch.randn(7, 5, 4608, generator=torch.Generator().manual_seed(0)).bfloat16()
-    mine, exact = rounded(x.cuda(), with_gelu), rounded(x, with_gelu)
+    mine, exact = quantized(x.cuda(), with_gelu), quantized(x, with_gelu)
     near(mine.scale.cpu(), exact.scale, 1e-5)
     near(mine.values.cpu().float(), exact.values.float(), 5e-3)  # few land on the other side of a rounding
 
@@ -85,7 +85,7 @@ def test_a_fused_network_is_the_plain_one(velocity):
         near(fused.bfloat16()(x, t, y).float(), net(x, t, y), 0.02)
         eight = copy.deepcopy(net).bfloat16()
         on_cpu = copy.deepcopy(eight).cpu()
-        fuse(eight, eight_bits=True), fuse(on_cpu, eight_bits=True)
+        fuse(eight, fp8=True), fuse(on_cpu, fp8=True)
         near(eight(x, t, y).float(), net(x, t, y), 0.02)
         near(eight(x, t, y).float().cpu(), on_cpu(x.cpu(), t.cpu(), y.cpu()).float(), 0.01)
 

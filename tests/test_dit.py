@@ -26,7 +26,7 @@ from dgtoy.dit import (
     position_embedding,
     sigma_to_t,
 )
-from dgtoy.dit.fast import FusedDiT, FusedMlp, FusedPatches, Product8, fuse, rounded
+from dgtoy.dit.fast import FusedDiT, FusedMlp, FusedPatches, Fp8Linear, fuse, quantized
 from dgtoy.interop import add_lora, lora_guide
 
 close = torch.testing.assert_close
@@ -433,7 +433,7 @@ def test_a_fused_network_computes_what_the_plain_one_does(velocity):
     close(fused(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
 
 
-def test_fused_layers_err_less_than_bfloat16_even_with_products_in_eight_bits():
+def test_fused_layers_err_less_than_bfloat16_even_with_products_in_fp8():
     """The tokens stay in float32, which outweighs what 8 bits add."""
     net = network(
         dict(input_size=8, patch_size=2, in_channels=3, hidden_size=64, depth=8, num_heads=2), "cpu"
@@ -446,18 +446,18 @@ def test_fused_layers_err_less_than_bfloat16_even_with_products_in_eight_bits():
     exact, plain = net(x, t, y), copy.deepcopy(net).bfloat16()
     error = lambda n: ((n(x, t, y).float() - exact).norm() / exact.norm()).item()
     fused, eight = copy.deepcopy(plain), copy.deepcopy(plain)
-    fuse(fused), fuse(eight, eight_bits=True)
+    fuse(fused), fuse(eight, fp8=True)
     assert 1e-4 < error(fused) < error(eight) < 0.8 * error(plain)
 
 
-def test_eight_bits_keep_a_scale_for_each_row():
+def test_fp8_keeps_a_scale_for_each_row():
     x = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1e-3], [1.0], [1e3]])
     for with_gelu, exact in ((False, x), (True, torch.nn.functional.gelu(x, approximate="tanh"))):
-        values, scale = rounded(x, with_gelu)
+        values, scale = quantized(x, with_gelu)
         assert values.dtype == torch.float8_e4m3fn and (values.float().abs().amax(1) == 448).all()
         assert ((values.float() * scale - exact).abs() <= exact.abs() / 16 + scale * 2**-10).all()
     layer = torch.nn.Linear(64, 32)
-    x, product = torch.randn(7, 64), Product8(layer)
+    x, product = torch.randn(7, 64), Fp8Linear(layer)
     assert (product(x) - layer(x)).norm() < 0.04 * layer(x).norm() and product.scale.shape == (1, 32)
 
 
@@ -467,8 +467,8 @@ def test_layers_that_an_adapter_wraps_are_left_alone():
         torch.nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(0))
     guide, x = lora_guide(tuned), images(2)
     before = tuned.denoiser(1)(x, 0.7), guide.denoiser(guide.null)(x, 0.7)
-    with refuses("eight_bits is True and the network has layers of an adapter"):
-        fuse(tuned.net, eight_bits=True)
+    with refuses("fp8 is True and the network has layers of an adapter"):
+        fuse(tuned.net, fp8=True)
     fuse(tuned.net), fuse(guide.net)
     assert (
         not any(type(b.mlp) is FusedMlp for b in tuned.net.blocks) and (before[0] - before[1]).norm() > 0.01

@@ -15,27 +15,27 @@ from torch.nn.functional import gelu, layer_norm, linear, pixel_unshuffle, silu
 from .network import Block, DiT, Mlp, PatchEmbedder, modulate
 
 TRITON = importlib.util.find_spec("triton") is not None
-LARGEST = 448  # in the 8-bit format e4m3
+FP8_MAX = 448  # in the 8-bit format e4m3
 
 
-def fast(*nets, eight_bits=False):
+def fast(*nets, fp8=False):
     """Make adapters (`VP`, `EDM`) fast for sampling, in place: weights in bfloat16, and on a CUDA device fused layers.
 
-    eight_bits: see `fuse`; then on every device, so that its error can be seen anywhere.
+    fp8: see `fuse`; then on every device, so that its error can be seen anywhere.
     """
     for net in {id(n.net): n for n in nets if n is not None}.values():
         net.net.bfloat16()
         net.amp = False  # its weights are in that precision already
-        if net.device.type == "cuda" or eight_bits:
-            fuse(net.net, eight_bits)
+        if net.device.type == "cuda" or fp8:
+            fuse(net.net, fp8)
     torch.backends.cuda.matmul.allow_tf32 = True
 
 
-def fuse(net, eight_bits=False):
+def fuse(net, fp8=False):
     """Fuse the layers of a DiT, in place and without gradient: GELU into the product before it, and residual, layer norm and modulation into one kernel.
 
     Layers that an adapter wraps stay as they are, and so does a network that is no DiT, such as the guide that shares a LoRA's.
-    eight_bits: the four products of every block in 8-bit floating point, with a scale for each token and each output. Raises ValueError where
+    fp8: the four products of every block in 8-bit floating point, with a scale for each token and each output. Raises ValueError where
     the device has no such products or where an adapter wraps a layer.
     """
     if type(net) is not DiT:
@@ -45,18 +45,18 @@ def fuse(net, eight_bits=False):
         for block in net.blocks
         for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
     )
-    if eight_bits:
+    if fp8:
         if not plain:
             raise ValueError(
-                "eight_bits is True and the network has layers of an adapter; expected a full fine-tune, or a merged one"
+                "fp8 is True and the network has layers of an adapter; expected a full fine-tune, or a merged one"
             )
         _check_device(net.pos_embed.device)
     for block in net.blocks:
-        if eight_bits:
+        if fp8:
             block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2 = map(
-                Product8, (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+                Fp8Linear, (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
             )
-        if type(block.mlp) is Mlp and type(block.mlp.fc1) in (nn.Linear, Product8):
+        if type(block.mlp) is Mlp and type(block.mlp.fc1) in (nn.Linear, Fp8Linear):
             block.mlp.__class__ = FusedMlp
     if all(type(block) is Block for block in net.blocks):
         net.__class__, net.x_embedder.__class__ = FusedDiT, FusedPatches
@@ -66,7 +66,7 @@ def _check_device(device):
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     if capability < (8, 9):
         raise ValueError(
-            f"eight_bits is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later"
+            f"fp8 is True and the device has capability {capability[0]}.{capability[1]}; 8-bit products need 8.9 or later"
         )
 
 
@@ -82,8 +82,8 @@ class FusedMlp(Mlp):
     """`Mlp` whose widest tensor is written once, not thrice: GELU comes with the first product, or with the rounding to 8 bits."""
 
     def forward(self, h):
-        if isinstance(self.fc1, Product8):
-            return self.fc2(rounded(self.fc1(h), with_gelu=True))
+        if isinstance(self.fc1, Fp8Linear):
+            return self.fc2(quantized(self.fc1(h), with_gelu=True))
         return self.fc2(linear_gelu(h, self.fc1.weight, self.fc1.bias))
 
 
@@ -103,7 +103,7 @@ class FusedDiT(DiT):
             block.adaLN_modulation[1](c)[:, None].chunk(6, -1) for block in self.blocks
         ]  # shift, scale, gate; attention, then MLP
         last = self.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, -1)
-        eight = isinstance(self.blocks[0].mlp.fc1, Product8)
+        eight = isinstance(self.blocks[0].mlp.fc1, Fp8Linear)
         h, normed = gated_norm(
             self.pos_embed, h, torch.ones_like(shifts[0][2]), *shifts[0][:2], eight
         )  # position + patch
@@ -117,52 +117,52 @@ class FusedDiT(DiT):
         return self.final_layer.linear(normed)
 
 
-def gated_norm(h, y, gate, shift, scale, eight_bits=False):
-    """x = h + gate y, and what the next layer reads of it: norm(x) (1 + scale) + shift, in y's precision or as `Rounded`.
+def gated_norm(h, y, gate, shift, scale, fp8=False):
+    """x = h + gate y, and what the next layer reads of it: norm(x) (1 + scale) + shift, in y's precision or as `Quantized`.
 
     h (B or 1, T, C), y (B, T, C), the others (B, 1, C) -> x (B, T, C) in float32 or finer, normed (B, T, C)
     """
     if h.is_cuda and TRITON:
         from .kernels import gated_norm as kernel
 
-        x, *normed = kernel(h, y, gate, shift, scale, eight_bits)
-        return x, Rounded(*normed) if eight_bits else normed[0]
+        x, *normed = kernel(h, y, gate, shift, scale, fp8)
+        return x, Quantized(*normed) if fp8 else normed[0]
     x = h.to(torch.promote_types(h.dtype, torch.float32)) + gate * y
     normed = modulate(layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale)
-    return x, rounded(normed) if eight_bits else normed.to(y.dtype)
+    return x, quantized(normed) if fp8 else normed.to(y.dtype)
 
 
-class Rounded(NamedTuple):
+class Quantized(NamedTuple):
     """Rows in 8 bits, each with its scale: values (..., n) float8_e4m3fn, scale (..., 1) float32."""
 
     values: torch.Tensor
     scale: torch.Tensor
 
 
-def rounded(x, with_gelu=False):
-    """x, or gelu(x), to 8 bits; the largest entry of each row becomes the largest number of the format.  (..., n) -> Rounded"""
+def quantized(x, with_gelu=False):
+    """x, or gelu(x), to 8 bits; the largest entry of each row becomes the largest number of the format.  (..., n) -> Quantized"""
     if x.is_cuda and TRITON:
-        from .kernels import rounded as kernel
+        from .kernels import quantized as kernel
 
-        return Rounded(*kernel(x, with_gelu))
+        return Quantized(*kernel(x, with_gelu))
     x = gelu(x.float(), approximate="tanh") if with_gelu else x.float()
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return Rounded((x / scale).to(torch.float8_e4m3fn), scale)
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+    return Quantized((x / scale).to(torch.float8_e4m3fn), scale)
 
 
-class Product8(nn.Module):
+class Fp8Linear(nn.Module):
     """A linear layer whose product is taken in 8-bit floating point: a scale for each row of the input and for each output of the weight."""
 
     def __init__(self, layer):
         super().__init__()
-        values, scale = rounded(layer.weight.detach())
+        values, scale = quantized(layer.weight.detach())
         self.register_buffer("weight", values)  # (m, n)
         self.register_buffer("scale", scale.T.contiguous())  # (1, m)
         self.bias = layer.bias
 
     def forward(self, h):
-        """(..., n), as numbers or `Rounded` -> (..., m), in the bias's precision"""
-        values, scale = h if isinstance(h, Rounded) else rounded(h)
+        """(..., n), as numbers or `Quantized` -> (..., m), in the bias's precision"""
+        values, scale = h if isinstance(h, Quantized) else quantized(h)
         if not values.is_cuda:
             return linear(values.float() * scale, self.weight.float() * self.scale.T, self.bias.float()).to(
                 self.bias.dtype

@@ -5,14 +5,14 @@ import triton
 import triton.language as tl
 
 
-def gated_norm(h, y, gate, shift, scale, eight_bits):
-    """h (B or 1, T, C), y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C), and with eight_bits its scale (B, T, 1)"""
+def gated_norm(h, y, gate, shift, scale, fp8):
+    """h (B or 1, T, C), y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C), and with fp8 its scale (B, T, 1)"""
     (B, T, C), h, y = y.shape, h.contiguous().expand_as(y), y.contiguous()
     x, normed = (
         torch.empty_like(y, dtype=torch.float32),
-        torch.empty_like(y, dtype=torch.float8_e4m3fn if eight_bits else y.dtype),
+        torch.empty_like(y, dtype=torch.float8_e4m3fn if fp8 else y.dtype),
     )
-    largest = torch.empty(B, T, 1, device=h.device) if eight_bits else x
+    largest = torch.empty(B, T, 1, device=h.device) if fp8 else x
     by_image = [a if a.stride(-1) == 1 else a.contiguous() for a in (gate, shift, scale)]
     _gated_norm[(B * T,)](
         h,
@@ -25,13 +25,13 @@ def gated_norm(h, y, gate, shift, scale, eight_bits):
         *(a.stride(0) for a in (h, *by_image)),
         C,
         triton.next_power_of_2(C),
-        eight_bits,
+        fp8,
         num_warps=2,
     )
-    return (x, normed, largest) if eight_bits else (x, normed)
+    return (x, normed, largest) if fp8 else (x, normed)
 
 
-def rounded(x, with_gelu):
+def quantized(x, with_gelu):
     """x (..., n) -> values (..., n) in 8 bits, scale (..., 1)"""
     x = x.contiguous()
     values, scale = (
@@ -39,7 +39,7 @@ def rounded(x, with_gelu):
         torch.empty(*x.shape[:-1], 1, device=x.device),
     )
     n = x.shape[-1]
-    _rounded[(x.numel() // n,)](
+    _quantize[(x.numel() // n,)](
         x, values, scale, n, triton.next_power_of_2(n), with_gelu, num_warps=4 if n <= 2048 else 8
     )
     return values, scale
@@ -62,7 +62,7 @@ def _gated_norm(
     scale_step,
     C: tl.constexpr,
     BLOCK: tl.constexpr,
-    EIGHT: tl.constexpr,
+    FP8: tl.constexpr,
 ):
     """One token: a row of C numbers. *_step: from one image to the next."""
     row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
@@ -76,7 +76,7 @@ def _gated_norm(
     normed = away * tl.rsqrt(tl.sum(away * away) / C + 1e-6)
     normed *= 1 + tl.load(scale + image * scale_step + i, mask=inside, other=0.0).to(tl.float32)
     normed += tl.load(shift + image * shift_step + i, mask=inside, other=0.0).to(tl.float32)
-    if EIGHT:
+    if FP8:
         unit = tl.maximum(tl.max(tl.abs(normed)), 1e-12) / 448
         tl.store(largest + row, unit)
         tl.store(normed_out + at, (normed / unit).to(tl.float8e4nv), mask=inside)
@@ -85,7 +85,7 @@ def _gated_norm(
 
 
 @triton.jit
-def _rounded(x, values, scale, n: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr):
+def _quantize(x, values, scale, n: tl.constexpr, BLOCK: tl.constexpr, GELU: tl.constexpr):
     """One row of n numbers. gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)) in its tanh form."""
     row, i = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside, at = i < n, row * n + i

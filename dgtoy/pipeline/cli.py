@@ -250,8 +250,8 @@ def sample(args):
     config, accelerator = _config_from(args, Config), _processes()
     device = accelerator.device if accelerator else _device_of(args)
     tuned, guide, names = _models(args, device)
-    if str(device).startswith("cuda") or config.eight_bits:
-        fast(tuned, guide, eight_bits=config.eight_bits)
+    if str(device).startswith("cuda") or config.fp8:
+        fast(tuned, guide, fp8=config.fp8)
     origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
     part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)

@@ -26,7 +26,7 @@ class Config:
     """What determines the samples. count: of images. interval: the noise levels sigma within which guidance is on.
 
     channels: how many of the first latent channels are guided; 0 is all, 3 reproduces the official code.
-    eight_bits: the networks' products in 8-bit floating point, for speed (`dit.fast`).
+    fp8: the networks' products in 8-bit floating point, for speed (`dit.fast`).
     Raises ValueError for a method or sampler that is not there, or values out of range.
     """
 
@@ -38,7 +38,7 @@ class Config:
     seed: int = 0
     interval: tuple = (0.0, math.inf)
     channels: int = 0
-    eight_bits: bool = False
+    fp8: bool = False
 
     def __post_init__(self):
         for name, known in (("method", METHODS), ("sampler", SAMPLERS)):

@@ -94,12 +94,12 @@ def guided_step(net, batch, peak, held, device):
             device=device,
         )
         shipped = {}
-        for what, eight_bits in (
+        for what, fp8 in (
             (f"DoG step, DiT-XL/2, batch {batch}", False),
             ("DoG step: products in 8 bits", True),
         ):
             nets = [VP(copy.deepcopy(n)) for n in (net, guide)]
-            fast(*nets, eight_bits=eight_bits)
+            fast(*nets, fp8=fp8)
             shipped[what] = step(nets)
             yield row(what, shipped[what])
         for what, make in WAYS.items():

@@ -97,7 +97,7 @@ def _precisions(config, judge, ft, pre, seed):
         for net in nets:
             net.amp = False
         if precision != "float32":
-            fast(*nets, eight_bits=precision == "8 bits")
+            fast(*nets, fp8=precision == "8 bits")
         x = judge.sample(
             domain_guidance(nets[0].denoiser(judge.label), nets[1].denoiser(pre.null), config.w), seed
         )
