@@ -1,4 +1,4 @@
-"""Adapters that make a DiT a denoiser D(x, sigma): `EDM` for the small ones trained here, `VP` for DiT's own discrete process."""
+"""A DiT made a denoiser D(x, sigma) by preconditioning: `EDM` for small ones, `VP` for DiT's own process."""
 
 import copy
 
@@ -10,11 +10,18 @@ from ..labelled import check_label
 from ..schedules import checked
 
 
-class Adapter:
-    """What both share: `denoiser(label)`, `null`, and what `fit` asks of a network; a subclass gives `_denoise`.
+def sigma_to_t(sigma):
+    """The time of a noise level in `EDM`: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
+    return 94 * torch.log(sigma.float() / 0.002)
 
-    On a CUDA device the network runs in bfloat16 autocast (`amp`), and `compile()` makes it fast there: it compiles the
-    blocks, and denoisers replay one captured graph for each shape of x. The plain way stays the reference in the tests.
+
+class Preconditioned:
+    """A labelled network F as a denoiser: D(x, sigma | label) = c_skip x + c_out F(x / scale, t, label).
+
+    A subclass says t by `sigma_to_t` and the other three by `scalings`; of F's channels the first C, as many
+    as x has, enter. Like a module it moves in place: `to` returns the same object. On a CUDA device the
+    network runs in bfloat16 autocast while `amp` is True. `compile` makes it faster there. Karras et al.
+    2022, table 1.
     """
 
     def __init__(self, net, seed=0):
@@ -24,38 +31,48 @@ class Adapter:
     null = property(lambda self: self.net.null)
     shape = property(lambda self: self.net.shape)
     config = property(lambda self: dict(self.net.config))
+    device = property(lambda self: self.net.pos_embed.device)
 
     def __call__(self, x, sigma, label):
-        """x (*B, C, H, W), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, C, H, W)"""
+        """x (*B, C, H, W), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, C, H, W), in x's dtype."""
         lead = x.shape[:-3]
         x = x.flatten(0, -4)  # (B, C, H, W)
         sigma, label = (torch.as_tensor(a, device=x.device).expand(lead).flatten() for a in (sigma, label))
-        return self._denoise(x, sigma, sigma.to(x.dtype)[:, None, None, None], label).unflatten(0, lead)
+        c_skip, c_out, scale = self.scalings(sigma.to(x.dtype)[:, None, None, None])
+        out = self._run(x / scale, self.sigma_to_t(sigma), label)
+        return (c_skip * x + c_out * out[:, : x.shape[1]]).unflatten(0, lead)
 
     def _run(self, x, t, label):
         """The network's output in x's own precision."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp and x.is_cuda):
             return self.net(x, t, label).to(x.dtype)
 
+    def _label(self, label):
+        """A label as a tensor on this device. Raises ValueError for one that this network lacks."""
+        return torch.as_tensor(check_label(label, self.null)).to(self.device, torch.long)
+
     def denoiser(self, label):
-        """D(x (B, C, H, W), sigma () or (B,)) for a label: an int or (B,). Raises ValueError for a label this model lacks."""
-        label = torch.as_tensor(check_label(label, self.null)).to(self.device, torch.long)
+        """D(x (B, C, H, W), sigma () or (B,)) -> x0_hat for a label, an int or (B,); without a gradient.
+
+        Raises ValueError for a label that this network lacks, and in a call for another shape of x
+        or sigma.
+        """
+        label = self._label(label)
 
         def D(x, sigma):
             if x.ndim < 4 or tuple(x.shape[-3:]) != self.shape:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
-            if label.ndim and label.shape != x.shape[:-3]:
+            lead = x.shape[:-3]
+            if label.ndim and label.shape != lead:
                 raise ValueError(
-                    f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-3])} for x {tuple(x.shape)}"
+                    f"label has shape {tuple(label.shape)}; expected () or {tuple(lead)}, as x has"
                 )
-            sigma = checked(sigma, x[..., 0, 0, 0])  # one a sample: it may not follow x's channels
+            sigma = checked(sigma, x[..., 0, 0, 0])  # one per sample: it may not follow x's channels
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)
-                lead = x.shape[:-3]
-                return self.graphs(
-                    x, torch.as_tensor(sigma, device=x.device, dtype=x.dtype).expand(lead), label.expand(lead)
-                )
+                sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype)
+                return self.graphs(x, sigma.expand(lead), label.expand(lead))
 
         return D
 
@@ -64,34 +81,33 @@ class Adapter:
         """The parameters that train, by name."""
         return {name: p for name, p in self.net.named_parameters() if p.requires_grad}
 
-    @property
-    def device(self):
-        return self.net.pos_embed.device
-
-    def around(self, net):
-        """The same adapter around another network, not compiled."""
+    def with_net(self, net):
+        """The same preconditioning of another network, not compiled."""
         new = copy.copy(self)
         new.net, new.seeds, new.graphs = net, list(self.seeds), None
         return new
 
     def with_classes(self, num_classes, seed=0):
-        """A copy with a fresh label table for new classes; `seed` draws the table and, later, the training data."""
-        new = self.around(self.net.with_classes(num_classes, seed))
+        """A copy with a fresh label table for new classes; `seed` draws it, and later the training data."""
+        new = self.with_net(self.net.with_classes(num_classes, seed))
         new.seeds = [seed]
         return new
 
     def clone(self):
         """A copy that shares nothing; compiled if this one is."""
-        new = self.around(copy.deepcopy(self.net))
+        new = self.with_net(copy.deepcopy(self.net))
         return new if self.graphs is None else new.compile()
 
     def to(self, device):
-        """This denoiser on another device."""
+        """Move the network to another device, in place.  -> self"""
         self.net.to(device)
         return self
 
     def compile(self):
-        """On a CUDA device, compile the blocks (all share one program) and replay graphs. Elsewhere nothing.  -> this denoiser"""
+        """On a CUDA device, compile the blocks (one program for all) and replay one graph per shape of x.
+
+        In place; elsewhere nothing changes. The plain way stays the reference in the tests.  -> self
+        """
         if self.device.type == "cuda":
             self.graphs = Captured(self.__call__)
             for block in self.net.blocks:
@@ -99,12 +115,15 @@ class Adapter:
         return self
 
 
-class EDM(Adapter):
-    """D(x, sigma | label) = c_skip x + c_out F(c_in x, t(sigma), label), for a network that gives C channels. Karras et al. 2022, table 1.
+class EDM(Preconditioned):
+    """D = c_skip x + c_out F(c_in x, t, label), F giving C channels. Karras et al. 2022, table 1.
 
-    sigma_data: the std of data that the preconditioning assumes. Noise levels from 0.002 to 80 fill the range of times
-    that a DiT knows: t = 94 ln(sigma / 0.002).
+    With scale = sqrt(sigma^2 + sigma_data^2): c_skip = (sigma_data / scale)^2, c_out = sigma sigma_data /
+    scale, c_in = 1 / scale. sigma_data: the std of data that this assumes. Noise levels from 0.002 to 80 fill
+    the range of times that a DiT knows: t = 94 ln(sigma / 0.002).
     """
+
+    sigma_to_t = staticmethod(sigma_to_t)
 
     def __init__(self, net, sigma_data=0.5, seed=0):
         super().__init__(net, seed)
@@ -114,29 +133,27 @@ class EDM(Adapter):
     def config(self):
         return {**self.net.config, "sigma_data": self.sigma_data}
 
-    def _denoise(self, x, sigma, s, label):
-        scale = (s**2 + self.sigma_data**2).sqrt()
-        out = self._run(x / scale, sigma_to_t(sigma), label)
-        return (self.sigma_data / scale) ** 2 * x + s * self.sigma_data / scale * out
+    def scalings(self, sigma):
+        """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
+        scale = (sigma**2 + self.sigma_data**2).sqrt()
+        return (self.sigma_data / scale) ** 2, sigma * self.sigma_data / scale, scale
 
 
-class VP(Adapter):
-    """D(x, sigma | label) = x - sigma eps(x / sqrt(1 + sigma^2), t(sigma), label): official DiTs and their fine-tunes.
+class VP(Preconditioned):
+    """D = x - sigma eps(x / sqrt(1 + sigma^2), t, label): official DiTs and their fine-tunes.
 
-    The network gives the noise, and after it the variance, which only `vp.ancestral` uses. t(sigma) is the training time
-    of that noise level, between two of them by interpolation of ln sigma; levels reach from 0.01 (t = 0) to 157 (t = 999).
+    The network gives the noise eps, and after it the variance, which only `vp.ancestral` uses. t is the
+    training time of the noise level, between two of them by interpolation of ln sigma; levels reach from 0.01
+    (t = 0) to 157 (t = 999).
     """
 
-    def _denoise(self, x, sigma, s, label):
-        out = self._run(x / (1 + s**2).sqrt(), vp.time_of(sigma), label)
-        return x - s * out[:, : x.shape[1]]
+    sigma_to_t = staticmethod(vp.time_of)
+
+    def scalings(self, sigma):
+        """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
+        return 1, -sigma, (1 + sigma**2).sqrt()
 
     def noise(self, label):
-        """The network for one label, (x (B, C, H, W), t (B,)) -> (B, 2C, H, W), as `vp`'s samplers take it."""
-        label = torch.as_tensor(check_label(label, self.null)).to(self.device, torch.long)
+        """The network of one label, (x (B, C, H, W), t (B,)) -> (B, 2C, H, W), for `vp`'s samplers."""
+        label = self._label(label)
         return lambda x, t: self._run(x, t, label.expand(len(x)))
-
-
-def sigma_to_t(sigma):
-    """The time that stands for a noise level in `EDM`: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
-    return 94 * torch.log(sigma.float() / 0.002)

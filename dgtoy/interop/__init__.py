@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..dit import Adapter, LabelEmbedder
+from ..dit import LabelEmbedder, Preconditioned
 from ..graphs import Captured
 from . import lora, pipelines
 from .pipelines import DomainGuidedModel as DomainGuidedModel
@@ -69,7 +69,7 @@ def add_lora(net, num_classes, rank=16, seed=0):
     nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
     dit.y_embedder = TwoTables(dit.y_embedder, table.to(net.device))
     dit.null, dit.config = num_classes, {**dit.config, "num_classes": num_classes}
-    new = net.around(dit.to(net.device))
+    new = net.with_net(dit.to(net.device))
     new.seeds = [seed]
     return new
 
@@ -80,11 +80,11 @@ def lora_guide(net, adapter=None):
     net: what `add_lora` returned, or a diffusers pipeline, which is then guided in place (`pipelines.guide_by_base`, where
     `adapter` names one of several). Raises ValueError if the network carries no adapter.
     """
-    if not isinstance(net, Adapter):
+    if not isinstance(net, Preconditioned):
         return pipelines.guide_by_base(net, adapter)
     if not isinstance(net.net.y_embedder, TwoTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
-    guide = net.around(AdapterOff(net.net))
+    guide = net.with_net(AdapterOff(net.net))
     guide.graphs = (
         None if net.graphs is None else Captured(guide.__call__)
     )  # its blocks are compiled with the network's

@@ -93,7 +93,7 @@ def _precisions(config, judge, ft, pre, seed):
     """Domain Guidance with both networks in each of three precisions; with every score, how far the images lie from those of float32."""
     found, exact = [], None
     for precision in PRECISIONS:
-        nets = [net.around(copy.deepcopy(net.net)) for net in (ft, pre)]
+        nets = [net.with_net(copy.deepcopy(net.net)) for net in (ft, pre)]
         for net in nets:
             net.amp = False
         if precision != "float32":
