@@ -77,7 +77,9 @@ def test_blocks_that_disagree_are_refused():
 
 
 def test_ddim_is_the_scheduler_of_diffusers():
-    """10 steps, eta 0, the schedule's own spacing; the last step of diffusers with set_alpha_to_one ends at the clean image."""
+    """10 steps, eta 0, the schedule's own spacing; the last step of diffusers with set_alpha_to_one ends at
+    the clean image.
+    """
     net, (x, _, y) = VP(awake(**SIZES)), inputs()
     scheduler = DDIMScheduler(
         beta_start=1e-4, beta_end=0.02, clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading"

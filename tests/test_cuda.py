@@ -1,4 +1,6 @@
-"""What runs only on a CUDA device: captured graphs, fused layers and the kernel, each against the plain way. Skipped elsewhere, and so in CI."""
+"""What runs only on a CUDA device: captured graphs, fused layers and the kernel, each against the plain way.
+Skipped elsewhere, and so in CI.
+"""
 
 import copy
 
@@ -9,7 +11,7 @@ from helpers import refuses
 from dgtoy.course.bench.dit import network
 from dgtoy.course.experiments.scale_setup import Held
 from dgtoy.dit import EDM, VP, DiT
-from dgtoy.dit.fast import fast, fuse, gated_norm, quantized
+from dgtoy.dit.fast import fast, fused, gated_norm, quantized
 from dgtoy.graphs import Captured
 from dgtoy.interop import add_lora, lora_guide
 from dgtoy.pipeline import finetune
@@ -78,14 +80,12 @@ def test_a_fused_network_is_the_plain_one(velocity):
         torch.arange(0, 996, 166, device="cuda")[:6],
         torch.tensor([0, 1, 2, 3, 4, net.null], device="cuda"),
     )
-    fused = copy.deepcopy(net)
-    fuse(fused)
+    half = copy.deepcopy(net).bfloat16()
     with torch.no_grad():
-        near(fused(x, t, y), net(x, t, y), 1e-5)
-        near(fused.bfloat16()(x, t, y).float(), net(x, t, y), 0.02)
-        eight = copy.deepcopy(net).bfloat16()
-        on_cpu = copy.deepcopy(eight).cpu()
-        fuse(eight, fp8=True), fuse(on_cpu, fp8=True)
+        near(fused(net)(x, t, y), net(x, t, y), 1e-5)
+        near(fused(half)(x, t, y).float(), net(x, t, y), 0.02)
+        eight = fused(half, fp8=True)
+        on_cpu = fused(copy.deepcopy(half).cpu(), fp8=True)
         near(eight(x, t, y).float(), net(x, t, y), 0.02)
         near(eight(x, t, y).float().cpu(), on_cpu(x.cpu(), t.cpu(), y.cpu()).float(), 0.01)
 

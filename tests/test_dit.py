@@ -26,7 +26,7 @@ from dgtoy.dit import (
     position_embedding,
     sigma_to_t,
 )
-from dgtoy.dit.fast import FusedDiT, FusedMlp, FusedPatches, Fp8Linear, fuse, quantized
+from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
 from dgtoy.interop import add_lora, lora_guide
 
 close = torch.testing.assert_close
@@ -66,7 +66,9 @@ def identical(one, other):
 
 @pytest.fixture(scope="module")
 def official():
-    """Inputs and outputs of the official code, and the two networks as denoisers of (x, t): fine-tuned, its null, pre-trained null."""
+    """Inputs and outputs of the official code, and the two networks as denoisers of (x, t): fine-tuned, its
+    null, pre-trained null.
+    """
     golden = load_file(FILES / "golden.safetensors")
     nets = [
         load_pretrained(FILES / f"{name}.pt", num_heads=4).requires_grad_(False)
@@ -96,7 +98,9 @@ def test_both_checkpoints_answer_as_the_official_network(official):
     ],
 )
 def test_guidance_is_the_official_one(name, method, guide, channels, official):
-    """The first channels of the noise are guided; the others, and the variance, are the labelled fine-tuned network's."""
+    """The first channels of the noise are guided; the others, and the variance, are the labelled fine-tuned
+    network's.
+    """
     golden, networks = official
     first = [lambda x, t, network=network: network(x, t)[:, :channels] for network in networks]
     eps = method(first[0], first[guide], 1.5)(golden["x"], golden["t"])
@@ -390,7 +394,9 @@ def test_clones_and_new_classes_of_a_denoiser_share_nothing():
 
 
 def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
-    """At first the output layer alone has a gradient, then the gates open: after two steps every weight has one."""
+    """At first the output layer alone has a gradient, then the gates open: after two steps every weight has
+    one.
+    """
     model, x0, sigma, label = (
         EDM(DiT(**SMALL, seed=1)),
         images(4),
@@ -418,19 +424,32 @@ def test_a_batch_is_learned_by_heart_and_every_weight_takes_part():
 def test_a_fused_network_computes_what_the_plain_one_does(velocity):
     """In float64, as on a device without the kernel; the kernel itself: test_cuda."""
     net = awake(**SMALL | dict(learn_sigma=True, velocity=velocity)).double()
-    fused, x, t, y = (
-        copy.deepcopy(net),
-        images(4).double(),
-        torch.tensor([0, 300, 600, 999]),
-        torch.tensor([0, 1, 2, 3]),
-    )
-    fuse(fused)
-    assert (
-        type(fused) is FusedDiT
-        and type(fused.x_embedder) is FusedPatches
-        and all(type(b.mlp) is FusedMlp for b in fused.blocks)
-    )
-    close(fused(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
+    x, t, y = images(4).double(), torch.tensor([0, 300, 600, 999]), torch.tensor([0, 1, 2, 3])
+    quick = fused(net)
+    assert type(quick) is FusedDiT and type(quick.x_embedder) is FusedPatches
+    assert all(type(b.mlp) is FusedMlp for b in quick.blocks)
+    close(quick(x, t, y), net(x, t, y), rtol=1e-12, atol=1e-12)
+
+
+def test_a_fused_network_holds_the_same_parameters_and_leaves_the_plain_one_as_it_is():
+    net = awake(velocity=True)
+    kinds = [type(m) for m in net.modules()]
+    quick = fused(net)
+    assert list(quick.state_dict()) == list(net.state_dict()) and fused(quick) is quick
+    held, shared = net.state_dict(keep_vars=True), quick.state_dict(keep_vars=True)
+    assert all(held[name] is shared[name] for name in held)
+    assert [type(m) for m in net.modules()] == kinds
+
+
+def test_fast_changes_its_models_and_no_switch_of_torch():
+    """Weights in bfloat16, and with fp8 fused layers; on a CPU alone there is nothing more to gain."""
+    one, two = VP(awake(learn_sigma=True)), VP(awake(learn_sigma=True))
+    plain, before = one.net, torch.backends.cuda.matmul.allow_tf32
+    fast(one, None)
+    fast(two, fp8=True)
+    assert one.net is plain and type(two.net) is FusedDiT and not one.amp and not two.amp
+    assert {p.dtype for m in (one, two) for p in m.net.parameters()} == {torch.bfloat16}
+    assert torch.backends.cuda.matmul.allow_tf32 == before
 
 
 def test_fused_layers_err_less_than_bfloat16_even_with_products_in_fp8():
@@ -445,9 +464,7 @@ def test_fused_layers_err_less_than_bfloat16_even_with_products_in_fp8():
     )
     exact, plain = net(x, t, y), copy.deepcopy(net).bfloat16()
     error = lambda n: ((n(x, t, y).float() - exact).norm() / exact.norm()).item()
-    fused, eight = copy.deepcopy(plain), copy.deepcopy(plain)
-    fuse(fused), fuse(eight, fp8=True)
-    assert 1e-4 < error(fused) < error(eight) < 0.8 * error(plain)
+    assert 1e-4 < error(fused(plain)) < error(fused(plain, fp8=True)) < 0.8 * error(plain)
 
 
 def test_fp8_keeps_a_scale_for_each_row():
@@ -467,10 +484,12 @@ def test_layers_that_an_adapter_wraps_are_left_alone():
         torch.nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(0))
     guide, x = lora_guide(tuned), images(2)
     before = tuned.denoiser(1)(x, 0.7), guide.denoiser(guide.null)(x, 0.7)
-    with refuses("fp8 is True and the network has layers of an adapter"):
-        fuse(tuned.net, fp8=True)
-    fuse(tuned.net), fuse(guide.net)
+    with refuses("fp8 is True and a layer of the network is a Linear of an adapter"):
+        fused(tuned.net, fp8=True)
+    tuned, guide = (model.with_net(fused(model.net)) for model in (tuned, guide))
+    assert type(tuned.net) is type(guide.net.tuned) is FusedDiT
     assert (
         not any(type(b.mlp) is FusedMlp for b in tuned.net.blocks) and (before[0] - before[1]).norm() > 0.01
     )
-    close(tuned.denoiser(1)(x, 0.7), before[0]), close(guide.denoiser(guide.null)(x, 0.7), before[1])
+    close(tuned.denoiser(1)(x, 0.7), before[0])
+    close(guide.denoiser(guide.null)(x, 0.7), before[1])

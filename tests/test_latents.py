@@ -56,7 +56,9 @@ def test_the_crop_is_square_and_a_picture_of_that_size_passes_untouched(height, 
 
 
 def test_the_crop_is_what_the_published_arithmetic_gives():
-    """Halve with a box filter while twice too large, bicubic to the short side, cut the middle: written out for one size."""
+    """Halve with a box filter while twice too large, bicubic to the short side, cut the middle: written out
+    for one size.
+    """
     image = picture(150, 203)
     once = image.resize((101, 75), Image.Resampling.BOX)
     scaled = np.asarray(once.resize((round(101 * 40 / 75), 40), Image.Resampling.BICUBIC))

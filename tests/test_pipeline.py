@@ -1,4 +1,6 @@
-"""The pipeline on tiny networks and pictures: each step against its definition, interruptions, two processes against one."""
+"""The pipeline on tiny networks and pictures: each step against its definition, interruptions, two processes
+against one.
+"""
 
 import dataclasses
 import importlib.util
@@ -349,7 +351,9 @@ def test_two_processes_sample_as_one(place, tuned, tmp_path):
 
 
 def killed(arguments, out, times, seed):
-    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in `out`; then let it end.  -> kills"""
+    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in
+    `out`; then let it end.  -> kills
+    """
     chance, kills = random.Random(seed), 0
     newest = lambda: max((p.stat().st_mtime_ns for p in list(out.rglob("*")) if p.exists()), default=0)
     while kills < times:
@@ -557,7 +561,9 @@ def dinov2(tmp_path_factory):
 
 
 def test_dinov2_sees_what_pil_resizes(dinov2):
-    """Bicubic with antialiasing to 224 pixels, then ImageNet's normalisation: PIL's own resize of floats is the golden output."""
+    """Bicubic with antialiasing to 224 pixels, then ImageNet's normalisation: PIL's own resize of floats is
+    the golden output.
+    """
     pixels = np.random.default_rng(2).integers(0, 256, (3, 300, 300), dtype=np.uint8)
     expected = (
         np.stack(
@@ -586,7 +592,9 @@ def test_dinov2_features_are_the_normed_class_token(dinov2):
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    """torch-fidelity's extractor with small random weights in its own file format; torchvision, which its package asks for, is not needed by this part."""
+    """torch-fidelity's extractor with small random weights in its own file format; torchvision, which its
+    package asks for, is not needed by this part.
+    """
     if importlib.util.find_spec("torch_fidelity") is None:
         pytest.skip("torch-fidelity is not installed; `make env` does")
     held = {
@@ -807,7 +815,9 @@ class Stub:
 
 
 def test_calibration_finds_the_weights_that_complete_a_fine_tune_gone_half_way(place):
-    """The null branch knows the domain, u; the labelled one has gone half the way from u to the truth. What completes it: a = 1, b = 2."""
+    """The null branch knows the domain, u; the labelled one has gone half the way from u to the truth. What
+    completes it: a = 1, b = 2.
+    """
     data, config = Latents(place / "latents"), calibration.Config(levels=(1.0, 0.5), count=15)
     g = torch.Generator().manual_seed(config.seed)
     rows = torch.randperm(15, generator=g)

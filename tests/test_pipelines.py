@@ -1,4 +1,6 @@
-"""Domain Guidance in diffusers pipelines, on tiny random ones in the real format: against the formula, and against the plain pipeline."""
+"""Domain Guidance in diffusers pipelines, on tiny random ones in the real format: against the formula, and
+against the plain pipeline.
+"""
 
 import warnings
 
@@ -228,7 +230,9 @@ def images(kind, net, w, seed=7):
 
 
 class Spelled(torch.nn.Module):
-    """The formula with no halves in it: both networks are called on the whole batch, and the answer is taken from either."""
+    """The formula with no halves in it: both networks are called on the whole batch, and the answer is taken
+    from either.
+    """
 
     def __init__(self, main, guide, order):
         super().__init__()
@@ -311,7 +315,9 @@ def dit_images(net, w):
 
 
 def test_dit_of_five_classes_guided_by_one_of_seven_is_dgtoys_own_domain_guidance():
-    """The pipeline asks for label 1000, which neither has: the guide sees its own null. The same through `vp.ddim`."""
+    """The pipeline asks for label 1000, which neither has: the guide sees its own null. The same through
+    `vp.ddim`.
+    """
     from dgtoy import last, vp
     from dgtoy.dit import VP
 
@@ -340,7 +346,9 @@ def test_dit_with_guidance_off_and_by_itself():
 
 
 def test_the_fine_tunes_own_null_branch_on_the_plane_has_its_own_null_label():
-    """Of five classes: on the line a = 1 it is classifier-free guidance, which the fine-tune guided by itself is as well."""
+    """Of five classes: on the line a = 1 it is classifier-free guidance, which the fine-tune guided by itself
+    is as well.
+    """
     (_, tuned), (_, guide) = dit(5, 1), dit(7, 2)
     by_itself = dit_images(DomainGuidedModel(tuned, tuned), W)
     assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=1.0), W) - by_itself).max() < 1e-4
@@ -693,7 +701,9 @@ def test_the_lora_guide_of_a_pipeline_is_its_base():
 
 
 def test_guidance_on_velocities_is_guidance_on_denoisers():
-    """Flow matching: x_t = (1 - t) x0 + t eps, v = eps - x0 = (x_t - x0_hat) / t. Weights that sum to 1 pass through: w means the same."""
+    """Flow matching: x_t = (1 - t) x0 + t eps, v = eps - x0 = (x_t - x0_hat) / t. Weights that sum to 1 pass
+    through: w means the same.
+    """
     x, t = text(3, 4, 2, 2, seed=1).double(), torch.tensor(0.7, dtype=torch.float64)
     main, guide = (
         lambda x, sigma, k=k: torch.tanh(k * x) for k in (1.0, 2.0)
@@ -819,7 +829,9 @@ def test_flux_takes_an_interval_as_well():
 
 
 def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
-    """For epsilon, v and velocity: a network that returns the truth about x0 gives D(x, sigma) = x0 at every level."""
+    """For epsilon, v and velocity: a network that returns the truth about x0 gives D(x, sigma) = x0 at every
+    level.
+    """
     x0 = text(2, 4, 4, 4, seed=1).double()
     for kind, scheduler in (
         ("epsilon", ddim()),
@@ -864,7 +876,9 @@ def test_dits_network_as_a_denoiser_is_dgtoys_vp():
 
 
 def test_held_out_latents_calibrate_a_pipeline(modular):
-    """`calibrate` on two pipelines' networks: where the fine-tune is the guide plus half of what is missing, w* is 2 at every level."""
+    """`calibrate` on two pipelines' networks: where the fine-tune is the guide plus half of what is missing,
+    w* is 2 at every level.
+    """
     _, guide, x0, _, labelled, null = modular
     base = denoiser(guide, ddim(), encoder_hidden_states=null)
     half = lambda x, sigma: base(x, sigma) + 0.5 * (x0 - base(x, sigma))

@@ -1,4 +1,4 @@
-"""DiT checkpoints: official files, training files and safetensors in, and the sizes of the network that they hold."""
+"""DiT checkpoints: official files, training files and safetensors, and the sizes of the network in them."""
 
 import argparse
 import math
@@ -14,9 +14,9 @@ from .network import CONFIGS, DiT
 def load_checkpoint(path):
     """The weights in a file, by their official names, in float32; of a training file the averaged ones.
 
-    Reads official flat files and training files (.pt, with `ema` and an argparse Namespace: exactly that class is let
-    through, nothing else can run), and .safetensors.  -> state_dict
-    Raises ValueError, one line, if the file is damaged, holds code, or is no DiT's.
+    Reads official flat files and training files (.pt, with `ema` and an argparse Namespace: exactly that
+    class is let through, nothing else can run), and .safetensors.  -> state_dict Raises ValueError, one line,
+    if the file is damaged, holds code, or is no DiT's.
     """
     try:
         if pathlib.Path(path).suffix == ".safetensors":
@@ -30,11 +30,9 @@ def load_checkpoint(path):
         code = re.search(
             r"GLOBAL \S+|operand \d+", str(e)
         )  # torch's own text says how to run it all the same
-        why = (
-            f"its pickle asks for {code[0]}"
-            if code
-            else f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
-        )
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
+        if code:
+            why = f"its pickle asks for {code[0]}"
         raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
     state = state.get("ema", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
@@ -42,16 +40,17 @@ def load_checkpoint(path):
         raise ValueError(
             f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight"
         )
-    strange = [name for name, value in state.items() if not torch.is_tensor(value)]
-    if strange:
-        raise ValueError(
-            f"{path} is not a DiT's: {strange[0]} is of type {type(state[strange[0]]).__name__}; expected tensors alone"
-        )
+    for name, value in state.items():
+        if not torch.is_tensor(value):
+            raise ValueError(
+                f"{path} is not a DiT's: {name} is of type {type(value).__name__}; expected a tensor"
+            )
     return {name: value.float() for name, value in state.items()}
 
 
 def config_of(state, num_heads=None, path="state"):
-    """The sizes of a DiT from its weights. Heads leave no trace in them: by default those of the named size of that width.
+    """The sizes of a DiT from its weights. Heads leave no trace in them: by default those of the named size
+    of that width.
 
     Raises ValueError for another width without num_heads, and if a weight that tells the sizes is missing.
     """
@@ -61,15 +60,15 @@ def config_of(state, num_heads=None, path="state"):
         ("final_layer.linear.weight", 2),
         ("y_embedder.embedding_table.weight", 2),
     ):
-        if name not in state or state[name].ndim != axes:
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(state[name].shape) if name in state else 'nothing'}; expected {axes} axes"
-            )
+        came = tuple(state[name].shape) if name in state else "nothing"
+        if len(came) != axes:
+            raise ValueError(f"{path}: {name} has shape {came}; expected {axes} axes")
     hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
     known = {c["hidden_size"]: c["num_heads"] for c in CONFIGS.values()}
     if num_heads is None and hidden not in known:
+        sizes = ", ".join(map(str, known))
         raise ValueError(
-            f"{path}: hidden_size is {hidden}; expected that of a named size ({', '.join(map(str, known))}), or num_heads"
+            f"{path}: hidden_size is {hidden}; expected that of a named size ({sizes}), or num_heads"
         )
     out = state["final_layer.linear.weight"].shape[0] // patch**2
     return dict(
@@ -85,7 +84,7 @@ def config_of(state, num_heads=None, path="state"):
 
 
 def load_pretrained(path, num_classes=None, num_heads=None, seed=0):
-    """A DiT with the weights of a checkpoint; with `num_classes`, a fresh label table for that many new classes.
+    """A DiT with the weights of a checkpoint; with `num_classes`, a fresh table of so many labels.
 
     Raises ValueError naming the first weight that is missing, superfluous or of another shape.
     """
@@ -97,7 +96,10 @@ def load_pretrained(path, num_classes=None, num_heads=None, seed=0):
 
 
 def load_weights(net, state, path="state"):
-    """Copy a state dict into a network whose names and shapes it must match exactly; one on the meta device takes its tensors. Raises ValueError, one line."""
+    """Copy a state dict into a network; one on the meta device takes its tensors as they are.
+
+    Raises ValueError naming the first weight that is missing, superfluous or of another shape.
+    """
     mine = net.state_dict()
     for name in sorted(mine.keys() | state.keys()):
         came, expected = (tuple(d[name].shape) if name in d else "nothing" for d in (state, mine))

@@ -1,8 +1,10 @@
-"""DiT to diffusers' `DiTTransformer2DModel` and back. The weights are the same; the layout, and two constants, are not.
+"""DiT to diffusers' `DiTTransformer2DModel` and back. The weights are the same; the layout, and two
+constants, are not.
 
-diffusers copies the embedders of time and label into every block and splits qkv in three. For equal weights its network differs from the official one in two constants, which are set here:
-`downscale_freq_shift` of the time embedding is 1 (official: 0) and the eps of `norm3` is 1e-5 (official: 1e-6). They are
-no part of its configuration, so a model that was saved and read again needs `as_official` again.
+diffusers copies the embedders of time and label into every block and splits qkv in three. For equal weights
+its network differs from the official one in two constants, which are set here: `downscale_freq_shift` of the
+time embedding is 1 (official: 0) and the eps of `norm3` is 1e-5 (official: 1e-6). They are no part of its
+configuration, so a model that was saved and read again needs `as_official` again.
 """
 
 import torch
@@ -28,7 +30,7 @@ ENDS = {
 
 
 def to_diffusers(net):
-    """A `DiTTransformer2DModel` with the weights of a DiT, that gives the same outputs. Its null label is num_classes, as ours.
+    """A `DiTTransformer2DModel` with a DiT's weights, outputs and null label, num_classes.
 
     Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity`.
     """
@@ -41,7 +43,7 @@ def to_diffusers(net):
     c, state, found = net.config, net.state_dict(), {}
     if "velocity" in c:
         raise ValueError(
-            "net predicts velocity inside; expected a DiT of the official kind: diffusers' class has no such step"
+            "net predicts velocity inside; expected a DiT of the official kind: diffusers' has no such step"
         )
     for part in ("weight", "bias"):
         for ours, theirs in ENDS.items():
@@ -69,7 +71,7 @@ def to_diffusers(net):
 
 
 def as_official(model):
-    """Set the two constants in which diffusers' network differs from the official one, in place.  -> the model"""
+    """Set, in place, the two constants in which diffusers' network is not the official one.  -> model"""
     for block in model.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
         block.norm3.eps = 1e-6
@@ -77,7 +79,10 @@ def as_official(model):
 
 
 def from_diffusers(model):
-    """A DiT with the weights of a `DiTTransformer2DModel`. Raises ValueError for a model whose blocks disagree in their embedders."""
+    """A DiT with the weights of a `DiTTransformer2DModel`, the inverse of `to_diffusers`.
+
+    Raises ValueError for a model whose blocks disagree in their embedders.
+    """
     c, state, found = model.config, model.state_dict(), {}
     for part in ("weight", "bias"):
         for ours, theirs in ENDS.items():

@@ -1,4 +1,7 @@
-"""The kernels of `fast`, in Triton: what they compute is stated there, in a few lines of PyTorch. Each row is read once, and in float32 until it is written."""
+"""The kernels of `fast`, in Triton: what they compute is stated there, in a few lines of PyTorch.
+
+Each row is read once, and is in float32 until it is written.
+"""
 
 import torch
 import triton
@@ -6,7 +9,10 @@ import triton.language as tl
 
 
 def gated_norm(h, y, gate, shift, scale, fp8):
-    """h (B or 1, T, C), y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C), and with fp8 its scale (B, T, 1)"""
+    """h (B or 1, T, C), y (B, T, C), gate, shift, scale (B, 1, C) -> x, normed (B, T, C)
+
+    With fp8 a third, the scale of normed (B, T, 1).
+    """
     (B, T, C), h, y = y.shape, h.contiguous().expand_as(y), y.contiguous()
     x, normed = (
         torch.empty_like(y, dtype=torch.float32),

@@ -28,11 +28,12 @@ CONFIGS = {
 class DiT(nn.Module):
     """A transformer on image patches; time and label reach every block through adaptive layer norm.
 
-    input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and variance.
-    Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table, stands for none.
-    velocity: the layers give the velocity v of which the noise in the output follows, sqrt(1 - abar) x + sqrt(abar) v: learnt in far fewer
-    steps; official networks are not of this kind. seed: of the initial weights. Raises ValueError for sizes that do not divide.
-    `recompute` = True saves memory in training: the backward pass computes each block's activations again.
+    input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and
+    variance. Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table,
+    stands for none. velocity: the layers give the velocity, from which `noise_of_velocity` makes the noise in
+    the output: learnt in far fewer steps; official networks are not of this kind. seed: of the initial
+    weights. `recompute` = True saves memory in training: the backward pass computes each block's activations
+    again. Raises ValueError for sizes that do not divide.
     """
 
     recompute = False
@@ -53,7 +54,8 @@ class DiT(nn.Module):
         super().__init__()
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
-                f"input_size, patch_size, hidden_size, num_heads are {input_size}, {patch_size}, {hidden_size}, {num_heads}; "
+                "input_size, patch_size, hidden_size, num_heads are "
+                f"{input_size}, {patch_size}, {hidden_size}, {num_heads}; "
                 "expected input_size divisible by patch_size, hidden_size by num_heads and by 4"
             )
         self.config = dict(
@@ -73,15 +75,14 @@ class DiT(nn.Module):
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.register_buffer(
-            "pos_embed", position_embedding(hidden_size, input_size // patch_size)
-        )  # (1, T, hidden)
+        pos_embed = position_embedding(hidden_size, input_size // patch_size)  # (1, T, hidden)
+        self.register_buffer("pos_embed", pos_embed)
         self.blocks = nn.ModuleList(Block(hidden_size, num_heads) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, patch_size, in_channels * (1 + learn_sigma))
-        self._start(torch.Generator().manual_seed(seed))
+        self._init_weights(torch.Generator().manual_seed(seed))
 
     def forward(self, x, t, y):
-        """x (B, C, H, W), t (B,) time in [0, 1000), y (B,) labels -> (B, 2C, H, W), or (B, C, H, W) without learn_sigma"""
+        """x (B, C, H, W), t (B,) in [0, 1000), labels y (B,) -> (B, 2C, H, W), or C without learn_sigma."""
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
         h = self.x_embedder(x.to(self.pos_embed.dtype))  # (B, T, hidden)
@@ -92,12 +93,11 @@ class DiT(nn.Module):
     def tokens(self, h, c):
         """Positions, all blocks and the last layer.  h (B, T, hidden), c (B, hidden) -> (B, T, p p C)"""
         h = h + self.pos_embed
-        for block in self.blocks:  # without dropout: no state of random numbers to keep
-            h = (
-                checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False)
-                if self.recompute
-                else block(h, c)
-            )
+        for block in self.blocks:
+            if self.recompute:  # without dropout: no state of random numbers to keep
+                h = checkpoint(block, h, c, use_reentrant=False, preserve_rng_state=False)
+            else:
+                h = block(h, c)
         return self.final_layer(h, c)
 
     def with_classes(self, num_classes, seed=0):
@@ -105,23 +105,21 @@ class DiT(nn.Module):
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
         nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
         table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
-        new = copy.deepcopy(
-            self, {id(self.y_embedder): table}
-        )  # the new table stands where the old one would be copied
+        new = copy.deepcopy(self, {id(self.y_embedder): table})  # the new table in the old one's place
         new.config["num_classes"] = new.null = num_classes
         return new
 
     def _unpatchify(self, h):
         """(B, T, p p C) -> (B, C, H, W)"""
-        p, side = self.config["patch_size"], self.config["input_size"] // self.config["patch_size"]
-        return (
-            h.reshape(len(h), side, side, p, p, -1)
-            .permute(0, 5, 1, 3, 2, 4)
-            .reshape(len(h), -1, side * p, side * p)
-        )
+        p, size = self.config["patch_size"], self.config["input_size"]
+        h = h.reshape(len(h), size // p, size // p, p, p, -1)  # (B, row, column, p, p, C)
+        return h.permute(0, 5, 1, 3, 2, 4).reshape(len(h), -1, size, size)
 
-    def _start(self, generator):
-        """Xavier for every matrix; zero gates and output, so that a fresh block is the identity. Peebles & Xie 2023, sec. 3.2."""
+    def _init_weights(self, generator):
+        """Xavier for every matrix; zero gates and output, so that a fresh block is the identity.
+
+        Peebles & Xie 2023, sec. 3.2.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(layer.weight.data.flatten(1), generator=generator)
@@ -164,7 +162,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """One vector a class, and one more, the last, for no class."""
+    """One vector per class, and one more, the last, for no class."""
 
     def __init__(self, num_classes, hidden_size):
         super().__init__()
@@ -184,9 +182,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, h):
-        q, k, v = (
-            self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, T, hidden / heads)
+        qkv = self.qkv(h).unflatten(-1, (3, self.num_heads, -1))  # (B, T, 3, heads, hidden / heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, hidden / heads)
         return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
 
     def attend(self, q, k, v):
@@ -219,9 +216,8 @@ class Block(nn.Module):
 
     def forward(self, h, c):
         """h (B, T, hidden), c (B, hidden) -> (B, T, hidden)"""
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[:, None].chunk(
-            6, -1
-        )  # each (B, 1, hidden)
+        modulation = self.adaLN_modulation(c)[:, None].chunk(6, -1)  # each (B, 1, hidden)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         h = h + gate_a * self.attn(modulate(self.norm1(h), shift_a, scale_a))
         return h + gate_m * self.mlp(modulate(self.norm2(h), shift_m, scale_m))
 
@@ -246,14 +242,18 @@ def modulate(h, shift, scale):
 
 
 def noise_of_velocity(out, x, t):
-    """The noise that a velocity v, the first channels of `out`, means at time t: sqrt(1 - abar) x + sqrt(abar) v; what follows v stays. Salimans & Ho 2022."""
-    abar = (1 / (1 + sigma_of(t) ** 2)).to(x.dtype)[:, None, None, None]
+    """eps = sqrt(1 - alpha) x + sqrt(alpha) v, where v is the velocity, the first channels of `out`.
+
+    alpha: alphas_cumprod at t (B,). x (B, C, H, W), out (B, C or 2C, H, W) -> as out; its rest stays.
+    Salimans & Ho 2022.
+    """
+    alphas_cumprod = (1 / (1 + sigma_of(t) ** 2)).to(x.dtype)[:, None, None, None]
     v, rest = out.to(x.dtype).tensor_split([x.shape[1]], 1)
-    return torch.cat([(1 - abar).sqrt() * x + abar.sqrt() * v, rest], 1)
+    return torch.cat([(1 - alphas_cumprod).sqrt() * x + alphas_cumprod.sqrt() * v, rest], 1)
 
 
 def position_embedding(hidden_size, side):
-    """Fixed sines and cosines of column and row, a quarter of the channels each.  -> (1, side side, hidden_size)"""
+    """Sines and cosines of column and row, a quarter of the channels each.  -> (1, side side, hidden_size)"""
     omega = 10_000.0 ** (-torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
     angle = torch.arange(side, dtype=torch.float64)[:, None] * omega  # (side, hidden / 4)
     axis = torch.cat([angle.sin(), angle.cos()], -1)  # (side, hidden / 2)

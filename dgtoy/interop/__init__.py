@@ -1,4 +1,6 @@
-"""Fine-tuned models from elsewhere: LoRA, where the guide is the same network with its adapter off, and diffusers pipelines."""
+"""Fine-tuned models from elsewhere: LoRA, where the guide is the same network with its adapter off, and
+diffusers pipelines.
+"""
 
 import contextlib
 import copy
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from ..dit import LabelEmbedder, Preconditioned
+from ..dit.fast import fused
 from ..graphs import Captured
 from . import lora, pipelines
 from .pipelines import DomainGuidedModel as DomainGuidedModel
@@ -29,7 +32,9 @@ class TwoTables(nn.Module):
 
 
 class AdapterOff(nn.Module):
-    """A LoRA fine-tune's network as its own ancestor: the same weights in memory, adapter off, the pre-trained labels and null."""
+    """A LoRA fine-tune's network as its own ancestor: the same weights in memory, adapter off, the
+    pre-trained labels and null.
+    """
 
     def __init__(self, tuned):
         super().__init__()
@@ -45,11 +50,18 @@ class AdapterOff(nn.Module):
             return self.tuned(x, t, y)
 
 
-def add_lora(net, num_classes, rank=16, seed=0):
-    """A copy of an `EDM` or `VP` that trains a low-rank adapter W + B A in every block and a new label table; all else is frozen.
+@fused.register
+def _fused_guide(net: AdapterOff, fp8=False):
+    return AdapterOff(fused(net.tuned, fp8))
 
-    rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> the same adapter; `lora_guide` of it is the pre-trained model
-    Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that has an adapter.
+
+def add_lora(net, num_classes, rank=16, seed=0):
+    """A copy of an `EDM` or `VP` that trains a low-rank adapter W + B A in every block and a new label table;
+    all else is frozen.
+
+    rank: of B A (Hu et al. 2022). seed: of adapter and table.  -> the same adapter; `lora_guide` of it is the
+    pre-trained model Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a
+    network that has an adapter.
     """
     try:
         with warnings.catch_warnings():  # tqdm.auto warns in a notebook that has no widgets
@@ -75,10 +87,12 @@ def add_lora(net, num_classes, rank=16, seed=0):
 
 
 def lora_guide(net, adapter=None):
-    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.  -> an adapter, with `denoiser` and `null`
+    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.  -> an adapter,
+    with `denoiser` and `null`
 
-    net: what `add_lora` returned, or a diffusers pipeline, which is then guided in place (`pipelines.guide_by_base`, where
-    `adapter` names one of several). Raises ValueError if the network carries no adapter.
+    net: what `add_lora` returned, or a diffusers pipeline, which is then guided in place
+    (`pipelines.guide_by_base`, where `adapter` names one of several). Raises ValueError if the network
+    carries no adapter.
     """
     if not isinstance(net, Preconditioned):
         return pipelines.guide_by_base(net, adapter)
@@ -103,12 +117,13 @@ def adapter_off(dit):
 
 
 def denoiser(net, scheduler, **condition):
-    """A pipeline's network as a denoiser D(x, sigma), x = x0 + sigma noise: for `calibrate`, `plane` and every sampler here.
+    """A pipeline's network as a denoiser D(x, sigma), x = x0 + sigma noise: for `calibrate`, `plane` and
+    every sampler here.
 
-    scheduler: tells the noise levels and what the network predicts: epsilon or v_prediction of a variance-preserving process
-    (`alphas_cumprod`), or the velocity of flow matching, x_t = (1 - t) x0 + t noise, sigma = t / (1 - t).
-    condition: what the network is given besides latent and timestep, of one row or as many as x has.
-    Raises ValueError for another prediction type.
+    scheduler: tells the noise levels and what the network predicts: epsilon or v_prediction of a
+    variance-preserving process (`alphas_cumprod`), or the velocity of flow matching, x_t = (1 - t) x0 + t
+    noise, sigma = t / (1 - t). condition: what the network is given besides latent and timestep, of one row
+    or as many as x has. Raises ValueError for another prediction type.
     """
     flow = not hasattr(scheduler, "alphas_cumprod")
     kind = "flow" if flow else scheduler.config.prediction_type

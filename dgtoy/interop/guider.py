@@ -1,4 +1,5 @@
-"""Domain Guidance as a guider of diffusers' modular pipelines: `pipe.update_components(guider=DomainGuidance(pretrained, w))`.
+"""Domain Guidance as a guider of diffusers' modular pipelines:
+`pipe.update_components(guider=DomainGuidance(pretrained, w))`.
 
 Needs diffusers with guiders (extra `dit`); guiders are an experimental feature there.
 """
@@ -12,9 +13,10 @@ from diffusers.guiders import ClassifierFreeGuidance
 class DomainGuidance(ClassifierFreeGuidance):
     """null + w (labelled - null), the null part by the pre-trained network.
 
-    pretrained: that network, or the folder it was saved in; a folder is what the guider's saved configuration can hold, so
-    only then it works again after `from_pretrained`. guidance_scale: w, 1 is off. start, stop: the share of the steps
-    between which guidance is on. Raises ValueError at the first step for a network of another class than the pipeline's.
+    pretrained: that network, or the folder it was saved in; a folder is what the guider's saved configuration
+    can hold, so only then it works again after `from_pretrained`. guidance_scale: w, 1 is off. start, stop:
+    the share of the steps between which guidance is on. Raises ValueError at the first step for a network of
+    another class than the pipeline's.
     """
 
     @register_to_config
@@ -35,7 +37,9 @@ class DomainGuidance(ClassifierFreeGuidance):
         )
 
     def prepare_models(self, denoiser):
-        """Called before each forward: the second one of a step, the null one, goes to the pre-trained network."""
+        """Called before each forward: the second one of a step, the null one, goes to the pre-trained
+        network.
+        """
         super().prepare_models(denoiser)
         denoiser.__dict__.pop("forward", None)  # a step before may have ended in an error
         if self.is_unconditional:

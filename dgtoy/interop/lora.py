@@ -50,7 +50,8 @@ class OtherRows(ValueError):
 
 
 def sole_adapter(net, adapter=None):
-    """The name of the one active adapter if a batch can mix rows with and without it, or None: plain unmerged LoRA in every layer that has one.
+    """The name of the one active adapter if a batch can mix rows with and without it, or None: plain unmerged
+    LoRA in every layer that has one.
 
     adapter: the name that it must have, or None for any.
     """
@@ -68,7 +69,8 @@ def sole_adapter(net, adapter=None):
 
 @contextlib.contextmanager
 def mixed(net, names):
-    """Within the block row i of a batch sees the adapter names[i], or none for "__base__": one forward for a LoRA and its base.
+    """Within the block row i of a batch sees the adapter names[i], or none for "__base__": one forward for a
+    LoRA and its base.
 
     Raises OtherRows at a layer that is called on another number of rows.
     """

@@ -1,8 +1,8 @@
 """Domain Guidance for diffusers pipelines: the fine-tuned and the pre-trained network in the place of one.
 
-Pipelines with classifier-free guidance call their network on a batch of two halves, labelled and null, or, some, once for
-each. Here the labelled half goes to the fine-tuned network and the null half to the pre-trained one, so that
-`guidance_scale` means w: null + w (labelled - null).
+Pipelines with classifier-free guidance call their network on a batch of two halves, labelled and null, or,
+some, once for each. Here the labelled half goes to the fine-tuned network and the null half to the
+pre-trained one, so that `guidance_scale` means w: null + w (labelled - null).
 """
 
 import contextlib
@@ -59,14 +59,15 @@ PARTS = {  # what the parts around two networks must have in common
 class DomainGuidedModel(nn.Module):
     """Takes the place of a pipeline's network: `pipe.unet = DomainGuidedModel(pipe.unet, pretrained)`.
 
-    finetuned, pretrained: networks of one class (a key of ORDER). null: inputs by name, such as `encoder_hidden_states`
-    (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's guide always sees its own null label,
-    num_embeds_ada_norm. domain: a weight a of the domain direction of its own; guidance_scale is then the weight b of the
-    class direction on the guidance plane, D_pre + a (D_null - D_pre) + b (D_c - D_null), in three calls. interval: the
-    timesteps between which guidance is on (outside the guide is not called). every: call the guide in every so many-th step
-    and use its last answer in between. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its
-    network besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it did before.
-    Raises ValueError for networks that no pipeline here can serve together.
+    finetuned, pretrained: networks of one class (a key of ORDER). null: inputs by name, such as
+    `encoder_hidden_states` (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's
+    guide always sees its own null label, num_embeds_ada_norm. domain: a weight a of the domain direction of
+    its own; guidance_scale is then the weight b of the class direction on the guidance plane, D_pre + a
+    (D_null - D_pre) + b (D_c - D_null), in three calls. interval: the timesteps between which guidance is on
+    (outside the guide is not called). every: call the guide in every so many-th step and use its last answer
+    in between. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of
+    its network besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it
+    did before. Raises ValueError for networks that no pipeline here can serve together.
     """
 
     def __init__(self, finetuned, pretrained, null=None, domain=None, interval=(0.0, math.inf), every=1):
@@ -169,7 +170,9 @@ class DomainGuidedModel(nn.Module):
         return (labelled, null) if self.order == "first" else (null, labelled)
 
     def _mixes(self):
-        """The LoRA's name if one forward can serve both halves: the guide is this network without it, and sees what the pipeline gives."""
+        """The LoRA's name if one forward can serve both halves: the guide is this network without it, and
+        sees what the pipeline gives.
+        """
         same = isinstance(self.pretrained, AdapterOff) and self.pretrained.net is self.finetuned
         return (
             sole_adapter(self.finetuned, self.pretrained.adapter)
@@ -232,16 +235,20 @@ class DomainGuidedModel(nn.Module):
 
 
 def _unlabelled(net, kwargs):
-    """The inputs of a network that knows classes, with its own null label: DiT's pipeline takes 1000 for that of every model."""
+    """The inputs of a network that knows classes, with its own null label: DiT's pipeline takes 1000 for that
+    of every model.
+    """
     if kwargs.get("class_labels") is None:
         return dict(kwargs)
     return {**kwargs, "class_labels": torch.full_like(kwargs["class_labels"], net.config.num_embeds_ada_norm)}
 
 
 def guide_by_base(pipe, adapter=None):
-    """Guide a pipeline with a LoRA by its own base model: the same network, the adapter off for the null half. In place.  -> the pipeline
+    """Guide a pipeline with a LoRA by its own base model: the same network, the adapter off for the null
+    half. In place.  -> the pipeline
 
-    adapter: which one, by name; by default all. Raises ValueError for a pipeline without a network of a known class or without that adapter.
+    adapter: which one, by name; by default all. Raises ValueError for a pipeline without a network of a known
+    class or without that adapter.
     """
     name = network_name(pipe)
     net = getattr(pipe, name)
@@ -252,9 +259,11 @@ def guide_by_base(pipe, adapter=None):
 
 
 def guide_pipeline(pipe, pretrained, null=None, **options):
-    """Guide a fine-tuned pipeline by a pre-trained one (or by its network). In place.  -> the pipeline, whose guidance_scale now means w
+    """Guide a fine-tuned pipeline by a pre-trained one (or by its network). In place.  -> the pipeline, whose
+    guidance_scale now means w
 
-    options: `domain`, `interval`, `every` of `DomainGuidedModel`. Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
+    options: `domain`, `interval`, `every` of `DomainGuidedModel`. Raises ValueError if the two differ in
+    network, text encoders, VAE, scheduler or prediction type.
     """
     name = network_name(pipe)
     other = getattr(pretrained, name, pretrained)
@@ -292,7 +301,9 @@ def _same_parts(pipe, other):
 
 
 def _plain(value):
-    """A setting as it compares: tuples and arrays are lists; a switch that is off is as one that is not there."""
+    """A setting as it compares: tuples and arrays are lists; a switch that is off is as one that is not
+    there.
+    """
     return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value or None
 
 
@@ -306,7 +317,9 @@ def _short(value):
 
 
 def _check_null(null, net):
-    """Raise if the guide's own null condition is not of inputs that the network has, of one row each and of its text's width."""
+    """Raise if the guide's own null condition is not of inputs that the network has, of one row each and of
+    its text's width.
+    """
     known = inspect.signature(net.forward).parameters
     for name, value in null.items():
         if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
@@ -326,7 +339,9 @@ def _check_null(null, net):
 
 
 def _answer(flag):
-    """A function that returns a flag () of the device as a bool, and waits for what the device had to do before it, no longer."""
+    """A function that returns a flag () of the device as a bool, and waits for what the device had to do
+    before it, no longer.
+    """
     if not flag.is_cuda:
         return lambda: bool(flag)
     held, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
