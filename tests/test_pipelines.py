@@ -25,9 +25,8 @@ from diffusers import (
 from helpers import refuses
 
 from dgtoy import calibrate, guided, plane
-from dgtoy.interop import denoiser
-from dgtoy.interop.lora import AdapterOff, adapter_off, sole_adapter
-from dgtoy.interop.pipelines import DomainGuidedModel, guide_by_base, guide_pipeline
+from dgtoy.interop import DomainGuidedModel, denoiser, guide_pipeline, lora_guide
+from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixed_batch, sole_adapter
 
 close = torch.testing.assert_close
 W = 2.5
@@ -429,9 +428,11 @@ def test_a_lora_is_guided_by_its_base_without_a_second_copy(tuned):
     base = random(1, unet())
     base.load_state_dict(plain)
     pipe, _ = sd(net)
-    guided = guide_by_base(pipe).unet
+    guided = lora_guide(pipe).unet
     found = images("Stable Diffusion", guided, W)
-    assert np.abs(found - images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W)).max() == 0
+    assert (
+        np.abs(found - images("Stable Diffusion", DomainGuidedModel(net, WithoutAdapter(net)), W)).max() == 0
+    )
     assert np.abs(found - images("Stable Diffusion", Spelled(net, base, "second"), W)).max() < 1e-4
     assert sum(p.numel() for p in guided.parameters()) == sum(p.numel() for p in net.parameters())
 
@@ -446,7 +447,7 @@ def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     inject_adapter_in_model(
         LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), net, "style"
     )
-    guided, calls = DomainGuidedModel(net, AdapterOff(net)), []
+    guided, calls = DomainGuidedModel(net, WithoutAdapter(net)), []
     net.register_forward_pre_hook(lambda *a: calls.append(1))
     x = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1)
     given = (
@@ -486,18 +487,16 @@ def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
 
 
 def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned):
-    from dgtoy.interop.lora import mixed
-
     net, _ = tuned
     x, hidden = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(4, 5, 12, seed=2)
-    guided = DomainGuidedModel(net, AdapterOff(net))
+    guided = DomainGuidedModel(net, WithoutAdapter(net))
     expected = guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample
     layer = net.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
     folded = layer.register_forward_pre_hook(lambda m, args: (args[0].flatten(0, 1)[:, None],), prepend=True)
     unfolded = layer.register_forward_hook(
         lambda m, args, out: out.reshape(-1, x.shape[-1] ** 2 // 4, out.shape[-1])
     )
-    with refuses("a layer is called on", "expected 4, those of the batch"), mixed(net, ["style"] * 4):
+    with refuses("a layer is called on", "expected 4, as the batch has"), mixed_batch(net, ["style"] * 4):
         net(x, torch.tensor(10), encoder_hidden_states=hidden)
     close(guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample, expected, rtol=1e-4, atol=1e-5)
     folded.remove(), unfolded.remove()
@@ -508,7 +507,7 @@ def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):
     x, hidden = text(1, 4, 8, 8, seed=1), text(1, 5, 12, seed=2)
     call = lambda f: f(x, torch.tensor(3), encoder_hidden_states=hidden).sample
     with_adapter = call(net)
-    off = call(AdapterOff(net))
+    off = call(WithoutAdapter(net))
     assert (off - with_adapter).abs().max() > 1e-4 and torch.equal(call(net), with_adapter)
     with pytest.raises(RuntimeError), adapter_off(net):
         raise RuntimeError
@@ -526,7 +525,7 @@ def test_one_of_two_adapters_can_be_the_domain(tuned):
     net.set_adapter(["style", "other"])
     x, hidden = text(1, 4, 8, 8, seed=1), text(1, 5, 12, seed=2)
     call = lambda f: f(x, torch.tensor(3), encoder_hidden_states=hidden).sample
-    without_style = call(AdapterOff(net, "style"))
+    without_style = call(WithoutAdapter(net, "style"))
     net.set_adapter(["other"])
     close(without_style, call(net))
     with refuses("adapter is none_such; active in the network: other"):
@@ -568,7 +567,7 @@ def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_ste
     with refuses("expected a pipeline with a unet or a transformer"):
         guide_pipeline(object(), pipe)
     with refuses("adapter is None; active in the network: none"):
-        guide_by_base(pipe)
+        lora_guide(pipe)
     assert type(pipe.unet) is UNet2DConditionModel
 
 
@@ -677,23 +676,20 @@ def test_a_null_condition_that_the_guide_cannot_read_is_refused(kind):
         give(encoder_hidden_states=text(2, 5, 12, seed=9))
     with refuses("null has encoder_hidden_states of NoneType; expected a tensor (1, ...)"):
         give(encoder_hidden_states=None)
-    with refuses("null has encoder_hidden_states of width 13; the network reads text of width 12"):
+    with refuses("null has encoder_hidden_states of width 13; expected 12, as the network has"):
         give(encoder_hidden_states=text(1, 5, 13, seed=9))
 
 
 def test_the_lora_guide_of_a_pipeline_is_its_base():
     from peft import LoraConfig
 
-    from dgtoy.interop import DomainGuidedModel as again
-    from dgtoy.interop import lora_guide
-
     net = random(1, unet())
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     pipe, _ = sd(net)
-    assert lora_guide(pipe) is pipe and again is DomainGuidedModel
+    assert lora_guide(pipe) is pipe
     assert np.array_equal(
         images("Stable Diffusion", pipe.unet, W),
-        images("Stable Diffusion", DomainGuidedModel(net, AdapterOff(net)), W),
+        images("Stable Diffusion", DomainGuidedModel(net, WithoutAdapter(net)), W),
     )
 
 

@@ -1,7 +1,8 @@
-"""Domain Guidance as a guider of diffusers' modular pipelines:
-`pipe.update_components(guider=DomainGuidance(pretrained, w))`.
+"""Domain Guidance as a guider of modular pipelines: `pipe.update_components(guider=DomainGuidance(pretrained,
+w))`.
 
-Needs diffusers with guiders (extra `dit`); guiders are an experimental feature there.
+The one module here that imports diffusers when it is imported, as its class is diffusers' own kind. Guiders
+are an experimental feature there (extra `dit`).
 """
 
 import pathlib
@@ -29,17 +30,12 @@ class DomainGuidance(ClassifierFreeGuidance):
         enabled: bool = True,
     ):
         super().__init__(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled)
-        self.network = (
-            None if isinstance(pretrained, str | pathlib.Path) or pretrained is None else pretrained
-        )
-        self.register_to_config(
-            pretrained=None if self.network is not None or pretrained is None else str(pretrained)
-        )
+        is_folder = isinstance(pretrained, str | pathlib.Path)
+        self.network = None if is_folder else pretrained
+        self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def prepare_models(self, denoiser):
-        """Called before each forward: the second one of a step, the null one, goes to the pre-trained
-        network.
-        """
+        """Called before each forward: the second of a step, the null one, goes to the pre-trained network."""
         super().prepare_models(denoiser)
         denoiser.__dict__.pop("forward", None)  # a step before may have ended in an error
         if self.is_unconditional:
@@ -60,7 +56,6 @@ class DomainGuidance(ClassifierFreeGuidance):
             )
             self.network.to(denoiser.device, denoiser.dtype).requires_grad_(False)
         if type(self.network) is not type(denoiser):
-            raise ValueError(
-                f"pretrained is a {type(self.network).__name__}; the pipeline's network is a {type(denoiser).__name__}"
-            )
+            came, expected = type(self.network).__name__, type(denoiser).__name__
+            raise ValueError(f"pretrained is a {came}; the pipeline's network is a {expected}")
         return self.network

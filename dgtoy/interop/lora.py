@@ -1,93 +1,112 @@
-"""A network with peft adapters as what it was without them."""
+"""LoRA fine-tunes: training one, and guiding it by its own pre-trained model, the same network with the
+adapter off.
+"""
 
-import contextlib
+import copy
+import warnings
 
+import torch
 from torch import nn
 
+from ..dit import LabelEmbedder, Preconditioned
+from ..dit.fast import fused
+from ..graphs import Captured
+from .adapters import WithoutAdapter, adapter_off
+from .pipelines import DomainGuidedModel, network_name
 
-class AdapterOff(nn.Module):
-    """A network with peft adapters as the network that it was without them; the weights are shared."""
+TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
 
-    def __init__(self, net, adapter=None):
+
+class LabelTables(nn.Module):
+    """The label tables of a pre-trained network and of its fine-tune; `off` says that the adapter is, so the
+    first is read.
+    """
+
+    def __init__(self, pretrained, finetuned):
         super().__init__()
-        self.__dict__["net"] = net  # not a submodule: moving and counting weights meets them once
-        self.adapter = adapter
+        self.pretrained, self.finetuned, self.off = pretrained, finetuned, False
 
-    config = property(lambda self: self.net.config)
-
-    def forward(self, *args, **kwargs):
-        """As the network's own forward, the adapter off."""
-        with adapter_off(self.net, self.adapter):
-            return self.net(*args, **kwargs)
+    def forward(self, y):
+        return (self.pretrained if self.off else self.finetuned)(y)
 
 
-@contextlib.contextmanager
-def adapter_off(net, adapter=None):
-    """Within the block every peft layer of a network does without `adapter`, by default without any.
-
-    Raises ValueError if no layer carries it.
+class PretrainedDiT(nn.Module):
+    """A LoRA fine-tune's DiT as the one that it was tuned from: the same weights in memory, the old labels
+    and null.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
-    before = [(m, m._disable_adapters, m._active_adapter) for m in layers]
-    if not any(adapter is None or adapter in m.active_adapters for m in layers):
-        raise ValueError(
-            f"adapter is {adapter}; active in the network: {', '.join(sorted({a for m in layers for a in m.active_adapters})) or 'none'}"
-        )
+    def __init__(self, tuned):
+        super().__init__()
+        self.tuned = tuned
+        self.null = len(tuned.y_embedder.pretrained.embedding_table.weight) - 1
+        self.shape, self.config = tuned.shape, {**tuned.config, "num_classes": self.null}
+
+    pos_embed = property(lambda self: self.tuned.pos_embed)
+    blocks = property(lambda self: self.tuned.blocks)
+
+    def forward(self, x, t, y):
+        tables = self.tuned.y_embedder
+        tables.off = True
+        try:
+            with adapter_off(self.tuned):
+                return self.tuned(x, t, y)
+        finally:
+            tables.off = False
+
+
+@fused.register
+def _fused_guide(net: PretrainedDiT, fp8=False):
+    return PretrainedDiT(fused(net.tuned, fp8))
+
+
+def add_lora(net, num_classes, rank=16, seed=0):
+    """A copy of an `EDM` or `VP` that trains W + B A in every block, and a new label table; all else is
+    frozen.
+
+    rank: of B A (Hu et al. 2022). seed: of adapter and table. `lora_guide` of the copy is the pre-trained
+    model. Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that
+    has an adapter.
+    """
     try:
-        for m in layers:
-            rest = [a for a in m.active_adapters if adapter is not None and a != adapter]
-            m._disable_adapters, m._active_adapter = not rest, rest or m._active_adapter
-        yield
-    finally:
-        for m, disabled, active in before:
-            m._disable_adapters, m._active_adapter = disabled, active
+        with warnings.catch_warnings():  # tqdm.auto warns in a notebook that has no widgets
+            warnings.simplefilter("ignore")
+            from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ImportError("LoRA needs peft; install the extra: pip install -e '.[dit]'") from None
+    if rank < 1:
+        raise ValueError(f"rank is {rank}; expected 1 or more")
+    if isinstance(net.net.y_embedder, LabelTables):
+        raise ValueError("net carries an adapter already; expected a network without one")
+    dit = copy.deepcopy(net.net).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGET_MODULES), dit)
+        table = LabelEmbedder(num_classes, dit.config["hidden_size"])
+    nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+    dit.y_embedder = LabelTables(dit.y_embedder, table)
+    dit.null, dit.config = num_classes, {**dit.config, "num_classes": num_classes}
+    new = net.with_net(dit.to(net.device))
+    new.seeds = [seed]
+    return new
 
 
-class OtherRows(ValueError):
-    """A layer's rows are not those of the batch."""
+def lora_guide(net, adapter=None):
+    """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.
 
-
-def sole_adapter(net, adapter=None):
-    """The name of the one active adapter if a batch can mix rows with and without it, or None: plain unmerged
-    LoRA in every layer that has one.
-
-    adapter: the name that it must have, or None for any.
+    net: what `add_lora` returned -> an `EDM` or `VP`, with `denoiser` and `null`; or a diffusers pipeline,
+    guided in place -> the pipeline, whose guidance_scale now means w. adapter: which one of a pipeline's, by
+    name; by default all. Raises ValueError if the network carries no such adapter, or for a pipeline without
+    a network of a known class.
     """
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
-    names = {a for m in layers for a in m.active_adapters}
-    plain = all(
-        isinstance(m, LoraLayer) and not m.merged and not m.disable_adapters and not any(m.use_dora.values())
-        for m in layers
-    )
-    return min(names) if plain and len(names) == 1 and adapter in (None, *names) else None
-
-
-@contextlib.contextmanager
-def mixed(net, names):
-    """Within the block row i of a batch sees the adapter names[i], or none for "__base__": one forward for a
-    LoRA and its base.
-
-    Raises OtherRows at a layer that is called on another number of rows.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    def tell(module, args, kwargs):
-        if len(args[0]) != len(names):
-            raise OtherRows(
-                f"a layer is called on {len(args[0])} rows; expected {len(names)}, those of the batch"
-            )
-        return args, kwargs | dict(adapter_names=names)
-
-    hooks = [
-        m.register_forward_pre_hook(tell, with_kwargs=True) for m in net.modules() if isinstance(m, LoraLayer)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if not isinstance(net, Preconditioned):
+        name = network_name(net)
+        tuned = getattr(net, name)
+        with adapter_off(tuned, adapter):  # refuses an adapter that is not there
+            setattr(net, name, DomainGuidedModel(tuned, WithoutAdapter(tuned, adapter)))
+        return net
+    if not isinstance(net.net.y_embedder, LabelTables):
+        raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
+    guide = net.with_net(PretrainedDiT(net.net))
+    if net.graphs is not None:  # its blocks are compiled with the network's
+        guide.graphs = Captured(guide.__call__)
+    return guide

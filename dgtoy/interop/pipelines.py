@@ -12,7 +12,7 @@ import math
 import torch
 from torch import nn
 
-from .lora import AdapterOff, OtherRows, adapter_off, mixed, sole_adapter
+from .adapters import BatchMismatch, WithoutAdapter, mixed_batch, sole_adapter
 
 ORDER = {  # class of the network: where its pipelines put the labelled half
     "DiTTransformer2DModel": "first",
@@ -21,6 +21,7 @@ ORDER = {  # class of the network: where its pipelines put the labelled half
     "SD3Transformer2DModel": "second",
     "FluxTransformer2DModel": "apart",  # two calls, told apart by `cache_context`
 }
+# what two networks must have in common for one pipeline to serve both
 SHARED = (
     "in_channels",
     "out_channels",
@@ -31,12 +32,9 @@ SHARED = (
     "pooled_projection_dim",
     "addition_embed_type",
     "time_cond_proj_dim",
-)  # what two networks must have in common for one pipeline to serve both
-WIDTHS = (
-    "caption_channels",
-    "joint_attention_dim",
-    "cross_attention_dim",
-)  # the first that a network has is the width of its text
+)
+# the first that a network has is the width of its text
+WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
 TEXT = ("hidden_size", "d_model", "vocab_size")
 PARTS = {  # what the parts around two networks must have in common
     "scheduler": (
@@ -65,52 +63,40 @@ class DomainGuidedModel(nn.Module):
     its own; guidance_scale is then the weight b of the class direction on the guidance plane, D_pre + a
     (D_null - D_pre) + b (D_c - D_null), in three calls. interval: the timesteps between which guidance is on
     (outside the guide is not called). every: call the guide in every so many-th step and use its last answer
-    in between. With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of
-    its network besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it
-    did before. Raises ValueError for networks that no pipeline here can serve together.
+    in between.
+
+    With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its network
+    besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it did before.
+    Raises ValueError for networks that no pipeline here can serve together.
     """
 
     def __init__(self, finetuned, pretrained, null=None, domain=None, interval=(0.0, math.inf), every=1):
         super().__init__()
-        kind = finetuned.__class__.__name__  # not type(): wrappers answer for what they hold
-        if kind not in ORDER:
-            raise ValueError(
-                f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: of others the order of halves is not known"
-            )
-        if not isinstance(pretrained, AdapterOff) and pretrained.__class__ is not finetuned.__class__:
-            raise ValueError(
-                f"pretrained is a {type(pretrained).__name__}; expected a {kind}, as finetuned is"
-            )
-        for name in SHARED:
-            came, expected = (getattr(net.config, name, None) for net in (pretrained, finetuned))
-            if came != expected:
-                raise ValueError(
-                    f"pretrained has {name} {came}; finetuned has {expected}: one pipeline cannot serve both"
-                )
+        _check_networks(finetuned, pretrained)
+        _check_null(null or {}, finetuned)
         if (domain is not None and not math.isfinite(domain)) or every < 1 or not interval[0] < interval[1]:
             raise ValueError(
-                f"domain, every, interval are {domain}, {every}, {interval}; expected finite or None, 1 or more, low < high"
+                f"domain, every, interval are {domain}, {every}, {interval}; "
+                "expected finite or None, 1 or more, low < high"
             )
-        if domain is not None and ORDER[kind] == "apart":
+        self.order = ORDER[finetuned.__class__.__name__]
+        if domain is not None and self.order == "apart":
             raise ValueError(
-                f"domain is {domain}; expected None for a {kind}, whose pipeline calls the branches apart"
+                f"domain is {domain}; expected None for a {finetuned.__class__.__name__}, "
+                "whose pipeline calls the branches apart"
             )
-        _check_null(null or {}, finetuned)
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
         self.domain, self.interval, self.every = domain, interval, every
-        self.calls, self.kept, self.time = (
+        self.steps, self.last_time, self.last_guide = (
             0,
-            None,
             -math.inf,
-        )  # guided steps of this run, the guide's last answer, and when
-        self.order, self.branch, self.guided = (
-            ORDER[kind],
-            "cond",
-            True,
-        )  # guided: was the last call on two halves?
+            None,
+        )  # guided steps of this run, for `every`
+        self.was_guided = True  # whether the last call was on two halves
+        self.branch, self.last_main = "cond", None  # where the branches are called apart
         self.__dict__["__module__"] = (
             finetuned.__class__.__module__
-        )  # with __class__, what a pipeline writes down of its network
+        )  # a pipeline writes it down, with __class__
 
     @property
     def __class__(self):
@@ -138,162 +124,149 @@ class DomainGuidedModel(nn.Module):
         if self.order == "apart":
             return self._apart(args, kwargs)
         x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-        n, adapter = len(x) // 2, self._mixes()
         if len(x) % 2:
             return self.finetuned(*args, **kwargs)
-        doubled = _answer(
+        n, adapter = len(x) // 2, self._mixable_adapter()
+        is_doubled = _later(
             (x[:n] == x[n:]).all()
-        )  # pipelines double their latents where they guide, and only there
-        halves = [
-            (_half(args, rows, 2 * n), _half(kwargs, rows, 2 * n))
-            for rows in (slice(None, n), slice(n, None))
-        ]
+        )  # pipelines double their latents where they guide, only there
+        halves = [[_rows(v, rows, 2 * n) for v in (args, kwargs)] for rows in (slice(n), slice(n, None))]
         labelled, null = self._ordered(*halves)
-        expected = (
-            self.guided and not adapter
-        )  # then the labelled half goes first, and the device works while it is asked
-        main = self.finetuned(*labelled[0], **labelled[1]) if expected else None
-        self.guided = doubled()
-        if not self.guided:
+        main = None
+        if self.was_guided and not adapter:  # probably guided again: let the device work while it is asked
+            main = self.finetuned(*labelled[0], **labelled[1])
+        self.was_guided = is_doubled()
+        if not self.was_guided:
             return self.finetuned(*args, **kwargs)
-        if adapter and self._on(*null):
-            first, second = self._ordered([adapter] * n, ["__base__"] * n)
-            with contextlib.suppress(OtherRows), mixed(self.finetuned, first + second):
-                return self.finetuned(*args, **self._one_batch(kwargs, n))
-        main = self.finetuned(*labelled[0], **labelled[1]) if main is None else main
+        if adapter and self._is_on(*null):
+            names = self._ordered([adapter] * n, ["__base__"] * n)
+            with contextlib.suppress(BatchMismatch), mixed_batch(self.finetuned, names[0] + names[1]):
+                return self.finetuned(*args, **self._with_null_label(kwargs, n))
+        if main is None:
+            main = self.finetuned(*labelled[0], **labelled[1])
         guide = main  # outside the interval: nothing is added
-        if self._on(*null):
-            guide, main = self._parts(main, *null, n)
+        if self._is_on(*null):
+            guide, main = self._plane_or_line(main, *null, n)
         return _joined(*self._ordered(main, guide))
 
     def _ordered(self, labelled, null):
+        """The two halves in the pipeline's order; also the two halves in that order as labelled and null."""
         return (labelled, null) if self.order == "first" else (null, labelled)
 
-    def _mixes(self):
-        """The LoRA's name if one forward can serve both halves: the guide is this network without it, and
-        sees what the pipeline gives.
-        """
-        same = isinstance(self.pretrained, AdapterOff) and self.pretrained.net is self.finetuned
-        return (
-            sole_adapter(self.finetuned, self.pretrained.adapter)
-            if same and not self.null and self.domain is None and self.every == 1
-            else None
-        )
+    def _mixable_adapter(self):
+        """The LoRA's name if one forward can serve both halves, or None.
 
-    def _one_batch(self, kwargs, n):
+        Then the guide is the fine-tuned network without its adapter, and sees what the pipeline gives.
+        """
+        same = isinstance(self.pretrained, WithoutAdapter) and self.pretrained.net is self.finetuned
+        if not same or self.null or self.domain is not None or self.every > 1:
+            return None
+        return sole_adapter(self.finetuned, self.pretrained.adapter)
+
+    def _with_null_label(self, kwargs, n):
         """The inputs of both halves, the null half with the network's own null label."""
         if kwargs.get("class_labels") is None:
             return kwargs
-        labels, rows = (
-            kwargs["class_labels"].clone(),
-            slice(n, None) if self.order == "first" else slice(None, n),
+        labels = kwargs["class_labels"].clone()
+        labels[slice(n, None) if self.order == "first" else slice(n)] = (
+            self.finetuned.config.num_embeds_ada_norm
         )
-        labels[rows] = self.finetuned.config.num_embeds_ada_norm
         return kwargs | dict(class_labels=labels)
 
-    def _on(self, args, kwargs):
-        everywhere = self.interval == (0.0, math.inf)  # then the device need not be waited for
+    def _is_on(self, args, kwargs):
+        """Whether guidance is on at this call's timestep; without an interval the device need not be waited
+        for.
+        """
+        everywhere = self.interval == (0.0, math.inf)
         return everywhere or self.interval[0] <= _timestep(args, kwargs) <= self.interval[1]
 
-    def _parts(self, main, args, kwargs, n):
+    def _plane_or_line(self, main, args, kwargs, n):
         """What stands for the null and for the labelled half."""
         if self.domain is None:
             return self._guide(main, args, kwargs, n), main
-        own = self.finetuned(*args, **_unlabelled(self.finetuned, kwargs))
+        null = self.finetuned(*args, **_unlabelled(self.finetuned, kwargs))
         if self.domain == 1:  # the line of classifier-free guidance
-            return own, main
-        return _affine(self._guide(main, args, kwargs, n), own, main, self.domain)
+            return null, main
+        return _on_plane(self._guide(main, args, kwargs, n), null, main, self.domain)
 
     def _guide(self, main, args, kwargs, n):
         """The guide's answer for the null half, or its last one where it rests."""
         if self.every == 1:
-            return self.pretrained(*args, **self._null(kwargs, n))
+            return self.pretrained(*args, **self._guide_inputs(kwargs, n))
         time = _timestep(args, kwargs)
-        if time >= self.time:  # another run, or its first step
-            self.calls = 0
-        self.time = time
-        if self.calls % self.every == 0 or _sample(self.kept).shape != _sample(main).shape:
-            self.kept = self.pretrained(*args, **self._null(kwargs, n))
-        self.calls += 1
-        return self.kept
+        if time >= self.last_time:  # another run, or its first step
+            self.steps = 0
+        self.last_time = time
+        if self.steps % self.every == 0 or _sample(self.last_guide).shape != _sample(main).shape:
+            self.last_guide = self.pretrained(*args, **self._guide_inputs(kwargs, n))
+        self.steps += 1
+        return self.last_guide
+
+    def _guide_inputs(self, kwargs, n):
+        """The guide's inputs, with its own null condition."""
+        own = {name: value.expand(n, *value.shape[1:]) for name, value in self.null.items()}
+        return _unlabelled(self.pretrained, kwargs) | own
 
     def _apart(self, args, kwargs):
+        """The answer of one branch, the labelled one first."""
         if self.branch == "cond":
-            self.last = self.finetuned(*args, **kwargs)
-            return self.last
-        return (
-            self._guide(self.last, args, kwargs, len(_sample(self.last)))
-            if self._on(args, kwargs)
-            else self.last
-        )
-
-    def _null(self, kwargs, n):
-        """The guide's inputs, with its own null condition."""
-        return _unlabelled(self.pretrained, kwargs) | {
-            k: v.expand(n, *v.shape[1:]) for k, v in self.null.items()
-        }
-
-
-def _unlabelled(net, kwargs):
-    """The inputs of a network that knows classes, with its own null label: DiT's pipeline takes 1000 for that
-    of every model.
-    """
-    if kwargs.get("class_labels") is None:
-        return dict(kwargs)
-    return {**kwargs, "class_labels": torch.full_like(kwargs["class_labels"], net.config.num_embeds_ada_norm)}
-
-
-def guide_by_base(pipe, adapter=None):
-    """Guide a pipeline with a LoRA by its own base model: the same network, the adapter off for the null
-    half. In place.  -> the pipeline
-
-    adapter: which one, by name; by default all. Raises ValueError for a pipeline without a network of a known
-    class or without that adapter.
-    """
-    name = network_name(pipe)
-    net = getattr(pipe, name)
-    with adapter_off(net, adapter):
-        pass
-    setattr(pipe, name, DomainGuidedModel(net, AdapterOff(net, adapter)))
-    return pipe
+            self.last_main = self.finetuned(*args, **kwargs)
+            return self.last_main
+        if not self._is_on(args, kwargs):
+            return self.last_main
+        return self._guide(self.last_main, args, kwargs, len(_sample(self.last_main)))
 
 
 def guide_pipeline(pipe, pretrained, null=None, **options):
-    """Guide a fine-tuned pipeline by a pre-trained one (or by its network). In place.  -> the pipeline, whose
-    guidance_scale now means w
+    """Guide a fine-tuned pipeline by a pre-trained one, or by its network. In place.  -> the pipeline
 
-    options: `domain`, `interval`, `every` of `DomainGuidedModel`. Raises ValueError if the two differ in
-    network, text encoders, VAE, scheduler or prediction type.
+    Its guidance_scale now means w. options: `domain`, `interval`, `every` of `DomainGuidedModel`.
+    Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
     """
     name = network_name(pipe)
-    other = getattr(pretrained, name, pretrained)
-    if other is not pretrained:
-        _same_parts(pipe, pretrained)
-    guided = DomainGuidedModel(getattr(pipe, name), other, null, **options)
-    setattr(pipe, name, guided)
+    network = getattr(pretrained, name, pretrained)
+    if network is not pretrained:
+        _check_parts(pipe, pretrained)
+    setattr(pipe, name, DomainGuidedModel(getattr(pipe, name), network, null, **options))
     return pipe
 
 
 def network_name(pipe):
-    """ "unet" or "transformer": what a pipeline calls its network."""
+    """What a pipeline calls its network: "unet" or "transformer". Raises ValueError if it has neither."""
     for name in ("unet", "transformer"):
-        net = getattr(pipe, name, None)
-        if net is not None:
+        if getattr(pipe, name, None) is not None:
             return name
     raise ValueError(f"pipe is a {type(pipe).__name__}; expected a pipeline with a unet or a transformer")
 
 
-def _same_parts(pipe, other):
+def _check_networks(finetuned, pretrained):
+    """Raise if the two are not of one class that is known here, and alike in what a pipeline asks of them."""
+    kind = finetuned.__class__.__name__  # not type(): wrappers answer for what they hold
+    if kind not in ORDER:
+        known = ", ".join(ORDER)
+        raise ValueError(f"finetuned is a {kind}; expected one of {known}, whose order of halves is known")
+    if not isinstance(pretrained, WithoutAdapter) and pretrained.__class__ is not finetuned.__class__:
+        raise ValueError(f"pretrained is a {type(pretrained).__name__}; expected a {kind}, as finetuned is")
+    for name in SHARED:
+        came, expected = (getattr(net.config, name, None) for net in (pretrained, finetuned))
+        if came != expected:
+            raise ValueError(
+                f"pretrained has {name} {came}; finetuned has {expected}: one pipeline cannot serve both"
+            )
+
+
+def _check_parts(pipe, other):
     """Raise if the parts around the two networks would make their predictions differ in meaning."""
     for part, names in PARTS.items():
-        one, two = (getattr(p, part, None) for p in (pipe, other))
-        kinds = [type(getattr(v, "_orig_mod", v)).__name__ for v in (two, one)]  # what torch.compile wraps
-        if kinds[0] != kinds[1] and (
-            part != "scheduler" or None in (one, two)
-        ):  # another solver of the same process will do
-            raise ValueError(f"pretrained has {part} {kinds[0]}; the pipeline has {kinds[1]}")
-        for name in names if one is not None else ():
-            came, expected = (getattr(p.config, name, None) for p in (two, one))
+        mine, theirs = (getattr(p, part, None) for p in (pipe, other))
+        expected, came = (
+            type(getattr(p, "_orig_mod", p)).__name__ for p in (mine, theirs)
+        )  # compiled or not
+        solvers = part == "scheduler" and None not in (mine, theirs)  # two solvers of one process will do
+        if came != expected and not solvers:
+            raise ValueError(f"pretrained has {part} {came}; the pipeline has {expected}")
+        for name in names if mine is not None else ():
+            came, expected = (getattr(p.config, name, None) for p in (theirs, mine))
             if _plain(came) != _plain(expected):
                 raise ValueError(
                     f"pretrained has {part}.{name} {_short(came)}; the pipeline has {_short(expected)}"
@@ -301,24 +274,20 @@ def _same_parts(pipe, other):
 
 
 def _plain(value):
-    """A setting as it compares: tuples and arrays are lists; a switch that is off is as one that is not
-    there.
-    """
+    """A setting as it compares: tuples and arrays are lists, and what is off or 0 is as if missing."""
     return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value or None
 
 
 def _short(value):
     """A setting in a line: a long list by its ends and its length."""
-    return (
-        f"{value[0]:.3g} ... {value[-1]:.3g} ({len(value)} values)"
-        if hasattr(value, "__len__") and not isinstance(value, str) and len(value) > 8
-        else value
-    )
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) <= 8:
+        return value
+    return f"{value[0]:.3g} ... {value[-1]:.3g} ({len(value)} values)"
 
 
 def _check_null(null, net):
-    """Raise if the guide's own null condition is not of inputs that the network has, of one row each and of
-    its text's width.
+    """Raise if the guide's null condition is not of the network's inputs, of one row each, of its text's
+    width.
     """
     known = inspect.signature(net.forward).parameters
     for name, value in null.items():
@@ -327,43 +296,50 @@ def _check_null(null, net):
                 f"null has {name}; expected inputs of a {type(net).__name__}, such as encoder_hidden_states"
             )
         if not torch.is_tensor(value) or not value.ndim or len(value) != 1:
-            raise ValueError(
-                f"null has {name} of {tuple(getattr(value, 'shape', ())) or type(value).__name__}; expected a tensor (1, ...)"
-            )
-    width = next((w for w in (getattr(net.config, n, None) for n in WIDTHS) if isinstance(w, int)), None)
+            came = tuple(getattr(value, "shape", ())) or type(value).__name__
+            raise ValueError(f"null has {name} of {came}; expected a tensor (1, ...)")
+    widths = (getattr(net.config, name, None) for name in WIDTHS)
+    width = next((w for w in widths if isinstance(w, int)), None)
     text = null.get("encoder_hidden_states")
     if text is not None and width and text.shape[-1] != width:
         raise ValueError(
-            f"null has encoder_hidden_states of width {text.shape[-1]}; the network reads text of width {width}"
+            f"null has encoder_hidden_states of width {text.shape[-1]}; expected {width}, as the network has"
         )
 
 
-def _answer(flag):
-    """A function that returns a flag () of the device as a bool, and waits for what the device had to do
-    before it, no longer.
+def _later(flag):
+    """A function that returns a flag () of the device as a bool, waiting only for what the device did before
+    it.
     """
     if not flag.is_cuda:
         return lambda: bool(flag)
-    held, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
-    held.copy_(flag, non_blocking=True)
+    copy, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
+    copy.copy_(flag, non_blocking=True)
     done.record()
 
     def ask():
         done.synchronize()
-        return bool(held)
+        return bool(copy)
 
     return ask
 
 
-def _half(value, rows, whole):
+def _rows(value, rows, whole):
     """The rows of every tensor that is as long as the batch, in nested dicts, lists and tuples."""
     if torch.is_tensor(value):
         return value[rows] if value.ndim and len(value) == whole else value
     if isinstance(value, dict):
-        return {k: _half(v, rows, whole) for k, v in value.items()}
+        return {k: _rows(v, rows, whole) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_half(v, rows, whole) for v in value)
+        return type(value)(_rows(v, rows, whole) for v in value)
     return value
+
+
+def _unlabelled(net, kwargs):
+    """The inputs of a network that knows classes, with its own null: DiT's pipeline takes 1000 for all."""
+    if kwargs.get("class_labels") is None:
+        return dict(kwargs)
+    return {**kwargs, "class_labels": torch.full_like(kwargs["class_labels"], net.config.num_embeds_ada_norm)}
 
 
 def _timestep(args, kwargs):
@@ -377,18 +353,22 @@ def _sample(out):
     return out[0] if isinstance(out, tuple) else out.sample
 
 
-def _affine(pre, null, labelled, a):
-    """The two halves that make a pipeline's formula a point of the guidance plane.  -> N, L"""
-    base, own, top = (_sample(o) for o in (pre, null, labelled))
-    N = base + a * (own - base)
-    make = (lambda v: (v,)) if isinstance(pre, tuple) else lambda v: type(pre)(sample=v)
-    return make(N), make(N + top - own)
+def _on_plane(pre, null, main, a):
+    """The halves N, L that make a pipeline's formula N + b (L - N) a point of the guidance plane, as outputs.
+
+    N = D_pre + a (D_null - D_pre), L = N + D_c - D_null.
+    """
+    D_pre, D_null, D_c = (_sample(out) for out in (pre, null, main))
+    N = D_pre + a * (D_null - D_pre)
+    L = N + D_c - D_null
+    if isinstance(pre, tuple):
+        return (N,), (L,)
+    return type(pre)(sample=N), type(pre)(sample=L)
 
 
 def _joined(one, other):
     """Two halves' outputs, tuples or diffusers' output objects, as one."""
     if isinstance(one, tuple):
-        return tuple(
-            torch.cat(pair) if torch.is_tensor(pair[0]) else pair[0] for pair in zip(one, other, strict=True)
-        )
+        pairs = zip(one, other, strict=True)
+        return tuple(torch.cat(pair) if torch.is_tensor(pair[0]) else pair[0] for pair in pairs)
     return type(one)(sample=torch.cat([one.sample, other.sample]))

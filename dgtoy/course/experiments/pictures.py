@@ -30,7 +30,7 @@ SOURCES = (
     "samplers",
     "guidance",
     "calibration",
-    "interop/__init__",
+    "interop/adapters",
     "interop/lora",
     "metrics",
     "course/worlds/features",
