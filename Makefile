@@ -1,30 +1,24 @@
-# make run | test | slow | test-portable | lab | book | gpu | bench | claims        PYTHON=python3.12 chooses the interpreter
+# make run | test | lab | book | records | claims | bench | slow | test-portable | gpu | badges       PYTHON=python3.12 chooses the interpreter
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 # threads that wait asleep: on a machine with other work, spinning ones cost five times the run itself
 export OMP_WAIT_POLICY = PASSIVE
-NBVAL  := -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 600
+# two processes, one thread each; a notebook's cells stay in one process, in order
+TEST   := $(PY) -m pytest -n 2 --dist loadscope -p no:cacheprovider
+NBVAL  := --nbval --nbval-current-env --nbval-cell-timeout 600
+CACHE  := $(CURDIR)/build/cache
 
-.PHONY: run test slow test-portable lab book gpu bench claims env clean
+.PHONY: run test lab book records claims bench slow test-portable gpu badges env clean
 
+# every notebook executed into build/notebooks, and what was found; no tracked file changes
 run: env
-	$(PY) -m dgtoy all --preset quick
 	$(PY) -m dgtoy notebooks
-	$(PY) -m dgtoy claims
 
+# unit tests, and every notebook's outputs compared, from an empty cache of trained networks
 test: env
-	$(PY) -m pytest -n 2 tests
-	$(PY) -m pytest $(NBVAL) notebooks
-
-# what takes longer: twenty kills of each step of the pipeline
-slow: env
-	$(PY) -m pytest -m slow tests
-
-# the same outputs on one thread, and with another processor's arithmetic; nothing trained is reused between them
-test-portable: env
-	OMP_NUM_THREADS=1 DGTOY_CACHE=build/one-thread $(PY) -m pytest $(NBVAL) notebooks
-	ATEN_CPU_CAPABILITY=default DGTOY_CACHE=build/default $(PY) -m pytest $(NBVAL) notebooks
+	rm -rf $(CACHE)/test
+	OMP_NUM_THREADS=1 DGTOY_CACHE=$(CACHE)/test $(TEST) $(NBVAL) tests notebooks
 
 lab: env
 	$(VENV)/bin/jupyter lab notebooks
@@ -33,17 +27,36 @@ lab: env
 book: $(VENV)/book
 	$(PY) book/build.py
 
-gpu:
-	$(PYTHON) -m dgtoy weights --device cuda
-	$(PYTHON) -m dgtoy all --preset full --device cuda
-	$(PYTHON) -m dgtoy bench --device cuda
-	$(PYTHON) -m dgtoy claims
+# every experiment in small, on this machine, into build/records
+records: env
+	$(PY) -m dgtoy records
+
+claims: env
+	$(PY) -m dgtoy claims
 
 bench: env
 	$(PY) -m dgtoy bench
 
-claims: env
-	$(PY) -m dgtoy claims
+# what takes longer: twenty kills of each step of the pipeline
+slow: env
+	$(PY) -m pytest -m slow tests
+
+# the same outputs with two threads, and with another processor's arithmetic; nothing trained is reused between them
+test-portable: env
+	rm -rf $(CACHE)/two-threads $(CACHE)/default
+	OMP_NUM_THREADS=2 DGTOY_CACHE=$(CACHE)/two-threads $(PY) -m pytest -p no:cacheprovider $(NBVAL) notebooks
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default DGTOY_CACHE=$(CACHE)/default $(TEST) $(NBVAL) notebooks
+
+# the full records, on a CUDA device, into figures/
+gpu:
+	$(PYTHON) -m dgtoy weights --device cuda
+	$(PYTHON) -m dgtoy records --preset full --device cuda
+	$(PYTHON) -m dgtoy bench --device cuda
+	$(PYTHON) -m dgtoy claims
+
+# badges for Binder and Colab, and Colab's first cell, once the repository has an address: make badges REPO=owner/name
+badges: env
+	$(PY) -m dgtoy badges $(REPO)
 
 env: $(VENV)/done
 

@@ -1,169 +1,59 @@
-"""python -m dgtoy EXPERIMENT --preset quick|full, python -m dgtoy claims|notebooks|bench, python -m dgtoy dit STEP."""
+"""python -m dgtoy COMMAND: the course, and `dit`, from your own pictures to guided samples."""
 
 import argparse
-import dataclasses
-import importlib
-import pathlib
 import sys
-import time
 
-POINTS = (
-    "exact",
-    "transfer",
-    "size",
-    "forgetting",
-    "dropout",
-    "gap",
-    "guides",
-    "steps",
-    "plane",
-    "calibration",
-)
-IMAGES = (
-    "images",
-    "images_gap",
-    "images_tuning",
-    "images_dogfit",
-    "images_plane",
-    "images_guides",
-    "images_cost",
-)
-EXPERIMENTS = (*POINTS, *IMAGES, "scale", "why")
-
-REPLICATED = (
-    "size",
-    "forgetting",
-    "dropout",
-    "guides",
-    "steps",
-    "plane",
-    "calibration",
-    *IMAGES[:5],
-    "scale",
-)
-SMALLER = {  # how a replica on images is smaller than the full run
-    "images": dict(grid=((62, 20),)),
-    "images_gap": dict(gaps=(0.0, 1.5, "handwriting")),
-    "images_tuning": dict(variants=("full", "LoRA")),
-    "images_dogfit": dict(weights=(1.5, 2.0)),
-    "images_plane": dict(a=(1.0, 1.3, 1.5, 1.75, 2.0), b=(1.0, 1.3, 1.5, 1.75, 2.0)),
-    "scale": dict(
-        seeds=3, variants=("full",), stages=(1000,), plane=(), step_table=(("ddpm", 25), ("dpmpp_2m", 24))
-    ),
+COURSE = {
+    "experiment": "run experiments by name: a record and a figure each",
+    "records": "run every experiment: small ones into build/records, full ones into figures",
+    "claims": "judge the records by the rules in code, and write the verdicts",
+    "notebooks": "execute the notebooks two at a time into build/notebooks, then show the findings",
+    "weights": "train the networks that are shipped with dgtoy (a GPU's work)",
+    "bench": "measure speed and memory against plain versions",
+    "badges": "write the repository's address into README, notebooks and pyproject.toml",
 }
+DIT = {
+    "dit prepare": "encode a folder of pictures as latents",
+    "dit finetune": "fine-tune a DiT on them",
+    "dit sample": "sample it with guidance",
+    "dit evaluate": "score the samples against pictures",
+    "dit calibrate": "find the weight that held-out pictures ask for",
+    "dit table": "set scores side by side",
+}
+EXAMPLES = """examples:
+  python -m dgtoy notebooks 00_five_minutes
+  python -m dgtoy experiment transfer --preset full --device cuda
+  python -m dgtoy dit prepare photos --out latents"""
 
 
 def main(argv=None):
-    """Run one experiment or all of them; turn records into the claims table; execute the notebooks; measure speed."""
+    """Run one command. An error is one line and exit status 1; a wrong call shows the usage, status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dgtoy",
+        usage="python -m dgtoy COMMAND ...      (python -m dgtoy COMMAND --help lists its options)",
+        description=f"{_listed('the course', COURSE)}\n\n{_listed('your own pictures', DIT)}",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=(*COURSE, "dit"), metavar="COMMAND", help=argparse.SUPPRESS)
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["dit"]:
-        from .pipeline.cli import main as pipeline
+    command = parser.parse_args(argv[:1]).command  # what follows is the command's own
+    try:
+        if command == "dit":
+            from .pipeline.cli import main as run
 
-        return pipeline(argv[1:])
-    parser = argparse.ArgumentParser(prog="python -m dgtoy", description=main.__doc__)
-    parser.add_argument(
-        "what",
-        nargs="+",
-        choices=(*EXPERIMENTS, "all", "claims", "bench", "notebooks", "weights"),
-        metavar="what",
-        help=f"one or more of: {', '.join(EXPERIMENTS)}, all, claims, bench, notebooks, weights",
-    )
-    parser.add_argument(
-        "--preset",
-        choices=("quick", "full", "replica"),
-        default="quick",
-        help="quick: minutes on a CPU, 8 seeds, into OUT/quick; full: for a CUDA device, 64 seeds, into OUT; "
-        "replica: another target and fresh seeds, into OUT/replica; points: quick with 16 seeds and another source; "
-        "images: as full, but fewer points",
-    )
-    parser.add_argument("--device", default=None, help="cpu or cuda; by default cuda where there is one")
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        help="I/N: only the I-th of N shares of an image experiment's cells, kept until a "
-        "run without --part assembles them",
-    )
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("figures"), help="folder of the records"
-    )
-    parser.add_argument(
-        "--stamp", action="store_true", help="notebooks: write the measured runtimes into them"
-    )
-    args = parser.parse_args(argv)
-    for what in args.what:
-        _do(what, args)
+            run(argv[1:])
+        else:
+            from .course.cli import main as run
+
+            run(argv)
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
+        name = " ".join(argv[:2]) if command == "dit" else command
+        sys.exit(f"{name}: {' '.join(str(e).split())}")
 
 
-def _do(what, args):
-    if what == "notebooks":
-        from .course.notebooks import execute
-
-        return execute(out=args.out, stamp=args.stamp)
-    if what == "claims":
-        from .course.claims import report
-
-        return print(report.refresh(args.out))
-    device = _device(args.device)
-    if what == "weights":
-        from . import shipped as weights
-
-        for name in weights.NAMES:
-            weights.make(name, device=device, progress=True)
-        return None
-    if what == "bench":
-        from .course import bench
-
-        return print(bench.refresh(args.out, device))
-    several = REPLICATED if args.preset == "replica" else EXPERIMENTS
-    for name in several if what == "all" else [what]:
-        _run(name, args.preset, device, args.out, _part(args.part))
-
-
-def _part(text):
-    """ "I/N" as (I - 1, N)."""
-    i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
-        sys.exit(f"--part is {text}; expected I/N with 1 <= I <= N")
-    return int(i) - 1, int(n)
-
-
-def _device(name):
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit(f"--device is {name}; this machine has no CUDA device")
-    return name
-
-
-def _run(name, preset, device, out, part):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .course.records import save
-
-    module = importlib.import_module(f".course.experiments.{name}", __package__)
-    started = time.time()
-    config = _config(module, preset)
-    if part[1] > 1:
-        return module.compute(config, device, part)
-    record = module.run(config, device, progress=True)
-    path = save(record, module.figure(record), out if preset == "full" else out / preset)
-    print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
-
-
-def _config(module, preset):
-    if preset == "quick":
-        return module.Config.quick()
-    if preset == "full":
-        return module.Config.full()
-    name = module.__name__.rpartition(".")[2]
-    if name in SMALLER:
-        from .course.experiments.pictures import replica
-
-        return replica(dataclasses.replace(module.Config.full(), **SMALLER[name]))
-    quick = module.Config.quick()
-    return dataclasses.replace(quick, setting=quick.setting.but(seeds=16, domain="spirals", layout=1))
+def _listed(title, commands):
+    return "\n".join([f"{title}:", *(f"  {name:14s} {what}" for name, what in commands.items())])
 
 
 if __name__ == "__main__":

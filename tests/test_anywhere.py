@@ -1,18 +1,22 @@
-"""What lets the course run elsewhere: conda, Binder, Colab, nbgrader. And who else can read it: order of headings, words for figures."""
+"""What lets the course run elsewhere: conda, Binder, Colab, nbgrader; headings in order, words for figures."""
 
 import html.parser
 import json
 import pathlib
 import re
+import shutil
+import sys
 import tomllib
 
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+
+from dgtoy.course import badges
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SITE = ROOT / "book" / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted(SITE.rglob("*.html"))
-ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 
 
@@ -23,25 +27,15 @@ def first_cell(path):
 # run anywhere
 
 
-@every_notebook
-def test_the_first_cell_opens_the_notebook_on_binder_and_on_colab(path):
-    text, place, owner = (
-        first_cell(path),
-        path.relative_to(ROOT).as_posix(),
-        ADDRESS.removeprefix("https://github.com/"),
-    )
-    assert f"run-binder.svg)](https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/{place})" in text
-    assert f"run-colab.svg)](https://colab.research.google.com/github/{owner}/blob/main/{place})" in text
+def first_code(path):
+    return next(c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
 
 
 class Shell:
-    """What a notebook's first code cell meets: a shell of that name, which notes what is asked of it."""
+    """What a notebook's first code cell meets; it notes what is asked of it."""
 
-    def __init__(self, name):
-        self.name, self.asked = name, []
-
-    def __str__(self):
-        return self.name
+    def __init__(self):
+        self.asked = []
 
     def system(self, command):
         self.asked.append(command)
@@ -50,39 +44,99 @@ class Shell:
         self.asked.append(f"{name} {line}")
 
 
-@every_notebook
-def test_the_first_code_cell_fetches_the_course_on_colab_and_does_nothing_elsewhere(path):
-    from IPython.core.inputtransformer2 import TransformerManager
+def run_first_code(path, installed, monkeypatch):
+    """What the first code cell asks of the shell where dgtoy is installed, or is not."""
+    code = TransformerManager().transform_cell("".join(first_code(path)["source"]))
+    shell = Shell()
+    with monkeypatch.context() as patch:
+        if not installed:
+            patch.setitem(sys.modules, "dgtoy", None)
+        exec(code, {"get_ipython": lambda: shell})
+    return shell.asked
 
-    code = next(c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
-    assert code["metadata"]["tags"] == ["remove-cell"] and not code["outputs"]
-    colab, here = (
-        Shell("<google.colab._shell.Shell object>"),
-        Shell("<ipykernel.zmqshell.ZMQInteractiveShell object>"),
+
+@every_notebook
+def test_the_first_code_cell_does_nothing_where_dgtoy_is_installed_and_else_says_what_to_do(
+    path, monkeypatch
+):
+    cell = first_code(path)
+    assert "".join(cell["source"]) == badges.ASK
+    assert cell["metadata"]["tags"] == ["remove-cell"] and not cell["outputs"]
+    assert run_first_code(path, True, monkeypatch) == []
+    with pytest.raises(AssertionError, match="dgtoy is missing: run `pip install -e .`"):
+        run_first_code(path, False, monkeypatch)
+
+
+def test_no_text_shows_a_placeholder_for_the_address():
+    shown = [ROOT / "README.md", ROOT / "pyproject.toml", *NOTEBOOKS, *(ROOT / "book").glob("*.*")]
+    assert not [p.name for p in shown if "OWNER" in p.read_text()]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A copy of what a reader sees, after `make badges REPO=ada/course`."""
+    root = tmp_path_factory.mktemp("published")
+    (root / "notebooks").mkdir()
+    for path in (ROOT / "README.md", ROOT / "pyproject.toml", *NOTEBOOKS):
+        shutil.copy(path, root / path.relative_to(ROOT))
+    badges.insert("ada/course", root)
+    return root
+
+
+def texts(root):
+    return {p.relative_to(root): p.read_text() for p in root.rglob("*.*")}
+
+
+@every_notebook
+def test_badges_open_a_notebook_on_binder_and_on_colab_where_its_first_cell_fetches_the_course(
+    path, published, monkeypatch
+):
+    place = path.relative_to(ROOT).as_posix()
+    lines = first_cell(published / place).splitlines()
+    assert lines[0].startswith("# ") and lines[1] == lines[4] == ""
+    assert lines[2].endswith(
+        f"../figures/run-binder.svg)](https://mybinder.org/v2/gh/ada/course/main?urlpath=lab/tree/{place})"
     )
-    for shell in (colab, here):
-        exec(
-            TransformerManager().transform_cell("".join(code["source"])),
-            {"get_ipython": lambda shell=shell: shell},
-        )
-    assert colab.asked == [
-        f"cd /content && git clone -q --depth 1 {ADDRESS} && pip install -q --no-deps ./dgtoy",
-        "cd -q /content/dgtoy/notebooks",
+    assert lines[3].endswith(
+        f"../figures/run-colab.svg)](https://colab.research.google.com/github/ada/course/blob/main/{place})"
+    )
+    assert run_first_code(published / place, True, monkeypatch) == []
+    assert run_first_code(published / place, False, monkeypatch) == [
+        "git clone -q --depth 1 https://github.com/ada/course dgtoy && pip install -q --no-deps ./dgtoy",
+        "cd -q dgtoy/notebooks",
     ]
-    assert not here.asked
+
+
+def test_badges_change_nothing_else(published):
+    """Line by line: what was there is there, but for the first code cell; README's badges follow its title."""
+    for name, text in texts(published).items():
+        before = (ROOT / name).read_text().splitlines()
+        added = [line for line in text.splitlines() if line not in before]
+        lost = [line for line in before if line not in text.splitlines()]
+        assert len(added) <= 7 and len(lost) <= 1 and sum("ada/course" in line for line in added) >= 1
+    readme = (published / "README.md").read_text().splitlines()
+    assert readme[2].startswith(
+        "[![Run on Binder](figures/run-binder.svg)](https://mybinder.org/v2/gh/ada/course/"
+    )
+    assert readme[3].startswith(
+        "[![Run on Colab](figures/run-colab.svg)](https://colab.research.google.com/github/ada/"
+    )
+    project = tomllib.loads((published / "pyproject.toml").read_text())["project"]
+    assert project.pop("urls") == {"Repository": "https://github.com/ada/course"}
+    assert project == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_badges_twice_are_badges_once_and_another_address_takes_the_place_of_the_first(published, tmp_path):
+    root = shutil.copytree(published, tmp_path / "again")
+    badges.insert("bob/other", root)
+    assert not [name for name, text in texts(root).items() if "ada/course" in text]
+    badges.insert("ada/course", root)
+    assert texts(root) == texts(published)
 
 
 @every_notebook
 def test_the_first_cell_leads_to_the_table_of_notation(path):
     assert "](../book/notation.md)" in first_cell(path)
-
-
-def test_the_readme_opens_the_course_at_the_same_address():
-    owner, readme = ADDRESS.removeprefix("https://github.com/"), (ROOT / "README.md").read_text()
-    assert (
-        f"](https://mybinder.org/v2/gh/{owner}/main" in readme
-        and f"](https://colab.research.google.com/github/{owner})" in readme
-    )
 
 
 def test_binder_stages_the_repository_and_fetches_no_cuda():

@@ -1,7 +1,6 @@
 """Each experiment at toy size, the shared machinery, and the claims that the committed records make."""
 
 import dataclasses
-import importlib
 import json
 import math
 import pathlib
@@ -15,14 +14,13 @@ from helpers import refuses
 
 from dgtoy import Recipe
 from dgtoy import shipped as weights
-from dgtoy.__main__ import EXPERIMENTS, IMAGES, POINTS, REPLICATED, _config, main
-from dgtoy.course import claims, lab, records
+from dgtoy.course import claims, experiments, lab, records
 from dgtoy.course.claims import report
-from dgtoy.course.experiments import pictures
+from dgtoy.course.experiments import IMAGES, NAMES, POINTS, REPLICATED, pictures
 from dgtoy.course.lab import METRICS, Judge, Setting
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
-RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in EXPERIMENTS)
+RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in NAMES)
 TINY = Setting(
     seeds=4,
     size=8,
@@ -73,7 +71,7 @@ def cache(tmp_path_factory):
 
 def tiny(name):
     """The experiment's module and its quick configuration at toy size."""
-    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
+    module = experiments.get(name)
     config = module.Config.quick()
     setting = {"setting": TINY_IMAGES if name in IMAGES else TINY} if hasattr(config, "setting") else {}
     return module, dataclasses.replace(config, **setting, **SMALL.get(name, {}))
@@ -88,7 +86,7 @@ def alike(one, other):
     return one == (pytest.approx(other, rel=1e-9) if isinstance(other, float) else other)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_path):
     module, config = tiny(name)
     record = module.run(config)
@@ -107,9 +105,9 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
     assert path.suffix == ".json"
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_presets_have_enough_seeds(name):
-    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
+    module = experiments.get(name)
     seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
     full, quick = (64, 8) if name in POINTS else (2, 2) if name in ("scale", "why") else (6, 2)
     assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
@@ -117,8 +115,9 @@ def test_presets_have_enough_seeds(name):
 
 @pytest.mark.parametrize("name", REPLICATED)
 def test_a_replica_shares_no_seed_or_no_domain_with_the_full_run(name):
-    module = importlib.import_module(f"dgtoy.course.experiments.{name}")
-    full, again = (getattr(c, "setting", c) for c in (_config(module, "full"), _config(module, "replica")))
+    full, again = (
+        getattr(c, "setting", c) for c in (experiments.config(name, p) for p in ("full", "replica"))
+    )
     if name in POINTS:
         assert full.domain != again.domain and full.layout != again.layout
     else:
@@ -134,11 +133,6 @@ def test_shares_of_an_experiment_s_cells_together_are_all_of_them(tmp_path, monk
     parts = [pictures.cells("images", work, range(7), (i, 3))[0] for i in range(3)]
     assert sorted(k for p in parts for k in p) == list(range(7)) and sorted(done) == list(range(7))
     assert pictures.cells("images", work, range(7))[0] == {k: 10 * k for k in range(7)} and len(done) == 7
-
-
-def test_a_share_that_is_none_is_refused():
-    with refuses("--part is 3/2", "1 <= I <= N", error=SystemExit):
-        main(["images", "--device", "cpu", "--part", "3/2"])
 
 
 def test_a_seed_s_networks_and_scores_do_not_depend_on_the_number_of_seeds():
@@ -173,7 +167,7 @@ def test_rows_are_found_by_their_fields_and_one_must_be_one():
 
 
 def test_a_missing_record_says_which_command_makes_it(tmp_path):
-    with refuses("plane.json is missing", "python -m dgtoy plane", error=FileNotFoundError):
+    with refuses("plane.json is missing", "python -m dgtoy experiment plane", error=FileNotFoundError):
         records.load("plane", tmp_path)
 
 
@@ -234,44 +228,6 @@ def test_the_readme_s_claims_are_those_of_the_json():
     assert table in (FIGURES.parent / "README.md").read_text()
 
 
-# the command
-
-
-def test_the_command_runs_one_experiment(tmp_path, capsys, monkeypatch):
-    module, config = tiny("exact")
-    monkeypatch.setattr(module.Config, "quick", lambda: config)
-    main(["exact", "--device", "cpu", "--out", str(tmp_path)])
-    assert "exact" in capsys.readouterr().out and (tmp_path / "quick" / "exact.json").exists()
-
-
-def test_the_claims_command_writes_claims_and_readme(tmp_path, capsys):
-    module, config = tiny("exact")
-    records.save(module.run(config), plt.figure(), tmp_path / "figures")
-    places = [f"<!-- {n} -->\nstale\n<!-- /{n} -->" for n in ("claims", "notebooks", "bench")]
-    (tmp_path / "README.md").write_text("\n\n".join(places))
-    main(["claims", "--out", str(tmp_path / "figures")])
-    assert "C1" in capsys.readouterr().out
-    assert [c["id"] for c in json.loads((tmp_path / "figures" / "claims.json").read_text())] == [
-        "C1",
-        "C2",
-        "C3",
-    ]
-    text = (tmp_path / "README.md").read_text()
-    assert "| C1 |" in text and "stale" not in text and "<!-- /bench -->" in text
-
-
 def test_a_readme_without_the_place_for_a_table_is_refused():
     with refuses("holds 0 places <!-- claims -->", "expected 1"):
         report.put("no place", "claims", "table")
-
-
-def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with refuses("--device is cuda", "no CUDA device", error=SystemExit):
-        main(["exact", "--device", "cuda"])
-
-
-def test_an_unknown_experiment_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["alchemy"])
-    assert "alchemy" in capsys.readouterr().err

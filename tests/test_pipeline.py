@@ -942,24 +942,3 @@ def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
         "0",
         "4",
     ]
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (
-            ("prepare", "nowhere", "--out", "x", "--target", "food101"),
-            "dit prepare: folder is nowhere; .*food101 is Food-101",
-        ),
-        (
-            ("finetune", "nowhere", "--pretrained", "p", "--out", "x"),
-            "dit finetune: latents nowhere holds no plan.json",
-        ),
-        (("sample", "nowhere.pt", "--out", "x"), "dit sample: .*nowhere.pt"),
-        (("evaluate", "a", "b", "--features", "vgg", "--out", "x"), "dit evaluate: features is vgg"),
-    ],
-)
-def test_errors_on_the_command_line_are_one_line(words, message):
-    with pytest.raises(SystemExit, match=message) as caught:
-        cli.main(list(words))
-    assert "\n" not in str(caught.value)

@@ -1,1 +1,5 @@
 """The course: what only the notebooks need."""
+
+from ..environment import needs
+
+needs("course", "matplotlib", "scipy", "sklearn", "tqdm", "PIL")

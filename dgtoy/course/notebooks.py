@@ -1,52 +1,224 @@
-"""Execute the course's notebooks in place, one after another, and record how long each took."""
+"""Execute the course's notebooks, two at a time, and record how long each took."""
 
+import asyncio
 import json
 import math
 import os
 import pathlib
 import re
+import subprocess
+import sys
+import tempfile
 import time
 
+from .. import environment
 from ..checkpoint import write_text
 
+TIMEOUT = 600  # seconds that a cell may take; `make test` has the same
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # so that two kernels fit on two cores
 
-def execute(folder="notebooks", out="figures", stamp=False):
-    """Run every notebook of `folder` top to bottom, each in a fresh kernel; it is rewritten only if it ran to its end.
 
-    Seconds go to OUT/notebooks.json. stamp: also write them into each notebook's "Runtime" line, for a release.
-    Raises ImportError, naming the extra, without nbclient; a notebook's own error ends the run with its traceback.
+def execute(names=(), folder="notebooks", out="build/notebooks", figures="figures", stamp=False, jobs=2):
+    """Run notebooks top to bottom, each in a fresh kernel, `jobs` at a time, the longest first.
+
+    names: how their names begin; none is all. out: where the executed ones go, with notebooks.json, the seconds
+    of each. None is in place: FOLDER, where a notebook is rewritten only if it ran to its end, and FIGURES.
+    stamp: also write the seconds into each notebook's "Runtime" line, for a release.
+    Raises ImportError, naming the extra, without nbclient; ValueError at the end if a notebook failed.
     """
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-    except ImportError:
-        raise ImportError(
-            "executing notebooks needs nbclient; install the extra: pip install -e '.[notebooks]'"
-        ) from None
-    seconds, paths = {}, sorted(pathlib.Path(folder).glob("[0-9]*.ipynb"))
-    if not paths:
-        raise FileNotFoundError(f"folder is {folder}; expected notebooks named 00_... there")
-    for path in paths:
-        print(f"{path.stem:36s}", end="", flush=True)
-        book, started = nbformat.read(path, 4), time.time()
-        NotebookClient(
-            book,
-            timeout=600,
-            kernel_name="python3",
-            record_timing=False,
-            extra_arguments=["--log-level=40"],
-            resources={"metadata": {"path": str(folder)}},
-        ).execute()
-        seconds[path.stem] = round(time.time() - started, 1)
-        book.metadata["language_info"] = {"name": "python"}  # not the version of whoever ran it last
-        if stamp:
-            _stamp(book, seconds[path.stem])
-        write_text(path, nbformat.writes(book) + "\n")
-        print(f"{seconds[path.stem]:6.1f} s", flush=True)
-    write_text(
-        pathlib.Path(out) / "notebooks.json",
-        json.dumps(dict(seconds=seconds, device=f"{os.cpu_count()}-core CPU"), indent=1) + "\n",
+    environment.needs("notebooks", "nbclient", "ipykernel")
+    paths, known = _find(names, pathlib.Path(folder)), _timed(figures)
+    expected = {path.stem: known["seconds"].get(path.stem, 60) for path in paths}
+    paths.sort(key=lambda path: -expected[path.stem])
+    progress = Progress(expected, jobs)
+    place = pathlib.Path(out) if out else pathlib.Path(folder)
+    asyncio.run(_execute_all(paths, place, jobs, stamp, progress))
+    progress.close()
+    if progress.errors:
+        failed = "; ".join(f"{name}: {error}" for name, error in sorted(progress.errors.items()))
+        raise ValueError(f"{len(progress.errors)} of {len(paths)} notebooks failed: {failed}")
+    _record(progress.seconds, jobs, pathlib.Path(out or figures))
+
+
+def time_commands(figures="figures"):
+    """Time `make run` and `make test`, each from an empty cache, into FIGURES/notebooks.json.  -> as text"""
+    took = {}
+    _make("env", None)
+    for command in ("run", "test"):
+        with tempfile.TemporaryDirectory() as cache:
+            started = time.time()
+            _make(command, cache)
+            took[f"make {command}"] = round(time.time() - started, 1)
+    timed = _timed("build/notebooks") | dict(commands=took)
+    write_text(pathlib.Path(figures) / "notebooks.json", json.dumps(timed, indent=1) + "\n")
+    return "\n".join(f"{command} {seconds:.0f} s" for command, seconds in took.items())
+
+
+class Progress:
+    """The notebooks that run and the time left: a table rewritten in place on a terminal, else a line per end.
+
+    expected: seconds by name, as measured before; what has run by now corrects them for this machine.
+    """
+
+    def __init__(self, expected, jobs, stream=None):
+        self.expected, self.jobs, self.stream = expected, jobs, stream or sys.stdout
+        self.began, self.started, self.seconds, self.errors = time.time(), {}, {}, {}
+        self.peak, self.rows = 0, 0
+
+    def start(self, name):
+        """A notebook's kernel starts."""
+        self.started[name] = time.time()
+
+    def end(self, name, error=None):
+        """A notebook ended, well or with an error in one line."""
+        self.seconds[name] = round(time.time() - self.started.pop(name), 1)
+        if error:
+            self.errors[name] = error
+        self._rewrite()
+        print(
+            f"{name:36s} {self.seconds[name]:6.1f} s   {error or self._total()}", file=self.stream, flush=True
+        )
+
+    def tick(self):
+        """Look at the memory, and on a terminal rewrite the table."""
+        self.peak = max(self.peak, _memory())
+        if not self.stream.isatty():
+            return
+        self._rewrite()
+        lines = [self._row(name) for name in self.started] + [self._total()]
+        print("\n".join(lines), file=self.stream, flush=True)
+        self.rows = len(lines)
+
+    def close(self):
+        """The last line: how long all took, and the most memory at one time."""
+        self._rewrite()
+        memory = f"{self.peak / 2**30:.1f} GiB of memory at most"
+        print(
+            f"{len(self.seconds)} notebooks in {_clock(time.time() - self.began)}, {memory}", file=self.stream
+        )
+
+    def left(self):
+        """Seconds until the last notebook ends."""
+        now, ended = time.time(), sum(self.expected[name] for name in self.seconds)
+        ratio = sum(self.seconds.values()) / ended if ended else 1.0
+        rest = {name: ratio * s for name, s in self.expected.items() if name not in self.seconds}
+        for name, start in self.started.items():
+            rest[name] = max(rest[name] - (now - start), 0)
+        return max(sum(rest.values()) / self.jobs, max(rest.values(), default=0))
+
+    def _row(self, name):
+        return f"{name:36s} {time.time() - self.started[name]:6.1f} s   of about {self.expected[name]:.0f}"
+
+    def _total(self):
+        left = _clock(self.left())
+        done = f"{len(self.seconds)} of {len(self.expected)}"
+        return f"{done}; {_clock(time.time() - self.began)} so far, about {left} left"
+
+    def _rewrite(self):
+        """Take back the table, so that the next lines stand in its place."""
+        if self.rows:
+            print(f"\x1b[{self.rows}A\x1b[J", end="", file=self.stream)
+        self.rows = 0
+
+
+async def _execute_all(paths, place, jobs, stamp, progress):
+    waiting = iter(paths)
+
+    async def worker():
+        for path in waiting:
+            await _execute_one(path, place, jobs, stamp, progress)
+
+    async def watch():
+        while True:
+            progress.tick()
+            await asyncio.sleep(1)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(*(worker() for _ in range(jobs)))
+    watcher.cancel()
+
+
+async def _execute_one(path, place, jobs, stamp, progress):
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    book = nbformat.read(path, 4)
+    client = NotebookClient(
+        book,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--log-level=40"],
+        resources={"metadata": {"path": str(path.parent)}},
     )
+    progress.start(path.stem)
+    error = None
+    try:
+        await client.async_execute(env=os.environ | (ONE_THREAD if jobs > 1 else {}))
+    except CellExecutionError as e:
+        error = f"{e.ename}: {' '.join(e.evalue.split())}"
+    except (TimeoutError, RuntimeError) as e:  # a cell that does not end, a kernel that died
+        error = " ".join(str(e).split())[:200]
+    progress.end(path.stem, error)
+    if error and place == path.parent:
+        return
+    book.metadata["language_info"] = {"name": "python"}  # not the version of whoever ran it last
+    if stamp:
+        _stamp(book, progress.seconds[path.stem])
+    write_text(place / path.name, nbformat.writes(book) + "\n")
+
+
+def _find(names, folder):
+    """The notebooks of a folder, or those whose names begin so."""
+    every = sorted(folder.glob("[0-9]*.ipynb"))
+    if not every:
+        raise FileNotFoundError(f"folder is {folder}; expected notebooks named 00_... there")
+    unknown = [name for name in names if not any(path.stem.startswith(name) for path in every)]
+    if unknown:
+        raise ValueError(f"notebook is {unknown[0]}; expected {', '.join(path.stem for path in every)}")
+    return [path for path in every if not names or path.stem.startswith(tuple(names))]
+
+
+def _timed(folder):
+    """What notebooks.json says of the last run, or of none."""
+    path = pathlib.Path(folder) / "notebooks.json"
+    return json.loads(path.read_text()) if path.exists() else dict(seconds={})
+
+
+def _record(seconds, jobs, folder):
+    """Seconds and the machine's own speed into notebooks.json; a notebook that did not run keeps its own."""
+    from .bench import machine_speed
+
+    found = _timed(folder)
+    found["seconds"] = dict(sorted((found["seconds"] | seconds).items()))
+    found |= dict(device=f"{os.cpu_count()}-core CPU", jobs=jobs, matrix_product=round(machine_speed(), 5))
+    write_text(folder / "notebooks.json", json.dumps(found, indent=1) + "\n")
+
+
+def _make(command, cache):
+    """Run `make COMMAND`, with its networks cached in `cache`."""
+    done = subprocess.run(["make", command], env=os.environ | ({"DGTOY_CACHE": cache} if cache else {}))
+    if done.returncode:
+        raise ValueError(f"make {command} ended with status {done.returncode}; expected 0")
+
+
+def _memory():
+    """Bytes that this process and all its descendants hold; memory that they share counts once for each."""
+    import psutil
+
+    total, me = 0, psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def _clock(seconds):
+    """minutes:seconds"""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _stamp(book, seconds):

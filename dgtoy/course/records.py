@@ -69,7 +69,7 @@ def load(name, folder="figures"):
     """The record of an experiment. Raises FileNotFoundError with the command that makes it."""
     path = pathlib.Path(folder) / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `python -m dgtoy {name}` makes it")
+        raise FileNotFoundError(f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it")
     return json.loads(path.read_text())
 
 

@@ -1,1 +1,5 @@
-"""The paper's pipeline at full scale, one step a module: prepare, finetune, sample, evaluate, calibrate, table."""
+"""The paper's pipeline, one module per step: prepare, finetune, sample, evaluate, calibrate, table."""
+
+from ..environment import needs
+
+needs("dit", "PIL", "tqdm")

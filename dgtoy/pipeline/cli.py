@@ -1,4 +1,4 @@
-"""python -m dgtoy dit prepare|finetune|sample|evaluate|calibrate|table. Several GPUs: `accelerate launch -m dgtoy dit ...`."""
+"""python -m dgtoy dit prepare|finetune|sample|evaluate|calibrate|table."""
 
 import argparse
 import dataclasses
@@ -6,58 +6,53 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import time
 
 from tqdm import tqdm
 
+from .. import environment
 from ..checkpoint import write_text
 
 
+def parser():
+    """The parser of all steps; each step's function is its `run`."""
+    found = argparse.ArgumentParser(
+        prog="python -m dgtoy dit",
+        description="From a folder of pictures and a DiT checkpoint to guided samples and their scores.",
+        epilog="Several GPUs: accelerate launch -m dgtoy dit finetune|sample ...",
+    )
+    steps = found.add_subparsers(metavar="STEP", required=True)
+    for name, (options, run) in STEPS.items():
+        step = steps.add_parser(name, help=run.__doc__, description=run.__doc__)
+        options(step)
+        step.set_defaults(run=run)
+    return found
+
+
 def main(argv):
-    """Run one step of the pipeline; an error is one line and exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m dgtoy dit", description=__doc__)
-    steps = parser.add_subparsers(dest="step", required=True)
-    for name in STEPS:
-        STEPS[name][0](
-            steps.add_parser(name, help=STEPS[name][1].__doc__, description=STEPS[name][1].__doc__)
-        )
-    args = parser.parse_args(argv)
-    try:
-        STEPS[args.step][1](args)
-    except (ValueError, OSError, ImportError, FloatingPointError) as e:
-        sys.exit(f"dit {args.step}: {' '.join(str(e).split())}")
+    """Run one step of the pipeline."""
+    args = parser().parse_args(argv)
+    args.run(args)
 
 
-def _fields(parser, config):
-    """An option for every field of a configuration, with its default."""
+def _fields(parser, config, **words):
+    """An option for every field of a configuration, with its default; `words` says what each field is."""
     for field in dataclasses.fields(config):
         option, default = f"--{field.name.replace('_', '-')}", field.default
+        shown = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
+        told = dict(help=f"{words[field.name]}; default: {shown}", default=default)
         if isinstance(default, bool):
-            parser.add_argument(option, action="store_true")
+            parser.add_argument(option, action="store_true", help=words[field.name])
         elif isinstance(default, tuple):
-            kind = type(default[0]) if default else int
-            parser.add_argument(
-                option,
-                type=kind,
-                nargs="+",
-                default=default,
-                help=f"default: {' '.join(map(str, default)) or 'none'}",
-            )
+            parser.add_argument(option, type=type(default[0]) if default else int, nargs="+", **told)
         else:
-            parser.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+            parser.add_argument(option, type=type(default), **told)
 
 
 def _config_from(args, config):
     """The configuration that the options describe."""
     held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
-
-
-def _device_of(args):
-    import torch
-
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _processes():
@@ -70,14 +65,28 @@ def _processes():
     return Accelerator(cpu=not torch.cuda.is_available())
 
 
+def _place(args, accelerator):
+    return accelerator.device if accelerator else environment.device(args.device)
+
+
 def _checksum(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
 
 
 def _common(parser):
-    parser.add_argument("--device", help="cpu or cuda; by default cuda where there is one")
-    parser.add_argument("--heads", type=int, help="attention heads, for a network of no named size")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument(
+        "--heads", type=int, help="attention heads, for a network of no named size; default: by its size"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _vae(parser):
+    parser.add_argument(
+        "--vae",
+        default="sd-vae-ft-ema",
+        help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema",
+    )
 
 
 # prepare
@@ -88,24 +97,20 @@ def _prepare_options(parser):
 
     parser.add_argument(
         "images",
-        help="a folder with one folder of images a class, or a Hugging Face dataset by name with --hub",
+        help="a folder with one folder of images per class, or a Hugging Face dataset by name with --hub",
     )
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", required=True, help="the folder of latents to write")
     parser.add_argument(
         "--target",
         choices=TARGETS,
-        help="a target of the paper: checks the number of classes, says where to get it",
+        help="a target of the paper: checks the number of classes, says where to get it; default: none",
     )
     parser.add_argument(
         "--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk"
     )
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--size", type=int, default=256, help="pixels; default: 256")
-    parser.add_argument(
-        "--vae",
-        default="sd-vae-ft-ema",
-        help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema",
-    )
+    parser.add_argument("--split", default="train", help="split of a dataset with --hub; default: train")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels; default: 256")
+    _vae(parser)
     parser.add_argument(
         "--no-mirror",
         action="store_true",
@@ -116,31 +121,23 @@ def _prepare_options(parser):
 
 def prepare(args):
     """Encode an image folder as latents."""
-    from .latents import HubImages, ImageFolder, codec
-    from .latents import prepare as run
+    from . import latents
     from .targets import TARGETS
 
-    expected = TARGETS[args.target].classes if args.target else None
+    target = TARGETS.get(args.target)
+    expected = target.classes if target else None
     try:
-        images = (
-            HubImages(args.images, args.split, expected) if args.hub else ImageFolder(args.images, expected)
-        )
+        if args.hub:
+            images = latents.HubImages(args.images, args.split, expected)
+        else:
+            images = latents.ImageFolder(args.images, expected)
     except FileNotFoundError as e:
-        where = (
-            f"; {args.target} is {TARGETS[args.target].where}, {TARGETS[args.target].split} ({TARGETS[args.target].licence})"
-            if args.target
-            else ""
-        )
+        where = f"; {args.target} is {target.where}, {target.split} ({target.licence})" if target else ""
         raise FileNotFoundError(f"{e}{where}") from None
+    device = environment.device(args.device)
+    codec = latents.codec(args.vae, device)
     bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
-    for done, _ in run(
-        images,
-        args.out,
-        args.size,
-        codec(args.vae, _device_of(args)),
-        _device_of(args),
-        mirror=not args.no_mirror,
-    ):
+    for done, _ in latents.prepare(images, args.out, args.size, codec, device, mirror=not args.no_mirror):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
 
@@ -153,11 +150,23 @@ def _finetune_options(parser):
 
     parser.add_argument("latents", help="what prepare wrote")
     parser.add_argument("--pretrained", required=True, help="a DiT checkpoint: .pt or .safetensors")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", required=True, help="the folder of checkpoints to write")
     parser.add_argument(
         "--every", type=int, default=1000, help="steps between states to go on from; default: 1000"
     )
-    _fields(parser, Config)
+    _fields(
+        parser,
+        Config,
+        steps="training steps",
+        batch="images per step, over all processes",
+        lr="learning rate of AdamW",
+        dropout="share of labels dropped, which CFG's null branch learns from",
+        ema="decay of the averaged weights",
+        seed="seed of the batches and the noise",
+        rank="rank of a LoRA instead of a full fine-tune; 0 is full",
+        checkpointing="recompute activations in the backward pass: slower, less memory",
+        keep="steps whose averaged weights are kept",
+    )
     _common(parser)
 
 
@@ -168,7 +177,7 @@ def finetune(args):
     from .latents import Latents
 
     config, accelerator = _config_from(args, Config), _processes()
-    device = accelerator.device if accelerator else _device_of(args)
+    device = _place(args, accelerator)
     data = Latents(args.latents)
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
     first = accelerator is None or accelerator.is_main_process
@@ -178,7 +187,8 @@ def finetune(args):
     if first and not log.exists():
         loss, spread = normal_loss(args.pretrained, data, config, device, args.heads)
         print(
-            f"the pre-trained model's own loss on these images is {loss:.4f}, +- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
+            f"the pre-trained model's own loss on these images is {loss:.4f}, "
+            f"+- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
         )
         _append(log, 0, loss)
     began, seen = time.time(), 0
@@ -196,7 +206,10 @@ def finetune(args):
 
 
 def _append(log, step, loss):
-    """A line to a table of losses, each the mean since the line before, without what a run that was stopped wrote of later steps; step 0: the pre-trained model."""
+    """A line to a table of losses, each the mean since the line before; step 0 is the pre-trained model.
+
+    Lines of later steps, which a run that was stopped had written, go.
+    """
     lines = log.read_text().splitlines() if log.exists() else []
     kept = [line for line in lines if int(line.split(",")[0]) < step]
     write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")
@@ -207,19 +220,33 @@ def _append(log, step, loss):
 
 def _model_options(parser):
     parser.add_argument("finetuned", help="what finetune wrote, or any DiT checkpoint")
-    parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from")
+    parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from; default: no guide")
     _common(parser)
 
 
 def _sample_options(parser):
-    from .sample import Config
+    from .sample import METHODS, SAMPLERS, Config
 
     _model_options(parser)
-    parser.add_argument("--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune")
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--vae", default="sd-vae-ft-ema", help="as for prepare")
-    parser.add_argument("--batch", type=int, default=64)
-    _fields(parser, Config)
+    parser.add_argument(
+        "--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune; default: none"
+    )
+    parser.add_argument("--out", required=True, help="the folder of pictures to write, and samples.npz")
+    _vae(parser)
+    parser.add_argument("--batch", type=int, default=64, help="pictures at a time; default: 64")
+    _fields(
+        parser,
+        Config,
+        method=f"guidance: {', '.join(METHODS)}",
+        w="weight of guidance; 1 is off",
+        sampler=f"one of {', '.join(SAMPLERS)}",
+        steps="steps of the sampler",
+        count="number of pictures; the classes take turns",
+        seed="seed of the noise",
+        interval="noise levels sigma within which guidance is on, low and high",
+        channels="how many of the first latent channels are guided; 0 is all, 3 is as in the official code",
+        eight_bits="the networks' products in 8-bit floating point, for speed",
+    )
 
 
 def _models(args, device):
@@ -248,7 +275,7 @@ def sample(args):
     from .sample import sample as run
 
     config, accelerator = _config_from(args, Config), _processes()
-    device = accelerator.device if accelerator else _device_of(args)
+    device = _place(args, accelerator)
     tuned, guide, names = _models(args, device)
     if str(device).startswith("cuda") or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
@@ -269,33 +296,28 @@ def sample(args):
 
 def _evaluate_options(parser):
     parser.add_argument("samples", help="a folder of images or an .npz")
-    parser.add_argument("reference", help="the same")
+    parser.add_argument("reference", help="the true images: a folder or an .npz")
     parser.add_argument(
         "--features",
         default="inception",
         help="inception (FID), dinov2 (FD_DINOv2) or glyphs; default: inception",
     )
-    parser.add_argument("--weights", help="the extractor's weights, by default from the usual cache")
+    parser.add_argument("--weights", help="the extractor's weights; default: from the usual cache")
     parser.add_argument("--count", type=int, help="use the first samples only; default: all")
     parser.add_argument("--out", required=True, help="the .json to write")
-    parser.add_argument("--device")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
 
 
 def evaluate(args):
     """Score samples against reference images."""
-    from .evaluate import evaluate as run
-    from .evaluate import extractor, save
+    from . import evaluate as scores
 
     samples = pathlib.Path(args.samples)
-    result = run(
-        samples / "images" if (samples / "images").is_dir() else samples,
-        args.reference,
-        extractor(args.features, args.weights, _device_of(args)),
-        args.features,
-        args.count,
-        made=samples / "manifest.json",
-    )
-    save(result, args.out)
+    images = samples / "images" if (samples / "images").is_dir() else samples
+    extractor = scores.extractor(args.features, args.weights, environment.device(args.device))
+    made = samples / "manifest.json"
+    result = scores.evaluate(images, args.reference, extractor, args.features, args.count, made=made)
+    scores.save(result, args.out)
     print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
 
@@ -308,7 +330,14 @@ def _calibrate_options(parser):
     _model_options(parser)
     parser.add_argument("--latents", required=True, help="held-out images, as prepare wrote them")
     parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
-    _fields(parser, Config)
+    _fields(
+        parser,
+        Config,
+        levels="noise levels sigma, in units of the latents",
+        count="number of held-out images",
+        seed="seed of the noise",
+        batch="images at a time",
+    )
 
 
 def calibrate(args):
@@ -322,12 +351,12 @@ def calibrate(args):
 
     if not args.pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
-    tuned, guide, names = _models(args, _device_of(args))
-    found = run(tuned, guide, Latents(args.latents), _config_from(args, Config), _device_of(args))
-    write_text(
-        pathlib.Path(args.out) / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n"
-    )
-    figure(found).savefig(pathlib.Path(args.out) / "calibration.png")
+    device = environment.device(args.device)
+    tuned, guide, names = _models(args, device)
+    found = run(tuned, guide, Latents(args.latents), _config_from(args, Config), device)
+    out = pathlib.Path(args.out)
+    write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
+    figure(found).savefig(out / "calibration.png")
     print(recommend(found))
 
 
@@ -336,7 +365,7 @@ def calibrate(args):
 
 def _table_options(parser):
     parser.add_argument("scores", nargs="+", help="what evaluate wrote")
-    parser.add_argument("--out", help="a .md to write; by default the table is printed")
+    parser.add_argument("--out", help="a .md to write; default: the table is printed")
 
 
 def table(args):
@@ -345,10 +374,17 @@ def table(args):
     from .table import table as run
 
     text = run(read(args.scores)) + "\n"
-    write_text(args.out, text) if args.out else print(text, end="")
+    if args.out:
+        write_text(args.out, text)
+    else:
+        print(text, end="")
 
 
 STEPS = {
-    name: (globals()[f"_{name}_options"], globals()[name])
-    for name in ("prepare", "finetune", "sample", "evaluate", "calibrate", "table")
+    "prepare": (_prepare_options, prepare),
+    "finetune": (_finetune_options, finetune),
+    "sample": (_sample_options, sample),
+    "evaluate": (_evaluate_options, evaluate),
+    "calibrate": (_calibrate_options, calibrate),
+    "table": (_table_options, table),
 }

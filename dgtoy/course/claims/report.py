@@ -78,14 +78,17 @@ def refresh(out="figures"):
         ):
             text = put(text, name, table)
         write_text(readme, text)
-    return plain(entries)
+    return findings(entries)
 
 
-def plain(entries):
-    """The claims for a terminal, one line each."""
-    span = lambda c: f"{c['verdict']:14s} {c['value']:8.3g} [{c['low']:.3g}, {c['high']:.3g}]" if c else "-"
-    lines = [f"{'':4s} {'recorded (value, 95% interval)':42s} {'quick rerun':42s} claim"]
-    lines += [f"{e['id']:4s} {span(e):42s} {span(e['quick']):42s} {e['claim']}" for e in entries]
+def findings(entries):
+    """The claims for a terminal: how many hold, then one line each with its value and 95% interval."""
+    verdicts = [e["verdict"] for e in entries]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "holds in part", "fails"))
+    lines = [f"{len(entries)} claims: {counts}"]
+    for e in entries:
+        value = f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
+        lines.append(f"{e['id']:11s} {e['verdict']:14s} {value:32s} {e['claim']}")
     return "\n".join(lines)
 
 

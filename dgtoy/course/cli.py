@@ -1,0 +1,231 @@
+"""The course's commands: python -m dgtoy experiment|records|claims|notebooks|weights|bench|badges."""
+
+import argparse
+import json
+import pathlib
+import time
+
+from .. import environment
+from . import experiments
+
+PRESETS = {  # where each preset's records go
+    "quick": pathlib.Path("build/records"),
+    "full": pathlib.Path("figures"),
+    "replica": pathlib.Path("figures/replica"),
+}
+
+
+def parser():
+    """The parser of all commands of the course; each command's function is its `run`."""
+    found = argparse.ArgumentParser(prog="python -m dgtoy")
+    commands = found.add_subparsers(metavar="COMMAND", required=True)
+    for name, (options, run) in COMMANDS.items():
+        command = commands.add_parser(name, description=run.__doc__)
+        options(command)
+        command.set_defaults(run=run)
+    return found
+
+
+def main(argv):
+    """Run one command of the course."""
+    args = parser().parse_args(argv)
+    args.run(args)
+
+
+# experiment, records
+
+
+def _preset_options(parser):
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="quick",
+        help="quick: small, minutes on two cores; full: a GPU's work, as recorded in figures; "
+        "replica: another world and fresh seeds; default: quick",
+    )
+    folders = ", ".join(f"{folder} for {preset}" for preset, folder in PRESETS.items())
+    parser.add_argument("--out", type=pathlib.Path, help=f"folder of the records; default: {folders}")
+    _device(parser)
+
+
+def _experiment_options(parser):
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=experiments.NAMES,
+        metavar="NAME",
+        help=f"one or more of {', '.join(experiments.NAMES)}",
+    )
+    parser.add_argument(
+        "--part",
+        type=_part,
+        default=(0, 1),
+        metavar="I/N",
+        help="compute only the I-th of N shares of an experiment on images; a run without --part assembles "
+        "them; default: 1/1",
+    )
+    _preset_options(parser)
+
+
+def _part(text):
+    """ "I/N" as (I - 1, N)."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and 1 <= int(i) <= int(n)):
+        raise argparse.ArgumentTypeError(f"{text}; expected I/N with 1 <= I <= N")
+    return int(i) - 1, int(n)
+
+
+def experiment(args):
+    """Run experiments by name; each writes NAME.json, its record, and NAME.png, its figure."""
+    device = environment.device(args.device)
+    for name in args.names:
+        _run(name, args.preset, device, args.out or PRESETS[args.preset], args.part)
+
+
+def records(args):
+    """Run every experiment that has the preset, and print what the claims' rules say of the records."""
+    from .claims import report
+
+    device, out = environment.device(args.device), args.out or PRESETS[args.preset]
+    for name in experiments.REPLICATED if args.preset == "replica" else experiments.NAMES:
+        _run(name, args.preset, device, out)
+    print(report.findings(report.judge(out)))
+
+
+def _run(name, preset, device, out, part=(0, 1)):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from .records import save
+
+    module, config = experiments.get(name), experiments.config(name, preset)
+    started = time.time()
+    if part[1] > 1:
+        module.compute(config, device, part)
+        return
+    record = module.run(config, device, progress=True)
+    path = save(record, module.figure(record), out)
+    print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
+
+
+# claims, notebooks, weights, bench, badges
+
+
+def _device(parser):
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+
+
+def _figures(parser):
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("figures"),
+        help="folder of records; default: figures",
+    )
+
+
+def claims(args):
+    """Judge the full records by the rules in code; write OUT/claims.json and the tables made from it."""
+    from .claims import report
+
+    print(report.refresh(args.out))
+
+
+def _notebooks_options(parser):
+    parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks by name or number; default: all")
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="rewrite notebooks/ and figures/notebooks.json, the seconds of each, for a release",
+    )
+    parser.add_argument(
+        "--stamp",
+        action="store_true",
+        help="with --in-place: write the seconds into the notebooks' first cells",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time; default: 2")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("build/notebooks"),
+        help="folder of the executed notebooks; default: build/notebooks",
+    )
+
+
+def notebooks(args):
+    """Execute the notebooks and show the recorded findings. Without --in-place no tracked file changes."""
+    from . import notebooks as books
+
+    if args.stamp and not args.in_place:
+        raise ValueError("--stamp needs --in-place: it writes into the notebooks of notebooks/")
+    out = None if args.in_place else args.out
+    books.execute(args.names, out=out, stamp=args.stamp, jobs=args.jobs)
+    if not args.in_place:
+        _show_findings(out)
+
+
+def _show_findings(out):
+    from .claims.report import findings
+
+    entries = json.loads((PRESETS["full"] / "claims.json").read_text())
+    print(
+        f"\nWhat was found, as recorded (value, 95% interval)\n{findings(entries)}\n\nWhere to look\n"
+        f"  {str(out):24s} the notebooks, executed just now\n"
+        "  figures/claims.json      each finding with its parts; beside it the records and figures\n"
+        "  make lab, make book      the notebooks to work in, the course as a site"
+    )
+
+
+def weights(args):
+    """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
+    from .. import shipped
+
+    device = environment.device(args.device)
+    for name in shipped.NAMES:
+        shipped.make(name, device=device, progress=True)
+
+
+def _bench_options(parser):
+    parser.add_argument(
+        "--commands",
+        action="store_true",
+        help="instead: time `make run` and `make test` from an empty cache into OUT/notebooks.json",
+    )
+    _device(parser)
+    _figures(parser)
+
+
+def bench(args):
+    """Measure speed and memory beside plain versions in the same run, into OUT/bench_DEVICE.json."""
+    from . import bench as benchmarks
+    from . import notebooks as books
+
+    if args.commands:
+        print(books.time_commands(args.out))
+    else:
+        print(benchmarks.refresh(args.out, environment.device(args.device)))
+
+
+def _badges_options(parser):
+    parser.add_argument("repository", metavar="OWNER/NAME", help="the repository's address on GitHub")
+    parser.add_argument(
+        "--root", type=pathlib.Path, default=pathlib.Path("."), help="folder of the repository; default: ."
+    )
+
+
+def badges(args):
+    """Insert Binder and Colab badges into README and notebooks, and the address into pyproject.toml."""
+    from .badges import insert
+
+    print("\n".join(f"wrote {path}" for path in insert(args.repository, args.root)))
+
+
+COMMANDS = {
+    "experiment": (_experiment_options, experiment),
+    "records": (_preset_options, records),
+    "claims": (_figures, claims),
+    "notebooks": (_notebooks_options, notebooks),
+    "weights": (_device, weights),
+    "bench": (_bench_options, bench),
+    "badges": (_badges_options, badges),
+}

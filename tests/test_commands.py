@@ -1,0 +1,161 @@
+"""The command line: a page of help for a stranger, every option explained, errors of one line."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from helpers import refuses
+
+from dgtoy import environment
+from dgtoy.__main__ import COURSE, DIT, main
+from dgtoy.course import cli, experiments, records
+from dgtoy.pipeline import cli as pipeline
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def commands(parser):
+    """{name: parser} of a parser's subcommands."""
+    return next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+
+
+ALL = {**commands(cli.parser()), **{f"dit {k}": p for k, p in commands(pipeline.parser()).items()}}
+
+
+def test_the_page_of_help_lists_every_command_and_three_examples(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    page = capsys.readouterr().out
+    assert ended.value.code == 0 and {**COURSE, **DIT}.keys() == ALL.keys()
+    assert all(f"  {name} " in page for name in ALL)
+    examples = page.partition("examples:\n")[2].strip().splitlines()
+    assert len(examples) == 3
+    for line in examples:  # each is a call that the parsers accept
+        words = line.split()[3:]
+        parser, words = (pipeline, words[1:]) if words[0] == "dit" else (cli, words)
+        assert callable(parser.parser().parse_args(words).run)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_option_is_explained_with_its_default(name):
+    assert ALL[name].description
+    for action in ALL[name]._actions:
+        assert action.help
+        needs_default = action.option_strings and not action.required and action.nargs != 0
+        assert not needs_default or "default: " in action.help
+
+
+def test_help_imports_neither_the_course_nor_the_pipeline():
+    script = "import sys; from dgtoy.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit([m for m in sys.modules if m.startswith(('dgtoy.course.', 'dgtoy.pipeline.'))] or 0)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["alchemy"], ["experiment", "alchemy"], ["experiment", "images", "--part", "3/2"]]
+)
+def test_a_wrong_call_is_usage_and_status_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and all(word in capsys.readouterr().err for word in words[-1:])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            "dit prepare nowhere --out x --target food101",
+            "dit prepare: folder is nowhere; .*food101 is Food-101",
+        ),
+        ("dit finetune nowhere --pretrained p --out x", "dit finetune: latents nowhere holds no plan.json"),
+        ("dit sample nowhere.pt --out x", "dit sample: .*nowhere.pt"),
+        ("dit evaluate a b --features vgg --out x", "dit evaluate: features is vgg"),
+        ("notebooks 77", "notebooks: notebook is 77; expected 00_five_minutes"),
+        ("notebooks --stamp", "notebooks: --stamp needs --in-place"),
+        ("badges nobody", "badges: repository is nobody; expected OWNER/NAME"),
+    ],
+)
+def test_errors_are_one_line(words, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match=message) as caught:
+        main(words.split())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert environment.device() == "cpu"
+    with refuses("--device is cuda", "no CUDA device", error=SystemExit):
+        main(["experiment", "exact", "--device", "cuda"])
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
+    environment.needs("course", "torch")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with refuses("matplotlib missing", "pip install -e '.[course]'", error=ImportError):
+        environment.needs("course", "torch", "matplotlib")
+
+
+@pytest.mark.parametrize("words, missing", [("claims", "scipy"), ("dit table x.json", "PIL")])
+def test_a_command_without_its_extra_says_so_in_one_line(words, missing):
+    script = (
+        f"import sys; sys.modules['{missing}'] = None\nfrom dgtoy.__main__ import main; main({words.split()})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and f"{missing} missing; install the extra" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# the course's commands
+
+
+def tiny():
+    """`exact`, which trains nothing, and its configuration at toy size."""
+    module = experiments.get("exact")
+    return module, dataclasses.replace(module.Config.quick(), seeds=2, points=64, steps=20)
+
+
+@pytest.fixture
+def exact(monkeypatch, tmp_path):
+    """The command line in an empty folder, with `exact` as the one experiment, at toy size."""
+    module, config = tiny()
+    monkeypatch.setattr(module.Config, "quick", lambda: config)
+    monkeypatch.setattr(module.Config, "full", lambda: config)
+    monkeypatch.setattr(experiments, "NAMES", ("exact",))
+    monkeypatch.chdir(tmp_path)
+
+
+def files(folder="."):
+    return sorted(p.as_posix() for p in pathlib.Path(folder).rglob("*") if p.is_file())
+
+
+def test_one_experiment_runs_into_the_build_folder(exact, capsys):
+    main(["experiment", "exact", "--device", "cpu"])
+    assert "exact" in capsys.readouterr().out
+    assert files() == ["build/records/exact.json", "build/records/exact.png"]
+
+
+def test_all_records_are_made_and_judged(exact, capsys):
+    main(["records", "--device", "cpu", "--preset", "full"])
+    assert files() == ["figures/exact.json", "figures/exact.png"]
+    assert "3 claims" in capsys.readouterr().out
+
+
+def test_the_claims_command_writes_claims_and_readme(tmp_path, capsys):
+    module, config = tiny()
+    records.save(module.run(config), plt.figure(), tmp_path / "figures")
+    places = [f"<!-- {n} -->\nstale\n<!-- /{n} -->" for n in ("claims", "notebooks", "bench")]
+    (tmp_path / "README.md").write_text("\n\n".join(places))
+    main(["claims", "--out", str(tmp_path / "figures")])
+    assert "C1" in capsys.readouterr().out
+    found = json.loads((tmp_path / "figures" / "claims.json").read_text())
+    assert [c["id"] for c in found] == ["C1", "C2", "C3"]
+    text = (tmp_path / "README.md").read_text()
+    assert "| C1 |" in text and "stale" not in text and "<!-- /bench -->" in text
