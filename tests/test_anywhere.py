@@ -1,4 +1,4 @@
-"""What lets the course run elsewhere: conda, Binder, Colab, nbgrader; headings in order, words for figures."""
+"""What lets the course run elsewhere: conda, Binder, Colab, nbgrader; headings and words for figures."""
 
 import html.parser
 import json
@@ -63,7 +63,7 @@ def test_the_first_code_cell_does_nothing_where_dgtoy_is_installed_and_else_says
     assert "".join(cell["source"]) == badges.ASK
     assert cell["metadata"]["tags"] == ["remove-cell"] and not cell["outputs"]
     assert run_first_code(path, True, monkeypatch) == []
-    with pytest.raises(AssertionError, match="dgtoy is missing: run `pip install -e .`"):
+    with pytest.raises(AssertionError, match="dgtoy is missing: `pip install -e .`"):
         run_first_code(path, False, monkeypatch)
 
 
@@ -108,7 +108,7 @@ def test_badges_open_a_notebook_on_binder_and_on_colab_where_its_first_cell_fetc
 
 
 def test_badges_change_nothing_else(published):
-    """Line by line: what was there is there, but for the first code cell; README's badges follow its title."""
+    """What was there is there, but for the first code cell; the readme's badges follow its title."""
     for name, text in texts(published).items():
         before = (ROOT / name).read_text().splitlines()
         added = [line for line in text.splitlines() if line not in before]
@@ -116,10 +116,10 @@ def test_badges_change_nothing_else(published):
         assert len(added) <= 7 and len(lost) <= 1 and sum("ada/course" in line for line in added) >= 1
     readme = (published / "README.md").read_text().splitlines()
     assert readme[2].startswith(
-        "[![Run on Binder](figures/run-binder.svg)](https://mybinder.org/v2/gh/ada/course/"
+        "[![Run on Binder](figures/run-binder.svg)](https://mybinder.org/v2/gh/ada/cou"
     )
     assert readme[3].startswith(
-        "[![Run on Colab](figures/run-colab.svg)](https://colab.research.google.com/github/ada/"
+        "[![Run on Colab](figures/run-colab.svg)](https://colab.research.google.com/gi"
     )
     project = tomllib.loads((published / "pyproject.toml").read_text())["project"]
     assert project.pop("urls") == {"Repository": "https://github.com/ada/course"}
@@ -140,7 +140,7 @@ def test_the_first_cell_leads_to_the_table_of_notation(path):
 
 
 def test_binder_stages_the_repository_and_fetches_no_cuda():
-    """Binder copies the whole repository before it installs if a line of pip's names a local file, as ours do."""
+    """Binder copies the repository before it installs if a line for pip names a local file, as ours do."""
     yaml = pytest.importorskip("yaml")
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
@@ -171,7 +171,7 @@ def test_nbgrader_s_validator_refuses_what_is_wrong():
 
 
 def jumps(levels):
-    """Places where a heading is more than one level below the one before; the first of a page is of level 1."""
+    """Places where a heading is more than one level below the one before; a page begins at level 1."""
     return [(a, b) for a, b in zip([0, *levels], levels) if b > a + 1]
 
 

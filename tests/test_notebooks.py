@@ -79,7 +79,10 @@ def test_notebooks_are_executed_in_place_and_their_seconds_join_those_of_the_oth
 
 
 def test_two_run_at_a_time_each_on_one_thread_and_the_longest_starts_first():
-    code = "import os, time; began = time.time(); time.sleep(2)\nprint(began, time.time(), os.environ['OMP_NUM_THREADS'])"
+    code = (
+        "import os, time; began = time.time(); time.sleep(2)\n"
+        "print(began, time.time(), os.environ['OMP_NUM_THREADS'])"
+    )
     for name in ("00_a", "01_b", "02_c"):
         write(f"{name}.ipynb", code)
     pathlib.Path("figures").mkdir()

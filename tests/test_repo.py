@@ -2,11 +2,14 @@
 
 import ast
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 import torch
@@ -106,19 +109,65 @@ def test_the_lines_of_the_readme_run():
 
 
 def test_the_environment_is_said_once():
-    """Every package that pyproject.toml asks for is pinned at a version it allows; conda's way in goes through both files."""
+    """Every package that pyproject.toml asks for is pinned at a version it allows; conda goes by both files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     pins = {canonicalize_name(name): version.split(";")[0].strip() for name, version in pins}
-    asked = project["dependencies"] + [
-        r for extra in ("notebooks", "dev", "dit") for r in project["optional-dependencies"][extra]
-    ]
-    for requirement in map(Requirement, asked):
+    extras = project["optional-dependencies"]
+    asked = [Requirement(r) for r in sum(extras.values(), project["dependencies"])]
+    own = [r for r in asked if r.name == "dgtoy"]  # an extra that brings another
+    assert all(r.extras <= extras.keys() for r in own)
+    unpinned = {"torchvision"}  # `make env` does without: see the Makefile
+    for requirement in [r for r in asked if r not in own and r.name not in unpinned]:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
     environment = (ROOT / "environment.yml").read_text()
     assert "-c constraints.txt" in environment and "-e .[notebooks,dev,dit]" in environment
     python = re.search(r"python=(\d+\.\d+)", environment)[1]
     assert SpecifierSet(project["requires-python"]).contains(python)
+
+
+def test_the_library_asks_for_three_packages_and_each_extra_for_what_its_modules_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = lambda requirements: {canonicalize_name(Requirement(r).name) for r in requirements}
+    assert names(project["dependencies"]) == {"torch", "numpy", "safetensors"}
+    extras = {extra: names(asked) for extra, asked in project["optional-dependencies"].items()}
+    course = {"matplotlib", "scipy", "scikit-learn", "tqdm", "pillow"}
+    assert extras["course"] == course and "dgtoy" in extras["notebooks"]
+    assert {"diffusers", "peft", "datasets", "transformers", "pillow", "tqdm"} <= extras["dit"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that `pip install .` builds, unpacked: its folder."""
+    root = tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "dgtoy", root / "dgtoy", ignore=shutil.ignore_patterns("__pycache__"))
+    build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
+    run = [sys.executable, "-W", "ignore", "-c", build]
+    name = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True).stdout.split()[-1]
+    with zipfile.ZipFile(root / name) as archive:
+        archive.extractall(root / "unpacked")
+    return root / "unpacked"
+
+
+def test_a_wheel_holds_every_module_and_every_shipped_network(wheel):
+    listed = lambda root: {
+        p.relative_to(root).as_posix()
+        for p in (root / "dgtoy").rglob("*")
+        if p.suffix in (".py", ".json", ".safetensors")
+    }
+    assert listed(wheel) == listed(ROOT) and "dgtoy/shipped/glyphs.safetensors" in listed(wheel)
+
+
+def test_an_installed_wheel_loads_what_it_ships(wheel):
+    code = (
+        "import dgtoy, dgtoy.shipped as s; print(dgtoy.__file__, *[s.load(n) is not None for n in s.NAMES])"
+    )
+    env = os.environ | {"PYTHONPATH": str(wheel)}
+    run = [sys.executable, "-c", code]
+    said = subprocess.run(run, cwd=wheel, env=env, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(str(wheel)) and "False" not in said
 
 
 def test_every_link_of_the_readme_leads_somewhere():

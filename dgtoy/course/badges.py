@@ -9,7 +9,7 @@ from ..checkpoint import write_text
 # The first code cell of every notebook, before and after the address is known.
 ASK = '''from importlib.util import find_spec
 
-assert find_spec("dgtoy"), "dgtoy is missing: `pip install -e .` in its folder, and open this notebook there"'''
+assert find_spec("dgtoy"), "dgtoy is missing: `pip install -e .` in its folder, then open this notebook"'''
 FETCH = """from importlib.util import find_spec
 
 if not find_spec("dgtoy"):  # on Colab: fetch the course and install it

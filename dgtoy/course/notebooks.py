@@ -21,8 +21,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # so that t
 def execute(names=(), folder="notebooks", out="build/notebooks", figures="figures", stamp=False, jobs=2):
     """Run notebooks top to bottom, each in a fresh kernel, `jobs` at a time, the longest first.
 
-    names: how their names begin; none is all. out: where the executed ones go, with notebooks.json, the seconds
-    of each. None is in place: FOLDER, where a notebook is rewritten only if it ran to its end, and FIGURES.
+    names: how their names begin; none is all. out: where the executed ones go, with the seconds of each in
+    notebooks.json. None is in place: FOLDER, where one is rewritten only if it ran to its end, and FIGURES.
     stamp: also write the seconds into each notebook's "Runtime" line, for a release.
     Raises ImportError, naming the extra, without nbclient; ValueError at the end if a notebook failed.
     """
@@ -55,7 +55,7 @@ def time_commands(figures="figures"):
 
 
 class Progress:
-    """The notebooks that run and the time left: a table rewritten in place on a terminal, else a line per end.
+    """The notebooks that run and the time left: a table rewritten in place on a terminal, else a line each.
 
     expected: seconds by name, as measured before; what has run by now corrects them for this machine.
     """

@@ -245,7 +245,7 @@ def _sample_options(parser):
         seed="seed of the noise",
         interval="noise levels sigma within which guidance is on, low and high",
         channels="how many of the first latent channels are guided; 0 is all, 3 is as in the official code",
-        eight_bits="the networks' products in 8-bit floating point, for speed",
+        fp8="the networks' products in 8-bit floating point, for speed",
     )
 
 
