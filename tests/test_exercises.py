@@ -1,12 +1,17 @@
-"""Every exercise of the notebooks: its stub waits, its solution passes, and three plausible wrong answers each meet a hint that names the mistake."""
+"""Every exercise of the notebooks: its stub waits, its solution passes, and three plausible wrong answers
+each meet a hint that names the mistake.
+"""
 
 import importlib
+import math
 import pathlib
 import re
 import sys
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 
 from dgtoy.course import check
 
@@ -17,7 +22,7 @@ WITH = [n for n in NOTEBOOKS if (pathlib.Path(check.__file__).parent / f"n{n}.py
 
 def exercises(n):
     module = importlib.import_module(f"dgtoy.course.check.n{n}")
-    return {name: f for name, f in vars(module).items() if hasattr(f, "judge")}
+    return {name: f for name, f in vars(module).items() if hasattr(f, "declare")}
 
 
 def cells(n, tag):
@@ -76,3 +81,112 @@ def test_every_exercise_has_three_wrong_answers_and_never_raises(n, capsys):
         for nonsense in ("?", [], object(), float("nan"), lambda: 1 / 0):
             f(nonsense)
             assert capsys.readouterr().out.startswith(f"✗ {name}: ")
+
+
+# the three kinds of exercise
+
+
+@check.number()
+def half():
+    return 0.5, {"that is the third": 0.3, "that is the fourth": 0.295, "far too large": (3.0, math.inf)}
+
+
+@check.function(cases=[(torch.arange(3.0), 2.0), (torch.arange(4.0), 3.0)])
+def product(x, k):
+    return k * x, {"that is a sum": k + x}
+
+
+@check.choice
+def letter():
+    return "b", dict(a="not a", c="not c")
+
+
+def said(exercise, answer, capsys):
+    exercise(answer)
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    return line[:-1]
+
+
+@pytest.mark.parametrize("answer", ["b", "B", " b\n", "b)", "(b)", "B.", "'b'", '"b"', "b,", ["b"]])
+def test_a_choice_may_be_spelled_in_many_ways(answer, capsys):
+    assert said(letter, answer, capsys) == "✓ letter"
+
+
+@pytest.mark.parametrize("answer", ["bc", "", "?", 2, torch.zeros(30, 3)])
+def test_what_is_no_option_is_told_the_options_in_one_line(answer, capsys):
+    assert said(letter, answer, capsys).endswith("is none of the options; expected one of a, b, c")
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (0.5, "✓ half"),
+        (torch.tensor(0.505), "✓ half"),
+        (0.3, "yours is 0.3: that is the third"),
+        (0.296, "yours is 0.296: that is the fourth"),  # both are within 2%: the nearest counts
+        (1000.0, "yours is 1000: far too large"),
+        (0.6, "too large in size by a factor of 1.2"),
+        (0.25, "too small in size by a factor of 2"),
+        (0, "too small in size"),
+        (-0.5, "of the wrong sign"),
+        ("1/2", "yours is a str; expected a number"),
+        (np.zeros(2), "yours is a ndarray; expected a number"),
+        (-math.inf, "yours is -inf; expected a finite number"),
+    ],
+)
+def test_a_number_is_told_what_is_off(answer, words, capsys):
+    assert said(half, answer, capsys).endswith(words)
+
+
+def test_a_percentage_is_named_where_no_mistake_is(capsys):
+    @check.number()
+    def share():
+        return 0.5, {"that is the rest, per cent": 60}
+
+    assert said(share, 50, capsys).endswith("that is a percentage; the plain number was asked")
+    assert said(share, 60.5, capsys).endswith("that is the rest, per cent")
+
+
+def multiplies_in_place(x, k):
+    x *= k
+    return x
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda x, k: k * x, "✓ product"),
+        (lambda x, k: (k * x).float().numpy(), "✓ product"),
+        (lambda x, k: (k * x).tolist(), "✓ product"),
+        (multiplies_in_place, "✓ product"),
+        (lambda x, k: k + x, "that is a sum"),
+        (lambda x, k: 2 * k * x, "its values are all too large in size by a factor of 2"),
+        (lambda x, k: -k * x, "its values are all of the wrong sign"),
+        (lambda x, k: 0 * x, "its values are all too small in size"),
+        (lambda x, k: k * x + 0.25, "its values are off by up to 0.25"),
+        (lambda x, k: k * x / x, "2 of its 7 values are infinite or nan"),
+        (lambda x, k: None, "it returns None; it has to end with return"),
+        (lambda x, k: (k * x)[:2], "it returns shape (2,); expected (3,)"),
+        (lambda x: x, "takes 1 positional argument but 2 were given"),
+        (6.0, "yours is a float; expected a function"),
+    ],
+)
+def test_a_function_is_told_what_is_off(answer, words, capsys):
+    assert said(product, answer, capsys).endswith(words)
+
+
+def test_a_check_says_in_one_line_that_its_record_is_missing(monkeypatch, tmp_path, capsys):
+    check.record.cache_clear()
+    monkeypatch.setattr(check, "FIGURES", tmp_path)
+    line = said(exercises("11")["as_narrow"], 2.0, capsys)
+    assert line.startswith("? as_narrow: cannot be checked, ") and "why.json is missing; a clone" in line
+    right = said(exercises("09")["overshoot"], 6.317, capsys)  # records only add hints to this one
+    assert right == "✓ overshoot"
+    check.record.cache_clear()
+
+
+def test_checks_find_their_records_from_every_working_directory(monkeypatch, tmp_path, capsys):
+    check.record.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    assert "that is the factor" in said(exercises("06")["seeds_needed"], 49.4, capsys)

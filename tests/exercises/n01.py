@@ -13,6 +13,10 @@ def bells(x, sigma, data):
     return torch.exp(-((x - data.T) ** 2) / (2 * sigma**2))
 
 
+def densities(x, sigma, data):
+    return bells(x, sigma, data) / (sigma * math.sqrt(2 * math.pi))
+
+
 WRONG = {
     "frequency": [
         (P[1] / P[0], "the other way round"),
@@ -21,6 +25,7 @@ WRONG = {
         ((P[0] / P[1]) ** 0.49, "not yet the score"),
         ((P[0] / P[1]) ** 0.7, "you divided by sigma"),
         ((0.45 / 0.35) / (0.30 / 0.20), "for clean numbers"),
+        (1.5, "ratio of the clumps' shares"),
     ],
     "training_set": [
         (
@@ -35,6 +40,8 @@ WRONG = {
         (lambda x, sigma, data: data[(x - data.T).abs().argmin(1)], "nearest training number"),
         (lambda x, sigma, data: 0 * x + data.mean(), "counts all training numbers alike"),
         (lambda x, sigma, data: bells(x, sigma, data) @ data, "do not sum to 1 over the training numbers"),
+        (lambda x, sigma, data: densities(x, sigma, data) @ data, "each bell has the area 1"),
+        (lambda x, sigma, data: densities(x, sigma, data) @ data / len(data), "not yet Bayes' rule"),
         (
             lambda x, sigma, data: (bells(x, sigma, data) / bells(x, sigma, data).sum(0)) @ data,
             "over the noisy numbers",
@@ -57,6 +64,7 @@ WRONG = {
     "clump_level": [
         (1.12, "multiplied by sigma"),
         (0.355, "the whole world"),
+        (0.35, "the width of the clump"),
         (3.16, "at clean numbers"),
         (4, "whole distance"),
         (100, "divide by sigma"),

@@ -70,6 +70,7 @@ WRONG = {
         ("b", "long been inside"),
         ("d", "small part of its width"),
         ("40", "none of the options"),
+        ("a)", "as deterministic"),
     ],
     "sharpened": [
         (0.5 / 1.5**0.5, "width of p^k"),

@@ -29,6 +29,10 @@ def summed(labelled, null, pretrained, x, sigma):
     return (null(x, sigma) + pretrained(x, sigma) - 2 * x) / sigma[:, None] ** 2
 
 
+def logarithm(labelled, null, pretrained, x, sigma):
+    return (null(x, sigma).log() - pretrained(x, sigma).log()) / sigma[:, None] ** 2
+
+
 WRONG = {
     "narrowing": [
         ((0.4 / 3) ** 0.2, "from the centre of the source"),
@@ -42,6 +46,7 @@ WRONG = {
         (1 + 0.4 / 3, "that is the weight"),
         (1, "left guidance off"),
         (0.4 / 3, "full ratio"),
+        (76, "a percentage"),
     ],
     "domain_term": [
         (swapped, "wrong sign"),
@@ -51,6 +56,7 @@ WRONG = {
         (by_sigma, "where sigma^2 belongs"),
         (one_score, "the score of p(x given D)"),
         (summed, "divides by p(x)"),
+        (logarithm, "infinite or nan"),
         (0.5, "expected a function"),
         (
             lambda labelled, null, pretrained, x, sigma: (null(x, sigma) - pretrained(x, sigma)).norm(dim=1),

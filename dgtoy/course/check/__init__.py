@@ -1,83 +1,150 @@
-"""Checks for the exercises of the notebooks, one module a notebook: `from dgtoy.course.check import n04 as check`, then `check.weight(answer)`.
+"""Checks for the exercises of the notebooks, one module per notebook:
+`from dgtoy.course.check import n04 as check`, then `check.share(answer)`.
 
-A check prints one line and never raises: "not attempted" for None, a tick, or a cross with what is off, in the learner's own terms.
+An exercise is declared by a function that returns what is right, and {mistake: the answer that it leads to};
+`@number()`, `@function(cases)` and `@choice` turn it into a check. A check prints one line and never raises:
+"not attempted" for None, a tick, or a cross and what is off, in the learner's own terms.
 """
 
+import copy
 import functools
 import math
+import pathlib
+import string
 
 import torch
 
+from .. import records
 
-def exercise(judge):
-    """Make a check of a function that returns None for a right answer and a hint, one sentence, for a wrong one."""
+FIGURES = pathlib.Path(__file__).parents[3] / "figures"  # beside the package, wherever the notebook runs
 
-    @functools.wraps(judge)
-    def check(answer=None):
-        if answer is None:
-            return print(f"{judge.__name__}: not attempted")
+
+@functools.cache
+def record(name):
+    """A record of the course. Raises FileNotFoundError where the package was installed without them."""
+    if not (FIGURES / f"{name}.json").exists():
+        raise FileNotFoundError(f"{FIGURES / name}.json is missing; a clone of the repository has it")
+    return records.load(name, FIGURES)
+
+
+def normal(*shape):
+    """Standard normal numbers, the same at every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _exercise(judge):
+    """The decorator that makes a check.  judge(answer, declare) -> None if right, else a hint"""
+
+    def decorate(declare):
+        name = declare.__name__
+
+        def check(answer=None):
+            if answer is None:
+                print(f"{name}: not attempted")
+                return
+            try:
+                hint = judge(answer, declare)
+            except FileNotFoundError as e:
+                print(f"? {name}: cannot be checked, {e}")
+                return
+            except Exception as e:
+                hint = f"it stops with {type(e).__name__}: {str(e)[:120]}"
+            print(f"✓ {name}" if hint is None else f"✗ {name}: {' '.join(hint.split())}")
+
+        check.__name__, check.__doc__, check.declare = name, declare.__doc__, declare
+        return check
+
+    return decorate
+
+
+def number(rtol=0.02, atol=1e-9):
+    """The check of a number.  declare() -> right, {mistake: what it gives, or an interval (low, high)}
+
+    Of several mistakes within the tolerance the hint names the nearest.
+    """
+
+    def judge(answer, declare):
         try:
-            hint = judge(answer)
-        except Exception as e:
-            hint = f"it stops with {type(e).__name__}: {' '.join(str(e).split())[:120]}"
-        print(f"✓ {judge.__name__}" if hint is None else f"✗ {judge.__name__}: {hint}")
+            yours = float(answer)
+        except (TypeError, ValueError):
+            return f"yours is a {type(answer).__name__}; expected a number"
+        if not math.isfinite(yours):
+            return f"yours is {yours}; expected a finite number"
 
-    check.judge = judge
-    return check
+        def distance(value):
+            low, high = value if isinstance(value, tuple) else (value, value)
+            return max(low - yours, yours - high, 0)
+
+        tolerance = max(rtol * abs(yours), atol)
+        right, mistakes = declare()
+        if distance(right) <= tolerance:
+            return None
+        made = min(mistakes, key=lambda why: distance(mistakes[why]))
+        if distance(mistakes[made]) <= tolerance:
+            return f"yours is {yours:.4g}: {made}"
+        if distance(100 * right) <= tolerance:
+            return f"yours is {yours:.4g}: that is a percentage; the plain number was asked"
+        return f"yours is {yours:.4g}, {_compared(yours, right)}"
+
+    return _exercise(judge)
 
 
-def number(answer, truth, mistakes=None, rtol=0.02, atol=1e-9):
-    """Judge one number. mistakes: {what was done instead: the number that it gives}.  -> a hint or None"""
-    came = float(answer)
-    if not math.isfinite(came):
-        return f"yours is {came}; expected a finite number"
-    if math.isclose(came, truth, rel_tol=rtol, abs_tol=atol):
-        return None
-    for what, value in (mistakes or {}).items():
-        if math.isclose(came, value, rel_tol=rtol, abs_tol=atol):
-            return f"yours is {came:.4g}: {what}"
-    return f"yours is {came:.4g}, {_off(came, truth)}"
-
-
-def _off(came, truth):
-    if truth and came and came / truth > 0:
-        ratio = came / truth
-        return (
-            f"{'too large' if ratio > 1 else 'too small'} in size by a factor of {max(ratio, 1 / ratio):.3g}"
-        )
-    if truth and came:
+def _compared(yours, right):
+    """In words, how a wrong number compares with the right one, which is not 0."""
+    ratio = yours / right
+    if ratio < 0:
         return "of the wrong sign"
-    return "too large" if came > truth else "too small"
+    factor = f" by a factor of {max(ratio, 1 / ratio):.3g}" if ratio else ""
+    return f"too {'large' if ratio > 1 else 'small'} in size{factor}"
 
 
-def function(answer, truth, cases, mistakes=None, rtol=1e-4, atol=1e-5):
-    """Judge a function by its values on cases, tuples of arguments. mistakes: {what was done instead: a function that does it}.  -> a hint or None"""
-    if not callable(answer):
-        return f"yours is a {type(answer).__name__}; expected a function"
-    came, expected = ([torch.as_tensor(f(*case)) for case in cases] for f in (answer, truth))
-    for a, b in zip(came, expected, strict=True):
-        if a.shape != b.shape:
-            return f"it returns shape {tuple(a.shape)}; expected {tuple(b.shape)}"
-    same = lambda values: all(
-        torch.allclose(a.double(), v.double(), rtol=rtol, atol=atol)
-        for a, v in zip(came, values, strict=True)
-    )
-    if same(expected):
+def function(cases, rtol=1e-4, atol=1e-5):
+    """The check of a function, by its values on `cases`, each a tuple of arguments.
+
+    declare(*case) -> right, {mistake: the value that it gives}; a mistake is named if all cases show it.
+    """
+
+    def judge(answer, declare):
+        if not callable(answer):
+            return f"yours is a {type(answer).__name__}; expected a function"
+        yours = [answer(*copy.deepcopy(case)) for case in cases]  # an answer may change its arguments
+        if any(value is None for value in yours):
+            return "it returns None; it has to end with return"
+        right, mistakes = zip(*(declare(*case) for case in cases))
+        yours, right = ([torch.as_tensor(value).double() for value in values] for values in (yours, right))
+        for a, b in zip(yours, right):
+            if a.shape != b.shape:
+                return f"it returns shape {tuple(a.shape)}; expected {tuple(b.shape)}"
+
+        def same(values):
+            pairs = zip(yours, values)
+            return all(torch.allclose(a, torch.as_tensor(b).double(), rtol, atol) for a, b in pairs)
+
+        if same(right):
+            return None
+        for why in mistakes[0]:
+            if same([values[why] for values in mistakes]):
+                return why
+        yours, right = (torch.cat([value.flatten() for value in values]) for values in (yours, right))
+        wild = int((~yours.isfinite()).sum())
+        if wild:
+            return f"{wild} of its {len(yours)} values are infinite or nan"
+        ratio = (yours @ right / (right @ right)).item()
+        if torch.allclose(yours, ratio * right, rtol, atol):
+            return f"its values are all {_compared(ratio, 1)}"
+        return f"its values are off by up to {(yours - right).abs().max():.3g}"
+
+    return _exercise(judge)
+
+
+def _chosen(answer, declare):
+    """declare() -> right, {wrong option: why not}; "(B)" is as good as "b"."""
+    yours = str(answer).strip(string.punctuation + string.whitespace).lower()
+    right, why = declare()
+    if yours == right:
         return None
-    for what, wrong in (mistakes or {}).items():
-        if same([torch.as_tensor(wrong(*case)) for case in cases]):
-            return what
-    worst = max(
-        zip(came, expected, strict=True), key=lambda pair: (pair[0].double() - pair[1].double()).abs().max()
-    )
-    return f"its values are off by up to {(worst[0].double() - worst[1].double()).abs().max():.3g}"
+    options = ", ".join(sorted([right, *why]))
+    return why.get(yours, f"{str(answer)[:40]!r} is none of the options; expected one of {options}")
 
 
-def choice(answer, right, why):
-    """Judge a choice among options. why: {wrong option: why not}.  -> a hint or None"""
-    came = str(answer).strip().lower()
-    if came == right:
-        return None
-    return why.get(
-        came, f"{answer!r} is none of the options; expected one of {', '.join(sorted([right, *why]))}"
-    )
+choice = _exercise(_chosen)

@@ -1,172 +1,95 @@
 """Checks for the exercises of notebook 06: the pre-trained guide against the model's own."""
 
-import functools
-import pathlib
-
 import numpy as np
 
 from .. import records
-from . import choice, exercise, function, number
-
-
-@functools.cache
-def _record():
-    return records.load("transfer", pathlib.Path(__file__).parents[3] / "figures")
+from . import choice, function, number, record
 
 
 def _values(domain, method, metric="out_of_domain", w=1.25):
-    return np.array(
-        records.row(_record(), domain=domain, method=method, w=1.0 if method == "none" else w)[metric]
-    )
+    row = records.row(record("transfer"), domain=domain, method=method, w=1.0 if method == "none" else w)
+    return np.array(row[metric])
 
 
-def _seeds(domain, before, after):
-    a, b = (_values(domain, method) for method in (before, after))
-    return len(a) * (a.var() + b.var()) / (a - b).var()
+def _gain(domain, before, after):
+    """By which factor pairing shortens the squared length of an interval."""
+    a, b = _values(domain, before), _values(domain, after)
+    return (a.var() + b.var()) / (a - b).var()
 
 
-@exercise
-def seeds_needed(answer):
+@number(rtol=0.1)
+def seeds_needed():
     """How many seeds does the unpaired comparison need to be as sharp as the paired one with 64?"""
-    a, b = (_values("grid", method) for method in ("none", "CFG"))
-    ratio = (a.var() + b.var()) / (a - b).var()  # of the squared lengths of the intervals
-    n = len(a)
-    return number(
-        answer,
-        n * ratio,
-        {
-            "with that many the unpaired interval is not short enough; its length falls with the square root of their number": n
-            * ratio**0.5,
-            "that is the factor; the number of seeds was asked": ratio,
-            "that is how much longer the unpaired interval is; the number of seeds was asked": ratio**0.5,
-            "the length falls with the square root of the number of seeds, not with its square": n
-            * ratio**0.25,
-            "that is how few seeds the paired comparison needs to be as sharp as the unpaired one with 64": n
-            / ratio,
-            "that is for the step from CFG to DoG; the step from none to CFG was asked": _seeds(
-                "grid", "CFG", "DoG"
-            ),
-            "that is for the moons; the grid was asked": _seeds("moons", "none", "CFG"),
-        },
-        rtol=0.1,
-    )
+    n, gain = 64, _gain("grid", "none", "CFG")
+    return n * gain, {
+        "that is too few; the length falls with the square root of their number": n * gain**0.5,
+        "that is the factor; the number of seeds was asked": gain,
+        "that is how much longer the unpaired interval is; the number of seeds was asked": gain**0.5,
+        "the length falls with the square root of the number of seeds, not with its square": n * gain**0.25,
+        "that is how few seeds paired differences need to be as sharp as the unpaired 64": n / gain,
+        "that is for the step from CFG to DoG; from none to CFG was asked": n * _gain("grid", "CFG", "DoG"),
+        "that is for the moons; the grid was asked": n * _gain("moons", "none", "CFG"),
+    }
 
 
-@exercise
-def one_seed(answer):
+@choice
+def one_seed():
     """What does a paired interval on one side of zero say about a single seed?"""
-    return choice(
-        answer,
-        "c",
-        {
-            "a": "the 95% speak about the mean over seeds, not about the seeds; count in how many of them DoG has the higher rate",
-            "b": "the unpaired interval throws away what is known about each seed; the paired one is just as valid, and sharper",
-            "d": "the interval is for one weight, and another weight may turn the order round; look at the record",
-        },
+    return "c", dict(
+        a="the 95% are about the mean over seeds, not about the seeds; count those on either side",
+        b="the unpaired interval throws away what is known about each seed; the paired one is as valid",
+        d="the interval is for one weight, and another weight may turn the order round; look at the record",
     )
 
 
-@exercise
-def removed(answer):
-    """The bootstrap of the share of outliers that Domain Guidance removes."""
+def _rates():
     g = np.random.default_rng(0)
     none = g.uniform(0.02, 0.2, 12)
-    dog, picks = none * g.uniform(0.05, 0.4, 12), g.integers(12, size=(40, 12))
-    right = lambda none, dog, picks: 1 - dog[picks].mean(1) / none[picks].mean(1)
-    return function(
-        answer,
-        right,
-        [(none, dog, picks)],
-        {
-            "that is the share which is left; the share removed was asked": lambda none, dog, picks: (
-                dog[picks].mean(1) / none[picks].mean(1)
-            ),
-            "that is a mean of ratios; the ratio of the two means was asked": lambda none, dog, picks: (
-                1 - dog / none
-            )[picks].mean(1),
-            "that is a difference of rates; the share of the outliers of none was asked": lambda none, dog, picks: (
-                (none - dog)[picks].mean(1)
-            ),
-            "only DoG is resampled; the same draw of seeds must go through none as well": lambda none, dog, picks: (
-                1 - dog[picks].mean(1) / none.mean()
-            ),
-            "only none is resampled; the same draw of seeds must go through DoG as well": lambda none, dog, picks: (
-                1 - dog.mean() / none[picks].mean(1)
-            ),
-            "none and DoG have different draws; both must have the same, or nothing is paired": lambda none, dog, picks: (
-                1 - dog[picks].mean(1) / none[picks[::-1]].mean(1)
-            ),
-            "DoG and none are the wrong way round": lambda none, dog, picks: (
-                1 - none[picks].mean(1) / dog[picks].mean(1)
-            ),
-            "that is not resampled: every draw has the same share": lambda none, dog, picks: np.full(
-                len(picks), 1 - dog.mean() / none.mean()
-            ),
-            "yours is in per cent; a share lies between 0 and 1": lambda none, dog, picks: (
-                100 * right(none, dog, picks)
-            ),
-        },
-    )
+    return none, none * g.uniform(0.05, 0.4, 12), g.integers(12, size=(40, 12))
 
 
-def _curve(top):
-    """CFG's weights, rates and energy distances on the spirals, averaged over seeds, from no guidance up to the weight `top`."""
-    rows = records.rows(_record(), domain="spirals", method="none") + records.rows(
-        _record(), domain="spirals", method="CFG"
-    )
-    return (
-        np.array([np.mean(r[name]) for r in rows if r["w"] <= top])
-        for name in ("w", "out_of_domain", "energy")
-    )
+@function(cases=[_rates()])
+def removed(none, dog, picks):
+    """The bootstrap of the share of outliers that Domain Guidance removes."""
+    before, after = none[picks].mean(1), dog[picks].mean(1)
+    right = 1 - after / before
+    return right, {
+        "that is the share which is left; the share removed was asked": after / before,
+        "that is a mean of ratios; the ratio of the two means was asked": (1 - dog / none)[picks].mean(1),
+        "that is a difference of rates; the share of the outliers of none was asked": before - after,
+        "only DoG is resampled; the same draw of seeds must go through none as well": 1 - after / none.mean(),
+        "only none is resampled; the same draw of seeds must go through DoG as well": 1 - dog.mean() / before,
+        "none and DoG have different draws; only the same are paired": 1 - after / before[::-1],
+        "DoG and none are the wrong way round": 1 - before / after,
+        "that is not resampled: every draw has the same share": 1 - dog.mean() / none.mean(),
+        "yours is in per cent; a share lies between 0 and 1": 100 * right,
+    }
 
 
-def _at_rate(wanted, what="energy"):
-    """Energy distance (or weight) at which CFG reaches the wanted rate for the first time, by straight lines."""
-    w, rate, energy = _curve(top=1.75)
-    return float(np.interp(-wanted, -rate, energy if what == "energy" else w))
+def _curve():
+    """CFG's weights, mean rates and mean energy distances on the spirals, from no guidance upwards."""
+    rows = [r for m in ("none", "CFG") for r in records.rows(record("transfer"), domain="spirals", method=m)]
+    return np.array([[np.mean(r[name]) for r in rows] for name in ("w", "out_of_domain", "energy")])
 
 
-def _second_time(wanted):
-    """CFG's energy distance where its rate, rising again, passes the wanted one for the second time."""
-    w, rate, energy = _curve(top=3)
-    last = w >= 1.75
-    return float(np.interp(wanted, rate[last], energy[last]))
-
-
-@exercise
-def price(answer):
+@number(rtol=0.03)
+def price():
     """How many times the price of DoG does CFG pay on the spirals at the same rate?"""
     rate, dog = (_values("spirals", "DoG", metric, 1.1).mean() for metric in ("out_of_domain", "energy"))
-    own, at_equal_w, none = (
-        _at_rate(rate),
-        _values("spirals", "CFG", "energy", 1.1).mean(),
-        _values("spirals", "none", "energy").mean(),
-    )
-    return number(
-        answer,
-        own / dog,
-        {
-            "that compares at the same w; the same rate was asked": at_equal_w / dog,
-            "that compares the rates at the same w": _values("spirals", "CFG", w=1.1).mean() / rate,
-            "that is DoG's price over CFG's; the other way round was asked": dog / own,
-            "that is the weight at which CFG has DoG's rate; the prices were asked": _at_rate(rate, "w"),
-            "that is CFG's price; its ratio to DoG's was asked": own,
-            "that is for w = 1.5, the nearest weight of the record; go along the straight line between two": _values(
-                "spirals", "CFG", "energy", 1.5
-            ).mean()
-            / dog,
-            "that is for w = 1.25, where CFG is not yet at DoG's rate": _values(
-                "spirals", "CFG", "energy"
-            ).mean()
-            / dog,
-            "CFG passes that rate twice, falling and rising again; you took the second time": _second_time(
-                rate
-            )
-            / dog,
-            "you subtracted the energy distance of none; the ratio of the whole distances was asked": (
-                own - none
-            )
-            / (dog - none),
-        },
-        rtol=0.03,
-    )
+    cfg = {w: _values("spirals", "CFG", "energy", w).mean() for w in (1.1, 1.25, 1.5)}
+    none = _values("spirals", "none", "energy").mean()
+    w, rates, energy = _curve()
+    falling, rising = (w <= 1.75), (w >= 1.75) & (w <= 3)  # CFG's rate passes that of DoG twice
+    own, weight = (np.interp(-rate, -rates[falling], v[falling]) for v in (energy, w))
+    again = np.interp(rate, rates[rising], energy[rising])
+    return own / dog, {
+        "that compares at the same w; the same rate was asked": cfg[1.1] / dog,
+        "that compares the rates at the same w": _values("spirals", "CFG", w=1.1).mean() / rate,
+        "that is DoG's price over CFG's; the other way round was asked": dog / own,
+        "that is the weight at which CFG has DoG's rate; the prices were asked": weight,
+        "that is CFG's price; its ratio to DoG's was asked": own,
+        "that is for w = 1.5, the nearest of the record; take a straight line to the next": cfg[1.5] / dog,
+        "that is for w = 1.25, where CFG is not yet at DoG's rate": cfg[1.25] / dog,
+        "CFG passes that rate twice, falling and rising again; you took the second time": again / dog,
+        "you subtracted the energy distance of none; the whole ones were asked": (own - none) / (dog - none),
+    }
