@@ -5,15 +5,8 @@ from helpers import refuses
 from PIL import Image
 
 from dgtoy.pipeline import latents
-from dgtoy.pipeline.latents import (
-    HubImages,
-    ImageFolder,
-    Latents,
-    Unshuffle,
-    centre_crop,
-    prepare,
-    to_uint8,
-)
+from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
+from dgtoy.pipeline.pictures import HubImages, ImageFolder, centre_crop, open_picture, to_uint8
 
 close = torch.testing.assert_close
 
@@ -200,6 +193,16 @@ def test_an_unreadable_image_is_named_and_what_was_done_stays(folder, tmp_path, 
     with pytest.raises(ValueError, match=r"image .*dog/1.png cannot be read \(UnidentifiedImageError"):
         list(steps)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["latents-00000.safetensors", "plan.json"]
+
+
+def test_a_picture_is_opened_in_rgb_whatever_it_comes_as(folder):
+    path = folder / "cat" / "1.png"
+    opened = open_picture(path)
+    grey = Image.open(path).convert("L")
+    assert opened.mode == open_picture(grey).mode == "RGB"
+    assert np.array_equal(opened, open_picture(np.asarray(opened)))
+    with refuses("image ndarray cannot be read (TypeError"):
+        open_picture(np.zeros((2, 2, 3)))
 
 
 def test_bad_folders(folder, tmp_path):

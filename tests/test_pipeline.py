@@ -27,7 +27,8 @@ from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import cli, evaluate, finetune, sample, table
-from dgtoy.pipeline.latents import ImageFolder, Latents, Unshuffle, prepare
+from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
+from dgtoy.pipeline.pictures import ImageFolder
 
 close = torch.testing.assert_close
 TINY = dict(input_size=8, patch_size=2, in_channels=4, hidden_size=16, depth=2, num_heads=2)
@@ -233,8 +234,8 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
         ]
     )
     nets = [finetune.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
-    z = sample.latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
-    from dgtoy.pipeline.latents import to_uint8
+    z = sample.draw_latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
+    from dgtoy.pipeline.pictures import to_uint8
 
     assert (
         np.abs(
@@ -504,7 +505,7 @@ def test_ddim_draws_are_those_of_the_process(place, tuned):
     expected = list(
         vp.ddim(vp.guided_noise(eps(main, 2), eps(guide, 7), 1.5), x_T, vp.Process(vp.strided(4)))
     )[-1]
-    close(sample.latents(main, guide, DRAWS, [2], 3), expected)
+    close(sample.draw_latents(main, guide, DRAWS, [2], 3), expected)
 
 
 def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
@@ -673,7 +674,9 @@ def test_neighbours_are_counted_among_as_many_true_images_as_samples(pictures, d
 
     net = evaluate.extractor("dinov2", dinov2)
     result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", n=8)
-    fake, real = (evaluate.features(net, evaluate.images_of(pictures / name))[0] for name in ("fake", "real"))
+    fake, real = (
+        evaluate.features(net, evaluate.read_images(pictures / name))[0] for name in ("fake", "real")
+    )
     some = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
     assert result["scores"]["density"] == pytest.approx(
         metrics.prdc(real[some], fake[:8])["density"], abs=1e-6
@@ -712,7 +715,7 @@ def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
 
 
 def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
-    from dgtoy.pipeline.latents import centre_crop
+    from dgtoy.pipeline.pictures import centre_crop
 
     (tmp_path / "large").mkdir(), (tmp_path / "cut").mkdir()
     random_ = np.random.default_rng(4)
@@ -757,12 +760,12 @@ def test_missing_weights_and_pictures_say_what_was_expected(pictures, tmp_path):
     with refuses("features is vgg; expected inception, dinov2, glyphs"):
         evaluate.extractor("vgg")
     with refuses("holds 12; expected 13"):
-        evaluate.images_of(pictures / "fake", 13)
+        evaluate.read_images(pictures / "fake", 13)
     with refuses("is neither a folder nor an .npz file", error=FileNotFoundError):
-        evaluate.images_of(tmp_path / "x.zip")
+        evaluate.read_images(tmp_path / "x.zip")
     (pictures / "fake" / "05.png").write_bytes(b"no picture")
     with refuses("05.png cannot be read"):
-        list(evaluate.images_of(pictures / "fake"))
+        list(evaluate.read_images(pictures / "fake"))
 
 
 def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
@@ -772,7 +775,7 @@ def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
 
     np.savez(tmp_path / "evil.npz", np.array([Evil()], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        evaluate.images_of(tmp_path / "evil.npz")
+        evaluate.read_images(tmp_path / "evil.npz")
     assert not (tmp_path / "ran").exists()
 
 

@@ -9,6 +9,7 @@ configuration, so a model that was saved and read again needs `as_official` agai
 
 import torch
 
+from ..environment import needs
 from .network import DiT
 
 BLOCK = {  # ours: diffusers', within a block
@@ -34,12 +35,9 @@ def to_diffusers(net):
 
     Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity`.
     """
-    try:
-        from diffusers import DiTTransformer2DModel
-    except ImportError:
-        raise ImportError(
-            "the converter needs diffusers; install the extra: pip install -e '.[dit]'"
-        ) from None
+    needs("dit", "diffusers")
+    from diffusers import DiTTransformer2DModel
+
     c, state, found = net.config, net.state_dict(), {}
     if "velocity" in c:
         raise ValueError(

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..dit import LabelEmbedder, Preconditioned
 from ..dit.fast import fused
+from ..environment import needs
 from ..graphs import Captured
 from .adapters import WithoutAdapter, adapter_off
 from .pipelines import DomainGuidedModel, network_name
@@ -67,12 +68,11 @@ def add_lora(net, num_classes, rank=16, seed=0):
     model. Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that
     has an adapter.
     """
-    try:
-        with warnings.catch_warnings():  # tqdm.auto warns in a notebook that has no widgets
-            warnings.simplefilter("ignore")
-            from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ImportError("LoRA needs peft; install the extra: pip install -e '.[dit]'") from None
+    needs("dit", "peft")
+    with warnings.catch_warnings():  # tqdm.auto warns in a notebook that has no widgets
+        warnings.simplefilter("ignore")
+        from peft import LoraConfig, inject_adapter_in_model
+
     if rank < 1:
         raise ValueError(f"rank is {rank}; expected 1 or more")
     if isinstance(net.net.y_embedder, LabelTables):

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from .. import environment
 from ..checkpoint import write_text
+from .manifest import checksum
 
 
 def parser():
@@ -69,10 +69,6 @@ def _place(args, accelerator):
     return accelerator.device if accelerator else environment.device(args.device)
 
 
-def _checksum(path):
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
-
-
 def _common(parser):
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     parser.add_argument(
@@ -121,16 +117,16 @@ def _prepare_options(parser):
 
 def prepare(args):
     """Encode an image folder as latents."""
-    from . import latents
+    from . import latents, pictures
     from .targets import TARGETS
 
     target = TARGETS.get(args.target)
     expected = target.classes if target else None
     try:
         if args.hub:
-            images = latents.HubImages(args.images, args.split, expected)
+            images = pictures.HubImages(args.images, args.split, expected)
         else:
-            images = latents.ImageFolder(args.images, expected)
+            images = pictures.ImageFolder(args.images, expected)
     except FileNotFoundError as e:
         where = f"; {args.target} is {target.where}, {target.split} ({target.licence})" if target else ""
         raise FileNotFoundError(f"{e}{where}") from None
@@ -255,7 +251,7 @@ def _models(args, device):
 
     weaker = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else None
     other = weaker or args.pretrained
-    names = dict(finetuned=_checksum(args.finetuned)) | (dict(guide=_checksum(other)) if other else {})
+    names = dict(finetuned=checksum(args.finetuned)) | (dict(guide=checksum(other)) if other else {})
     if weaker or not other:
         nets = (
             load(path, args.pretrained, device, args.heads) if path else None

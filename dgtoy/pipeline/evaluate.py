@@ -1,7 +1,8 @@
-"""Score samples against reference images: FID, FD_DINOv2, precision, recall, density, coverage, with all that moves the number.
+"""Score samples against reference images: FID, FD_DINOv2, precision, recall, density, coverage.
 
-Every score is stored with a manifest: samples, reference, counts, resize, features and the checksum of their weights.
-`comparable` refuses two scores whose manifests differ in anything but the samples' making.
+Every score is stored with a manifest of all that moves the number: samples, reference, counts, resize,
+features and the checksum of their weights. `comparable` refuses two scores whose manifests differ in anything
+but the samples' making.
 """
 
 import hashlib
@@ -10,11 +11,12 @@ import pathlib
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import metrics
 from ..checkpoint import write_text
-from .latents import ENDINGS, centre_crop
+from ..environment import needs
+from .manifest import checksum, weights_checksum
+from .pictures import read_images
 
 EXTRACTORS = {  # name: what it is, where its weights are published, licence
     "inception": (
@@ -32,41 +34,9 @@ EXTRACTORS = {  # name: what it is, where its weights are published, licence
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
 
 
-def images_of(source, n=None, size=None):
-    """Images of an .npz (arr_0) or of a folder, in order of name, a generator of (H, W, 3) uint8 arrays; the first n.
-
-    size: cut the central square at so many pixels, as the training images were; one of that size passes as it is.
-
-    Raises ValueError if there are fewer than n, or none.
-    """
-    source = pathlib.Path(source)
-    if source.suffix == ".npz":
-        arrays = np.load(source, allow_pickle=False)["arr_0"]
-        count, get = len(arrays), lambda i: arrays[i]
-    elif source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in ENDINGS)
-        count, get = len(paths), lambda i: _read(paths[i])
-    else:
-        raise FileNotFoundError(f"images {source} is neither a folder nor an .npz file")
-    if count < (n or 1):
-        raise ValueError(f"images {source} holds {count}; expected {n or 'at least 1'}")
-    cut = (
-        (lambda a: a)
-        if size is None
-        else lambda a: centre_crop(Image.fromarray(a), size).permute(1, 2, 0).numpy()
-    )
-    return (cut(get(i)) for i in range(n or count))
-
-
-def _read(path):
-    try:
-        return np.asarray(Image.open(path).convert("RGB"))
-    except Exception as e:
-        raise ValueError(f"image {path} cannot be read ({type(e).__name__}: {str(e)[:80]})") from None
-
-
 class Inception:
-    """The 2048 pooled features that FID is defined by. weights: torch-fidelity's file, or None for the usual cache.
+    """The 2048 pooled features that FID is defined by. weights: torch-fidelity's file, or None for the usual
+    cache.
 
     Raises ImportError naming the extra without torch-fidelity.
     """
@@ -74,26 +44,18 @@ class Inception:
     resize = "299 pixels, bilinear as TensorFlow 1"
 
     def __init__(self, weights=None, device="cpu"):
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError:
-            raise ImportError(
-                "FID needs torch-fidelity and torchvision; install the extra: pip install -e '.[eval]'"
-            ) from None
-        weights = (
-            weights
-            or pathlib.Path(torch.hub.get_dir()) / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+        needs("eval", "torch_fidelity")
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        cache = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
+        path = pathlib.Path(weights or cache / "weights-inception-2015-12-05-6726825d.pth")
+        if not path.exists():
+            raise FileNotFoundError(_missing("inception", path))
+        net = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
         )
-        if not pathlib.Path(weights).exists():
-            raise FileNotFoundError(_missing("inception", weights))
-        self.net = (
-            FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
-            )
-            .to(device)
-            .eval()
-        )
-        self.checksum, self.device = _checksum(weights), device
+        self.net = net.to(device).eval()
+        self.checksum, self.device = checksum(path), device
 
     def __call__(self, images):
         """images (B, 3, H, W) uint8 -> (B, 2048)"""
@@ -103,33 +65,23 @@ class Inception:
 class DINOv2:
     """The class token of DINOv2 after its last norm: FD_DINOv2 of Stein et al. 2023 with ViT-L/14.
 
-    weights: a transformers folder, or None for facebook/dinov2-large in the usual cache. Images are resized to 224 pixels,
-    bicubic with antialiasing, and normalised by ImageNet's mean and std.
+    weights: a transformers folder, or None for facebook/dinov2-large in the usual cache. Images are resized
+    to 224 pixels, bicubic with antialiasing, and normalised by ImageNet's mean and std.
     """
 
     resize = "224 pixels, bicubic, antialiased"
 
     def __init__(self, weights=None, device="cpu"):
+        needs("eval", "transformers")
+        from transformers import Dinov2Model
+
+        path = weights or "facebook/dinov2-large"
         try:
-            from transformers import Dinov2Model
-        except ImportError:
-            raise ImportError(
-                "FD_DINOv2 needs transformers; install the extra: pip install -e '.[eval]'"
-            ) from None
-        try:
-            self.net = (
-                Dinov2Model.from_pretrained(
-                    weights or "facebook/dinov2-large", local_files_only=True, use_safetensors=True
-                )
-                .to(device)
-                .eval()
-            )
+            net = Dinov2Model.from_pretrained(path, local_files_only=True, use_safetensors=True)
         except Exception as e:
             raise FileNotFoundError(f"{_missing('dinov2', weights)} ({type(e).__name__})") from None
-        digest = hashlib.sha256()
-        for name, value in sorted(self.net.state_dict().items()):
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self.checksum, self.device = digest.hexdigest()[:16], device
+        self.net = net.to(device).eval()
+        self.checksum, self.device = weights_checksum(self.net), device
 
     def __call__(self, images):
         """images (B, 3, H, W) uint8 -> (B, hidden)"""
@@ -145,7 +97,7 @@ class Glyphs:
         from .. import shipped as shipped
 
         self.net, self.device = shipped.load("features", device), device
-        self.checksum = _checksum(shipped.FOLDER / "features.safetensors")
+        self.checksum = checksum(shipped.FOLDER / "features.safetensors")
 
     def __call__(self, images):
         """images (B, 3, H, W) uint8 -> (B, D)"""
@@ -169,7 +121,10 @@ def _resized(x, size):
 
 
 def extractor(name, weights=None, device="cpu"):
-    """One of EXTRACTORS by name. Raises ValueError for another name, FileNotFoundError that says where its weights are published."""
+    """One of EXTRACTORS by name.
+
+    Raises ValueError for another name, FileNotFoundError that says where its weights are published.
+    """
     if name not in EXTRACTORS:
         raise ValueError(f"features is {name}; expected {', '.join(EXTRACTORS)}")
     return dict(inception=Inception, dinov2=DINOv2, glyphs=Glyphs)[name](weights, device)
@@ -177,50 +132,48 @@ def extractor(name, weights=None, device="cpu"):
 
 def _missing(name, weights):
     what, where, licence = EXTRACTORS[name]
-    return f"weights of {name} ({what}) are not at {weights or 'the usual cache'}; published as {where} (licence: {licence}); expected there or as --weights PATH"
-
-
-def _checksum(path):
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+    return (
+        f"weights of {name} ({what}) are not at {weights or 'the usual cache'}; published as {where} "
+        f"(licence: {licence}); expected there or as --weights PATH"
+    )
 
 
 @torch.no_grad()
 def features(net, images, batch=64):
     """Features of images, and a fingerprint of the images.  -> (n, D) float32 on the CPU, str"""
-    found, digest, held = [], hashlib.sha256(), []
+    found, digest, waiting = [], hashlib.sha256(), []
 
     def flush():
-        if held:
-            found.append(net(torch.from_numpy(np.stack(held)).permute(0, 3, 1, 2)).float().cpu())
-            held.clear()
+        if waiting:
+            found.append(net(torch.from_numpy(np.stack(waiting)).permute(0, 3, 1, 2)).float().cpu())
+            waiting.clear()
 
     for array in images:
-        if held and array.shape != held[0].shape:
-            flush()  # reference images may come in several sizes
-        digest.update(array.tobytes())
-        held.append(array)
-        if len(held) == batch:
+        if len(waiting) == batch or (waiting and array.shape != waiting[0].shape):  # several sizes may come
             flush()
+        digest.update(array.tobytes())
+        waiting.append(array)
     flush()
     return torch.cat(found), digest.hexdigest()[:16]
 
 
 def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
-    """Fréchet distance, precision, recall, density and coverage of samples against reference images.  -> {"scores", "manifest"}
+    """Fréchet distance, precision, recall, density and coverage of samples against reference images.  ->
+    {"scores", "manifest"}
 
-    samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each image cut and
-    resized to the samples' size as the training images were; for the four last metrics as many of them as there are samples,
-    drawn at random (seed 0). made: the samples' own manifest, where there is one.
+    samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each
+    image cut and resized to the samples' size as the training images were; for the four last metrics as many
+    of them as there are samples, drawn at random (seed 0). made: the samples' own manifest, where there is
+    one.
     """
-    fake, which = features(net, images_of(samples, n), batch)
-    size = next(images_of(samples)).shape[0]
-    real, against = features(net, images_of(reference, size=size), batch)
-    some = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))[
-        : len(fake)
-    ]  # neighbours: as many true images as samples
+    fake, images = features(net, read_images(samples, n), batch)
+    size = next(read_images(samples)).shape[0]
+    real, against = features(net, read_images(reference, size=size), batch)
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+    neighbours = real[order[: len(fake)]]  # as many true images as samples
     scores = dict(
         frechet=metrics.frechet_distance(fake, real).item(),
-        **metrics.prdc(real[some].to(net.device), fake.to(net.device)),
+        **metrics.prdc(neighbours.to(net.device), fake.to(net.device)),
     )
     manifest = dict(
         features=name,
@@ -230,7 +183,7 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
         reference=against,
         references=len(real),
         samples=len(fake),
-        images=which,
+        images=images,
         made=json.loads(made.read_text()) if made and made.exists() else {},
     )
     return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
@@ -242,7 +195,10 @@ def save(result, path):
 
 
 def comparable(*results):
-    """Raise a ValueError, one line, if scores may not be set side by side: other features, weights, resize, reference or counts."""
+    """The results, unless they may not be set side by side.
+
+    Raises ValueError, one line, for other features, weights, crop, resize, reference or counts.
+    """
     first = results[0]["manifest"]
     for other in results[1:]:
         for what in ("features", "weights", "crop", "resize", "reference", "references", "samples"):

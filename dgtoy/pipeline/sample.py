@@ -1,4 +1,6 @@
-"""Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i, not on batches or processes."""
+"""Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i, not on batches or
+processes.
+"""
 
 import dataclasses
 import json
@@ -8,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import vp
-from ..checkpoint import write_text
 from ..guidance import guided
 from ..samplers import dpmpp_2m, heun, last
 from ..schedules import karras
-from .latents import to_uint8
+from .manifest import agree
+from .pictures import open_picture, to_uint8
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
@@ -23,7 +24,8 @@ SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What determines the samples. count: of images. interval: the noise levels sigma within which guidance is on.
+    """What determines the samples. count: of images. interval: the noise levels sigma within which guidance
+    is on.
 
     channels: how many of the first latent channels are guided; 0 is all, 3 reproduces the official code.
     fp8: the networks' products in 8-bit floating point, for speed (`dit.fast`).
@@ -50,17 +52,19 @@ class Config:
             )
         if self.channels and self.sampler in ("heun", "dpmpp_2m"):
             raise ValueError(
-                f"channels is {self.channels} with sampler {self.sampler}; guiding some channels is for ddpm and ddim"
+                f"channels is {self.channels} with sampler {self.sampler}; expected 0, or ddpm or ddim"
             )
 
 
 def noise(config, images, shape):
-    """Each image's own generator, after its starting noise was drawn from it.  -> x_T (B, C, h, w), generators"""
+    """Each image's own generator, after its starting noise was drawn from it.  -> x_T (B, C, h, w),
+    generators
+    """
     generators = [torch.Generator().manual_seed(config.seed * 2**32 + i) for i in images]
     return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
 
 
-def latents(tuned, guide, config, images, num_classes):
+def draw_latents(tuned, guide, config, images, num_classes):
     """Latents of the images with these indices; image i is of class i mod num_classes.  -> (B, C, h, w)
 
     tuned, guide: `VP`s; the guide is the pre-trained model for DoG, a weaker fine-tune for autoguidance.
@@ -68,30 +72,25 @@ def latents(tuned, guide, config, images, num_classes):
     label = torch.tensor([i % num_classes for i in images], device=tuned.device)
     x_T, generators = noise(config, images, tuned.shape)
     x_T = x_T.to(tuned.device)
-    by = {
-        "none": (tuned, label),
-        "cfg": (tuned, tuned.null),
-        "dog": (guide, guide and guide.null),
-        "autoguidance": (guide, label),
-    }
-    other, its_label = by[config.method]
+    other = guide if config.method in ("dog", "autoguidance") else tuned
+    other_label = other.null if config.method in ("cfg", "dog") else label
     w = 1.0 if config.method == "none" else config.w
     if config.sampler in ("ddpm", "ddim"):
-        model = vp.guided_noise(
-            tuned.noise(label), other.noise(its_label), w, config.channels or None, config.interval
-        )
+        main, guiding = tuned.noise(label), other.noise(other_label)
+        model = vp.guided_noise(main, guiding, w, config.channels or None, config.interval)
         if config.sampler == "ddim":
-            return last(vp.ddim(model, x_T, vp.Process(vp.strided(config.steps)).to(tuned.device)))
-        return last(
-            vp.ancestral(model, x_T, vp.Process(vp.respaced(config.steps)).to(tuned.device), generators)
-        )
+            process = vp.Process(vp.strided(config.steps)).to(tuned.device)
+            return last(vp.ddim(model, x_T, process))
+        process = vp.Process(vp.respaced(config.steps)).to(tuned.device)
+        return last(vp.ancestral(model, x_T, process, generators))
     sigmas = levels(config.steps)
-    D = guided(tuned.denoiser(label), other.denoiser(its_label), w, config.interval)
-    return last(dict(heun=heun, dpmpp_2m=dpmpp_2m)[config.sampler](D, scaled(x_T, sigmas), sigmas))
+    D = guided(tuned.denoiser(label), other.denoiser(other_label), w, config.interval)
+    sampler = heun if config.sampler == "heun" else dpmpp_2m
+    return last(sampler(D, scaled(x_T, sigmas), sigmas))
 
 
 def levels(steps):
-    """Noise levels for `heun` and `dpmpp_2m`: DiT's own range, in Karras et al.'s spacing.  -> (steps + 1,)"""
+    """Noise levels for `heun` and `dpmpp_2m`: DiT's own range, Karras et al.'s spacing.  -> (steps + 1,)"""
     ends = vp.Process().sigmas
     return karras(steps, ends[0].item(), ends[-1].item())
 
@@ -102,27 +101,22 @@ def scaled(x_T, sigmas):
 
 
 def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
-    """Write image i to OUT/images/i.png for every i of this part that is not there; a generator of (done, of this part in all).
+    """Write image i to OUT/images/i.png for every i of this part that is not there; yields (done, in all), of
+    this part.
 
-    origin: what made the samples, by name (checksums of both checkpoints); it goes into OUT/manifest.json, and an OUT
-    made otherwise is refused. part: (process, processes). `collect` makes one file of the images.
+    origin: what made the samples, by name (checksums of both checkpoints); it goes into OUT/manifest.json,
+    and an OUT made otherwise is refused with a ValueError. part: (process, processes). `collect` makes one
+    file of the images.
     """
     if config.method in ("dog", "autoguidance") and guide is None:
         raise ValueError(
             f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
         )
     out = pathlib.Path(out)
-    agree(
-        out / "manifest.json",
-        dict(
-            kind="samples",
-            codec=coder.name,
-            classes=tuned.null,
-            **json.loads(json.dumps(dataclasses.asdict(config))),
-            **origin,
-        ),
-    )
-    mine = [i for i in range(part[0], config.count, part[1])]
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
+    made = dict(kind="samples", codec=coder.name, classes=tuned.null, **settings, **origin)
+    agree(out / "manifest.json", made)
+    mine = range(part[0], config.count, part[1])
 
     def work():
         missing = [i for i in mine if not image_path(out, i).exists()]
@@ -130,12 +124,8 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
         yield done, len(mine)
         for at in range(0, len(missing), batch):
             images = missing[at : at + batch]
-            pixels = (
-                to_uint8(coder.decode(latents(tuned, guide, config, images, tuned.null)))
-                .permute(0, 2, 3, 1)
-                .cpu()
-                .numpy()
-            )
+            decoded = coder.decode(draw_latents(tuned, guide, config, images, tuned.null))
+            pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()  # (b, H, W, 3)
             with ThreadPoolExecutor() as threads:  # compressing 10,000 images in turn would take minutes
                 list(threads.map(_write_png, (image_path(out, i) for i in images), pixels))
             done += len(images)
@@ -150,6 +140,9 @@ def image_path(out, i):
 
 
 def _write_png(path, array):
+    """An array (H, W, 3) uint8 into `path`, which appears complete or not at all."""
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".png.part")
     try:
@@ -159,27 +152,17 @@ def _write_png(path, array):
         part.unlink(missing_ok=True)
 
 
-def agree(path, manifest):
-    """Write a manifest, or refuse if a different one is there."""
-    if not path.exists():
-        return write_text(path, json.dumps(manifest, indent=1) + "\n")
-    held = json.loads(path.read_text())
-    for what in manifest.keys() | held.keys():
-        if held.get(what) != manifest.get(what):
-            raise ValueError(
-                f"{path.parent} was made with {what} {held.get(what)}; this run has {manifest.get(what)}"
-            )
-
-
 def collect(out, n):
-    """All n images as OUT/samples.npz, arr_0 (n, H, W, 3) uint8, as evaluation suites read it. Raises ValueError if one is missing."""
+    """All n images as OUT/samples.npz, arr_0 (n, H, W, 3) uint8, as evaluation suites read it.  -> its path
+
+    Raises ValueError if one is missing.
+    """
     out = pathlib.Path(out)
-    missing = [i for i in range(n) if not image_path(out, i).exists()]
+    paths = [image_path(out, i) for i in range(n)]
+    missing = [path.name for path in paths if not path.exists()]
     if missing:
-        raise ValueError(
-            f"{out} holds {n - len(missing)} of {n} images; {image_path(out, missing[0]).name} is missing"
-        )
-    arrays = np.stack([np.asarray(Image.open(image_path(out, i))) for i in range(n)])
+        raise ValueError(f"{out} holds {n - len(missing)} of {n} images; {missing[0]} is missing")
+    arrays = np.stack([np.asarray(open_picture(path)) for path in paths])
     part = out / "samples.part.npz"
     try:
         np.savez(part, arrays)

@@ -5,72 +5,52 @@ import pathlib
 
 from .evaluate import comparable
 
-COLUMNS = (
-    "method",
-    "w",
-    "sampler",
-    "steps",
-    "step",
-    "dropout",
-    "rank",
-    "guide",
-    "frechet",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-)
+SETTINGS = ("method", "w", "sampler", "steps", "step", "dropout", "rank", "guide")
+METRICS = ("frechet", "precision", "recall", "density", "coverage")
 
 
 def read(paths):
-    """The scores that `evaluate` wrote. Raises ValueError if a file is not one."""
+    """The scores that `evaluate` wrote. Raises ValueError if one is not, or two cannot be compared."""
     found = []
     for path in paths:
         result = json.loads(pathlib.Path(path).read_text())
         if not {"scores", "manifest"} <= set(result):
+            keys = ", ".join(list(result)[:4])
             raise ValueError(
-                f"{path} holds {', '.join(list(result)[:4])}; expected scores and manifest, as `dit evaluate` writes them"
+                f"{path} holds {keys}; expected scores and manifest, as `dit evaluate` writes them"
             )
         found.append(result)
     return comparable(*found)
 
 
 def table(results):
-    """Rows as Markdown; a column is shown if runs differ in it, the Fréchet distance of the best row in bold."""
-    rows = [row(r) for r in results]
-    rows.sort(key=lambda r: tuple(str(r.get(c, "")) for c in COLUMNS[:8]))
-    metrics = ("frechet", "precision", "recall", "density", "coverage")
-    shown = [
-        c for c in COLUMNS if c in metrics or c in ("method", "w") or len({str(r.get(c)) for r in rows}) > 1
-    ]
+    """Rows as Markdown; a setting is shown if runs differ in it, the Fréchet distance of the best row in
+    bold.
+    """
+    rows = sorted((row(r) for r in results), key=lambda r: [str(r.get(name, "")) for name in SETTINGS])
+    differing = [n for n in SETTINGS if n in ("method", "w") or len({str(r.get(n)) for r in rows}) > 1]
     best = min(r["frechet"] for r in rows)
-    cell = lambda r, c: (
-        f"**{r[c]:.2f}**"
-        if c == "frechet" and r[c] == best
-        else f"{r[c]:.2f}"
-        if c == "frechet"
-        else f"{r[c]:.3f}"
-        if c in metrics
-        else str(r.get(c, ""))
-    )
     m = results[0]["manifest"]
     lines = [
-        f"{m['samples']} samples against {m['references']} reference images; features: {m['features']} ({m['weights']}), {m['resize']}",
+        f"{m['samples']} samples against {m['references']} reference images; "
+        f"features: {m['features']} ({m['weights']}), {m['resize']}",
         "",
-        "| " + " | ".join(shown) + " |",
-        "|" + "---|" * len(shown),
+        "| " + " | ".join([*differing, *METRICS]) + " |",
+        "|" + "---|" * (len(differing) + len(METRICS)),
     ]
-    return "\n".join(lines + ["| " + " | ".join(cell(r, c) for c in shown) + " |" for r in rows])
+    for r in rows:
+        frechet = f"{r['frechet']:.2f}"
+        cells = [str(r.get(name, "")) for name in differing]
+        cells.append(f"**{frechet}**" if r["frechet"] == best else frechet)
+        cells += [f"{r[name]:.3f}" for name in METRICS[1:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def row(result):
-    """A run's settings and scores in one dict."""
+    """A run's settings and scores in one dict; without guidance its w is 1."""
     made = result["manifest"]["made"]
-    settings = {
-        k: made[k]
-        for k in ("method", "w", "sampler", "steps", "step", "dropout", "rank", "guide")
-        if k in made
-    }
+    settings = {name: made[name] for name in SETTINGS if name in made}
     if settings.get("method") == "none":
         settings["w"] = 1.0
     return settings | result["scores"]

@@ -5,7 +5,9 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """classes: how many folders `prepare` expects. where: who publishes it. split: which images train. licence: as its publisher states it."""
+    """classes: how many folders `prepare` expects. where: who publishes it. split: which images train.
+    licence: as its publisher states it.
+    """
 
     classes: int
     where: str

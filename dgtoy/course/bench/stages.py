@@ -104,11 +104,11 @@ def _sample(net, guide, folder, count, device):
     vae, config = VAE(str(folder / "vae"), device), sampling.Config(count=count)
     fast(net, guide)
     vae.decode(
-        sampling.latents(net, guide, sampling.Config(steps=2), range(64), net.null)
+        sampling.draw_latents(net, guide, sampling.Config(steps=2), range(64), net.null)
     )  # compiles, and finds its kernels
     start = now(device)
     for first in range(0, count, 64):
-        sampling.latents(net, guide, config, range(first, first + 64), net.null)
+        sampling.draw_latents(net, guide, config, range(first, first + 64), net.null)
     drawn = now(device)
     for _ in sampling.sample(net, guide, vae, config, folder / "samples", {}):
         pass

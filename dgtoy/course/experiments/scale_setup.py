@@ -73,7 +73,7 @@ class Judge(pictures.Judge):
         )
         config = dataclasses.replace(config, **changes)
         parts = [range(i, min(i + batch, config.count)) for i in range(0, config.count, batch)]
-        return torch.cat([sampling.latents(tuned, guide, config, p, self.world.num_classes) for p in parts])
+        return torch.cat([sampling.draw_latents(tuned, guide, config, p, self.world.num_classes) for p in parts])
 
     def through(self, D, tuned, seed):
         """Samples of a denoiser, from the noise that every method starts from."""

@@ -1,0 +1,33 @@
+"""What a folder was made with, and checksums to tell it by."""
+
+import hashlib
+import json
+import pathlib
+
+from ..checkpoint import write_text
+
+
+def agree(path, manifest, made="made"):
+    """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it."""
+    if not path.exists():
+        return write_text(path, json.dumps(manifest, indent=1) + "\n")
+    held = json.loads(path.read_text())
+    for what in manifest | held:
+        theirs, mine = held.get(what), manifest.get(what)
+        if theirs != mine:
+            raise ValueError(
+                f"{path.parent} was {made} with {what} {str(theirs)[:60]}; this run has {str(mine)[:60]}"
+            )
+
+
+def checksum(path):
+    """The first 16 digits of a file's SHA-256."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
+
+
+def weights_checksum(net):
+    """The first 16 digits of the SHA-256 over a network's names and weights in float32."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
