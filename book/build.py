@@ -1,7 +1,8 @@
-"""Builds the book: `make book`. The sources are laid side by side in book/_build/source, then Sphinx turns them into a site.
+"""Builds the book: `make book`. Sphinx turns sources that are laid out in book/_build/source into a site.
 
-Notebooks, README and figures keep the places that they have in the repository, so their links to each other hold.
-Nothing is executed. MathJax comes from a Python package and is copied into the site, so formulas need no network.
+Notebooks and figures keep the places that they have in the repository, so their links to each other hold.
+Nothing is executed. MathJax comes from a Python package and is copied into the site, so formulas need no
+network.
 """
 
 import ast
@@ -15,20 +16,33 @@ import slides
 from sphinx.cmd.build import main as sphinx
 
 import dgtoy
+from dgtoy.course.claims import report
 
 BOOK = pathlib.Path(__file__).resolve().parent
 ROOT = BOOK.parent
 SOURCE, SITE = BOOK / "_build" / "source", BOOK / "_build" / "html"
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions")
 GROUPS = {
-    "The exact world": ("gmm", "labelled", "domains", "theory"),
-    "Guidance and sampling": ("guidance", "calibration", "schedules", "samplers"),
-    "Networks and training": ("nets", "train", "dit", "vp", "lora", "checkpoint", "weights"),
-    "Images": ("glyphs", "features", "latents", "pipeline"),
-    "Models from elsewhere": ("interop", "pipelines", "guider"),
-    "Measuring and drawing": ("metrics", "plot", "check"),
-    "Experiments": ("experiments", "notebooks"),
+    "The exact world": ("gmm", "labelled", "theory"),
+    "Guidance and sampling": ("guidance", "calibration", "schedules", "samplers", "metrics"),
+    "Networks and training": ("nets", "train", "checkpoint", "graphs", "shipped"),
+    "Diffusion transformers": ("dit", "vp", "pipeline", "interop"),
+    "The course": tuple(
+        f"course.{name}"
+        for name in (
+            "worlds",
+            "lab",
+            "records",
+            "plot",
+            "experiments",
+            "claims",
+            "check",
+            "bench",
+            "notebooks",
+        )
+    ),
 }
+TABLES = {"findings": report.sentences, "modules": lambda figures: module_table()}  # what only the site shows
 
 
 def copy(path, to):
@@ -42,14 +56,15 @@ def lay_out():
     shutil.rmtree(BOOK / "_build", ignore_errors=True)
     shutil.copytree(BOOK, SOURCE, ignore=shutil.ignore_patterns("_build", "explorable", "__pycache__"))
     for page in SOURCE.glob("*.md"):  # here the pages of book/ stand beside notebooks/, not below
-        page.write_text(page.read_text().replace("](../", "]("))
-    readme = (ROOT / "README.md").read_text()
-    linked = [ROOT / link for link in re.findall(r"\]\(([^)\s:#]+)\)", readme)]
-    for path in {
-        ROOT / "README.md",
-        *filter(pathlib.Path.exists, linked),
-        *(ROOT / "notebooks").glob("*.ipynb"),
-    }:
+        text = page.read_text().replace("](../", "](")
+        for name, table in TABLES.items():
+            if f"<!-- {name} -->" in text:
+                text = report.put(text, name, table(ROOT / "figures"))
+        page.write_text(text)
+        for link in re.findall(r"\]\(([^)\s:#]+)\)", text):
+            if (ROOT / link).is_file() and not (SOURCE / link).exists():
+                copy(ROOT / link, SOURCE / link)
+    for path in (*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "figures").glob("*.svg")):  # svg: badges
         copy(path, SOURCE / path.relative_to(ROOT))
     slides.write(
         sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides"
@@ -66,10 +81,10 @@ def lay_out():
 
 
 def modules(name):
-    """dgtoy.name and, if it is a package, the modules in it."""
-    folder = ROOT / "dgtoy" / name
-    inner = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("__"))
-    return [f"dgtoy.{name}", *(f"dgtoy.{name}.{stem}" for stem in inner)]
+    """dgtoy.name and, if it is a package, every module below it."""
+    place = ROOT.joinpath("dgtoy", *name.split("."))
+    inner = sorted(path.relative_to(ROOT).with_suffix("").parts for path in place.rglob("*.py"))
+    return [f"dgtoy.{name}", *(".".join(parts) for parts in inner if parts[-1] != "__init__")]
 
 
 def first_sentence(text):
@@ -87,38 +102,62 @@ def docstring(module):
     )
 
 
+def groups():
+    """The modules of GROUPS that there are, and under "More" those that it does not name."""
+    package = ROOT / "dgtoy"
+    present = [path.relative_to(package).with_suffix("") for path in package.glob("*")]
+    present += [path.relative_to(package).with_suffix("") for path in (package / "course").glob("*")]
+    names = {".".join(path.parts) for path in present if exists(path)} - {"course", "__init__", "__main__"}
+    names = {name for name in names if not name.endswith("__")}
+    found = {title: [n for n in listed if n in names] for title, listed in GROUPS.items()}
+    rest = sorted(names - {n for listed in found.values() for n in listed})
+    return found | ({"More": rest} if rest else {})
+
+
+def exists(path):
+    """Whether dgtoy holds this module or package."""
+    place = ROOT / "dgtoy" / path
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def module_table():
+    """Every module with the first sentence of its docstring, by group."""
+    lines = ["| module | its one job |", "|---|---|"]
+    for title, names in groups().items():
+        lines.append(f"| **{title}** | |")
+        for module in (module for name in names for module in modules(name)):
+            lines.append(f"| {{py:mod}}`{module.removeprefix('dgtoy.')} <{module}>` | {job(module)} |")
+    return "\n".join(lines)
+
+
+def job(module):
+    """The first sentence of a module's docstring, as Markdown."""
+    return first_sentence(docstring(module))
+
+
 def api_pages():
-    """One page a module of the package, and an index with the public names."""
-    present = {
-        p.stem for p in (ROOT / "dgtoy").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
-    } - {"__init__", "__main__"}
-    groups = {title: [n for n in names if n in present] for title, names in GROUPS.items()}
-    rest = sorted(present - {n for names in groups.values() for n in names})
+    """One page per module of the package, and an index with the public names."""
     lines = ["# The package", "", (BOOK / "api.md").read_text(), "| name | what it is |", "|---|---|"]
     for name in dgtoy.__all__:
         thing = getattr(dgtoy, name)
         lines.append(f"| {{py:obj}}`{name} <{thing.__module__}.{name}>` | {first_sentence(thing.__doc__)} |")
-    for title, names in (groups | ({"More": rest} if rest else {})).items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            *(f"- {{doc}}`{n} <{n}>`: {first_sentence(docstring(f'dgtoy.{n}'))}" for n in names),
-        ]
+    for title, names in groups().items():
+        lines += ["", f"## {title}", ""]
+        lines += [f"- {{doc}}`{name} <{name}>`: {job(f'dgtoy.{name}')}" for name in names]
         lines += ["", ":::{toctree}", ":hidden:", *names, ":::"]
         for name in names:
-            page = [f"# {name}"]
-            for module in modules(name):
-                page += [
-                    *([] if module == f"dgtoy.{name}" else ["", f"## {module.split('.')[-1]}"]),
-                    "",
-                    "```{eval-rst}",
-                    f".. automodule:: {module}",
-                    "   :members:",
-                    "```",
-                ]
-            copy_text(SOURCE / "api" / f"{name}.md", page)
+            copy_text(SOURCE / "api" / f"{name}.md", api_page(name))
     copy_text(SOURCE / "api" / "index.md", lines)
+
+
+def api_page(name):
+    """The lines of a module's page; the modules of a package follow under headings of their own."""
+    page = [f"# {name}"]
+    for module in modules(name):
+        if module != f"dgtoy.{name}":
+            page += ["", f"## {module.removeprefix(f'dgtoy.{name}.')}"]
+        page += ["", "```{eval-rst}", f".. automodule:: {module}", "   :members:", "```"]
+    return page
 
 
 def copy_text(path, lines):
@@ -130,17 +169,6 @@ if __name__ == "__main__":
     lay_out()
     api_pages()
     (SOURCE / "api.md").unlink()
-    failed = sphinx(
-        [
-            "-q",
-            "-W",
-            "--keep-going",
-            "-b",
-            "html",
-            "-d",
-            str(BOOK / "_build" / "doctrees"),
-            str(SOURCE),
-            str(SITE),
-        ]
-    )
+    options = ["-q", "-W", "--keep-going", "-b", "html", "-d", str(BOOK / "_build" / "doctrees")]
+    failed = sphinx([*options, str(SOURCE), str(SITE)])
     sys.exit(failed or print(f"open {SITE.relative_to(ROOT)}/index.html"))

@@ -1,4 +1,4 @@
-"""From the records to claims.json and to the tables of the README: nothing there is typed by hand."""
+"""From the records to claims.json, the README's findings and the book's tables: no number is typed."""
 
 import dataclasses
 import json
@@ -8,22 +8,7 @@ import re
 from ...checkpoint import write_text
 from ..records import load
 from . import CLAIMS
-
-NOTEBOOKS = {  # what each answers, for the README
-    "00_five_minutes": "The whole idea: pre-train, fine-tune, sample four ways, one picture",
-    "01_one_dimension": "What a denoiser knows: density, score and posterior mean of a world that is known exactly",
-    "02_sampling_is_an_ode": "How a denoiser makes samples: the flow, the samplers, their order of convergence",
-    "03_what_guidance_really_samples": "Why guided sampling does not sample the tilted density, with the closed form for Gaussians",
-    "04_domain_guidance_exactly": "Domain Guidance from Bayes' rule, each line verified; what it sharpens, what it overshoots",
-    "05_pretrain_then_finetune": "Real training: what fine-tuning keeps and what it forgets",
-    "06_domain_guidance_vs_cfg": "The comparison, paired over seeds, and its price in diversity",
-    "07_the_guidance_plane": "None, CFG and DoG on one plane; completion against sharpening; weights from held-out data",
-    "08_when_it_fails": "Predict from the formula where it fails, then see it",
-    "09_small_images": "The same story on pictures: a small DiT, fine-tuned live, and the study behind it",
-    "10_dit_transfer": "The paper's pipeline live on a tiny DiT, its tables on DiT-B/2, and what the real run takes",
-    "11_why_it_sharpens_at_scale": "What the guide adds, term by term and direction by direction, on DiT-B/2",
-    "12_bring_your_own_model": "Two lines for an existing fine-tune: diffusers pipelines, LoRA, calibration, cheap steps",
-}
+from .sentences import sentences
 
 AGAIN = ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")
 
@@ -57,28 +42,24 @@ def judge(folder):
 
 
 def refresh(out="figures"):
-    """Judge the full records and the quick ones, write OUT/claims.json and the README's tables.  -> the claims as text"""
+    """Judge the records, write OUT/claims.json, README and book.  -> the claims as text"""
     out = pathlib.Path(out)
-    entries = judge(out)
-    for other in ("replica", "quick"):
-        again = {c["id"]: c for c in judge(out / other)}
-        entries = [
-            dict(e, **{other: {k: again[e["id"]][k] for k in AGAIN} if e["id"] in again else None})
-            for e in entries
-        ]
+    again = {c["id"]: {k: c[k] for k in AGAIN} for c in judge(out / "replica")}
+    entries = [dict(e, replica=again.get(e["id"])) for e in judge(out)]
     entries.sort(key=lambda c: (int(re.search(r"\d+", c["id"])[0]), c["id"]))
     write_text(out / "claims.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
-    readme = out.parent / "README.md"
-    if readme.exists():
-        text = readme.read_text()
-        for name, table in (
-            ("claims", claims_table(entries)),
-            ("notebooks", notebooks_table(out)),
-            ("bench", bench_table(out)),
-        ):
-            text = put(text, name, table)
-        write_text(readme, text)
+    for page, places in PLACES.items():
+        path = out.parent / page
+        if path.exists():
+            write_text(path, filled(path.read_text(), places, out))
     return findings(entries)
+
+
+def filled(text, places, out):
+    """A Markdown text with every place <!-- name --> of `places` filled from the records in `out`."""
+    for name in places:
+        text = put(text, name, TABLES[name](pathlib.Path(out)))
+    return text
 
 
 def findings(entries):
@@ -92,52 +73,70 @@ def findings(entries):
     return "\n".join(lines)
 
 
-def claims_table(entries):
+def claims_table(out):
     """The claims as a Markdown table."""
     span = lambda c: f"{c['value']:.3g} [{c['low']:.3g}, {c['high']:.3g}]"
     lines = [
-        "| | claim | the paper | ours, with 95% interval | seeds | verdict | replica | quick rerun |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | claim | the paper | ours, with 95% interval | seeds | verdict | replica |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for e in entries:
+    for e in json.loads((out / "claims.json").read_text()):
         failed = [part for part, held in e["parts"].items() if not held]
         note = e["note"][0].upper() + e["note"][1:] + (f". **Not so: {', '.join(failed)}**" if failed else "")
-        again = [f"{c['verdict']}: {span(c)}" if c else "–" for c in (e["replica"], e["quick"])]
-        lines.append(
-            f"| {e['id']} | {e['claim']} | {e['paper']} | {span(e)} {e['unit']}. {note}. | {e['n']} | **{e['verdict']}** | {' | '.join(again)} |"
-        )
+        ours = f"{span(e)} {e['unit']}. {note}."
+        again = f"{e['replica']['verdict']}: {span(e['replica'])}" if e["replica"] else "–"
+        row = (e["id"], e["claim"], e["paper"], ours, str(e["n"]), f"**{e['verdict']}**", again)
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
 def notebooks_table(out):
-    """The notebooks with the runtimes that `python -m dgtoy notebooks` measured."""
-    path = pathlib.Path(out) / "notebooks.json"
+    """The notebooks by their titles, with the runtimes that `python -m dgtoy notebooks` measured."""
+    path = out / "notebooks.json"
     timed = json.loads(path.read_text()) if path.exists() else dict(seconds={}, device="not measured")
-    lines = [f"| notebook | what it answers | seconds ({timed['device']}) |", "|---|---|---|"]
-    for name, answer in NOTEBOOKS.items():
-        lines.append(f"| [{name}](notebooks/{name}.ipynb) | {answer} | {timed['seconds'].get(name, '–')} |")
+    lines = [f"| | it asks | seconds ({timed['device']}) |", "|---|---|---|"]
+    for notebook in sorted((out.parent / "notebooks").glob("[0-9]*.ipynb")):
+        opening = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        title = opening.splitlines()[0].removeprefix("# ")
+        seconds = timed["seconds"].get(notebook.stem)
+        took = "–" if seconds is None else f"{seconds:.0f}"
+        lines.append(f"| {notebook.stem[:2]} | [{title}](notebooks/{notebook.name}) | {took} |")
     return "\n".join(lines)
 
 
 def bench_table(out):
     """The benchmarks of each device."""
     lines = ["| device | what | ours | plain, same run | unit | ratio |", "|---|---|---|---|---|---|"]
-    for path in sorted(pathlib.Path(out).glob("bench_*.json")):
+    for path in sorted(out.glob("bench_*.json")):
         made = json.loads(path.read_text())
         for r in made["results"]["rows"]:
             ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") else "–"
             what = f"{r['what']} ({r['note']})".replace("|", "\\|")
-            lines.append(
-                f"| {made['provenance']['device']} | {what} | {r['ours']:,.3g} | {r['plain']:,.3g} | {r['unit']} | {ratio} |"
+            row = (
+                made["provenance"]["device"],
+                what,
+                f"{r['ours']:,.3g}",
+                f"{r['plain']:,.3g}",
+                r["unit"],
+                ratio,
             )
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
+TABLES = dict(findings=sentences, notebooks=notebooks_table, claims=claims_table, bench=bench_table)
+PLACES = {  # page: what is written into it
+    "README.md": ("findings", "notebooks"),
+    "book/claims.md": ("claims",),
+    "book/speed.md": ("bench",),
+}
+
+
 def put(text, name, table):
-    """Replace what stands between <!-- name --> and <!-- /name --> in a Markdown text. Raises ValueError without such a place."""
+    """Replace what stands between <!-- name --> and <!-- /name -->. Raises ValueError if there is none."""
     new, count = re.subn(
         rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: m[1] + table + "\n" + m[2], text, flags=re.S
     )
     if count != 1:
-        raise ValueError(f"the README holds {count} places <!-- {name} -->; expected 1")
+        raise ValueError(f"the page holds {count} places <!-- {name} -->; expected 1")
     return new

@@ -24,7 +24,7 @@ IMAGES = (
     "images_guides",
     "images_cost",
 )
-NAMES = (*POINTS, *IMAGES, "scale", "why")
+NAMES = (*POINTS, *IMAGES, "scale", "why", "idea")
 
 REPLICATED = (
     "size",

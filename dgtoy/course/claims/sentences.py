@@ -1,0 +1,154 @@
+"""The six findings of the README: one sentence each, with its number, its interval and where to look."""
+
+import numpy as np
+from scipy.stats import t
+
+from ..records import held_out, load, row, rows
+
+
+def sentences(out="figures"):
+    """All six as a numbered Markdown list, every number from the records in `out`."""
+    made = (equal_weight, price, weaker_self, closed_form, small_images, transformer)
+    return "\n".join(f"{i}. {sentence(out)}" for i, sentence in enumerate(made, 1))
+
+
+def interval(values):
+    """Mean and 95% t interval of a few independent numbers.  -> (mean, low, high)"""
+    values = np.asarray(values, dtype=float)
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return np.mean(values) + np.array([0.0, -half, half])
+
+
+def below(ratios):
+    """By how many percent ratios lie below 1 on average, from their logarithms.  -> (mean, low, high)"""
+    mean, low, high = 100 * (1 - np.exp(interval(np.log(ratios))))
+    return mean, high, low
+
+
+def _span(found, digits=".1f", unit=""):
+    mean, low, high = (format(v, digits) for v in found)
+    return f"{mean}{unit} [{low}, {high}]"
+
+
+def _source(record, notebook):
+    number, name = notebook[:2], record["name"]
+    return f"([notebook {number}](notebooks/{notebook}.ipynb), [record](figures/{name}.json))"
+
+
+def equal_weight(out):
+    """At equal w DoG leaves fewest outside; in how many domains."""
+    record, w = load("transfer", out), 1.25
+
+    def outside(domain, method):
+        weight = 1.0 if method == "none" else w
+        return 100 * np.array(row(record, domain=domain, method=method, w=weight)["out_of_domain"])
+
+    domains = record["config"]["domains"]
+    less = {d: interval(outside(d, "CFG") - outside(d, "DoG")) for d in domains}
+    none, cfg, dog = (outside(domains[0], m).mean() for m in ("none", "CFG", "DoG"))
+    return (
+        "**At equal weight, DoG leaves fewer samples outside the target than CFG:** on 2-D points at "
+        f"w = {w} they are {dog:.1f}% against {cfg:.1f}%, and {none:.1f}% without guidance "
+        f"({_span(less[domains[0]])} points fewer than CFG, {len(record['seeds'])} networks), and the order "
+        f"holds in {sum(v[1] > 0 for v in less.values())} of {len(domains)} domains "
+        f"{_source(record, '06_domain_guidance_vs_cfg')}."
+    )
+
+
+def price(out):
+    """What DoG loses in match to the target, and how much an interval buys back."""
+    record, w = load("transfer", out), 1.5
+    domain, sigma = record["config"]["domains"][0], record["config"]["interval"][1]
+    none = np.array(row(record, domain=domain, method="none")["energy"])
+    dog = np.array(row(record, domain=domain, method="DoG", w=w)["energy"])
+    part = row(record, domain=domain, method="DoG on an interval", w=w)
+    undone = interval(100 * (dog - part["energy"]) / (dog - none).mean())
+    return (
+        f"**The price is diversity, and most of it can be had back:** at w = {w} DoG's energy distance to "
+        f"the target rises from {none.mean():.3f} to {dog.mean():.3f}, and guiding only where σ < {sigma:g} "
+        f"undoes {_span(undone, '.0f', '%')} of the rise, with {100 * np.mean(part['out_of_domain']):.1f}% "
+        f"of the samples outside {_source(record, '06_domain_guidance_vs_cfg')}."
+    )
+
+
+def weaker_self(out):
+    """Autoguidance at a longer step against DoG."""
+    record = load("guides", out)
+    dog = row(record, stage="finished", guide="ancestor", w=1.25)
+    auto = row(record, stage="finished", guide="weaker self", w=2.0)
+    fewer = interval(100 * np.subtract(dog["out_of_domain"], auto["out_of_domain"]))
+    energy, coverage = ([np.mean(r[key]) for r in (auto, dog)] for key in ("energy", "coverage"))
+    return (
+        "**Equal weight flatters DoG:** on the same points, guidance by a weaker copy of the fine-tune "
+        f"(autoguidance) at w = 2 leaves {_span(fewer, '.2f')} percentage points fewer outside than DoG at "
+        f"w = 1.25, lies closer to the target (energy distance {energy[0]:.3f} against {energy[1]:.3f}) and "
+        f"covers {coverage[0]:.0%} of it instead of {coverage[1]:.0%} {_source(record, '08_when_it_fails')}."
+    )
+
+
+def closed_form(out):
+    """How often the closed form tells help from harm, against a rule of thumb and a constant answer."""
+    record = load("gap", out)
+    found = rows(record, method="DoG")
+    none = [row(record, gap=r["gap"], breadth=r["breadth"], method="none")["out_of_domain"] for r in found]
+    helped = np.subtract(none, [r["out_of_domain"] for r in found]) > 0  # (problems, S)
+    predicted = np.array([r["predicted"] < 0.01 for r in found])
+    thumb = np.array([r["gap"] <= 0.75 * r["breadth"] for r in found])
+    right = interval(100 * (helped == predicted[:, None]).mean(0))
+    simple = 100 * (helped == thumb[:, None]).mean()
+    constant = 100 * max(helped.mean(), 1 - helped.mean())
+    return (
+        "**Where DoG helps can be told beforehand:** a closed form with no fitted constant tells help from "
+        f"harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth and "
+        f"weight, the rule “gap at most three quarters of the breadth” in {simple:.1f}%, and the better of "
+        f"two constant answers in {constant:.0f}% "
+        f"{_source(record, '08_when_it_fails')}."
+    )
+
+
+def small_images(out):
+    """Each method at its own weight, in every regime of classes and images after the longest fine-tune."""
+    record = load("images", out)
+    steps, regimes = record["config"]["stages"][-1], record["config"]["grid"]
+
+    def at(method, classes, size):
+        return held_out(record, method, classes=classes, size=size, steps=steps)
+
+    gains = [below(at("DoG", *r) / at("CFG", *r)) for r in regimes]
+    means = sorted(g[0] for g in gains)
+    least, most = (f"{abs(g):.0f}% {'below' if g > 0 else 'above'}" for g in (means[0], means[-1]))
+    best = [np.argmin([at(m, *r).mean() for m in ("autoguidance", "CFG", "DoG")]) for r in regimes]
+    classes, size = regimes[-1]
+    return (
+        "**On small images DoG can be far ahead of CFG, and autoguidance is ahead of both:** over "
+        f"{len(regimes)} regimes, each method at its own weight, DoG's Fréchet distance lies between {least} "
+        f"and {most} CFG's ({_span(gains[-1], '.0f', '%')} below with {classes} classes of {size} images, "
+        f"{len(record['seeds'])} fine-tunes), and autoguidance's is the lowest in {best.count(0)} of "
+        f"{len(regimes)} {_source(record, '09_small_images')}."
+    )
+
+
+def transformer(out):
+    """DoG against CFG on a DiT, outside and inside the source; the interval is over pre-trained models."""
+    records = load("scale", out), load("replica/scale", out)
+    inside = [name for name in records[0]["config"]["targets"] if name != "outside"]
+
+    def study(record, target):
+        return dict(table="weight", target=target, variant="full", step=record["config"]["stages"][-1])
+
+    def ratio(record, target):
+        dog, cfg = (held_out(record, method, **study(record, target)) for method in ("dog", "cfg"))
+        return np.log(dog / cfg).mean()
+
+    unguided = [row(r, method="none", **study(r, "outside"))["class_error"] for r in records]
+    wrong = np.mean([np.mean(errors) for errors in unguided])
+    far = below([np.exp(ratio(r, "outside")) for r in records])
+    near = below([np.exp(np.mean([ratio(r, name) for name in inside])) for r in records])
+    return (
+        "**On a diffusion transformer it depends on the target:** with a DiT of 130 million weights, "
+        "pre-trained twice, each method at its own weight, DoG's Fréchet distance is "
+        f"{_span(far, '.0f', '%')} below CFG's outside the source, where the fine-tune is least finished "
+        f"(without guidance {wrong:.0%} of its samples show the wrong class), and "
+        f"{_span(near, '.0f', '%')} below it inside, which is no clear difference "
+        f"{_source(records[0], '10_dit_transfer')}."
+    )

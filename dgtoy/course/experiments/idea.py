@@ -1,0 +1,100 @@
+"""The idea in one picture: the same noise without guidance, with CFG and with DoG, beside the target."""
+
+import dataclasses
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from ...guidance import cfg, domain_guidance
+from ...metrics import mode_coverage
+from .. import plot
+from ..lab import Judge, Setting, finetuned, pretrained
+from ..records import record
+
+CALLS = {"none": 1, "CFG": 2, "DoG": 2}  # network calls per step
+TITLES = {
+    "truth": "The target, inside what\nit was pre-trained on (grey)",
+    "none": "Fine-tuned, no guide:\nmany dots stray",
+    "CFG": "Guided by itself (CFG):\nfewer stray",
+    "DoG": "Pre-trained guide (DoG):\nfewest stray, the shape thins",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """CFG and DoG at one weight w. Each of the networks draws `setting.samples` dots of each class."""
+
+    setting: Setting = Setting(samples=64)
+    w: float = 1.5
+    limit: float = 2.3  # of the picture
+
+    @classmethod
+    def quick(cls):
+        return cls()
+
+    @classmethod
+    def full(cls):
+        return cls()
+
+
+def run(config, device="cpu", progress=False):
+    """A row for each picture: its points by class, which of them lie outside, and coverage."""
+    started = time.time()
+    setting, w = config.setting, config.w
+    pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
+    judge, guide = Judge(setting, device), pre.denoiser(pre.null)
+    dots, generator = setting.seeds * setting.samples, torch.Generator(device).manual_seed(2)
+    source = setting.world(device).source.sample(3 * dots, generator=generator)
+    methods = {
+        "none": ft.denoiser,
+        "CFG": lambda c: cfg(ft, c, ft.null, w),
+        "DoG": lambda c: domain_guidance(ft.denoiser(c), guide, w),
+    }
+    pictures = {"truth": [part.sample(dots, generator=generator) for part in judge.parts]}
+    for name, method in methods.items():
+        pictures[name] = [judge.sample(method, c).flatten(0, 1) for c in range(len(judge.parts))]
+    found = [dict(method="source", x=_rounded(source))]
+    found += [dict(method=name, calls=CALLS.get(name), **_measured(x, judge)) for name, x in pictures.items()]
+    return record("idea", config, dict(rows=found), started, device)
+
+
+def _measured(by_class, judge):
+    """Of the points (n, 2) of each class: which lie outside the target, and the share of modes covered."""
+    outside = [(part.logp(x) < cut).tolist() for x, part, cut in zip(by_class, judge.parts, judge.cuts)]
+    covered = [mode_coverage(x, part).item() for x, part in zip(by_class, judge.parts)]
+    return dict(x=[_rounded(x) for x in by_class], outside=outside, coverage=float(np.mean(covered)))
+
+
+def _rounded(x):
+    return [[round(v, 2) for v in point] for point in x.tolist()]
+
+
+def figure(record):
+    """Four pictures of the same world, dots outside the target ringed; below each what was counted."""
+    by_method = {r["method"]: r for r in record["results"]["rows"]}
+    limit = record["config"]["limit"]
+    with plot.style():
+        fig, axes = plt.subplots(1, 4, figsize=(10, 2.95), dpi=200)
+        plot.points(axes[0], by_method["source"]["x"], "source", size=4)
+        for ax, (method, title) in zip(axes, TITLES.items(), strict=True):
+            r = by_method[method]
+            x, outside = np.concatenate(r["x"]), np.concatenate(r["outside"])
+            plot.points(ax, x, method, size=2, limit=limit)
+            strays = dict(s=18, facecolor=plot.METHODS[method]["color"], edgecolor="black", linewidth=0.8)
+            ax.scatter(*x[outside].T, **strays)
+            ax.set_ylim(-0.7 * limit, 0.7 * limit)
+            ax.set_title(title, fontsize=10.5)
+            ax.set_xlabel(_counts(r), fontsize=10.5)
+    return fig
+
+
+def _counts(r):
+    lines = [
+        f"{np.sum(r['outside'])} of {np.size(r['outside']):,} dots outside",
+        f"{r['coverage']:.0%} of the target covered",
+    ]
+    if r["calls"]:
+        lines.append(f"{r['calls']} network call{'s' * (r['calls'] > 1)} per step")
+    return "\n".join(lines)
