@@ -148,14 +148,15 @@ def test_all_records_are_made_and_judged(exact, capsys):
     assert "3 claims" in capsys.readouterr().out
 
 
-def test_the_claims_command_writes_claims_and_readme(tmp_path, capsys):
+def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     module, config = tiny()
     records.save(module.run(config), plt.figure(), tmp_path / "figures")
-    places = [f"<!-- {n} -->\nstale\n<!-- /{n} -->" for n in ("claims", "notebooks", "bench")]
-    (tmp_path / "README.md").write_text("\n\n".join(places))
+    page = tmp_path / "book" / "claims.md"
+    page.parent.mkdir()
+    page.write_text("# Claims\n<!-- claims -->\nstale\n<!-- /claims -->\n")
     main(["claims", "--out", str(tmp_path / "figures")])
     assert "C1" in capsys.readouterr().out
     found = json.loads((tmp_path / "figures" / "claims.json").read_text())
     assert [c["id"] for c in found] == ["C1", "C2", "C3"]
-    text = (tmp_path / "README.md").read_text()
-    assert "| C1 |" in text and "stale" not in text and "<!-- /bench -->" in text
+    text = page.read_text()
+    assert "| C1 |" in text and "stale" not in text and text.endswith("<!-- /claims -->\n")

@@ -221,13 +221,3 @@ def test_the_claims_are_what_the_rules_say_of_the_records():
             math.isclose(claim[k], again[k], rel_tol=1e-2, abs_tol=1e-3) for k in ("low", "value", "high")
         )
         assert claim["low"] <= claim["value"] <= claim["high"]
-
-
-def test_the_readme_s_claims_are_those_of_the_json():
-    table = report.claims_table(json.loads((FIGURES / "claims.json").read_text()))
-    assert table in (FIGURES.parent / "README.md").read_text()
-
-
-def test_a_readme_without_the_place_for_a_table_is_refused():
-    with refuses("holds 0 places <!-- claims -->", "expected 1"):
-        report.put("no place", "claims", "table")
