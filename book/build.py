@@ -22,25 +22,13 @@ BOOK = pathlib.Path(__file__).resolve().parent
 ROOT = BOOK.parent
 SOURCE, SITE = BOOK / "_build" / "source", BOOK / "_build" / "html"
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions")
+COURSE = ("worlds", "lab", "records", "plot", "experiments", "claims", "check", "bench", "notebooks")
 GROUPS = {
     "The exact world": ("gmm", "labelled", "theory"),
     "Guidance and sampling": ("guidance", "calibration", "schedules", "samplers", "metrics"),
-    "Networks and training": ("nets", "train", "checkpoint", "graphs", "shipped"),
+    "Networks and training": ("nets", "train", "checkpoint", "graphs", "shipped", "environment"),
     "Diffusion transformers": ("dit", "vp", "pipeline", "interop"),
-    "The course": tuple(
-        f"course.{name}"
-        for name in (
-            "worlds",
-            "lab",
-            "records",
-            "plot",
-            "experiments",
-            "claims",
-            "check",
-            "bench",
-            "notebooks",
-        )
-    ),
+    "The course": ("course", *(f"course.{name}" for name in COURSE)),
 }
 TABLES = {"findings": report.sentences, "modules": lambda figures: module_table()}  # what only the site shows
 
@@ -81,7 +69,9 @@ def lay_out():
 
 
 def modules(name):
-    """dgtoy.name and, if it is a package, every module below it."""
+    """dgtoy.name and, if a package, every module below it; those of the course have their own pages."""
+    if name == "course":
+        return ["dgtoy.course"]
     place = ROOT.joinpath("dgtoy", *name.split("."))
     inner = sorted(path.relative_to(ROOT).with_suffix("").parts for path in place.rglob("*.py"))
     return [f"dgtoy.{name}", *(".".join(parts) for parts in inner if parts[-1] != "__init__")]
@@ -107,7 +97,7 @@ def groups():
     package = ROOT / "dgtoy"
     present = [path.relative_to(package).with_suffix("") for path in package.glob("*")]
     present += [path.relative_to(package).with_suffix("") for path in (package / "course").glob("*")]
-    names = {".".join(path.parts) for path in present if exists(path)} - {"course", "__init__", "__main__"}
+    names = {".".join(path.parts) for path in present if exists(path)}
     names = {name for name in names if not name.endswith("__")}
     found = {title: [n for n in listed if n in names] for title, listed in GROUPS.items()}
     rest = sorted(names - {n for listed in found.values() for n in listed})

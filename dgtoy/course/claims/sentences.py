@@ -48,8 +48,8 @@ def equal_weight(out):
     none, cfg, dog = (outside(domains[0], m).mean() for m in ("none", "CFG", "DoG"))
     return (
         "**At equal weight, DoG leaves fewer samples outside the target than CFG:** on 2-D points at "
-        f"w = {w} they are {dog:.1f}% against {cfg:.1f}%, and {none:.1f}% without guidance "
-        f"({_span(less[domains[0]])} points fewer than CFG, {len(record['seeds'])} networks), and the order "
+        f"w = {w} they are {dog:.1f}% against {cfg:.1f}%, and {none:.1f}% without guidance (DoG against "
+        f"CFG: {_span(less[domains[0]])} percentage points fewer, {len(record['seeds'])} trainings), and the order "
         f"holds in {sum(v[1] > 0 for v in less.values())} of {len(domains)} domains "
         f"{_source(record, '06_domain_guidance_vs_cfg')}."
     )
@@ -62,12 +62,13 @@ def price(out):
     none = np.array(row(record, domain=domain, method="none")["energy"])
     dog = np.array(row(record, domain=domain, method="DoG", w=w)["energy"])
     part = row(record, domain=domain, method="DoG on an interval", w=w)
+    outside = 100 * np.mean(part["out_of_domain"])
     undone = interval(100 * (dog - part["energy"]) / (dog - none).mean())
     return (
         f"**The price is diversity, and most of it can be had back:** at w = {w} DoG's energy distance to "
         f"the target rises from {none.mean():.3f} to {dog.mean():.3f}, and guiding only where σ < {sigma:g} "
-        f"undoes {_span(undone, '.0f', '%')} of the rise, with {100 * np.mean(part['out_of_domain']):.1f}% "
-        f"of the samples outside {_source(record, '06_domain_guidance_vs_cfg')}."
+        f"undoes {_span(undone, '.0f', '%')} of the rise and leaves {outside:.1f}% of the samples outside, "
+        f"where 1.0% of true samples lie {_source(record, '06_domain_guidance_vs_cfg')}."
     )
 
 
@@ -98,8 +99,8 @@ def closed_form(out):
     simple = 100 * (helped == thumb[:, None]).mean()
     constant = 100 * max(helped.mean(), 1 - helped.mean())
     return (
-        "**Where DoG helps can be told beforehand:** a closed form with no fitted constant tells help from "
-        f"harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth and "
+        "**Where DoG helps can mostly be told beforehand:** a closed form with no fitted constant tells help "
+        f"from harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth and "
         f"weight, the rule “gap at most three quarters of the breadth” in {simple:.1f}%, and the better of "
         f"two constant answers in {constant:.0f}% "
         f"{_source(record, '08_when_it_fails')}."
@@ -121,8 +122,9 @@ def small_images(out):
     classes, size = regimes[-1]
     return (
         "**On small images DoG can be far ahead of CFG, and autoguidance is ahead of both:** over "
-        f"{len(regimes)} regimes, each method at its own weight, DoG's Fréchet distance lies between {least} "
-        f"and {most} CFG's ({_span(gains[-1], '.0f', '%')} below with {classes} classes of {size} images, "
+        f"{len(regimes)} regimes of classes and images, each method at its own weight, DoG's Fréchet "
+        f"distance lies between {least} and {most} CFG's "
+        f"({_span(gains[-1], '.0f', '%')} below with {classes} classes of {size} images, "
         f"{len(record['seeds'])} fine-tunes), and autoguidance's is the lowest in {best.count(0)} of "
         f"{len(regimes)} {_source(record, '09_small_images')}."
     )
