@@ -1,37 +1,97 @@
-"""The state of a training run on disk: one safetensors file that is complete or not there."""
+"""Tensors and a JSON header on disk: one safetensors file, or a folder of small parts; complete or not there."""
 
 import contextlib
-import dataclasses
 import glob
 import json
 import os
 import pathlib
+import shutil
 import time
+import uuid
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-
-def start_moments(optimizer):
-    """Give Adam its (zero) moments now: a step with zero gradients moves nothing."""
-    for p in optimizer.param_groups[0]["params"]:
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    for state in optimizer.state.values():
-        state["step"].zero_()
+PART_BYTES = 16 * 2**20
 
 
-def save_checkpoint(path, net, ema, optimizer, recipe, step):
-    """One safetensors file: weights, averages, both moments; step, recipe and seeds as JSON in its header."""
-    tensors = {}
-    for name, p in net.params.items():
-        state = optimizer.state[p]
-        tensors |= {f"net.{name}": p, f"m.{name}": state["exp_avg"], f"v.{name}": state["exp_avg_sq"]}
-    if ema:
-        tensors |= {f"ema.{name}": p for name, p in ema.params.items()}
-    header = dict(step=step, recipe=dataclasses.asdict(recipe), seeds=net.seeds, model=net.config)
-    write_safetensors(path, tensors, header)
+def save_state(path, tensors, header, part_bytes=PART_BYTES):
+    """A state to go on from, into `path`: a file NAME.safetensors, or a folder, in files of at most `part_bytes` each.
+
+    header: JSON, its "step" the steps taken. Within the folder a save has a folder of its own, STEP-ID, which appears
+    when all its parts are written; only then those of earlier saves go. So a process that is killed leaves one that is complete.
+    Raises ValueError if one row of a tensor is larger than a part.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        return write_safetensors(path, tensors, header)
+    save = f"{header['step']:08d}-{uuid.uuid4().hex[:8]}"
+    parts = list(_parts(tensors, part_bytes - len(json.dumps(header)) - 1024))
+    for k, part in enumerate(parts):
+        about = dict(save=save, part=k, parts=len(parts), header=header if k == 0 else None)
+        write_safetensors(path / f".{save}" / f"{k:05d}.safetensors", part, about)
+    os.replace(path / f".{save}", path / save)
+    for other in path.iterdir():
+        if other.name != save:
+            shutil.rmtree(other)
+
+
+def load_state(path):
+    """tensors, header of the latest state in `path`, or None where there is none.
+
+    Raises ValueError if a file is damaged, parts are missing, or parts of several saves are mixed.
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path) if path.exists() else None
+    saves = sorted(path.glob("[0-9]*-*"))
+    if not saves:
+        return None
+    read = [read_safetensors(p) for p in sorted(saves[-1].glob("*.safetensors"))]
+    abouts = [about for _, about in read]
+    found = sorted({about.get("save") or "none" for about in abouts})
+    if any(save != saves[-1].name for save in found):
+        raise ValueError(f"{saves[-1]} holds parts of {', '.join(found)}; expected those of one save")
+    have = {about["part"] for about in abouts}
+    expected = abouts[0]["parts"] if abouts else 1
+    missing = sorted(set(range(expected)) - have)
+    if missing:
+        raise ValueError(
+            f"{saves[-1]} is not complete: {missing[0]:05d}.safetensors is missing, one of {len(missing)} of {expected} parts"
+        )
+    pieces = {}
+    for tensors, _ in read:
+        for name, piece in tensors.items():
+            pieces.setdefault(name.partition("|")[0], []).append(piece)
+    joined = {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in pieces.items()}
+    return joined, abouts[0]["header"]
+
+
+def _parts(tensors, room):
+    """Dictionaries of tensors, each of at most `room` bytes with its share of the file's own header."""
+    part, left = {}, room
+    for name, piece in _pieces(tensors, room - 512):
+        size = piece.nbytes + len(name) + 128
+        if part and size > left:
+            yield part
+            part, left = {}, room
+        part[name] = piece
+        left -= size
+    yield part
+
+
+def _pieces(tensors, room):
+    """Every tensor by its name, one of more than `room` bytes cut into rows named "NAME|FIRST"."""
+    for name, tensor in tensors.items():
+        if tensor.nbytes <= room:
+            yield name, tensor
+            continue
+        rows = room * len(tensor) // tensor.nbytes if tensor.ndim else 0
+        if rows < 1:
+            raise ValueError(f"part_bytes leaves {room} bytes for tensors; expected room for a row of {name}")
+        for first in range(0, len(tensor), rows):
+            yield f"{name}|{first:08d}", tensor[first : first + rows]
 
 
 def write_safetensors(path, tensors, header):
@@ -77,40 +137,3 @@ def read_safetensors(path):
         raise
     except Exception as e:
         raise ValueError(f"{path} is not a complete checkpoint ({type(e).__name__}: {str(e)[:80]})") from None
-
-
-def resume(path, net, ema, optimizer, recipe):
-    """Load `path` into the running state if it exists.  -> steps already taken"""
-    if not pathlib.Path(path).exists():
-        return 0
-    tensors, header = read_safetensors(path)
-    if not {"step", "recipe", "seeds", "model"} <= set(header):
-        raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
-    found = header["recipe"] | (
-        {"steps": recipe.steps} if getattr(recipe, "w", 1) == 1 else {}
-    )  # with w > 1 the steps say when guidance starts
-    for what, came, expected in (
-        ("recipe", found, json.loads(json.dumps(dataclasses.asdict(recipe)))),
-        ("seeds", header["seeds"], net.seeds),
-        ("model", header["model"], net.config),
-        ("ema", "ema." in "".join(tensors), bool(ema)),
-    ):
-        if came != expected:
-            raise ValueError(f"{path} was made with {what} {came}; this run has {expected}")
-    if header["step"] > recipe.steps:
-        raise ValueError(f"{path} is at step {header['step']}; this run ends at {recipe.steps}")
-    targets = {f"net.{k}": p for k, p in net.params.items()} | (
-        {f"ema.{k}": p for k, p in ema.params.items()} if ema else {}
-    )
-    for name, p in net.params.items():
-        targets |= {f"m.{name}": optimizer.state[p]["exp_avg"], f"v.{name}": optimizer.state[p]["exp_avg_sq"]}
-    shapes = {k: tuple(v.shape) for k, v in targets.items()}
-    wrong = [k for k in shapes if k not in tensors or tuple(tensors[k].shape) != shapes[k]]
-    if wrong:
-        came = tuple(tensors[wrong[0]].shape) if wrong[0] in tensors else "nothing"
-        raise ValueError(f"{path}: {wrong[0]} has shape {came}; expected {shapes[wrong[0]]}")
-    for name, target in targets.items():
-        target.detach().copy_(tensors[name])
-    for state in optimizer.state.values():
-        state["step"].fill_(header["step"])
-    return header["step"]

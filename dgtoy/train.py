@@ -1,28 +1,34 @@
-"""Training: what one step sees, the `fit` generator, the average of the weights, checkpoint and resume.
+"""Training: one loop with one optimizer step and one average of the weights, for every network here; and `fit`, its use on the small ones.
 
-The randomness of step t of seed k is a function of (k, t) alone: each seed owns generators, one for each block of
-steps. So a member of an ensemble sees what it would see alone, and a resumed run what it would have seen.
+The randomness of step t of seed k is a function of (k, t) alone. So a member of an ensemble sees what it would see
+alone, a resumed run what it would have seen, and several processes together what one sees.
 """
 
 import dataclasses
+import functools
+import json
 import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from .checkpoint import resume, save_checkpoint, start_moments
+from . import distributed
+from .checkpoint import load_state, save_state
 from .graphs import Captured
 from .labelled import LabelledMixture, check_label
 from .schedules import log_normal
 
-BLOCK = 64  # steps whose random numbers are drawn together
+BLOCK = 64  # steps whose random numbers `fit` draws together
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train. `dropout` is the share of labels replaced by null; `noise` (mean, std) of ln sigma.
+class TrainingConfig:
+    """What every training has: its length, its batch, AdamW and the average of the weights.
 
-    w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the steps (`fit`).
+    dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of the gradient,
+    0 for any. schedule: of the learning rate after `warmup` steps in which it rises to lr: "constant"; "cosine", falling to
+    0; "wsd", constant and in the last share `decay` of the steps falling to 0 on a line. Raises ValueError for values out of range.
     """
 
     steps: int = 2000
@@ -30,9 +36,12 @@ class Recipe:
     lr: float = 1e-3
     dropout: float = 0.1
     ema: float = 0.999
-    noise: tuple = (-0.5, 1.6)
-    w: float = 1.0
-    late: float = 0.5
+    betas: tuple = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    decay: float = 0.2
 
     def __post_init__(self):
         if not 0 <= self.dropout <= 1:
@@ -43,19 +52,250 @@ class Recipe:
             raise ValueError(
                 f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite"
             )
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas is {self.betas}; expected two numbers, 0 <= beta < 1")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.clip < math.inf:
+            raise ValueError(
+                f"weight_decay, clip are {self.weight_decay}, {self.clip}; expected >= 0 and finite"
+            )
+        if self.schedule not in ("constant", "cosine", "wsd"):
+            raise ValueError(f"schedule is {self.schedule!r}; expected constant, cosine or wsd")
+        if self.warmup < 0 or not 0 < self.decay <= 1:
+            raise ValueError(
+                f"warmup, decay are {self.warmup}, {self.decay}; expected >= 0 and 0 < decay <= 1"
+            )
+
+    def lr_at(self, step):
+        """The learning rate of a step, counted from 0."""
+        lr = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "cosine":
+            return lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        if self.schedule == "wsd":
+            return lr * min(1.0, (self.steps - step) / (self.decay * self.steps))
+        return lr
+
+    def same_until(self, step):
+        """Whether the first `step` steps do not depend on how many follow: then a run may go on for longer."""
+        if self.schedule == "wsd":
+            return step <= (1 - self.decay) * self.steps
+        return self.schedule == "constant"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(TrainingConfig):
+    """How `fit` trains. noise: (mean, std) of ln sigma.
+
+    w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the steps.
+    """
+
+    noise: tuple = (-0.5, 1.6)
+    w: float = 1.0
+    late: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
         if not math.isfinite(self.noise[0]) or not 0 <= self.noise[1] < math.inf:
             raise ValueError(f"noise is {self.noise}; expected the finite mean and std of ln sigma, std >= 0")
         if not 1 <= self.w < 2 or not 0 <= self.late <= 1:
             raise ValueError(
-                f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point) and 0 <= late <= 1"
+                f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point)"
+                " and 0 <= late <= 1"
             )
+
+    def same_until(self, step):
+        """As above; with w > 1 the number of steps says when guidance starts."""
+        return super().same_until(step) and self.w == 1
 
 
 class Step(NamedTuple):
-    """What `fit` yields: steps taken so far, and the loss (S,) of the last one."""
+    """What a training yields: steps taken so far, and the loss of the last one, (S,) or ()."""
 
     step: int
     loss: torch.Tensor
+
+
+def generator(seed, step, device="cpu"):
+    """The random numbers of a step of a seed."""
+    return torch.Generator(device).manual_seed(1_000_003 * seed + step)
+
+
+class Trainer:
+    """A training run: the weights of `net`, their average `ema`, Adam's moments, and the steps taken.
+
+    net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving average
+    of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
+    loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks that share no weight.
+    On a CUDA device a step is two captured graphs, gradient and update. Processes of a group (`distributed.join`) average
+    their gradients; each calls the trainer on its own slice of the batch.
+    """
+
+    def __init__(self, net, loss_fn, recipe, ema=None):
+        self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
+        self.params = _params(net)
+        self.averages = {} if ema is None else _params(ema)
+        first = next(iter(self.params.values()))
+        self.optimizer = torch.optim.AdamW(
+            list(self.params.values()),
+            lr=torch.tensor(recipe.lr, device=first.device) if first.is_cuda else recipe.lr,
+            betas=tuple(recipe.betas),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+            capturable=first.is_cuda,
+        )
+        for p in self.params.values():
+            self.optimizer.state[p] = dict(
+                step=torch.zeros((), device=p.device),
+                exp_avg=torch.zeros_like(p, requires_grad=False),
+                exp_avg_sq=torch.zeros_like(p, requires_grad=False),
+            )
+        self._halves = {}
+
+    def run(self, batch_fn):
+        """Train up to recipe.steps; a generator of `Step`.
+
+        batch_fn(step): the tensors that step `step`, counted from 0, sees, and nothing else than that decides what they are.
+        Raises FloatingPointError at a loss that is not finite, naming step and seed; the weights are then those before that step.
+        """
+        averages, params = list(self.averages.values()), list(self.params.values())
+        following = batch_fn(self.step) if self.step < self.recipe.steps else None
+        while self.step < self.recipe.steps:
+            gradient, update = self._captured(following)
+            loss = gradient(*following)
+            if self.step + 1 < self.recipe.steps:
+                following = batch_fn(self.step + 1)  # drawn while the device works
+            if distributed.count() > 1:
+                distributed.average_([loss, *(p.grad for p in params if p.grad is not None)])
+            self._check(loss)
+            self._set_lr(self.recipe.lr_at(self.step))
+            update(loss)
+            if averages:
+                with torch.no_grad():
+                    decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+                    torch._foreach_lerp_(averages, params, 1 - decay)
+            self.step += 1
+            yield Step(self.step, loss)
+
+    def saved(self, batch_fn, path, every=500, **how):
+        """As `run`, with the state saved every `every` steps, at the end and at a loss that is not finite; by the first process."""
+        try:
+            for step in self.run(batch_fn):
+                if step.step % every == 0 or step.step == self.recipe.steps:
+                    self.save(path, **how)
+                yield step
+        except FloatingPointError:
+            self.save(path, **how)
+            raise
+
+    def save(self, path, compact=False, **how):
+        """Write all that it takes to go on; the first process does. See `checkpoint.save_state` for `path`.
+
+        compact: moments in bfloat16, for a quarter less on disk. The run that goes on then differs by rounding.
+        """
+        if distributed.rank() == 0:
+            small = {
+                k: v.bfloat16() if compact and k[:2] in ("m.", "v.") else v for k, v in self._state().items()
+            }
+            save_state(path, small, self._header(), **how)
+
+    def resume(self, path):
+        """Go on from what `save` wrote, as if the run had never stopped; start anew where there is nothing.
+
+        Raises ValueError, and changes nothing, for the state of another run or a damaged one.
+        """
+        found = load_state(path)
+        if found is None:
+            return
+        tensors, header = found
+        self._check_header(path, tensors, header)
+        mine = self._state()
+        for name, target in mine.items():
+            came = tuple(tensors[name].shape) if name in tensors else "nothing"
+            if came != tuple(target.shape):
+                raise ValueError(f"{path}: {name} has shape {came}; expected {tuple(target.shape)}")
+        for name, target in mine.items():
+            target.detach().copy_(tensors[name])
+        self.step = header["step"]
+        for state in self.optimizer.state.values():
+            state["step"].fill_(self.step)
+
+    def _state(self):
+        """Weights, averages and both moments by name."""
+        found = {}
+        for name, p in self.params.items():
+            moments = self.optimizer.state[p]
+            found |= {f"net.{name}": p, f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
+        return found | {f"ema.{name}": p for name, p in self.averages.items()}
+
+    def _header(self):
+        return dict(
+            step=self.step,
+            recipe=json.loads(json.dumps(dataclasses.asdict(self.recipe))),
+            seeds=list(getattr(self.net, "seeds", [0])),
+            model=getattr(self.net, "config", {}),
+        )
+
+    def _check_header(self, path, tensors, header):
+        mine = self._header()
+        if not mine.keys() <= header.keys():
+            raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
+        step, recipe = header["step"], header["recipe"]
+        longer = dataclasses.replace(self.recipe, steps=recipe.get("steps", 0))
+        if longer.same_until(step) and self.recipe.same_until(step):
+            recipe = recipe | dict(steps=self.recipe.steps)
+        for what, came, expected in (
+            ("recipe", recipe, mine["recipe"]),
+            ("seeds", header["seeds"], mine["seeds"]),
+            ("model", header["model"], mine["model"]),
+            ("ema", any(name.startswith("ema.") for name in tensors), bool(self.averages)),
+        ):
+            if came != expected:
+                raise ValueError(f"{path} was made with {what} {came}; this run has {expected}")
+        if step > self.recipe.steps:
+            raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
+
+    def _captured(self, batch):
+        """The two halves of a step on batches of this kind; the update reads gradients from where its gradient leaves them."""
+        kind = tuple((a.shape, a.dtype) for a in batch)
+        if kind not in self._halves:
+            alone = distributed.count() == 1
+            self._halves[kind] = (
+                (Captured(self._gradient), Captured(self._update, warm=0))
+                if alone
+                else (self._gradient, self._update)
+            )
+        return self._halves[kind]
+
+    def _gradient(self, *batch):
+        loss = self.loss_fn(self.net, *batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        return loss.detach()
+
+    def _update(self, loss):
+        """Given the loss only to be told where it is."""
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(list(self.params.values()), self.recipe.clip)
+        self.optimizer.step()
+
+    def _set_lr(self, lr):
+        group = self.optimizer.param_groups[0]
+        if torch.is_tensor(group["lr"]):  # a captured update reads it where it lies
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+    def _check(self, loss):
+        finite = loss.reshape(-1).isfinite()
+        if not bool(finite.all()):
+            seed = self._header()["seeds"][int((~finite).nonzero()[0])]
+            raise FloatingPointError(
+                f"the loss of seed {seed} is not finite at step {self.step + 1}; the weights are those of step {self.step}"
+            )
+
+
+def _params(net):
+    """The tensors that train, by name."""
+    return net.params if hasattr(net, "params") else dict(net.named_parameters())
 
 
 class Points:
@@ -90,8 +330,9 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     u = torch.empty(len(seeds), 2, BLOCK, recipe.batch, device=device)
     z = torch.empty(len(seeds), 1 + 2 * dim, BLOCK, recipe.batch, device=device)
     for k, seed in enumerate(seeds):
-        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + block)
-        u[k].uniform_(generator=generator), z[k].normal_(generator=generator)
+        g = generator(seed, block, device)
+        u[k].uniform_(generator=g)
+        z[k].normal_(generator=g)
     x0, label = data.draw(u[:, 0], z[:, 1 : 1 + dim].movedim(1, -1))  # (S, BLOCK, B, D), (S, BLOCK, B)
     label = torch.where(u[:, 1] < recipe.dropout, null, label)
     sigma = log_normal(z[:, 0], *recipe.noise)
@@ -128,11 +369,40 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
         raise ValueError(
             f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'}; expected a guide with w > 1 and none with w = 1"
         )
-    params = list(net.params.values())
-    optimizer = torch.optim.Adam(params, lr=recipe.lr, fused=True, capturable=net.device.type == "cuda")
-    start_moments(optimizer)
-    start = resume(checkpoint, net, ema, optimizer, recipe) if checkpoint else 0
-    return _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide)
+    trainer = Trainer(net, functools.partial(_loss, guide), recipe, ema)
+    batch_fn = _Batches(net, data, recipe)
+    if checkpoint is None:
+        return trainer.run(batch_fn)
+    trainer.resume(checkpoint)
+    return trainer.saved(batch_fn, checkpoint, every)
+
+
+class _Batches:
+    """What each step of `fit` sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is learned."""
+
+    def __init__(self, net, data, recipe):
+        self.net, self.data, self.recipe = net, data, recipe
+        self.block = functools.lru_cache(maxsize=1)(self._block)
+
+    def _block(self, block):
+        return batches(
+            self.data, self.net.seeds, self.recipe, self.net.null, block, self.net.shape, self.net.device
+        )
+
+    def __call__(self, step):
+        batch = [a[:, step % BLOCK] for a in self.block(step // BLOCK)]
+        if self.recipe.w > 1 and step >= self.recipe.late * self.recipe.steps:
+            batch.append(torch.full((), self.recipe.w - 1, device=self.net.device))
+        return batch
+
+
+def _loss(guide, net, x0, label, sigma, x, extra=None):
+    """The denoising loss (S,); with `extra` = w - 1 labelled samples aim at x0 + extra (D - D_guide)."""
+    x0_hat = net(x, sigma, label)
+    if extra is not None:
+        learned = x0 + extra * (x0_hat.detach() - guide(x, sigma))
+        x0 = torch.where(beside(label == net.null, x0), x0, learned)
+    return denoising_loss(x0_hat, x0, sigma, net.sigma_data)
 
 
 def _check_data(net, data):
@@ -160,71 +430,3 @@ def _check_data(net, data):
             raise ValueError(
                 f"data has {came[0]} classes and images of side {came[1]}; expected {expected[0]} and {expected[1]}"
             )
-
-
-def _iterate(net, data, recipe, ema, checkpoint, every, optimizer, start, guide):
-    work = _Work(net, ema, optimizer, guide)
-    inputs = None
-    for step in range(start, recipe.steps):
-        if inputs is None or step % BLOCK == 0:
-            inputs = batches(data, net.seeds, recipe, net.null, step // BLOCK, net.shape, net.device)
-        x0, label, sigma, x = (a[:, step % BLOCK] for a in inputs)
-        work.extra(recipe.w - 1 if step >= recipe.late * recipe.steps else 0.0)
-        loss = work.gradient(x0, label, sigma, x)
-        if not bool(loss.isfinite().all()):
-            seed = net.seeds[int((~loss.isfinite()).nonzero()[0])]
-            if checkpoint:
-                save_checkpoint(checkpoint, net, ema, optimizer, recipe, step)
-            raise FloatingPointError(
-                f"the loss of seed {seed} is not finite at step {step + 1}; the weights are those of step {step}"
-            )
-        work.update(min(recipe.ema, (1 + step) / (10 + step)))
-        if checkpoint and ((step + 1) % every == 0 or step + 1 == recipe.steps):
-            save_checkpoint(checkpoint, net, ema, optimizer, recipe, step + 1)
-        yield Step(step + 1, loss)
-
-
-class _Work:
-    """One training step in two halves, gradient and update; on a GPU each half is one captured graph."""
-
-    def __init__(self, net, ema, optimizer, guide=None):
-        self.net, self.optimizer, self.guide, self.share = net, optimizer, guide, 0.0
-        self.params = list(net.params.values())
-        self.averages = [ema.params[k].detach() for k in net.params] if ema else []
-        self._anew()
-
-    def _anew(self):
-        """Capture both halves at their next call: the update reads gradients from where the gradient's graph leaves them."""
-        self.gradient, self._captured_update = Captured(self._gradient), Captured(self._update, warm=0)
-
-    def extra(self, share):
-        """How much of the guide's difference the targets hold from now on: 0, or w - 1."""
-        if share != self.share:
-            self.share = share
-            self._anew()
-
-    def update(self, decay):
-        """One step of the optimizer, and of the averages with this decay."""
-        self._captured_update(torch.full((), decay, device=self.params[0].device))
-
-    def _gradient(self, x0, label, sigma, x):
-        x0_hat = self.net(x, sigma, label)
-        if self.share:
-            learned = x0 + self.share * (x0_hat.detach() - self.guide(x, sigma))
-            x0 = torch.where(beside(label == self.net.null, x0), x0, learned)
-        loss = denoising_loss(x0_hat, x0, sigma, self.net.sigma_data)  # (S,)
-        grads = torch.autograd.grad(loss.sum(), self.params)
-        for p, g in zip(self.params, grads):
-            p.grad = g
-        return loss.detach()
-
-    def _update(self, decay):
-        self.optimizer.step()
-        if self.averages and decay.is_cuda:  # three launches, whatever the number of weights
-            torch._foreach_mul_(self.averages, decay)
-            torch._foreach_add_(
-                self.averages, torch._foreach_mul([p.detach() for p in self.params], 1 - decay)
-            )
-            return
-        for average, p in zip(self.averages, self.params):
-            average.lerp_(p.detach(), 1 - decay)

@@ -9,7 +9,7 @@ import torch
 from helpers import refuses
 
 from dgtoy.course.bench.dit import network
-from dgtoy.course.experiments.scale_setup import Held
+from dgtoy import train
 from dgtoy.dit import EDM, VP, DiT
 from dgtoy.dit.fast import fast, fused, gated_norm, quantized
 from dgtoy.graphs import Captured
@@ -107,7 +107,9 @@ def test_a_lora_pair_is_made_fast_once_and_stays_a_pair():
 def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
     g = torch.Generator().manual_seed(0)
     data, config = (
-        Held(torch.randn(20, 4, 8, 8, generator=g), torch.randint(3, (20,), generator=g), 3),
+        finetune.LatentTensors(
+            torch.randn(20, 4, 8, 8, generator=g), torch.randint(3, (20,), generator=g), 3
+        ),
         finetune.Config(steps=6, batch=4, checkpointing=recompute),
     )
 
@@ -117,11 +119,12 @@ def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
         if not rank:
             net.net.requires_grad_(True)
         ema = net.clone()
-        losses = [s.loss.item() for s in finetune.steps(net, ema, data, config)]
+        trainer, batch_fn = finetune.training(net, data, config, ema)
+        losses = [s.loss.item() for s in trainer.run(batch_fn)]
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
 
     quick = run()
-    monkeypatch.setattr(finetune, "Captured", lambda f, warm=3: f)
+    monkeypatch.setattr(train, "Captured", lambda f, warm=3: f)
     plain = run()
     near(quick[0], plain[0], 1e-4)
     near(quick[1], plain[1], 1e-4)
@@ -129,17 +132,16 @@ def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_a_captured_fine_tune():
-    data = Held(torch.full((4, 4, 8, 8), float("nan")), torch.zeros(4, dtype=torch.long), 3)
+    data = finetune.LatentTensors(torch.full((4, 4, 8, 8), float("nan")), torch.zeros(4, dtype=torch.long), 3)
     net = VP(network(TINY, "cuda")).with_classes(3)
     net.net.requires_grad_(True)
     with refuses("not finite at step 1", error=FloatingPointError):
-        list(finetune.steps(net, net.clone(), data, finetune.Config(steps=3, batch=2)))
+        trainer, batch_fn = finetune.training(net, data, finetune.Config(steps=3, batch=2), net.clone())
+        list(trainer.run(batch_fn))
 
 
 def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
     """The learned guidance comes half way, with another graph."""
-    from dgtoy import train
-
     g = torch.Generator().manual_seed(0)
     data = Points(torch.randn(1, 40, 4, 8, 8, generator=g), torch.randint(3, (1, 40), generator=g)).to("cuda")
 

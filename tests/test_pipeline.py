@@ -22,7 +22,7 @@ from helpers import refuses
 from PIL import Image
 from safetensors.torch import load_file
 
-from dgtoy import vp
+from dgtoy import distributed, vp
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
 from dgtoy.pipeline import calibrate as calibration
@@ -103,7 +103,9 @@ def test_one_step_is_adamw_on_the_official_loss(place, tmp_path):
 def test_the_normal_loss_is_what_training_sees_of_the_pretrained_model_with_every_label_dropped(place):
     still = dataclasses.replace(RECIPE, steps=5, dropout=1.0, lr=1e-12)
     data, net = Latents(place / "latents"), VP(load_pretrained(place / "pre.safetensors", num_heads=2))
-    seen = [s.loss for s in finetune.steps(net, net.clone(), data, still, start=2)]
+    trainer, batch_fn = finetune.training(net, data, still, net.clone())
+    trainer.step = 2
+    seen = [s.loss for s in trainer.run(batch_fn)]
     found = finetune.normal_loss(
         place / "pre.safetensors", data, dataclasses.replace(RECIPE, steps=2), num_heads=2, batches=3
     )
@@ -246,21 +248,23 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
     )
 
 
-def test_data_of_another_kind_is_refused(place, tmp_path):
+def test_data_of_another_kind_is_refused(place, tmp_path, monkeypatch):
     data = Latents(place / "latents")
     with refuses("data has latents (4, 8, 8) of 3 classes; expected (4, 8, 8) and 4"):
         finetune.finetune(
             finetune.start(place / "pre.safetensors", 4, RECIPE, num_heads=2), data, RECIPE, tmp_path
         )
-    three = types.SimpleNamespace(num_processes=4, process_index=0)
+    monkeypatch.setattr(distributed, "count", lambda: 4)
     with refuses("batch is 6; expected a multiple of the 4 processes"):
         finetune.finetune(
-            finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2), data, RECIPE, tmp_path, three
+            finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2), data, RECIPE, tmp_path
         )
     with refuses("steps, batch, lr are 5, 0, 0.001"):
         dataclasses.replace(RECIPE, batch=0)
-    with refuses("dropout, ema, rank are 2, 0.9, 0"):
+    with refuses("dropout is 2"):
         dataclasses.replace(RECIPE, dropout=2)
+    with refuses("rank is -1"):
+        dataclasses.replace(RECIPE, rank=-1)
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_good_state(place, tmp_path):
@@ -268,7 +272,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_good_state
     data = Latents(place / "latents")
     data.mean = data.mean * math.nan
     net = finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2)
-    with refuses("the loss is not finite at step 3", error=FloatingPointError):
+    with refuses("the loss of seed 0 is not finite at step 3", error=FloatingPointError):
         list(finetune.finetune(net, data, RECIPE, tmp_path))
     assert all(v.isfinite().all() for v in load_file(tmp_path / "last.safetensors").values())
 

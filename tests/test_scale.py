@@ -32,7 +32,7 @@ def test_codes_have_the_input_shape_of_dit_256_and_lose_only_colour():
 
 def test_a_held_set_gives_its_rows_and_mirrors_none():
     x0, label = torch.randn(5, 4, 2, 2), torch.arange(5) % 3
-    data = scale_setup.Held(x0, label, 3)
+    data = finetune.LatentTensors(x0, label, 3)
     found, its = data.draw(torch.tensor([4, 0]), torch.tensor([True, False]), torch.randn(2, 4, 2, 2))
     assert (
         torch.equal(found, x0[[4, 0]])
@@ -52,8 +52,8 @@ def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
     x0, label = torch.randn(12, 4, 8, 8), torch.arange(12) % 3
     recipe = finetune.Config(steps=4, batch=6, lr=1e-3, ema=0.9, keep=(2,))
     make = lambda: VP(DiT(8, 2, 4, 16, 1, 2, 3, seed=1))
-    kept = finetune.averaged(make(), scale_setup.Held(x0, label, 3), recipe, {2, 4})
-    for _ in finetune.finetune(make(), scale_setup.Held(x0, label, 3), recipe, tmp_path):
+    kept = finetune.averaged(make(), finetune.LatentTensors(x0, label, 3), recipe, {2, 4})
+    for _ in finetune.finetune(make(), finetune.LatentTensors(x0, label, 3), recipe, tmp_path):
         pass
     from safetensors.torch import load_file
 

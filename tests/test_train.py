@@ -118,14 +118,16 @@ def test_training_comes_closer_to_the_exact_denoiser():
 @given(st.integers(0, 200), st.floats(0, 0.9999))
 @settings(max_examples=10)
 def test_the_average_s_decay_warms_up(step, ema):
-    """One update from a known state: average + (1 - min(ema, (1 + t)/(10 + t))) (weights - average)."""
-    net = nets(seeds=[0])
-    average = nets(seeds=[1])
+    """One step from a known state: average + (1 - min(ema, (1 + t)/(10 + t))) (weights - average)."""
+    net, average = nets(seeds=[0]), nets(seeds=[1])
     old = {k: v.detach().clone() for k, v in average.params.items()}
-    optimizer = torch.optim.SGD(net.params.values(), lr=0.0)
-    work = train._Work(net, average, optimizer)
+    recipe = dataclasses.replace(RECIPE, steps=step + 1, ema=ema)
+    trainer = train.Trainer(
+        net, lambda net, x: sum(x * p.sum() for p in net.params.values()), recipe, average
+    )
+    trainer.step = step
+    list(trainer.run(lambda step: [torch.ones(())]))
     decay = min(ema, (1 + step) / (10 + step))
-    work.update(decay)
     for k, v in average.params.items():
         close(v.detach(), decay * old[k] + (1 - decay) * net.params[k].detach())
 

@@ -9,7 +9,7 @@ import time
 
 from tqdm import tqdm
 
-from .. import environment
+from .. import distributed, environment
 from ..checkpoint import write_text
 from .manifest import checksum
 
@@ -53,20 +53,6 @@ def _config_from(args, config):
     """The configuration that the options describe."""
     held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
-
-
-def _processes():
-    """accelerate's Accelerator where it launched several processes, otherwise None."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return None
-    import torch
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=not torch.cuda.is_available())
-
-
-def _place(args, accelerator):
-    return accelerator.device if accelerator else environment.device(args.device)
 
 
 def _common(parser):
@@ -172,13 +158,12 @@ def finetune(args):
     from .finetune import finetune as run
     from .latents import Latents
 
-    config, accelerator = _config_from(args, Config), _processes()
-    device = _place(args, accelerator)
+    config, device = _config_from(args, Config), distributed.join(environment.device(args.device))
     data = Latents(args.latents)
     net = start(args.pretrained, len(data.classes), config, device, args.heads)
-    first = accelerator is None or accelerator.is_main_process
+    first = distributed.rank() == 0
     bar = tqdm(total=config.steps, desc="finetune", disable=args.quiet or not first, mininterval=5)
-    steps = run(net, data, config, args.out, accelerator, args.every)
+    steps = run(net, data, config, args.out, args.every)
     log, recent = pathlib.Path(args.out) / "losses.csv", []
     if first and not log.exists():
         loss, spread = normal_loss(args.pretrained, data, config, device, args.heads)
@@ -270,19 +255,17 @@ def sample(args):
     from .sample import Config, collect
     from .sample import sample as run
 
-    config, accelerator = _config_from(args, Config), _processes()
-    device = _place(args, accelerator)
+    config, device = _config_from(args, Config), distributed.join(environment.device(args.device))
     tuned, guide, names = _models(args, device)
     if str(device).startswith("cuda") or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
     origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
-    part = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    part = distributed.rank(), distributed.count()
     bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)
     for done, total in run(tuned, guide, codec(args.vae, device), config, args.out, origin, args.batch, part):
         bar.total = total
         bar.update(done - bar.n)
-    if accelerator:
-        accelerator.wait_for_everyone()
+    distributed.barrier()
     if part[0] == 0:
         print(collect(args.out, config.count))
 

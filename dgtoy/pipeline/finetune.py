@@ -6,22 +6,23 @@ one that was never stopped.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 
-from .. import vp
-from ..checkpoint import read_safetensors, resume, save_checkpoint, start_moments, write_safetensors
+from .. import distributed, vp
+from ..checkpoint import read_safetensors, write_safetensors
 from ..dit import VP, load_pretrained
-from ..graphs import Captured
 from ..interop import add_lora, lora_guide
-from ..train import Step
+from ..train import Trainer, TrainingConfig, generator
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(TrainingConfig):
     """The paper's recipe: AdamW without weight decay, label dropout, an average of the weights.
 
     rank: of a LoRA adapter instead of a full fine-tune. checkpointing: recompute each block's activations in the backward
@@ -31,7 +32,6 @@ class Config:
     steps: int = 24_000
     batch: int = 32
     lr: float = 1e-4
-    dropout: float = 0.1
     ema: float = 0.9999
     seed: int = 0
     rank: int = 0
@@ -39,166 +39,144 @@ class Config:
     keep: tuple = ()
 
     def __post_init__(self):
-        if self.steps < 0 or self.batch < 1 or not 0 < self.lr < float("inf"):
-            raise ValueError(
-                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite"
-            )
-        if not 0 <= self.dropout <= 1 or not 0 <= self.ema < 1 or self.rank < 0:
-            raise ValueError(
-                f"dropout, ema, rank are {self.dropout}, {self.ema}, {self.rank}; expected shares from 0 to 1, ema below 1, rank >= 0"
-            )
+        super().__post_init__()
+        if self.rank < 0:
+            raise ValueError(f"rank is {self.rank}; expected >= 0")
 
 
-def batch_of(data, step, config, null):
+class Data(Protocol):
+    """What fine-tuning asks of a data set on the CPU: `Latents` and `LatentTensors` give it."""
+
+    shape: tuple  # (C, h, w) of one image
+    classes: list
+
+    def __len__(self): ...
+
+    def draw(self, rows, flip, z):
+        """x0 (B, C, h, w) and label (B,) of images `rows` (B,), mirrored where `flip` (B,), their own noise from normals z."""
+
+
+class LatentTensors:
+    """`Data` in memory: x0 (N, C, h, w), label (N,) of so many classes. None is mirrored."""
+
+    def __init__(self, x0, label, num_classes):
+        self.x0, self.label = x0.cpu(), label.cpu()
+        self.shape, self.classes = tuple(x0.shape[1:]), list(range(num_classes))
+
+    def __len__(self):
+        return len(self.x0)
+
+    def draw(self, rows, flip, z):
+        return self.x0[rows], self.label[rows]
+
+
+class NoiseObjective:
+    """DiT's training: a time from 0 to 999, and the loss of the noise and its variance, `vp.training_loss`.
+
+    Another objective, a flow for example, is another class with these two methods.
+    """
+
+    def __init__(self):
+        self.process = vp.Process()
+
+    @staticmethod
+    def times(n, generator):
+        """Times (n,) of a batch, on the CPU."""
+        return torch.randint(vp.TIMES, (n,), generator=generator)
+
+    def __call__(self, net, x0, label, time, eps):
+        """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
+        self.process.to(x0.device)
+        x = self.process.noised(x0, time, eps)
+        loss, _, _ = vp.training_loss(predicted(net, x, time, label), x0, x, time, eps, self.process)
+        return loss.mean()
+
+
+def predicted(net, x, time, label):
+    """What the network of a `VP` gives, in float32; computed in bfloat16 on a CUDA device."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and net.amp):
+        return net.net(x, time, label).float()
+
+
+def batch_of(data, step, config, null, times=NoiseObjective.times):
     """What step `step` (from 0) trains on: x0 (B, C, h, w), label, time (B,), noise (B, C, h, w), on the CPU.
 
     Images come in a fresh random order in every pass over the data; labels are dropped to `null`.
     """
     first, n = step * config.batch, len(data)
-    rows = [_order(n, config.seed, place // n)[place % n] for place in range(first, first + config.batch)]
-    g = torch.Generator().manual_seed(1_000_003 * config.seed + step)
+    passes = range(first // n, (first + config.batch - 1) // n + 1)
+    order = torch.cat([_order(n, config.seed, turn) for turn in passes])
+    rows = order[first % n :][: config.batch]
+    g = generator(config.seed, step)
     flip, drop = torch.rand(2, config.batch, generator=g)
-    time = torch.randint(vp.TIMES, (config.batch,), generator=g)
+    time = times(config.batch, g)
     z, eps = torch.randn(2, config.batch, *data.shape, generator=g)
-    x0, label = data.draw(torch.tensor(rows), flip < 0.5, z)
+    x0, label = data.draw(rows, flip < 0.5, z)
     return x0, torch.where(drop < config.dropout, null, label), time, eps
 
 
-_orders = {}
-
-
+@functools.lru_cache(maxsize=2)  # a batch may reach from one pass into the next
 def _order(n, seed, turn):
-    """The order of one pass over n images; the last two are kept, as a batch may reach from one into the next."""
-    key = n, seed, turn
-    if key not in _orders:
-        while len(_orders) > 1:
-            _orders.pop(next(iter(_orders)))
-        _orders[key] = torch.randperm(
-            n, generator=torch.Generator().manual_seed(7_919 * (seed + 1) + turn)
-        ).tolist()
-    return _orders[key]
+    """The order of one pass over n images."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(7_919 * (seed + 1) + turn))
 
 
-def finetune(net, data, config, out, accelerator=None, every=1000):
+def finetune(net, data, config, out, every=1000, objective=None):
     """Train a `VP` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes on, and at the end `ema.safetensors`.
 
-    data: `Latents` on the CPU. accelerator: an accelerate.Accelerator, when several processes share the batch.
-    The averaged weights are written by their official names, as any DiT checkpoint; of a LoRA fine-tune only what trained. Raises ValueError for data of another
-    shape or number of classes, FloatingPointError at a non-finite loss, naming the step.
+    data: see `Data`. objective: see `NoiseObjective`, the default. Processes of a group (`distributed.join`) share the batch.
+    The averaged weights are written by their official names, as any DiT checkpoint; of a LoRA fine-tune only what trained.
+    Raises ValueError for data of another shape or number of classes, FloatingPointError at a non-finite loss, naming the step.
     """
     out = pathlib.Path(out)
     if data.shape != net.shape or len(data.classes) != net.null:
         raise ValueError(
             f"data has latents {data.shape} of {len(data.classes)} classes; expected {net.shape} and {net.null}"
         )
-    share = 1 if accelerator is None else accelerator.num_processes
-    if config.batch % share:
-        raise ValueError(f"batch is {config.batch}; expected a multiple of the {share} processes")
-    return _iterate(net, data, config, out, accelerator, every)
+    distributed.local(config.batch)  # refuses a batch that the processes cannot share
+    ema = net.clone()
+    trainer, batch_fn = training(net, data, config, ema, objective)
+    trainer.resume(out / "last.safetensors")
+    return _written(trainer, batch_fn, ema, out, every)
 
 
-def _iterate(net, data, config, out, accelerator, every):
-    ema, optimizer = net.clone(), _optimizer(net, config)
-    start = resume(out / "last.safetensors", net, ema, optimizer, config)
-    for step in steps(net, ema, data, config, optimizer, start, accelerator):
-        if accelerator is None or accelerator.is_main_process:
-            _write(net, ema, optimizer, config, out, step.step, every)
-        yield step
+def training(net, data, config, ema, objective=None):
+    """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a generator of `Step`"""
+    objective = objective or NoiseObjective()
+    net.net.recompute = config.checkpointing
+
+    def batch_fn(step):
+        mine = distributed.local(config.batch)
+        batch = batch_of(data, step, config, net.null, objective.times)
+        return [a[mine].to(net.device, non_blocking=True) for a in batch]
+
+    return Trainer(net, objective, config, ema), batch_fn
 
 
 def averaged(net, data, config, at):
     """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step in `at`"""
     ema, kept = net.clone(), {}
-    for step in steps(net, ema, data, config):
+    trainer, batch_fn = training(net, data, config, ema)
+    for step in trainer.run(batch_fn):
         if step.step in at:
             kept[step.step] = ema.clone()
     return kept
 
 
-def _optimizer(net, config):
-    optimizer = torch.optim.AdamW(
-        list(net.params.values()),
-        lr=config.lr,
-        weight_decay=0,
-        fused=True,
-        capturable=net.device.type == "cuda",
-    )
-    start_moments(optimizer)
-    return optimizer
-
-
-def steps(net, ema, data, config, optimizer=None, start=0, accelerator=None):
-    """Train a `VP` in place, and its average `ema`; a generator of `Step` that writes nothing."""
-    optimizer = optimizer or _optimizer(net, config)
-    rank, share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    cuda = net.device.type == "cuda"
-    params, averages = list(net.params.values()), [ema.params[k].detach() for k in net.params]
-    net.net.recompute = config.checkpointing
-    (gradient, update), mine = (
-        _halves(net, optimizer, accelerator),
-        slice(rank * config.batch // share, (rank + 1) * config.batch // share),
-    )
-    following = batch_of(data, start, config, net.null)
-    for step in range(start, config.steps):
-        loss = gradient(*(a[mine].to(net.device, non_blocking=cuda) for a in following))
-        following = batch_of(data, step + 1, config, net.null)  # drawn while the device works
-        loss = _mean(loss, accelerator)
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(
-                f"the loss is not finite at step {step + 1}; the weights are those of step {step}"
+def _written(trainer, batch_fn, ema, out, every):
+    """The run, with averaged weights written at the steps that are kept and at the end, each before the state that lies behind it."""
+    config = trainer.recipe
+    for step in trainer.run(batch_fn):
+        done = step.step == config.steps
+        if distributed.rank() == 0 and (done or step.step in config.keep):
+            name = "ema" if done else f"ema-{step.step:06d}"
+            state = ema.params if config.rank else ema.net.state_dict()
+            write_safetensors(
+                out / f"{name}.safetensors", state, dict(step=step.step, **dataclasses.asdict(config))
             )
-        update(loss)
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                averages, [p.detach() for p in params], 1 - min(config.ema, (1 + step) / (10 + step))
-            )
-        yield Step(step + 1, loss)
-
-
-def _halves(net, optimizer, accelerator):
-    """A step's two halves: to leave the gradients of a batch in the weights and return its loss, and, given that, to update. On one CUDA device captured graphs."""
-    model, process = _shared(net, accelerator), vp.Process().to(net.device)
-
-    def gradient(x0, label, time, eps):
-        x = process.noised(x0, time, eps)
-        with torch.autocast(net.device.type, torch.bfloat16, enabled=net.device.type == "cuda" and net.amp):
-            output = model(x, time, label)
-        loss = vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        return loss.detach()
-
-    update = lambda loss: optimizer.step()
-    if model is not net.net:  # processes that share a batch talk within the backward pass
-        return gradient, update
-    return Captured(gradient), Captured(update, warm=0)
-
-
-def _shared(net, accelerator):
-    """The network whose backward pass averages gradients over processes."""
-    if accelerator is None or accelerator.num_processes == 1:
-        return net.net
-    return torch.nn.parallel.DistributedDataParallel(
-        net.net, device_ids=[net.device.index] if net.device.type == "cuda" else None
-    )
-
-
-def _mean(loss, accelerator):
-    return loss if accelerator is None else accelerator.reduce(loss, "mean")
-
-
-def _write(net, ema, optimizer, config, out, step, every):
-    """The state to go on from, and averaged weights at the steps that are kept and at the end."""
-    done = step == config.steps
-    if step in config.keep or done:
-        state = ema.params if config.rank else ema.net.state_dict()
-        write_safetensors(
-            out / ("ema.safetensors" if done else f"ema-{step:06d}.safetensors"),
-            state,
-            dict(step=step, **dataclasses.asdict(config)),
-        )
-    if done or step % every == 0:
-        save_checkpoint(out / "last.safetensors", net, ema, optimizer, config, step)
+        if done or step.step % every == 0:
+            trainer.save(out / "last.safetensors")
+        yield step
 
 
 def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):
@@ -221,12 +199,15 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
 
     A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from batch to batch
     """
-    net, process, found = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device), vp.Process(), []
+    net, objective, found = (
+        VP(load_pretrained(pretrained, num_heads=num_heads)).to(device),
+        NoiseObjective(),
+        [],
+    )
+    net.amp = False
     for step in range(config.steps, config.steps + batches):
         x0, _, time, eps = (a.to(device) for a in batch_of(data, step, config, net.null))
-        x = process.noised(x0, time, eps)
-        output = net.net(x, time, torch.full_like(time, net.null))
-        found.append(vp.training_loss(output.float(), x0, x, time, eps, process)[0].mean())
+        found.append(objective(net, x0, torch.full_like(time, net.null), time, eps))
     return torch.stack(found).mean().item(), torch.stack(found).std().item()
 
 

@@ -13,7 +13,6 @@ from ... import vp
 from ...dit import CONFIGS, VP, DiT
 from ...dit.fast import fast
 from ...pipeline import finetune as tuning
-from ..experiments.scale_setup import Held
 from .images import flops, matmul_peak, seconds
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
@@ -240,10 +239,12 @@ def _measured(make, batch, device):
 def _pipeline_step(net, batch, device, recompute=False):
     """A function that takes the next step of `dit finetune` on random latents."""
     g, model = torch.Generator().manual_seed(0), VP(compiled(copy.deepcopy(net).requires_grad_(True)))
-    data = Held(
+    data = tuning.LatentTensors(
         torch.randn(256, *net.shape, generator=g), torch.randint(net.null, (256,), generator=g), net.null
     )
-    steps = tuning.steps(model, model.clone(), data, tuning.Config(batch=batch, checkpointing=recompute))
+    config = tuning.Config(batch=batch, checkpointing=recompute)
+    trainer, batch_fn = tuning.training(model, data, config, model.clone())
+    steps = trainer.run(batch_fn)
     return lambda: next(steps)
 
 

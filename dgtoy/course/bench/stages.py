@@ -18,7 +18,6 @@ from ...pipeline import finetune as tuning
 from ...pipeline import sample as sampling
 from ...pipeline.evaluate import DINOv2, Inception, features
 from ...pipeline.latents import VAE
-from ..experiments.scale_setup import Held
 from .dit import XL, network
 from .images import now, seconds
 
@@ -78,7 +77,7 @@ def _finetune(net, folder, steps, device):
     """Seconds a step, mean loss at the start and at the end, seconds for the checkpoints."""
     g = torch.Generator().manual_seed(0)
     classes = net.null
-    data = Held(
+    data = tuning.LatentTensors(
         torch.randn(2000, *net.shape, generator=g), torch.randint(classes, (2000,), generator=g), classes
     )
     for block in net.net.blocks if net.device.type == "cuda" else ():

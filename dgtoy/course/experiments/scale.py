@@ -19,7 +19,7 @@ from ...pipeline import finetune as tuning
 from .. import plot
 from ..records import held_out, merge, record, row, rows
 from . import pictures
-from .scale_setup import TARGETS, Held, Judge, codes, pretrained, ready
+from .scale_setup import TARGETS, Judge, codes, pretrained, ready
 
 SMALL = dict(hidden_size=32, depth=2, num_heads=2, patch_size=4)
 SOURCES = (
@@ -140,7 +140,7 @@ def tuned_at(config, base, judge, variant, seed, device):
     x0, label = world.sample(
         config.size * world.num_classes, generator=torch.Generator().manual_seed(9_000 + seed), device=device
     )
-    data = Held(codes(x0), label, world.num_classes)
+    data = tuning.LatentTensors(codes(x0), label, world.num_classes)
     recipe = dataclasses.replace(config.recipe, seed=seed, **VARIANTS[variant])
     net = (
         add_lora(base, world.num_classes, recipe.rank, seed)
@@ -201,7 +201,8 @@ def _cell(config, device, target, variant, seed):
 def _calibrated(config, judge, tuned, guide, seed):
     """Weights that held-out images ask for, as a score for each level: {"DoG 8": w, ..., "a 8": a, "b 8": b}."""
     x0 = judge.draw(config.held_out, 7_000 + seed)
-    data = Held(x0, torch.arange(len(x0)) % judge.world.num_classes, judge.world.num_classes)
+    classes = judge.world.num_classes
+    data = tuning.LatentTensors(x0, torch.arange(len(x0)) % classes, classes)
     found = calibration.calibrate(
         tuned,
         guide,

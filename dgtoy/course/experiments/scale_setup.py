@@ -1,18 +1,19 @@
 """What the study at scale is made of: glyphs of 64 pixels as latents, the pre-trained DiTs, one judge for all methods."""
 
 import dataclasses
-import math
+import functools
 
 import torch
-from torch import distributed
 from tqdm import tqdm
 
-from ... import vp
+from ... import distributed, vp
 from ...checkpoint import read_safetensors, write_safetensors
 from ...dit import VP, DiT, load_weights
 from ...pipeline import sample as sampling
+from ...pipeline.finetune import predicted
 from ...pipeline.latents import Unshuffle
 from ...samplers import dpmpp_2m, last
+from ...train import Trainer, TrainingConfig, generator
 from ..worlds import glyphs
 from . import pictures
 
@@ -32,25 +33,6 @@ def world(target):
 def codes(images):
     """Images (n, 3, 64, 64) as latents (n, 4, 32, 32): grey, the squares of four pixels as channels."""
     return Unshuffle().encode(images)[0]
-
-
-class Held:
-    """A finite set of latents as `finetune` asks for one; a mirrored glyph is none, so none is mirrored."""
-
-    def __init__(self, x0, label, classes):
-        self.x0, self.label, self.classes, self.shape = (
-            x0.cpu(),
-            label.cpu(),
-            list(range(classes)),
-            tuple(x0.shape[1:]),
-        )
-
-    def __len__(self):
-        return len(self.x0)
-
-    def draw(self, rows, flip, z):
-        """x0 and label of these rows."""
-        return self.x0[rows], self.label[rows]
 
 
 class Judge(pictures.Judge):
@@ -128,10 +110,9 @@ def pretrained(config, network, seed=0, device="cpu", progress=False, images=Non
     ).to(device)
     if not path.exists():
         ema = pretrain(net, source, config, images, seed, progress)
-        if rank_of()[0] == 0:
+        if distributed.rank() == 0:
             write_safetensors(path, dict(ema.net.state_dict()), {})
-        if distributed.is_initialized():
-            distributed.barrier()
+        distributed.barrier()
     load_weights(net.net, read_safetensors(path)[0], path)
     return ready(net)
 
@@ -144,56 +125,56 @@ def ready(net):
     return net
 
 
-def rank_of():
-    """This process among those of a torch.distributed group.  -> rank, processes"""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-
-
-def pretrain(net, source, config, images, seed=0, progress=False):
+def pretrain(net, source, config, images, seed=0, progress=False, checkpoint=None, every=1000, compact=False):
     """Train a `VP` on a world, fresh images in every batch: mean squared error of the velocity plus the variance's bound.  -> the average
 
-    A learning rate that warms up and falls to 0 in a cosine. Processes of a group share each batch. Raises FloatingPointError at a loss that is not finite.
+    config: batch and lr. Processes of a group share each batch. checkpoint: a folder that the state goes into every so many
+    steps, in small parts, and from which a run goes on, on any number of processes; compact: see `Trainer.save`.
+    Raises FloatingPointError at a loss that is not finite.
     """
-    ema, rank, share = net.clone(), *rank_of()
-    ready(net)
-    model = (
-        net.net
-        if share == 1
-        else torch.nn.parallel.DistributedDataParallel(net.net, gradient_as_bucket_view=True)
+    steps = images // config.batch
+    recipe = TrainingConfig(
+        steps=steps,
+        batch=config.batch,
+        lr=config.lr,
+        ema=0.9995,
+        betas=(0.9, 0.95),
+        schedule="cosine",
+        warmup=max(1, min(1000, steps // 20)),
     )
-    params, averages = (list(n.net.parameters()) for n in (net, ema))
-    optimizer = torch.optim.AdamW(params, lr=config.lr, betas=(0.9, 0.95), weight_decay=0, fused=True)
-    g = torch.Generator(net.device).manual_seed(1_000 * seed + rank)
-    steps, warm = images // config.batch, max(1, min(1000, images // config.batch // 20))
-    for step in tqdm(range(steps), "pre-train", disable=not progress or rank > 0, mininterval=10):
-        loss = _loss(model, net, source, config.batch // share, g)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                [a.detach() for a in averages],
-                [p.detach() for p in params],
-                1 - min(0.9995, (1 + step) / (10 + step)),
-            )
-        if step % 500 == 0 and not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss of pre-training is not finite at step {step + 1}")
+    ema = net.clone()
+    ready(net)
+    trainer = Trainer(net, _Velocity(net), recipe, ema)
+    batch_fn = functools.partial(_batch, net, source, recipe, seed)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    run = trainer.saved(batch_fn, checkpoint, every, compact=compact) if checkpoint else trainer.run(batch_fn)
+    for _ in tqdm(run, "pre-train", steps, disable=not progress or distributed.rank() > 0, mininterval=10):
+        pass
     return ema
 
 
-def _loss(model, net, source, n, g, process=vp.Process()):
-    """Of one batch of n: the noise's squared error over abar is the velocity's, which weighs all noise levels alike."""
-    x0, label = source.sample(
-        n, torch.randint(source.num_classes, (n,), generator=g, device=net.device), g, net.device
-    )
-    x0 = codes(x0)
-    t = torch.randint(vp.TIMES, (n,), generator=g, device=net.device)
-    eps = torch.randn(x0.shape, generator=g, device=net.device)
-    label = torch.where(torch.rand(n, generator=g, device=net.device) < 0.1, net.null, label)
-    x = process.noised(x0, t, eps)
-    with torch.autocast(net.device.type, torch.bfloat16, enabled=net.device.type == "cuda"):
-        out = model(x, t, label)
-    _, mse, vb = vp.training_loss(out.float(), x0, x, t, eps, process)
-    return (mse / process.abar.to(mse)[t] + vb).mean()
+def _batch(net, source, recipe, seed, step):
+    """What a step sees: x0, label, time, noise, drawn on the device for the whole batch and rendered for this process's share."""
+    g, n, device = generator(seed, step, net.device), recipe.batch, net.device
+    u, drop = torch.rand(2, n, generator=g, device=device)
+    z = torch.randn(n, 3 + len(glyphs.KNOBS), generator=g, device=device)
+    time = torch.randint(vp.TIMES, (n,), generator=g, device=device)
+    eps = torch.randn(n, *net.shape, generator=g, device=device)
+    mine = distributed.local(n)
+    x0, label = source.draw(u[mine], z[mine])
+    return codes(x0), torch.where(drop[mine] < recipe.dropout, net.null, label), time[mine], eps[mine]
+
+
+class _Velocity:
+    """The loss of a batch: the noise's squared error over abar is the velocity's, which weighs all noise levels alike."""
+
+    def __init__(self, net):
+        self.process = vp.Process().to(net.device)
+        self.abar = self.process.abar.float()
+
+    def __call__(self, net, x0, label, time, eps):
+        x = self.process.noised(x0, time, eps)
+        out = predicted(net, x, time, label)
+        _, mse, vb = vp.training_loss(out, x0, x, time, eps, self.process)
+        return (mse / self.abar[time] + vb).mean()
