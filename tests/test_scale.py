@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from dgtoy import domain_guidance, vp
+from dgtoy.checkpoint import load_state
 from dgtoy.course.claims.scale import c15, c20
 from dgtoy.course.experiments import directions, pictures, scale, scale_setup, why
 from dgtoy.course.worlds import glyphs
@@ -224,32 +226,60 @@ def test_the_rule_of_c20(slope, verdict):
     assert found.verdict == verdict and found.value == pytest.approx(1)
 
 
+class Broken(glyphs.World):
+    """A world that is interrupted at the fourth batch."""
+
+    calls = 0
+
+    def draw(self, u, z):
+        Broken.calls += 1
+        if Broken.calls == 4:
+            raise KeyboardInterrupt
+        return super().draw(u, z)
+
+
+def pre_trained(source, checkpoint):
+    """Seven steps of pre-training from the same start.  -> the averaged weights, and those of the start"""
+    net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62))
+    start = torch.cat([p.detach().flatten() for p in net.net.parameters()])
+    ema = scale_setup.pretrain(net, source, scale.Config(batch=8), 56, checkpoint=checkpoint, every=1)
+    return torch.cat([p.detach().flatten() for p in ema.net.parameters()]), start
+
+
 def test_two_processes_pre_train_one_model_together(tmp_path):
-    """One file is written, and both processes go on with it."""
-    code = (
-        "import torch, dataclasses; torch.distributed.init_process_group('gloo')\n"
-        "from dgtoy.course.experiments import scale, scale_setup\n"
-        "net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)\n"
-        "sums = [None, None]; torch.distributed.all_gather_object(sums, sum(p.double().sum().item() for p in net.net.parameters()))\n"
-        "assert sums[0] == sums[1], sums"
-    )
-    (tmp_path / "run.py").write_text(code)
+    """One file is written, and both go on with it; what they began, one process ends as if it had done it alone."""
+    code = """
+        import torch, test_scale
+        from dgtoy import distributed
+        from dgtoy.course.experiments import scale, scale_setup
+        distributed.join("cpu")
+        net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)
+        sums = [None, None]
+        mine = sum(p.double().sum().item() for p in net.net.parameters())
+        torch.distributed.all_gather_object(sums, mine)
+        assert sums[0] == sums[1], sums
+        try:
+            test_scale.pre_trained(test_scale.Broken(size=64), "state")
+        except KeyboardInterrupt:
+            distributed.barrier()
+    """
+    (tmp_path / "run.py").write_text(textwrap.dedent(code))
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 run.py".split()
+    paths = os.pathsep.join((os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")))
+    own = dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1", PYTHONPATH=paths)
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(tmp_path / "run.py"),
-        ],
+        [sys.executable, *command],
         check=True,
         timeout=120,
-        env=os.environ | dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1"),
+        env=os.environ | own,
+        cwd=tmp_path,
         capture_output=True,
     )
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert load_state(tmp_path / "state")[1]["step"] == 2
+    found, start = pre_trained(glyphs.World(size=64), tmp_path / "state")
+    alone, _ = pre_trained(glyphs.World(size=64), None)
+    assert (found - alone).norm() < 1e-3 * (alone - start).norm()
 
 
 def test_a_sheet_holds_the_pictures_of_its_latents():

@@ -1,0 +1,290 @@
+"""The state of a run in parts: whole, exact or compact, never half, never of two saves."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from helpers import refuses
+
+from dgtoy import checkpoint
+from dgtoy.checkpoint import load_state, read_safetensors, save_state, write_safetensors
+from dgtoy.dit import VP, DiT
+from dgtoy.pipeline import finetune
+from dgtoy.train import Trainer, TrainingConfig, generator
+
+close = torch.testing.assert_close
+PART = 20_000
+RECIPE = finetune.Config(steps=12, batch=4, lr=3e-3, ema=0.9, betas=(0.9, 0.95))
+TENSORS = {
+    "large": torch.randn(300, 70),
+    "odd": torch.randn(3, 4999).half(),
+    "small": torch.arange(5),
+    "none": torch.ones(0, 3),
+    "scalar": torch.tensor(2.5),
+}
+
+
+def data():
+    g = torch.Generator().manual_seed(0)
+    return finetune.LatentTensors(
+        torch.randn(10, 4, 8, 8, generator=g), torch.randint(3, (10,), generator=g), 3
+    )
+
+
+def fresh():
+    """A network and its average."""
+    net = VP(DiT(8, 2, 4, 32, 1, 2, 3, seed=1))
+    return net, net.clone()
+
+
+def run(path=None, stop=None, recipe=RECIPE, compact=False, every=3):
+    """A fine-tune in small parts, up to a step; from the state in `path` if there is one.  -> weights and averages by name"""
+    net, ema = fresh()
+    trainer, batch_fn = finetune.training(net, data(), recipe, ema)
+    if path is None:
+        steps = trainer.run(batch_fn)
+    else:
+        trainer.resume(path)
+        steps = trainer.saved(batch_fn, path, every, compact=compact, part_bytes=PART)
+    for step in steps:
+        if step.step == stop:
+            break
+    return trainer._state()
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def parts(path):
+    """The files of the one save in a folder."""
+    (save,) = path.iterdir()
+    return sorted(save.iterdir())
+
+
+@pytest.mark.parametrize("part_bytes", (12_000, PART, 1_000_000))
+def test_what_is_saved_in_parts_is_read_back_and_no_part_is_larger(part_bytes, tmp_path):
+    save_state(tmp_path, TENSORS, {"step": 3, "name": "σ"}, part_bytes)
+    found, header = load_state(tmp_path)
+    assert header == {"step": 3, "name": "σ"} == json.loads(json.dumps(header))
+    assert equal(found, TENSORS) and all(found[k].dtype == v.dtype for k, v in TENSORS.items())
+    sizes = [p.stat().st_size for p in parts(tmp_path)]
+    total = sum(v.nbytes for v in TENSORS.values())
+    assert max(sizes) <= part_bytes and len(sizes) <= math.ceil(2 * total / part_bytes) + 1
+
+
+def test_by_default_a_part_has_at_most_16_mib(tmp_path):
+    save_state(tmp_path, {"a": torch.zeros(5, 2**20), "b": torch.zeros(2**20)}, {"step": 0})
+    sizes = [p.stat().st_size for p in parts(tmp_path)]
+    assert len(sizes) == 2 and max(sizes) <= 16 * 2**20 < sum(sizes)
+
+
+def test_a_row_larger_than_a_part_is_refused(tmp_path):
+    with refuses("part_bytes", "a row of large"):
+        save_state(tmp_path, {"large": torch.zeros(2, 5000)}, {"step": 0}, 4_000)
+    assert load_state(tmp_path) is None
+
+
+@pytest.mark.parametrize("stop", (3, 4, 11))
+def test_a_run_that_goes_on_from_parts_ends_as_if_it_never_stopped(stop, tmp_path):
+    run(tmp_path / "state", stop)
+    assert equal(run(tmp_path / "state"), run()) and len(parts(tmp_path / "state")) > 5
+
+
+def test_a_compact_state_is_smaller_and_ends_close(tmp_path):
+    """Moments in bfloat16 twice on the way: the end differs by less than 1% of what training changed."""
+    for stop in (4, 8):
+        run(tmp_path / "small", stop, compact=True)
+    run(tmp_path / "large", 8)
+    found, whole, start = run(tmp_path / "small", compact=True), run(), fresh()[0].params
+    size = lambda name: sum(p.stat().st_size for p in (tmp_path / name).rglob("*.safetensors"))
+    assert size("small") < 0.8 * size("large")
+    for kind in ("net", "ema"):
+        near = torch.cat([(found[f"{kind}.{k}"] - whole[f"{kind}.{k}"]).flatten() for k in start]).norm()
+        far = torch.cat([(start[k] - whole[f"{kind}.{k}"]).flatten() for k in start]).norm()
+        assert 0 < near < 0.01 * far
+
+
+def test_weights_and_averages_of_a_compact_state_are_exact(tmp_path):
+    run(tmp_path / "state", 3, compact=True)
+    found, exact = load_state(tmp_path / "state")[0], run(stop=3)
+    for name, value in exact.items():
+        if name.startswith(("net.", "ema.")):
+            assert torch.equal(found[name], value)
+        else:
+            assert found[name].dtype == torch.bfloat16
+            close(found[name].float(), value, rtol=2**-8, atol=0)
+
+
+def saved(folder, step, value):
+    save_state(folder, {"a": torch.full((300, 70), value)}, {"step": step}, PART)
+    return folder
+
+
+def test_a_missing_part_is_named(tmp_path):
+    for k in (0, 2):
+        files = parts(saved(tmp_path / str(k), 3, 1.0))
+        files[k].unlink()
+        with refuses("is not complete", f"{k:05d}.safetensors is missing", f"one of 1 of {len(files)} parts"):
+            load_state(tmp_path / str(k))
+    for path in parts(saved(tmp_path / "all", 3, 1.0)):
+        path.unlink()
+    with refuses("is not complete"):
+        load_state(tmp_path / "all")
+
+
+def test_parts_of_two_saves_are_refused(tmp_path):
+    """Even of the same step of two runs."""
+    one, other = parts(saved(tmp_path / "a", 3, 1.0)), parts(saved(tmp_path / "b", 3, 2.0))
+    shutil.copy(one[1], other[1])
+    with refuses("holds parts of", one[0].parent.name, other[0].parent.name, "expected those of one save"):
+        load_state(tmp_path / "b")
+
+
+def test_a_truncated_part_is_refused(tmp_path):
+    path = parts(saved(tmp_path, 3, 1.0))[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with refuses(path.name, "is not a complete checkpoint"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("before", (True, False))
+@pytest.mark.parametrize("written", (0, 1, 3))
+def test_a_save_that_is_broken_off_leaves_the_one_before(written, before, tmp_path, monkeypatch):
+    if before:
+        saved(tmp_path, 3, 1.0)
+    count = []
+
+    def broken(path, tensors, header):
+        if len(count) == written:
+            raise KeyboardInterrupt
+        count.append(path)
+        write_safetensors(path, tensors, header)
+
+    monkeypatch.setattr(checkpoint, "write_safetensors", broken)
+    with pytest.raises(KeyboardInterrupt):
+        saved(tmp_path, 4, 2.0)
+    monkeypatch.undo()
+    found = load_state(tmp_path)
+    assert (found[1]["step"] == 3 and (found[0]["a"] == 1).all()) if before else found is None
+    saved(tmp_path, 5, 3.0)  # and what was half written goes with the next
+    assert len(list(tmp_path.iterdir())) == 1 and load_state(tmp_path)[1]["step"] == 5
+
+
+def test_of_two_whole_saves_the_later_one_is_read(tmp_path):
+    """A process killed before it could remove the save before."""
+    saved(tmp_path / "a", 900, 1.0), saved(tmp_path / "b", 1000, 2.0)
+    shutil.copytree(parts(tmp_path / "b")[0].parent, tmp_path / "a" / parts(tmp_path / "b")[0].parent.name)
+    assert load_state(tmp_path / "a")[1]["step"] == 1000
+
+
+def test_another_recipe_does_not_go_on_and_nothing_changes(tmp_path):
+    run(tmp_path / "state", 3)
+    before = {p: p.read_bytes() for p in parts(tmp_path / "state")}
+    with refuses("was made with recipe"):
+        run(tmp_path / "state", recipe=dataclasses.replace(RECIPE, clip=1.0))
+    assert before == {p: p.read_bytes() for p in parts(tmp_path / "state")}
+
+
+# the optimizer's settings
+
+
+def test_the_learning_rate_follows_its_schedule():
+    make = lambda **how: [TrainingConfig(steps=10, lr=2.0, **how).lr_at(t) for t in range(10)]
+    assert make() == [2.0] * 10
+    close(torch.tensor(make(warmup=4)), torch.tensor([0.5, 1.0, 1.5, *[2.0] * 7]))
+    cosine = [1 + math.cos(math.pi * t / 10) for t in range(10)]
+    close(torch.tensor(make(schedule="cosine")), torch.tensor(cosine))
+    wsd = make(schedule="wsd", warmup=2, decay=0.4)
+    close(torch.tensor(wsd), torch.tensor([1.0, *[2.0] * 6, 1.5, 1.0, 0.5]))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(schedule="wsd", warmup=3, decay=0.5),
+        dict(schedule="cosine", warmup=2),
+        dict(weight_decay=0.3, betas=(0.8, 0.9)),
+        dict(clip=0.05),
+    ],
+)
+def test_a_training_is_the_plain_loop_of_torch(how):
+    """AdamW with its rate set by hand, the gradient clipped by hand."""
+    recipe = TrainingConfig(steps=9, lr=0.03, **how)
+    nets = [torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    batch_fn = lambda step: [torch.randn(5, 3, generator=generator(0, step))]
+    loss_fn = lambda net, x: (net(x) - x[:, :2].exp()).square().mean()
+    losses = [step.loss for step in Trainer(nets[0], loss_fn, recipe).run(batch_fn)]
+    plain = torch.optim.AdamW(nets[1].parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay)
+    for t in range(9):
+        loss = loss_fn(nets[1], *batch_fn(t))
+        plain.zero_grad()
+        loss.backward()
+        if recipe.clip:
+            norm = torch.cat([p.grad.flatten() for p in nets[1].parameters()]).norm()
+            for p in nets[1].parameters():
+                p.grad *= min(1.0, recipe.clip / norm)
+        plain.param_groups[0]["lr"] = recipe.lr_at(t)
+        plain.step()
+        close(loss.detach(), losses[t], rtol=1e-4, atol=1e-5)
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (dict(betas=(0.9, 1.0)), "betas is (0.9, 1.0)"),
+        (dict(betas=(0.9,)), "betas is (0.9,)"),
+        (dict(weight_decay=-1.0), "weight_decay, clip are -1.0"),
+        (dict(clip=math.nan), "nan"),
+        (dict(schedule="linear"), "schedule is 'linear'; expected constant, cosine or wsd"),
+        (dict(warmup=-1), "warmup, decay are -1"),
+        (dict(decay=0.0), "warmup, decay are 0, 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, word):
+    with refuses(word):
+        TrainingConfig(**change)
+
+
+def test_a_run_goes_on_for_longer_where_its_schedule_allows_it(tmp_path):
+    """wsd: as long as the rate has not begun to fall; cosine: never."""
+    wsd = dataclasses.replace(RECIPE, schedule="wsd", decay=0.25)  # falls from step 9 on
+    longer = dataclasses.replace(wsd, steps=20)
+    run(tmp_path / "a", 9, recipe=wsd)
+    assert equal(run(tmp_path / "a", recipe=longer), run(recipe=longer))
+    run(tmp_path / "b", 10, recipe=wsd, every=1)
+    with refuses("was made with recipe"):
+        run(tmp_path / "b", recipe=longer)
+    cosine = dataclasses.replace(RECIPE, schedule="cosine")
+    run(tmp_path / "c", 3, recipe=cosine)
+    with refuses("was made with recipe"):
+        run(tmp_path / "c", recipe=dataclasses.replace(cosine, steps=20))
+
+
+# another objective
+
+
+class Flow:
+    """x_t = (1 - t) x0 + t eps, the network gives eps - x0, ln(t / (1 - t)) is normal."""
+
+    @staticmethod
+    def times(n, generator):
+        return torch.randn(n, generator=generator).sigmoid()
+
+    def __call__(self, net, x0, label, time, eps):
+        t = time[:, None, None, None]
+        v = finetune.predicted(net, (1 - t) * x0 + t * eps, 1000 * time, label)[:, : x0.shape[1]]
+        return (v - (eps - x0)).square().mean()
+
+
+def test_a_flow_is_trained_by_an_objective_of_a_few_lines(tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=60, lr=1e-2)
+    one = finetune.LatentTensors(torch.ones(10, 4, 8, 8), torch.zeros(10, dtype=torch.long), 3)
+    losses = [s.loss.item() for s in finetune.finetune(fresh()[0], one, recipe, tmp_path, objective=Flow())]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
