@@ -10,7 +10,7 @@ import torch
 from helpers import refuses
 
 from dgtoy import checkpoint
-from dgtoy.checkpoint import load_state, read_safetensors, save_state, write_safetensors
+from dgtoy.checkpoint import load_state, save_state, write_safetensors
 from dgtoy.dit import VP, DiT
 from dgtoy.pipeline import finetune
 from dgtoy.train import Trainer, TrainingConfig, generator

@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy.course.bench.dit import network
 from dgtoy import train
+from dgtoy.course.bench.dit import network
 from dgtoy.dit import EDM, VP, DiT
 from dgtoy.dit.fast import fast, fused, gated_norm, quantized
 from dgtoy.graphs import Captured

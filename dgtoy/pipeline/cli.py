@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import time
 
@@ -144,6 +143,12 @@ def _finetune_options(parser):
         lr="learning rate of AdamW",
         dropout="share of labels dropped, which CFG's null branch learns from",
         ema="decay of the averaged weights",
+        betas="decays of AdamW's two moments",
+        weight_decay="of AdamW",
+        clip="largest norm of the gradient; 0: any",
+        schedule="of the learning rate: constant; cosine, to 0; wsd, constant, then to 0 on a line",
+        warmup="steps in which the learning rate rises",
+        decay="share of the steps, the last, in which wsd falls",
         seed="seed of the batches and the noise",
         rank="rank of a LoRA instead of a full fine-tune; 0 is full",
         checkpointing="recompute activations in the backward pass: slower, less memory",
