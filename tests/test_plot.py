@@ -13,7 +13,8 @@ from dgtoy.course import plot
 from dgtoy.metrics import bootstrap
 
 METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]  # those two are backdrop
-# how a colour (linear RGB) looks to eyes without red, green or blue cones: Machado, Oliveira & Fernandes 2009, severity 1
+# how a colour (linear RGB) looks to eyes without red, green or blue cones, severity 1:
+# Machado, Oliveira & Fernandes 2009
 EYES = {
     "all cones": np.eye(3),
     "protanopia": np.array(
@@ -89,6 +90,47 @@ def test_the_style_ends_where_its_block_ends():
     with plot.style():
         assert mpl.rcParams["font.size"] >= 12 and mpl.rcParams["axes.titlesize"] >= 14
     assert dict(mpl.rcParams) == before
+
+
+def drawn_under(*theirs):
+    """The pixels of a figure made in our style and saved after it, by a reader with settings of their own."""
+    with mpl.style.context(["default", *theirs]):
+        with plot.style():
+            fig, ax = plt.subplots(figsize=(4, 3))
+            plot.sweep(ax, [1, 1.5, 2], [[1.0, 2.0], [2.0, 2.5], [0.0, 1.0]], "DoG")
+            ax.set(title="a title", xlabel="weight w", ylabel="σ")
+            ax.legend()
+        raw = io.BytesIO()
+        fig.savefig(raw, dpi=50, facecolor=fig.get_facecolor())
+        plt.close(fig)
+    return np.asarray(Image.open(raw).convert("RGB"), dtype=float)
+
+
+@pytest.mark.parametrize("theirs", ["dark_background", "ggplot", "grayscale", "seaborn-v0_8-dark"])
+def test_a_figure_looks_alike_whatever_the_reader_s_own_style(theirs):
+    assert np.array_equal(drawn_under(theirs), drawn_under())
+
+
+def test_a_figure_looks_alike_whatever_the_reader_s_own_fonts_and_ticks():
+    theirs = {
+        "font.family": "no such font",
+        "xtick.color": "white",
+        "ytick.labelcolor": "white",
+        "axes.grid": True,
+    }
+    assert np.array_equal(drawn_under(theirs), drawn_under())
+
+
+def test_the_truth_is_seen_on_its_ground_under_a_dark_theme(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    with mpl.style.context(["dark_background", {"savefig.facecolor": "black"}]):
+        with plot.style():
+            fig, ax = plt.subplots(figsize=(2, 2))
+            ax.plot([0, 1], [0, 1], color=plot.METHODS["truth"]["color"])
+        plot.show(fig)
+    pixels = np.asarray(Image.open(io.BytesIO(seen[0].data)).convert("L"))
+    assert pixels[0, 0] == 255 and (pixels < 60).mean() > 0.01
 
 
 def test_samples_are_drawn_where_they_are_in_the_method_s_colour(ax):

@@ -4,12 +4,13 @@ import contextlib
 import io
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from ..metrics import bootstrap
 
-# Okabe & Ito's colour-blind safe palette; a method keeps its colour, marker and line everywhere
+# Okabe & Ito's palette, safe for the colour-blind; a method keeps its colour, marker and line everywhere
 METHODS = {
     "truth": dict(color="#000000", marker="", linestyle="-"),
     "source": dict(color="#C4C4C4", marker="", linestyle="-"),
@@ -31,33 +32,39 @@ NAMES = {
 }
 
 
+LOOK = {
+    "font.size": 13,
+    "axes.titlesize": 15,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.dpi": 72,
+    "savefig.dpi": 110,
+    "lines.linewidth": 2.2,
+    "figure.constrained_layout.use": True,
+}
+
+
 @contextlib.contextmanager
 def style():
-    """Large type and thin frames, legible from the back of a lecture hall."""
-    with mpl.rc_context(
-        {
-            "font.size": 13,
-            "axes.titlesize": 15,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.frameon": False,
-            "figure.dpi": 72,
-            "savefig.dpi": 110,
-            "lines.linewidth": 2.2,
-            "figure.constrained_layout.use": True,
-        }
-    ):
+    """Large type and thin frames on white, legible from the back of a lecture hall.
+
+    It starts from matplotlib's own defaults, so that a reader's dark theme or missing font changes nothing.
+    """
+    before = plt.get_fignums()
+    with mpl.style.context(["default", LOOK]):
         yield
+        for number in set(plt.get_fignums()) - set(before):
+            plt.figure(number).draw_without_rendering()  # ticks are made when first drawn: in this style
 
 
 def points(ax, x, method="truth", size=3, label=None, limit=None):
-    """A scatter of samples x (n, 2) in the method's colour; square axes, limits +-limit if given."""
+    """A scatter of samples x (n, 2) in the method's colour, on square axes, from -limit to limit if given."""
     x = torch.as_tensor(x).cpu()
-    ax.scatter(
-        *x.T, s=size, color=METHODS[method]["color"], alpha=0.5, linewidths=0, label=label, rasterized=True
-    )
+    color = METHODS[method]["color"]
+    ax.scatter(*x.T, s=size, color=color, alpha=0.5, linewidths=0, label=label, rasterized=True)
     ax.set_aspect("equal")
     if limit:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
@@ -65,7 +72,7 @@ def points(ax, x, method="truth", size=3, label=None, limit=None):
 
 
 def sheet(ax, x, columns=10, title=None):
-    """Images x (n, 3, H, W) in [-1, 1] side by side, `columns` in a row; n divisible by it."""
+    """Images x (n, 3, H, W) in [-1, 1] side by side, `columns` to a row; n is divisible by it."""
     x = torch.as_tensor(x).cpu()
     if x.ndim != 4 or len(x) % columns:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, 3, H, W) with n divisible by {columns}")
@@ -78,56 +85,58 @@ def sheet(ax, x, columns=10, title=None):
 
 
 def show(fig, alt=None, colors=160, dpi=100):
-    """Show a figure in a notebook as a PNG with a palette: a third of the bytes, so that notebooks stay small; then close it.
+    """Show a figure in a notebook as a PNG of few colours, a third of the bytes, and close it.
 
-    alt: what it shows, in words, for who cannot see it; by default what its titles and axes say.
+    alt: what it shows, in words, for those who cannot see it; by default what its titles and axes say.
     """
-    import matplotlib.pyplot as plt
     from IPython.display import Image, display
     from PIL import Image as Picture
 
     raw, small = io.BytesIO(), io.BytesIO()
+    # a title wider than the figure widens it
     fig.savefig(
-        raw, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08
-    )  # a long title makes it wider
-    Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE).save(
-        small, "png", optimize=True
+        raw, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, facecolor=fig.get_facecolor()
     )
+    picture = Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE)
+    picture.save(small, "png", optimize=True)
     plt.close(fig)
     display(Image(data=small.getvalue(), alt=alt or described(fig)))
 
 
 def described(fig):
     """A figure's titles, rows of pictures, axes and curves as a sentence each."""
+    said = [fig.get_suptitle()]
     rows = [ax.get_ylabel() for ax in fig.axes if ax.images and ax.get_ylabel() and not ax.get_xlabel()]
-    found = [fig.get_suptitle(), f"rows of pictures: {', '.join(rows)}" if rows else ""]
+    if rows:
+        said.append(f"rows of pictures: {', '.join(rows)}")
     for ax in fig.axes:
-        drawn = dict.fromkeys(t for t in ax.get_legend_handles_labels()[1])
-        found += [
-            ax.get_title() or ax.get_title("left"),
-            f"{ax.get_ylabel()} against {ax.get_xlabel()}" if ax.get_xlabel() and ax.get_ylabel() else "",
-            f"shown: {', '.join(drawn)}" if drawn else "",
-        ]
-    return (
-        ". ".join(dict.fromkeys(" ".join(t.split()) for t in found if t.strip())) or "A figure without titles"
-    )
+        said.append(ax.get_title() or ax.get_title("left"))
+        if ax.get_xlabel() and ax.get_ylabel():
+            said.append(f"{ax.get_ylabel()} against {ax.get_xlabel()}")
+        curves = dict.fromkeys(ax.get_legend_handles_labels()[1])
+        if curves:
+            said.append(f"shown: {', '.join(curves)}")
+    sentences = dict.fromkeys(" ".join(text.split()) for text in said if text.strip())  # each once
+    return ". ".join(sentences) or "A figure without titles"
 
 
 def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):
-    """Lines that enclose the given shares of an exact mixture's mass."""
+    """Lines that enclose the given shares of the mass of a 2-D mixture, blurred by sigma.
+
+    They are drawn on a grid of n x n points over [-limit, limit]^2.
+    """
     grid = torch.linspace(-limit, limit, n)
     x = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)  # (n, n, 2)
     logp = mixture.logp(x, sigma).double()
     ordered = logp.flatten().sort(descending=True).values
     mass = ordered.exp().cumsum(0) / ordered.exp().sum()
     heights = sorted(ordered[(mass < share).sum().clamp(max=len(mass) - 1)].item() for share in levels)
-    ax.contour(
-        grid, grid, logp, levels=heights, colors=METHODS[method]["color"], linewidths=1.0, linestyles="solid"
-    )  # matplotlib dashes negative heights, and a log density is often one
+    look = dict(colors=METHODS[method]["color"], linewidths=1.0, linestyles="solid")  # not dashed below 0
+    ax.contour(grid, grid, logp, levels=heights, **look)
 
 
 def sweep(ax, x, values, method, label=None, **changes):
-    """A method's mean over seeds against x, with its 95% bootstrap band.  values: one list of seeds for each x"""
+    """A method's mean over seeds against x, with its 95% bootstrap band.  values (len(x), seeds)"""
     mean, low, high = np.array([bootstrap(v) for v in values]).T
     look = METHODS[method] | changes
     ax.plot(x, mean, label=label or method, markersize=7, **look)
@@ -137,52 +146,43 @@ def sweep(ax, x, values, method, label=None, **changes):
 def heat(ax, x, y, values, label, cmap="viridis", centre=None, fmt="{:.3f}", bar=True, reach=None):
     """A map of values (len(y), len(x)), each cell with its number.
 
-    `centre` makes the colours diverge there, as far as `reach` to each side (by default the largest distance).
+    `centre`: where the colours diverge, as far as `reach` to each side (by default the largest distance).
     """
     values = np.asarray(values)
-    reach = reach or (np.abs(values - centre).max() or 1 if centre is not None else None)
-    norm = mpl.colors.Normalize(centre - reach, centre + reach) if centre is not None else None
+    norm = None
+    if centre is not None:
+        reach = reach or np.abs(values - centre).max() or 1.0
+        norm = mpl.colors.Normalize(centre - reach, centre + reach)
     image = ax.imshow(values, origin="lower", aspect="auto", cmap=cmap, norm=norm)
     ax.set_xticks(range(len(x)), [f"{v:g}" for v in x])
     ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
     ax.spines[:].set_visible(False)
     for (i, j), v in np.ndenumerate(values):
-        light = sum(image.cmap(image.norm(v))[:3]) / 3 < 0.5
-        ax.text(
-            j, i, fmt.format(v), ha="center", va="center", fontsize=10, color="white" if light else "black"
-        )
+        dark = np.mean(image.cmap(image.norm(v))[:3]) < 0.5
+        ink = "white" if dark else "black"
+        ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color=ink)
     if bar:
         ax.figure.colorbar(image, ax=ax, label=label)
     return image
 
 
+def _whiskers(values):
+    """The mean over seeds, and how far its 95% bootstrap interval reaches: [[down], [up]]."""
+    mean, low, high = bootstrap(values)
+    return mean, [[mean - low], [high - mean]]
+
+
 def bar(ax, x, values, method, label=None, width=0.18):
     """One bar: the mean over seeds with its 95% bootstrap interval, in the method's colour."""
-    mean, low, high = bootstrap(values)
-    ax.bar(
-        x,
-        mean,
-        width,
-        color=METHODS[method]["color"],
-        label=label,
-        yerr=[[mean - low], [high - mean]],
-        capsize=3,
-    )
+    mean, reach = _whiskers(values)
+    ax.bar(x, mean, width, color=METHODS[method]["color"], label=label, yerr=reach, capsize=3)
 
 
 def bars(ax, values, names, methods):
-    """Horizontal points with 95% bootstrap intervals, one a row, first at the top.  values: one list of seeds a row"""
-    for i, (v, method) in enumerate(zip(values, methods, strict=True)):
-        mean, low, high = bootstrap(v)
+    """Horizontal points with 95% bootstrap intervals, one per row from the top.  values (rows, seeds)"""
+    for i, (seeds, method) in enumerate(zip(values, methods, strict=True)):
+        mean, reach = _whiskers(seeds)
         look = METHODS[method]
-        ax.errorbar(
-            mean,
-            -i,
-            xerr=[[mean - low], [high - mean]],
-            fmt=look["marker"],
-            color=look["color"],
-            markersize=9,
-            capsize=4,
-        )
+        ax.errorbar(mean, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4)
     ax.set_yticks([-i for i in range(len(names))], names)
     ax.grid(axis="x", alpha=0.3)
