@@ -1,6 +1,76 @@
-from dgtoy.course.bench import machine_speed
+"""The benchmarks at toy size on a CPU: they run, and their plain versions compute what ours compute."""
+
+import pytest
+import torch
+from helpers import random_mixture
+
+from dgtoy import domain_guidance, heun, karras, last
+from dgtoy.course import bench
+from dgtoy.course.bench import dit, machine_speed, toy
+from dgtoy.dit import EDM
+from dgtoy.nets import MLP
+
+TINY = dict(input_size=8, in_channels=4, patch_size=4, hidden_size=32, depth=1, num_heads=2)
+
+
+def consistent(rows):
+    for r in rows:
+        assert r["ratio"] == pytest.approx(r["ours"] / r["plain"]) and r["ours"] > 0
 
 
 def test_the_speed_of_a_machine_is_seconds_and_grows_with_the_product():
-    """Eight times the operations take longer, on any machine; the least of several timings is not the one disturbed."""
+    """Five hundred times the operations take longer, on any machine."""
     assert 0 < machine_speed(n=128) < machine_speed(n=1024)
+
+
+def test_ways_are_timed_in_turn_after_two_calls_to_warm_up():
+    calls = []
+    took = bench.seconds(dict(a=lambda: calls.append("a"), b=lambda: calls.append("b")), "cpu", rounds=3)
+    assert "".join(calls) == "aabb" + "ab" + "ba" + "ab" and set(took) == {"a", "b"}
+
+
+def test_the_benchmark_of_dit_runs_and_its_ratios_are_its_figures():
+    net = dit.network(TINY, "cpu")
+    rows = [*dit.guided_step(net, 2, 1e12, "cpu"), dit.training_step(net, 2, 1e12, "cpu")]
+    assert [r["what"].split(",")[0].split(":")[0] for r in rows] == [
+        *["DoG step"] * 2,
+        *["the same"] * 2,
+        "DoG in a diffusers pipeline",
+        "fine-tuning",
+    ]
+    consistent(rows)
+
+
+def test_the_benchmark_of_small_dits_runs():
+    net = EDM(dit.network(dict(TINY, num_classes=3, learn_sigma=False), "cpu"))
+    consistent(
+        [dit.small_training("tiny", net, 2, 1e12, "cpu"), dit.small_sampling("tiny", net, 2, 1e12, "cpu", 4)]
+    )
+
+
+def test_the_plain_score_is_the_score():
+    mixture, x = random_mixture(), torch.randn(7, 2, dtype=torch.float64)
+    torch.testing.assert_close(
+        toy.plain_score(mixture, x, torch.tensor(0.3)), mixture.score(x, torch.tensor(0.3))
+    )
+
+
+def test_the_plain_loop_of_heun_and_guidance_is_the_library_s():
+    main, guide = (MLP(**toy.NETWORK, seed=seed) for seed in (0, 1))
+    sigmas = karras(5, *toy.SIGMAS)
+    torch.manual_seed(0)
+    plain = toy.plain_heun(main, guide, 8, sigmas.tolist(), "cpu")
+    torch.manual_seed(0)
+    x_T = sigmas[0].item() * torch.randn(8, 2)
+    D = domain_guidance(main.denoiser(0), guide.denoiser(guide.null), 1.5)
+    torch.testing.assert_close(plain, last(heun(D, x_T, sigmas)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_record_reads_as_a_table():
+    row = bench.rates("a thing", "things/s", "plain: by hand", dict(ours=0.5, plain=2.0), ours=3)
+    assert (row["ours"], row["plain"], row["ratio"]) == (6, 0.5, 12)
+    made = dict(
+        provenance=dict(device="2-core CPU", torch="2"), results=dict(rows=[row, row | dict(ratio=None)])
+    )
+    first, second, third = bench.table(made).splitlines()
+    assert first == "2-core CPU, torch 2" and "12.0x" in second and "x" not in third.removeprefix("a thing")

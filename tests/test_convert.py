@@ -108,23 +108,3 @@ def test_ancestral_steps_are_the_scheduler_of_diffusers_with_learned_range():
             theirs = scheduler.step(out, i, x, generator=torch.Generator().manual_seed(i)).prev_sample
         mean, log_variance = process.posterior(x, torch.full((4,), i), out)
         close(mean + (0.5 * log_variance).exp() * noise, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_the_benchmark_of_dit_runs_and_its_ratios_are_its_figures():
-    """At toy size on a CPU; the numbers that count come from a CUDA device."""
-    from dgtoy.course.bench import dit as bench_dit
-
-    tiny = dict(input_size=8, in_channels=4, patch_size=4, hidden_size=32, depth=1, num_heads=2)
-    net = bench_dit.network(tiny, "cpu")
-    rows = [*bench_dit.guided_step(net, 2, 1e12, 1e12, "cpu"), *bench_dit.training_step(net, 2, 1e12, "cpu")]
-    assert [r["what"].split(",")[0].split(":")[0] for r in rows] == [
-        *["DoG step"] * 4,
-        "the same",
-        "the same",
-        "DoG in a diffusers pipeline",
-        "what the wrapper itself costs",
-        "fine-tuning",
-        "the same",
-    ]
-    for r in rows:
-        assert r["ratio"] == pytest.approx(r["ours"] / r["plain"]) and r["ours"] > 0

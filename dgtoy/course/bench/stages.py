@@ -1,6 +1,8 @@
-"""Time of every stage of the pipeline at DiT-XL/2 on a CUDA device, on random weights in the real format, scaled to 10,000 images.
+"""Every stage of the pipeline at DiT-XL/2 on a CUDA device, on random weights in the real format, for 10,000
+images.
 
-Each stage is the pipeline's own code, timed on a part of the work; what must be true is that only the network's calls cost.
+Each stage is the pipeline's own code, timed on a part of the work; what must be true is that only the
+network's calls cost.
 """
 
 import pathlib
@@ -18,8 +20,8 @@ from ...pipeline import finetune as tuning
 from ...pipeline import sample as sampling
 from ...pipeline.evaluate import DINOv2, Inception, features
 from ...pipeline.latents import VAE
+from . import advance, now, seconds
 from .dit import XL, network
-from .images import now, seconds
 
 COUNT = 10_000
 SD_VAE = dict(
@@ -29,72 +31,46 @@ SD_VAE = dict(
     layers_per_block=2,
     latent_channels=4,
 )
+DINO = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518)
 
 
-def benchmarks(device="cuda", config=None, steps=200, sampled=128, count=1024):
-    """Rows: `ours` is seconds for 10,000 images (for fine-tuning: for the paper's 24,000 steps), `plain` those of sampling with DoG in 50 steps."""
+def benchmarks(device="cuda", config=None, sampled=128, count=1024):
+    """Rows: `ours` is seconds for 10,000 images (of fine-tuning, for 24,000 steps), `plain` those of
+    sampling.
+    """
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         net = VP(network(config or XL, device))
         guide = net.clone()
-        trained, losses, writing = _finetune(net, folder, steps, device)
+        step = _finetune(net, folder, device)
         draw, whole = _sample(net, guide, folder, sampled, device)
-        yield _row(
-            "fine-tuning, 24,000 steps of 32",
-            24_000 * trained,
-            draw,
-            f"{32 / trained:.0f} images/s over {steps} steps; the loss went from {losses[0]:.3f} to {losses[1]:.3f} "
-            f"on random latents; writing the checkpoints took {writing:.0f} s",
-        )
-        yield _row(
-            "sampling, DoG, 50 ancestral steps",
-            draw,
-            draw,
-            f"the two networks alone, timed on {sampled} images, batches of 64",
-        )
-        yield _row(
-            "sampling as `dit sample` does it",
-            whole,
-            draw,
-            "VAE and PNGs included; images of a random VAE are noise, which compresses worst",
-        )
+        note = f"{32 / step:.0f} images/s, on random latents"
+        yield _row("fine-tuning, 24,000 steps of 32", 24_000 * step, draw, note)
+        note = f"the two networks alone, timed on {sampled} images, batches of 64"
+        yield _row("10,000 images: sampling, DoG, 50 ancestral steps", draw, draw, note)
+        note = "VAE and PNGs included; images of a random VAE are noise, which compresses worst"
+        yield _row("10,000 images: sampling as `dit sample` does it", whole, draw, note)
         del net, guide
-        yield from _readers(folder, draw, count, device)
+        for name, took, note in _readers(folder, count, device):
+            yield _row(f"10,000 images: {name}", COUNT * took, draw, note)
 
 
 def _row(what, ours, plain, note):
-    return dict(
-        what=f"10,000 images: {what}" if "24,000" not in what else what,
-        ours=ours,
-        plain=plain,
-        unit="s",
-        ratio=plain / ours,
-        note=note,
-    )
+    return dict(what=what, ours=ours, plain=plain, unit="s", ratio=plain / ours, note=note)
 
 
-def _finetune(net, folder, steps, device):
-    """Seconds a step, mean loss at the start and at the end, seconds for the checkpoints."""
-    g = torch.Generator().manual_seed(0)
-    classes = net.null
-    data = tuning.LatentTensors(
-        torch.randn(2000, *net.shape, generator=g), torch.randint(classes, (2000,), generator=g), classes
-    )
+def _finetune(net, folder, device, chunk=20):
+    """Seconds a step of the paper's recipe, on random latents."""
+    g, classes = torch.Generator().manual_seed(0), net.null
+    x0, label = torch.randn(2000, *net.shape, generator=g), torch.randint(classes, (2000,), generator=g)
     for block in net.net.blocks if net.device.type == "cuda" else ():
         block.compile()
-    losses, marks, warm = [], [], steps // 4
     net.net.requires_grad_(True)
-    for step in tuning.finetune(net, data, tuning.Config(steps=steps), folder / "run", every=10 * steps):
-        losses.append(step.loss)
-        if step.step in (warm, steps - 1):
-            marks.append(now(device))
-    ended = now(device)
+    data = tuning.LatentTensors(x0, label, classes)
+    steps = tuning.finetune(net, data, tuning.Config(), folder / "run", every=24_000)
+    took = seconds(dict(steps=advance(steps, chunk)), device)["steps"] / chunk
     net.net.requires_grad_(False)
-    return (
-        (marks[1] - marks[0]) / (steps - 1 - warm),
-        (torch.stack(losses[:10]).mean().item(), torch.stack(losses[-10:]).mean().item()),
-        ended - marks[1],
-    )
+    return took
 
 
 def _sample(net, guide, folder, count, device):
@@ -102,9 +78,8 @@ def _sample(net, guide, folder, count, device):
     AutoencoderKL(**SD_VAE).save_pretrained(folder / "vae")
     vae, config = VAE(str(folder / "vae"), device), sampling.Config(count=count)
     fast(net, guide)
-    vae.decode(
-        sampling.draw_latents(net, guide, sampling.Config(steps=2), range(64), net.null)
-    )  # compiles, and finds its kernels
+    warm = sampling.draw_latents(net, guide, sampling.Config(steps=2), range(64), net.null)
+    vae.decode(warm)  # finds its kernels
     start = now(device)
     for first in range(0, count, 64):
         sampling.draw_latents(net, guide, config, range(first, first + 64), net.null)
@@ -114,16 +89,12 @@ def _sample(net, guide, folder, count, device):
     return COUNT * (drawn - start) / count, COUNT * (now(device) - drawn) / count
 
 
-def _readers(folder, draw, count, device):
-    """The VAE and the two feature networks, each from a file of random weights in its own format."""
+def _readers(folder, count, device):
+    """VAE and feature networks, each from a file of random weights: name, seconds an image, note."""
     vae, z = VAE(str(folder / "vae"), device), torch.randn(64, 4, 32, 32, device=device)
     with torch.no_grad():
-        yield _row(
-            "VAE decoding",
-            COUNT * seconds(lambda: vae.decode(z), 5, device) / 64,
-            draw,
-            "float32 with TF32 convolutions",
-        )
+        took = seconds(dict(vae=lambda: vae.decode(z)), device)["vae"]
+    yield "VAE decoding", took / 64, "float32 with TF32 convolutions"
     images = np.random.default_rng(0).integers(0, 256, (count, 256, 256, 3), dtype=np.uint8)
     for name, make in (("FD_DINOv2", _dinov2), ("FID", _inception)):
         try:
@@ -133,30 +104,23 @@ def _readers(folder, draw, count, device):
         features(extract, images[:64])
         start = now(device)
         features(extract, images)
-        yield _row(
-            f"{name}'s features", COUNT * (now(device) - start) / count, draw, f"timed on {count} images"
-        )
+        yield f"{name}'s features", (now(device) - start) / count, f"timed on {count} images"
 
 
 def _dinov2(folder, device):
-    net = Dinov2Model(
-        Dinov2Config(
-            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518
-        )
-    )
-    net.save_pretrained(folder / "dinov2")
+    Dinov2Model(Dinov2Config(**DINO)).save_pretrained(folder / "dinov2")
     return DINOv2(str(folder / "dinov2"), device)
 
 
 def _inception(folder, device):
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     with (
         mock.patch("torch.load", lambda *a, **k: {}),
         mock.patch("torch.nn.Module.load_state_dict", lambda *a, **k: None),
-    ):
-        net = Network(
+    ):  # random weights
+        net = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path="none"
-        )  # random weights
+        )
     torch.save(net.state_dict(), folder / "inception.pth")
     return Inception(folder / "inception.pth", device)
