@@ -1,6 +1,9 @@
-"""What several tests use: a random mixture, a denoiser that counts its calls, and the form every refusal has."""
+"""What several tests use: a random mixture, a denoiser that counts its calls, processes, and the form every refusal has."""
 
 import contextlib
+import multiprocessing
+import os
+import socket
 
 import pytest
 import torch
@@ -41,6 +44,45 @@ class Counted:
     def __call__(self, x, sigma):
         self.calls += 1
         return self.D(x, sigma)
+
+
+FORKS = multiprocessing.get_context(
+    "forkserver"
+)  # one server imports torch; a process of it starts in milliseconds
+FORKS.set_forkserver_preload(["dgtoy.__main__", "dgtoy.pipeline.cli", "dgtoy.course.experiments.scale"])
+
+
+def started(function, *args, **environment):
+    """function(*args) in a process of its own, with these environment variables, one thread, and nobody listening."""
+    process = FORKS.Process(target=_alone, args=(function, args, environment))
+    process.start()
+    return process
+
+
+def _alone(function, args, environment):
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with (
+        open(os.devnull, "w") as nobody,
+        contextlib.redirect_stdout(nobody),
+        contextlib.redirect_stderr(nobody),
+    ):
+        function(*args)
+
+
+def together(function, *args, processes=2, **environment):
+    """function(*args) in each process of a torch.distributed group, as `torchrun` would start it.  -> exit codes"""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    address = dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
+    group = [
+        started(function, *args, **address, **environment, RANK=str(k), LOCAL_RANK=str(k))
+        for k in range(processes)
+    ]
+    for process in group:
+        process.join(120)
+    return [process.exitcode for process in group]
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from dgtoy.course import claims, experiments, lab, records
 from dgtoy.course.claims import report
 from dgtoy.course.experiments import IMAGES, NAMES, POINTS, REPLICATED, pictures
 from dgtoy.course.lab import METRICS, Judge, Setting
+from dgtoy.dit import EDM, DiT
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
 RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in NAMES)
@@ -50,7 +51,9 @@ SMALL = {  # what else makes an experiment small
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
     "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
-    "scale": dict(truth=100, held_out=20, variants=("full", "LoRA"), targets=("course", "outside")),
+    "scale": dict(
+        truth=100, held_out=20, samples=20, steps=2, variants=("full", "LoRA"), targets=("course", "outside")
+    ),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
     "images_guides": dict(
@@ -66,6 +69,19 @@ def cache(tmp_path_factory):
     """Networks trained here stay here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def glyphs_dit():
+    """In the place of the shipped DiT a small one of its kind: what is tested here is the record, not the pictures."""
+    net, shipped = EDM(DiT(32, 8, 3, 24, 1, 2, 62, learn_sigma=False, seed=0)), weights.load
+    generator = torch.Generator().manual_seed(1)
+    for p in net.net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=generator)
+    small = lambda name, *options: net.clone() if name == "glyphs" else shipped(name, *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "load", small)
         yield
 
 

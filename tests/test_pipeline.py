@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -18,11 +17,12 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, started, together
 from PIL import Image
 from safetensors.torch import load_file
 
 from dgtoy import distributed, vp
+from dgtoy.__main__ import main
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
 from dgtoy.pipeline import calibrate as calibration
@@ -280,8 +280,9 @@ def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_good_state
 # processes and kills
 
 
-def command(place, step, *options):
-    return [sys.executable, "-m", "dgtoy", "dit", step, *map(str, options), "--device", "cpu", "--heads", "2"]
+def command(step, *options):
+    """The words after `python -m dgtoy`."""
+    return ["dit", step, *map(str, options), "--device", "cpu", "--heads", "2"]
 
 
 def options(place, out, steps=5):
@@ -307,23 +308,12 @@ def options(place, out, steps=5):
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def two(arguments):
-    """The same command on two processes, over gloo."""
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        str(random.randint(20_000, 60_000)),
-        *arguments[1:],
-    ]
-    return subprocess.run(run, env=ENV, capture_output=True, text=True, timeout=300)
-
-
 def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
-    done = two(command(place, "finetune", *options(place, tmp_path)))
+    """As a user starts them: by torchrun, over gloo."""
+    port = str(random.randint(20_000, 60_000))
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    words = ["-m", "dgtoy", *command("finetune", *options(place, tmp_path))]
+    done = subprocess.run([*run, *words], env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     one, other, start = (
         load_file(tuned),
@@ -336,75 +326,49 @@ def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
     )  # not each weight by itself: Adam divides by small moments, so rounding shows
 
 
+def sampling(place, tuned, out, *options):
+    guide = ("--pretrained", place / "pre.safetensors", "--vae", "unshuffle")
+    return command("sample", tuned, *guide, *options, "--out", out)
+
+
 def test_two_processes_sample_as_one(place, tuned, tmp_path):
-    arguments = (
-        tuned,
-        "--pretrained",
-        place / "pre.safetensors",
-        "--vae",
-        "unshuffle",
-        "--count",
-        6,
-        "--steps",
-        4,
-        "--sampler",
-        "ddim",
-    )
-    done = two(command(place, "sample", *arguments, "--out", tmp_path))
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = sampling(place, tuned, tmp_path, "--count", 6, "--steps", 4, "--sampler", "ddim")
+    assert together(main, words) == [0, 0]
     assert np.array_equal(np.load(tmp_path / "samples.npz")["arr_0"], drawn(place, tuned, tmp_path / "one"))
 
 
-def killed(arguments, out, times, seed):
-    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in
-    `out`; then let it end.  -> kills
-    """
+def killed(words, out, times, seed):
+    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in `out`; then let it end.  -> kills"""
     chance, kills = random.Random(seed), 0
     newest = lambda: max((p.stat().st_mtime_ns for p in list(out.rglob("*")) if p.exists()), default=0)
     while kills < times:
-        before, process = (
-            newest(),
-            subprocess.Popen(arguments, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
-        )
-        while process.poll() is None and newest() == before:
+        before, process = newest(), started(main, words)
+        while process.is_alive() and newest() == before:
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 0.3))
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
-    assert subprocess.run(arguments, env=ENV, capture_output=True, timeout=300).returncode == 0
+    assert ends(words)
     return kills
+
+
+def ends(words):
+    """The command comes to its end by itself."""
+    process = started(main, words)
+    process.join(300)
+    return process.exitcode == 0
 
 
 def all_killed(place, tuned, tmp_path, times):
     """Each step of the pipeline, killed `times` times, ends as the same step that never was."""
-    ends = lambda arguments: (
-        subprocess.run(arguments, env=ENV, capture_output=True, timeout=300).returncode == 0
-    )
-    train_ = lambda out: command(place, "finetune", *options(place, out, steps=1000))
-    assert killed(train_(tmp_path / "k"), tmp_path / "k", times, seed=1) == times and ends(
-        train_(tmp_path / "w")
-    )
+    train_ = lambda out: command("finetune", *options(place, out, steps=120 * times))
+    assert killed(train_(tmp_path / "k"), tmp_path / "k", times, seed=1) == times
+    assert ends(train_(tmp_path / "w"))
     assert equal(tmp_path / "k" / "ema.safetensors", tmp_path / "w" / "ema.safetensors")
-    draw = lambda out: command(
-        place,
-        "sample",
-        tuned,
-        "--pretrained",
-        place / "pre.safetensors",
-        "--vae",
-        "unshuffle",
-        "--count",
-        1200,
-        "--steps",
-        10,
-        "--batch",
-        4,
-        "--out",
-        out,
-    )
+    draw = lambda out: sampling(place, tuned, out, "--count", 120 * times, "--steps", 10, "--batch", 4)
     assert killed(draw(tmp_path / "s"), tmp_path / "s", times, seed=2) == times and ends(draw(tmp_path / "t"))
     assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))
     (tmp_path / "many" / "a").mkdir(parents=True)
@@ -413,18 +377,9 @@ def all_killed(place, tuned, tmp_path, times):
             (place / "images" / "abc"[i % 3] / f"{i % 5}.png").read_bytes()
         )
     code = lambda out: [
-        sys.executable,
-        "-m",
-        "dgtoy",
         "dit",
         "prepare",
-        str(tmp_path / "many"),
-        "--out",
-        str(out),
-        "--size",
-        "16",
-        "--vae",
-        "unshuffle",
+        *map(str, (tmp_path / "many", "--out", out, "--size", 16, "--vae", "unshuffle")),
     ]
     assert killed(code(tmp_path / "p"), tmp_path / "p", times, seed=3) > 0 and ends(code(tmp_path / "q"))
     assert all(equal(path, tmp_path / "q" / path.name) for path in (tmp_path / "p").glob("*.safetensors"))

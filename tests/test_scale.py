@@ -3,17 +3,14 @@
 import base64
 import dataclasses
 import io
-import os
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
+from helpers import together
 from PIL import Image
 
-from dgtoy import domain_guidance, vp
+from dgtoy import distributed, domain_guidance, vp
 from dgtoy.checkpoint import load_state
 from dgtoy.course.claims.scale import c15, c20
 from dgtoy.course.experiments import directions, pictures, scale, scale_setup, why
@@ -246,38 +243,25 @@ def pre_trained(source, checkpoint):
     return torch.cat([p.detach().flatten() for p in ema.net.parameters()]), start
 
 
+def pre_trained_in_a_group(path):
+    """Both processes end with one network; then they begin another, and are interrupted."""
+    distributed.join("cpu")
+    net, sums = scale_setup.pretrained(scale.Config(images=128), scale.SMALL), [None, None]
+    torch.distributed.all_gather_object(sums, sum(p.double().sum().item() for p in net.net.parameters()))
+    assert sums[0] == sums[1], sums
+    try:
+        pre_trained(Broken(size=64), path)
+    except KeyboardInterrupt:
+        distributed.barrier()
+
+
 def test_two_processes_pre_train_one_model_together(tmp_path):
     """One file is written, and both go on with it; what they began, one process ends as if it had done it alone."""
-    code = """
-        import torch, test_scale
-        from dgtoy import distributed
-        from dgtoy.course.experiments import scale, scale_setup
-        distributed.join("cpu")
-        net = scale_setup.pretrained(scale.Config(images=128), scale.SMALL)
-        sums = [None, None]
-        mine = sum(p.double().sum().item() for p in net.net.parameters())
-        torch.distributed.all_gather_object(sums, mine)
-        assert sums[0] == sums[1], sums
-        try:
-            test_scale.pre_trained(test_scale.Broken(size=64), "state")
-        except KeyboardInterrupt:
-            distributed.barrier()
-    """
-    (tmp_path / "run.py").write_text(textwrap.dedent(code))
-    command = "-m torch.distributed.run --standalone --nproc-per-node 2 run.py".split()
-    paths = os.pathsep.join((os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")))
-    own = dict(DGTOY_CACHE=str(tmp_path / "cache"), OMP_NUM_THREADS="1", PYTHONPATH=paths)
-    subprocess.run(
-        [sys.executable, *command],
-        check=True,
-        timeout=120,
-        env=os.environ | own,
-        cwd=tmp_path,
-        capture_output=True,
-    )
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert load_state(tmp_path / "state")[1]["step"] == 2
-    found, start = pre_trained(glyphs.World(size=64), tmp_path / "state")
+    cache, state = tmp_path / "cache", tmp_path / "state"
+    assert together(pre_trained_in_a_group, state, DGTOY_CACHE=str(cache)) == [0, 0]
+    assert len(list(cache.iterdir())) == 1
+    assert load_state(state)[1]["step"] == 2
+    found, start = pre_trained(glyphs.World(size=64), state)
     alone, _ = pre_trained(glyphs.World(size=64), None)
     assert (found - alone).norm() < 1e-3 * (alone - start).norm()
 
