@@ -1,9 +1,10 @@
-"""What several tests use: a random mixture, a denoiser that counts its calls, processes, and the form every refusal has."""
+"""What several tests use: mixtures, a denoiser that counts its calls, processes, the form of a refusal."""
 
 import contextlib
 import multiprocessing
 import os
 import socket
+import sys
 
 import pytest
 import torch
@@ -46,14 +47,14 @@ class Counted:
         return self.D(x, sigma)
 
 
-FORKS = multiprocessing.get_context(
-    "forkserver"
-)  # one server imports torch; a process of it starts in milliseconds
-FORKS.set_forkserver_preload(["dgtoy.__main__", "dgtoy.pipeline.cli", "dgtoy.course.experiments.scale"])
+# One server imports what takes seconds; a process forked from it starts in a tenth of a second.
+HEAVY = ["dgtoy.pipeline.cli", "dgtoy.course.experiments.scale", "torch._dynamo", "accelerate"]
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(HEAVY)
 
 
 def started(function, *args, **environment):
-    """function(*args) in a process of its own, with these environment variables, one thread, and nobody listening."""
+    """function(*args) in a process of its own: one thread, these environment variables, its output unread."""
     process = FORKS.Process(target=_alone, args=(function, args, environment))
     process.start()
     return process
@@ -62,16 +63,12 @@ def started(function, *args, **environment):
 def _alone(function, args, environment):
     os.environ.update(environment)
     torch.set_num_threads(1)
-    with (
-        open(os.devnull, "w") as nobody,
-        contextlib.redirect_stdout(nobody),
-        contextlib.redirect_stderr(nobody),
-    ):
-        function(*args)
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    function(*args)
 
 
 def together(function, *args, processes=2, **environment):
-    """function(*args) in each process of a torch.distributed group, as `torchrun` would start it.  -> exit codes"""
+    """function(*args) in each process of a torch.distributed group, as torchrun would.  -> exit codes"""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -74,7 +74,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def glyphs_dit():
-    """In the place of the shipped DiT a small one of its kind: what is tested here is the record, not the pictures."""
+    """A small network in the place of the shipped DiT: tested here is the record, not the pictures."""
     net, shipped = EDM(DiT(32, 8, 3, 24, 1, 2, 62, learn_sigma=False, seed=0)), weights.load
     generator = torch.Generator().manual_seed(1)
     for p in net.net.parameters():

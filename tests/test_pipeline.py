@@ -338,7 +338,10 @@ def test_two_processes_sample_as_one(place, tuned, tmp_path):
 
 
 def killed(words, out, times, seed):
-    """Start a command `times` times, each killed at a random moment within 0.3 s of its first new file in `out`; then let it end.  -> kills"""
+    """Start a command `times` times and kill it within 0.3 s of its first new file in `out`; then let it end.
+
+    -> kills, fewer than `times` if it ended before
+    """
     chance, kills = random.Random(seed), 0
     newest = lambda: max((p.stat().st_mtime_ns for p in list(out.rglob("*")) if p.exists()), default=0)
     while kills < times:
