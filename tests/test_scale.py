@@ -256,7 +256,7 @@ def pre_trained_in_a_group(path):
 
 
 def test_two_processes_pre_train_one_model_together(tmp_path):
-    """One file is written, and both go on with it; what they began, one process ends as if it had done it alone."""
+    """One file is written, and both go on with it; what they began, one ends as if it had done it alone."""
     cache, state = tmp_path / "cache", tmp_path / "state"
     assert together(pre_trained_in_a_group, state, DGTOY_CACHE=str(cache)) == [0, 0]
     assert len(list(cache.iterdir())) == 1
