@@ -36,7 +36,7 @@ class GaussianMixture:
             )
 
     def to(self, device):
-        """The same mixture with its parameters on another device."""
+        """A copy of this mixture on another device, as a tensor's `to` makes one."""
         moved = object.__new__(type(self))
         moved.__dict__ = {k: v.to(device) if torch.is_tensor(v) else v for k, v in self.__dict__.items()}
         return moved

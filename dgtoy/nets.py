@@ -138,7 +138,7 @@ class Ensemble:
         return copy.deepcopy(self)
 
     def to(self, device):
-        """This ensemble with its parameters on another device."""
+        """Move the parameters to another device, in place, as torch's modules do.  -> self"""
         self.params = {k: v.detach().to(device).requires_grad_() for k, v in self.params.items()}
         return self
 

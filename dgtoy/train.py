@@ -309,6 +309,7 @@ class Points:
         self.x0, self.label = x0, label
 
     def to(self, device):
+        """A copy on another device, as of all data and tables; networks move in place."""
         return Points(self.x0.to(device), self.label.to(device))
 
     def draw(self, u, z):

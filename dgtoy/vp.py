@@ -5,6 +5,7 @@ A noised image is x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0..999. A ne
 two bounds. In the units of `samplers`, x_t / sqrt(abar_t) = x0 + sigma eps with sigma = sqrt(1/abar_t - 1).
 """
 
+import copy
 import functools
 import math
 
@@ -99,10 +100,10 @@ class Process:
         return len(self.times)
 
     def to(self, device):
-        """This process with its tables on another device, where its images are: then no step waits for a transfer."""
-        for name, table in vars(self).items():
-            setattr(self, name, table.to(device))
-        return self
+        """A copy with its tables on another device, where its images are: then no step waits for a transfer."""
+        moved = copy.copy(self)
+        moved.__dict__ = {name: table.to(device) for name, table in vars(self).items()}
+        return moved
 
     def noised(self, x0, i, eps):
         """x_i (B, ...) from clean images, step indices i (B,) and noise."""

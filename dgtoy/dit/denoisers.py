@@ -99,7 +99,7 @@ class Preconditioned:
         return new if self.graphs is None else new.compile()
 
     def to(self, device):
-        """Move the network to another device, in place.  -> self"""
+        """Move the network to another device, in place, as torch's modules do.  -> self"""
         self.net.to(device)
         return self
 

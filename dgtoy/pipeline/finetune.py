@@ -86,7 +86,7 @@ class NoiseObjective:
 
     def __call__(self, net, x0, label, time, eps):
         """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
-        self.process.to(x0.device)
+        self.process = self.process.to(x0.device)
         x = self.process.noised(x0, time, eps)
         loss, _, _ = vp.training_loss(predicted(net, x, time, label), x0, x, time, eps, self.process)
         return loss.mean()

@@ -41,6 +41,7 @@ class Domain:
         return Points(x0, label.contiguous()).to(device)
 
     def to(self, device):
+        """A copy on another device."""
         return Domain(self.name, self.source.to(device), self.target.to(device))
 
 
