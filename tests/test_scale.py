@@ -204,6 +204,14 @@ def test_along_generalized_directions_the_ratio_of_stds_is_r():
     assert abs(r.mean() - 0.3) < 0.02
 
 
+@pytest.mark.parametrize("n", [20, 60])
+def test_principal_directions_are_those_of_the_covariance(n):
+    """For fewer points than dimensions, and for more; up to their signs."""
+    x = torch.randn(n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    v = directions.principal(x, rank=5)
+    close((v.T @ torch.linalg.eigh(torch.cov(x.T))[1][:, -5:]).abs(), torch.eye(5, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("slope, verdict", [(1.0, "holds"), (0.1, "holds in part")])
 def test_the_rule_of_c20(slope, verdict):
     """Made-up stds that change by r^slope: the order is right in both, the amount only with slope 1."""

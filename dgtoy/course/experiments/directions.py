@@ -11,15 +11,26 @@ def within(z, label):
     return ((z - means[label]).square().sum(0) / (len(z) - len(means))).sqrt()
 
 
+def principal(x, rank):
+    """The `rank` leading principal directions of x (n, D), as columns.  -> (D, rank)
+
+    x'x v = s^2 v is solved as it stands or, where points are fewer than dimensions, as xx'u = s^2 u
+    with v = x'u / s.
+    """
+    x = x - x.mean(0)
+    few = len(x) < x.shape[1]
+    gram = x @ x.T if few else x.T @ x
+    last = [len(gram) - rank, len(gram) - 1]
+    square, v = map(torch.from_numpy, eigh(gram.numpy(), subset_by_index=last))
+    return x.T @ v / square.sqrt() if few else v
+
+
 def generalized(source, target, label, rank=64):
     """C_T v = r^2 C_S v, C_T the target's covariance within a class, inside the `rank` leading principal directions of the source.
 
     source (m, D), target (n, D), label (n,), float64 on the CPU -> V (D, rank), r (rank,)
     """
-    d = source.shape[1]
-    basis = torch.from_numpy(
-        eigh(torch.cov(source.T).numpy(), subset_by_index=[d - rank, d - 1])[1]
-    )  # (D, rank)
+    basis = principal(source, rank)
     s, t = source @ basis, target @ basis
     t = t - torch.stack([t[label == c].mean(0) for c in range(int(label.max()) + 1)])[label]
     ratio, v = eigh(torch.cov(t.T).numpy(), torch.cov(s.T).numpy())
