@@ -1,7 +1,8 @@
-"""What ties the book together: numbered notebooks, inline names that lead to the package, docstrings as they were written.
+"""What ties the book together: numbered notebooks, names that lead to the package, docstrings as written.
 
-The docstrings are plain text with formulas in ASCII. Their paragraphs become paragraphs, what is indented stays as it
-stands, and no character is taken for markup. Below each stands where its formula is and which notebooks use it.
+The docstrings are plain text with formulas in ASCII. Their paragraphs become paragraphs, what is indented
+stays as it stands, and no character is taken for markup. Below each stands where its formula is and which
+notebooks use it.
 """
 
 import ast
@@ -24,7 +25,7 @@ FORMULAS = re.findall(r"^\$\$ \(([\w-]+)\)$", (HERE / "formulas.md").read_text()
 
 @functools.cache
 def address(text):
-    """Where the book documents an inline name such as `guided` or `theory.alignment`: its full name, or None."""
+    """The full name that the book documents for an inline one such as `theory.alignment`, or None."""
     path, _, name = text.removesuffix("()").removeprefix("dgtoy.").rpartition(".")
     if not name.isidentifier() or not path and name not in dgtoy.__all__:
         return None
@@ -100,7 +101,7 @@ def uses():
 
 
 def readable(lines):
-    """Plain text as reStructuredText: paragraphs, literal blocks for what is indented, inline code between backticks."""
+    """Plain text as reStructuredText: paragraphs, literal blocks where indented, code between backticks."""
     out, literal = [], False
     for line in lines:
         indented = line.startswith(" ")
@@ -134,7 +135,7 @@ def docstring(app, what, name, thing, options, lines):
 
 
 def beside(app, name, source):
-    """Sphinx's hook: the pages of book/ stand beside notebooks/ here, and one folder up and down in the repository."""
+    """Sphinx's hook: links to book/ lose that folder, since its pages stand beside notebooks/ here."""
     source[0] = source[0].replace("](../book/", "](../")
 
 

@@ -1,9 +1,10 @@
-"""Slides: one deck a notebook, made of the cells tagged `slide`. `make book` puts them into slides/ of the site.
+"""Slides: one deck per notebook, made of the cells tagged `slide`. `make book` puts them into slides/.
 Where no cell is tagged, as in a new notebook, headings, predictions and figures are taken.
 
-A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first sentences below it, and
-with the list that follows them or one formula, the next or else the last, which is the result; and each prediction whole.
-Of a code cell: its figure, with the first sentences of the text that comes after it; or the code, where there is no figure.
+A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
+sentences below it, and with the list that follows them or one formula, the next or else the last, which is the
+result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that comes
+after it; or the code, where there is no figure.
 The rest is for the notebook.
 """
 
@@ -32,11 +33,15 @@ LIST = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>Slides</title>
 <link rel="icon" href="../_static/icon.svg">
-<style>:root { color-scheme: light dark } body { font: 1.2rem/1.7 system-ui, sans-serif; max-width: 40em; margin: 2em auto; padding: 0 1em }</style>
+<style>
+:root { color-scheme: light dark }
+body { font: 1.2rem/1.7 system-ui, sans-serif; max-width: 40em; margin: 2em auto; padding: 0 1em }
+</style>
 </head>
 <body>
 <h1>Slides</h1>
-<p>The arrow keys or a swipe turn the page; printing gives one slide a sheet. Back to <a href="../index.html">the book</a>.</p>
+<p>The arrow keys or a swipe turn the page; printing gives one slide per sheet.
+Back to <a href="../index.html">the book</a>.</p>
 <ul style="list-style: none; padding: 0">
 <!-- decks --></ul>
 </body>
@@ -45,7 +50,7 @@ LIST = """<!doctype html>
 
 
 def formula(tex, options):
-    """A formula as MathJax wants it; what stands side by side in a notebook stands one below the other, in larger type."""
+    """A formula as MathJax wants it; what stands side by side in a notebook stands in lines here, larger."""
     if not options["display_mode"]:
         return html.escape(rf"\({tex}\)")
     lines = re.split(r"\s*\\qquad\s*\\qquad\s*", tex)
@@ -62,14 +67,14 @@ for rule in ("link_open", "link_close"):  # a slide leads nowhere but to its nei
 
 
 def blocks(source):
-    """The kinds and texts of the blocks of a Markdown text: heading, paragraph, ordered_list, math_block ..."""
+    """Kinds and texts of the blocks of a Markdown text: heading, paragraph, ordered_list, math_block ..."""
     lines = source.splitlines()
     tokens = [t for t in MARKDOWN.parse(source) if t.level == 0 and t.map and t.nesting >= 0]
     return [(t.type.removesuffix("_open"), "\n".join(lines[slice(*t.map)])) for t in tokens]
 
 
 def first_sentences(text, limit=LONG):
-    """As many whole sentences from the start of a text as fit into `limit` characters, at least one; of a list, of each item."""
+    """As many whole first sentences as fit into `limit` characters, at least one; of a list, of each item."""
     if re.match(r"\d+\. |- ", text):
         items = re.split(r"\n(?=\d+\. |- )", text)
         return "\n".join(

@@ -1,4 +1,4 @@
-"""The book as built by `make book`: links, files and, in headless Chromium, what a reader gets. Skipped where it is not built."""
+"""The book as built by `make book`: links, files and, in headless Chromium, what a reader gets."""
 
 import collections
 import contextlib
@@ -88,7 +88,7 @@ def resolved(page, link):
 
 
 def unchanged(path):
-    """Whether the book was built from this version of a notebook; the build keeps the time of what it copies."""
+    """Whether the book was built from this version of a notebook; a copy keeps its time."""
     copy = SITE.parent / "source" / "notebooks" / path.name
     return copy.exists() and copy.stat().st_mtime == path.stat().st_mtime
 
@@ -177,6 +177,23 @@ def test_every_public_name_and_every_module_is_documented():
     assert modules <= {i.removeprefix("module-") for i in documented}
 
 
+@built
+def test_the_landing_page_shows_the_picture_and_the_findings():
+    page = parsed("index.html")
+    assert any(load.endswith("idea.png") for load in page.loads)
+    text = " ".join(" ".join(page.text).split())
+    assert "Six findings" in text and "Equal weight flatters DoG" in text
+
+
+@built
+def test_the_map_names_every_module_with_its_job():
+    page = parsed("modules.html")
+    linked = {link.split("#module-")[1] for link in page.links if "#module-" in link}
+    files = [p.relative_to(ROOT).with_suffix("").parts for p in (ROOT / "dgtoy").rglob("*.py")]
+    modules = {".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in files}
+    assert linked == {m for m in modules - {"dgtoy"} if not m.endswith("__main__")}
+
+
 # in a browser
 
 
@@ -229,7 +246,8 @@ class Browser:
             self.call("POST", "/se/log", {"type": kind})
         self.call("POST", "/url", {"url": url})
         self.run(
-            "const m = window.MathJax; (m && m.startup && m.startup.promise || Promise.resolve()).then(() => setTimeout(done, 50))"
+            "const m = window.MathJax; (m && m.startup && m.startup.promise || Promise.resolve())"
+            ".then(() => setTimeout(done, 50))"
         )
         console = [
             entry["message"]
@@ -301,11 +319,17 @@ def browser(port, folder, **kinds):
         b.close()
 
 
-COUNT = """done([document.querySelectorAll('.math').length, document.querySelectorAll('mjx-container').length,
-                 document.querySelectorAll('mjx-merror, [data-mjx-error]').length, document.querySelector('article, main, body').innerText])"""
-WIDE = """const scrolls = e => e && !e.matches('body, article, :has(article)') && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
-          done([...document.querySelectorAll('body *')].filter(e => !e.closest('mjx-assistive-mml, .toc-drawer, .sidebar-drawer, svg')
-               && e.getBoundingClientRect().right > WIDTH + 1 && !scrolls(e.parentElement)).map(e => e.outerHTML.slice(0, 120)).slice(0, 5))"""
+COUNT = """
+const count = what => document.querySelectorAll(what).length;
+done([count('.math'), count('mjx-container'), count('mjx-merror, [data-mjx-error]'),
+      document.querySelector('article, main, body').innerText])"""
+WIDE = """
+const scrolls = e => e && !e.matches('body, article, :has(article)')
+    && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+const apart = e => e.closest('mjx-assistive-mml, .toc-drawer, .sidebar-drawer, svg');
+const beyond = e => e.getBoundingClientRect().right > WIDTH + 1;
+done([...document.querySelectorAll('body *')].filter(e => !apart(e) && beyond(e) && !scrolls(e.parentElement))
+    .map(e => e.outerHTML.slice(0, 120)).slice(0, 5))"""
 
 
 @browsed
@@ -361,6 +385,7 @@ def test_the_search_finds(chrome, tmp_path):
     with served() as site, browser(chrome, tmp_path) as b:
         console, _ = b.open(site + "search.html?q=overshoot")
         hits = b.run(
-            "setTimeout(() => done([...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'))), 3000)"
+            "const found = () => [...document.querySelectorAll('#search-results li a')];"
+            "setTimeout(() => done(found().map(a => a.getAttribute('href'))), 3000)"
         )
     assert not console and any("04_domain_guidance_exactly" in hit for hit in hits)

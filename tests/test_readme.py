@@ -137,6 +137,7 @@ def test_every_claim_is_on_the_page_of_claims():
     claims = json.loads((ROOT / "figures" / "claims.json").read_text())
     text = (ROOT / "book" / "claims.md").read_text()
     assert claims and all(f"| {c['id']} | {c['claim']} |" in text for c in claims)
+    assert not [c["id"] for c in claims if "than CFG" in c["paper"]]  # the paper compares with fine-tuning
 
 
 def test_every_figure_of_the_records_hangs_in_the_gallery():

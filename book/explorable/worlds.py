@@ -2,7 +2,8 @@
 
     python book/explorable/worlds.py
 
-Each world is given at gap 0 and breadth 1; the page moves the target and widens the source as `dgtoy.domains.make` does.
+Each world is given at gap 0 and breadth 1; the page moves the target and widens the source as
+`dgtoy.course.worlds.domains.make` does.
 """
 
 import json
@@ -31,7 +32,7 @@ def round6(value):
 
 
 def stroke(name, means):
-    """The line along which a class lies, as segments x1, y1, x2, y2: thickness is measured from it. Clumps are points."""
+    """The line along which a class lies, as segments x1, y1, x2, y2. Thickness is measured from it."""
     ends = means if name == "grid" else means[1:]
     starts = means if name == "grid" else means[:-1]
     return round6(torch.cat([starts, ends], 1))
@@ -78,7 +79,8 @@ def worlds():
 
 
 if __name__ == "__main__":
-    head = "// Written by worlds.py from dgtoy; do not edit. Means (x, y), covariances (xx, xy, yy), gap 0, breadth 1.\n"
+    head = "// Written by worlds.py from dgtoy; do not edit. "
+    head += "Means (x, y), covariances (xx, xy, yy), gap 0, breadth 1.\n"
     text = (
         json.dumps(worlds(), separators=(",", ":"))
         .replace('"targets"', '\n"targets"')

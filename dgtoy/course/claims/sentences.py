@@ -49,8 +49,8 @@ def equal_weight(out):
     return (
         "**At equal weight, DoG leaves fewer samples outside the target than CFG:** on 2-D points at "
         f"w = {w} they are {dog:.1f}% against {cfg:.1f}%, and {none:.1f}% without guidance (DoG against "
-        f"CFG: {_span(less[domains[0]])} percentage points fewer, {len(record['seeds'])} trainings), and the order "
-        f"holds in {sum(v[1] > 0 for v in less.values())} of {len(domains)} domains "
+        f"CFG: {_span(less[domains[0]])} percentage points fewer, {len(record['seeds'])} trainings), and the "
+        f"order holds in {sum(v[1] > 0 for v in less.values())} of {len(domains)} domains "
         f"{_source(record, '06_domain_guidance_vs_cfg')}."
     )
 
@@ -100,9 +100,9 @@ def closed_form(out):
     constant = 100 * max(helped.mean(), 1 - helped.mean())
     return (
         "**Where DoG helps can mostly be told beforehand:** a closed form with no fitted constant tells help "
-        f"from harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth and "
-        f"weight, the rule “gap at most three quarters of the breadth” in {simple:.1f}%, and the better of "
-        f"two constant answers in {constant:.0f}% "
+        f"from harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth "
+        f"and weight, the rule “gap at most three quarters of the breadth” in {simple:.1f}%, and the better "
+        f"of two constant answers in {constant:.0f}% "
         f"{_source(record, '08_when_it_fails')}."
     )
 
