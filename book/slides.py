@@ -2,10 +2,9 @@
 Where no cell is tagged, as in a new notebook, headings, predictions and figures are taken.
 
 A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
-sentences below it, and with the list that follows them or one formula, the next or else the last, which is the
-result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that comes
-after it; or the code, where there is no figure.
-The rest is for the notebook.
+sentences below it, and with the list that follows them or one formula, the next or else the last, which is
+the result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that
+comes after it; or the code, where there is no figure. The rest is for the notebook.
 """
 
 import base64
