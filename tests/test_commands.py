@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from helpers import refuses
 
 from dgtoy import environment
 from dgtoy.__main__ import COURSE, DIT, main
-from dgtoy.course import cli, experiments, records
+from dgtoy.course import cli, experiments, notebooks, records
 from dgtoy.pipeline import cli as pipeline
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -114,6 +115,18 @@ def test_a_command_without_its_extra_says_so_in_one_line(words, missing):
 
 
 # the course's commands
+
+
+def test_after_the_notebooks_the_findings_are_shown_with_where_to_look(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(notebooks, "execute", lambda *args, **options: None)
+    main(["notebooks"])
+    said = capsys.readouterr().out
+    assert all(f"\n{i}. " in said for i in range(1, 7)) and "(notebooks/" in said
+    assert "**" not in said and "](" not in said and max(map(len, said.splitlines())) <= 100
+    assert "claims (" in said and "build/notebooks" in said
+    for path in re.findall(r"(?:notebooks|figures)/\w+\.\w+", said):
+        assert (ROOT / path).exists()
 
 
 def tiny():

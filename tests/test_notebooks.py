@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import re
+import subprocess
 import sys
 import time
 from types import SimpleNamespace as Box
@@ -15,7 +16,7 @@ from helpers import refuses
 from dgtoy.course import bench, notebooks
 from dgtoy.course.notebooks import Progress, execute
 
-MAKEFILE = (pathlib.Path(__file__).resolve().parents[1] / "Makefile").read_text()
+MAKEFILE = pathlib.Path(__file__).resolve().parents[1] / "Makefile"
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +202,26 @@ def test_a_stamp_rounds_up_and_keeps_the_sentence():
 
 
 def test_both_commands_give_a_cell_the_same_time():
-    assert re.findall(r"--nbval-cell-timeout (\d+)", MAKEFILE) == [str(notebooks.TIMEOUT)]
+    assert re.findall(r"--nbval-cell-timeout (\d+)", MAKEFILE.read_text()) == [str(notebooks.TIMEOUT)]
+
+
+def test_make_test_keeps_a_notebook_in_order_in_one_process_and_is_strict(place):
+    """The very command, on notebooks whose cells need the ones before; one prints what it does not hold."""
+    said = lambda text: [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    for name, recorded in (("00_right", "1 6\n"), ("01_right", "1 6\n"), ("02_wrong", "1 7\n")):
+        book = nbformat.read(write(f"{name}.ipynb", "import os; x = 1"), 4)
+        book.cells += [nbformat.v4.new_code_cell(f"x = {k} * x") for k in (2, 3)]
+        code = "print(os.environ['OMP_NUM_THREADS'], x)"
+        book.cells.append(nbformat.v4.new_code_cell(code, execution_count=4, outputs=said(recorded)))
+        pathlib.Path("notebooks", f"{name}.ipynb").write_text(nbformat.writes(book))
+    words = ["make", "-f", str(MAKEFILE), "-n", "-o", "env", "test", f"PY={sys.executable}"]
+    clear, command = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    cache = re.search(r"DGTOY_CACHE=(\S+)", command)[1]
+    assert clear == f"rm -rf {cache}" and pathlib.Path(cache).is_absolute()
+    done = subprocess.run(
+        command.removesuffix("tests notebooks") + "notebooks", shell=True, capture_output=True
+    )
+    assert done.returncode == 1 and b"1 failed, 11 passed" in done.stdout, done.stdout.decode()
 
 
 def test_both_commands_are_timed_from_an_empty_cache(monkeypatch):

@@ -3,6 +3,8 @@
 import argparse
 import json
 import pathlib
+import re
+import textwrap
 import time
 
 from .. import environment
@@ -165,14 +167,18 @@ def notebooks(args):
 
 
 def _show_findings(out):
-    from .claims.report import findings
+    from .claims.report import counted
+    from .claims.sentences import sentences
 
-    entries = json.loads((PRESETS["full"] / "claims.json").read_text())
+    figures = PRESETS["full"]
+    found = re.sub(r"\[[^]]*\]\(([^)]*)\)", r"\1", sentences(figures)).replace("**", "")  # links as paths
+    print("\nWhat was found, with 95% intervals, and where to look\n")
+    for sentence in found.splitlines():
+        print(textwrap.fill(sentence, 100, subsequent_indent="   "))
     print(
-        f"\nWhat was found, as recorded (value, 95% interval)\n{findings(entries)}\n\nWhere to look\n"
-        f"  {str(out):24s} the notebooks, executed just now\n"
-        "  figures/claims.json      each finding with its parts; beside it the records and figures\n"
-        "  make lab, make book      the notebooks to work in, the course as a site"
+        f"\nAll {counted(json.loads((figures / 'claims.json').read_text()))}: {figures}/claims.json\n"
+        f"The notebooks, executed just now: {out}\n"
+        "To work in them: make lab. The course as a site: make book."
     )
 
 

@@ -62,11 +62,17 @@ def filled(text, places, out):
     return text
 
 
+def counted(entries):
+    """How many claims there are, and how many of them hold."""
+    held, part, failed = (
+        sum(e["verdict"] == v for e in entries) for v in ("holds", "holds in part", "fails")
+    )
+    return f"{len(entries)} claims ({held} hold, {part} hold in part, {failed} fail)"
+
+
 def findings(entries):
     """The claims for a terminal: how many hold, then one line each with its value and 95% interval."""
-    verdicts = [e["verdict"] for e in entries]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "holds in part", "fails"))
-    lines = [f"{len(entries)} claims: {counts}"]
+    lines = [counted(entries)]
     for e in entries:
         value = f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
         lines.append(f"{e['id']:11s} {e['verdict']:14s} {value:32s} {e['claim']}")
