@@ -66,7 +66,7 @@ def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pi
     judge = scale_setup.Judge(config, "course", "cpu")
     net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
     one = judge.latents(net, None, seed=3, method="none", batch=10)
-    other = sample.latents(
+    other = sample.draw_latents(
         net,
         None,
         sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3),
