@@ -119,7 +119,7 @@ def test_a_seed_s_data_do_not_depend_on_the_other_seeds():
 
 
 def test_classes_are_drawn_independently():
-    """Both moons have sixteen modes: with common random numbers the k-th points of both would come from twin modes."""
+    """Both moons have sixteen modes: with common random numbers the k-th points came from twin modes."""
     world = domains.make()
     points = world.data(50, [0])
     mode = [
@@ -140,15 +140,20 @@ def test_moving_a_problem_keeps_it():
     "change, words",
     [
         (dict(name="swiss"), ("name is 'swiss'", "moons, spirals, grid")),
-        (dict(breadth=0.0), ("breadth", "0.0")),
-        (dict(breadth=-1.0), ("breadth", "-1.0")),
-        (dict(breadth=math.nan), ("breadth", "nan")),
-        (dict(breadth=math.inf), ("breadth", "inf")),
-        (dict(gap=math.nan), ("gap", "nan")),
-        (dict(gap=math.inf), ("gap", "inf")),
-        (dict(classes=0), ("classes is 0",)),
-        (dict(classes=-2), ("classes is -2",)),
-        (dict(name="grid", classes=17), ("classes is 17",)),
+        (dict(name=["moons"]), ("name is ['moons']", "moons, spirals, grid")),
+        (dict(breadth=0.0), ("breadth is 0.0", "above 0")),
+        (dict(breadth=-1.0), ("breadth is -1.0", "above 0")),
+        (dict(breadth=math.nan), ("breadth is nan", "finite")),
+        (dict(breadth=math.inf), ("breadth is inf", "finite")),
+        (dict(breadth=None), ("breadth is None", "a finite number")),
+        (dict(gap=math.nan), ("gap is nan", "finite")),
+        (dict(gap=math.inf), ("gap is inf", "finite")),
+        (dict(gap="far"), ("gap is 'far'", "a finite number")),
+        (dict(classes=0), ("classes is 0", "at least 1")),
+        (dict(classes=-2), ("classes is -2", "at least 1")),
+        (dict(classes=2.0), ("classes is 2.0", "a whole number")),
+        (dict(layout=0.5), ("layout is 0.5", "the seed of the source")),
+        (dict(name="grid", classes=17), ("classes is 17", "at most 16")),
     ],
 )
 def test_a_problem_that_cannot_be_made_is_refused(change, words):

@@ -79,7 +79,7 @@ def test_distances_are_positive_inside_with_slope_1_at_the_edge():
 
 
 def test_capitals_are_0_9_high_and_every_glyph_stands_in_the_middle():
-    """From top to bottom to a pixel; from left to right the font's own spacing tells, up to 0.15 beside the outline's middle."""
+    """From top to bottom to a pixel; across by the font's own spacing, up to 0.15 beside the middle."""
     inside, pixel = atlas() > 0, torch.arange(64) - 31.5
     high = inside[:, GLYPHS.index("H")].any(-1).sum(-1) * 2 / 64
     assert (high - 0.9).abs().max() < 0.05
@@ -308,9 +308,10 @@ def test_handwritten_digits_are_grey_images_of_ten_classes():
     "make, words",
     [
         (lambda: World(fonts=("Arial",)), ("Arial", "expected some of DejaVuSans")),
-        (lambda: World(glyphs="0é"), ("'é'", "012")),
-        (lambda: World(glyphs=""), ("nothing",)),
-        (lambda: World(fonts=()), ("nothing",)),
+        (lambda: World(glyphs="0é"), ("glyphs holds 'é'", "0, 1, 2")),
+        (lambda: World(glyphs=""), ("glyphs holds nothing",)),
+        (lambda: World(fonts=()), ("fonts holds nothing",)),
+        (lambda: World(size=0), ("size is 0", "at least 1 pixel")),
         (lambda: World(ranges=(*NARROW[1:], ("rotation", (3.0, 2.0)))), ("rotation: (3.0, 2.0)", "lo <= hi")),
         (
             lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.nan)))),
@@ -326,12 +327,12 @@ def test_handwritten_digits_are_grey_images_of_ten_classes():
             ("nothing for rotation", "expected a range for each of rotation, shear"),
         ),
         *(
-            (lambda n=n: target(narrow=n), (f"{n}, 0.0", "0 < narrow <= 1"))
+            (lambda n=n: target(narrow=n), (f"narrow is {n}", "0 < narrow <= 1"))
             for n in (0.0, -0.1, 1.1, math.nan)
         ),
-        *((lambda g=g: target(gap=g), (f"0.2, {g}", "gap >= 0")) for g in (-0.1, math.inf, math.nan)),
-        *((lambda c=c: target(classes=c), (f"{c}, 4", "1 to 62")) for c in (0, 63)),
-        *((lambda f=f: target(fonts=f), (f"10, {f}", "1 to 21")) for f in (0, 22)),
+        *((lambda g=g: target(gap=g), (f"gap is {g}", "gap >= 0")) for g in (-0.1, math.inf, math.nan)),
+        *((lambda c=c: target(classes=c), (f"classes is {c}", "1 to 62")) for c in (0, 63)),
+        *((lambda f=f: target(fonts=f), (f"fonts is {f}", "1 to 21")) for f in (0, 22)),
         (lambda: target().sample(3, 10), ("label 10 is out of range for 10 classes",)),
         (lambda: target().sample(3, -1), ("label -1 is out of range for 10 classes",)),
         (lambda: target().sample(3, torch.tensor([0, -2, 9])), ("label -2 is out of range",)),

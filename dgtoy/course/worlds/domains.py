@@ -1,43 +1,43 @@
-"""Named 2-D transfer problems: a broad source, a narrow labelled target, and knobs for how they relate."""
+"""Named 2-D transfer problems: a broad source, a narrow labelled target, and how far apart they lie."""
 
 import dataclasses
 import math
+import numbers
 
 import torch
 
 from ...labelled import LabelledMixture
 from ...train import Points
 
-STD = 0.08  # thickness of every target's strokes
-NAMES = ("moons", "spirals", "grid")
+STD = 0.08  # standard deviation of every component of a target: the thickness of its strokes
+HALF_WIDTH = 4.0  # of the source at breadth 1, whose components lie in [-4, 4]^2
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """A transfer problem whose densities are known: source and target, both with class labels."""
+    """A transfer problem whose densities are known: its source and its target, both with class labels."""
 
     name: str
     source: LabelledMixture
     target: LabelledMixture
 
     def data(self, size, seeds, device="cpu"):
-        """`size` target points a class for each seed, the small data set that fine-tuning sees.
+        """`size` target points per class for each of S seeds: the small data sets that fine-tuning sees.
 
-        Seed k's points do not depend on the other seeds, and its first n points a class are those of a smaller set.
+        -> Points with x0 (S, classes * size, 2) and label (S, classes * size), class by class. A seed's points
+        do not depend on the other seeds, and its first n points of a class are those of a smaller set.
         """
         if size < 1:
-            raise ValueError(f"size is {size}; expected at least one point a class")
-        classes = self.target.num_classes
+            raise ValueError(f"size is {size}; expected at least one point per class")
         target = self.target.to("cpu")  # the same points whatever the device
-        parts = [
-            [
-                _in_order(target.given(c), size, torch.Generator().manual_seed(7_919 * seed + c))
-                for c in range(classes)
-            ]
-            for seed in seeds
-        ]
-        x0 = torch.stack([torch.cat(p) for p in parts])  # (S, classes * size, 2)
-        label = torch.arange(classes).repeat_interleave(size).expand(len(parts), -1)
+        classes = range(target.num_classes)
+
+        def points(seed):
+            streams = [torch.Generator().manual_seed(7_919 * seed + c) for c in classes]
+            return torch.cat([_in_order(target.given(c), size, streams[c]) for c in classes])
+
+        x0 = torch.stack([points(seed) for seed in seeds])
+        label = torch.tensor(classes).repeat_interleave(size).expand(len(x0), -1)
         return Points(x0, label.contiguous()).to(device)
 
     def to(self, device):
@@ -46,51 +46,56 @@ class Domain:
 
 
 def make(name="moons", gap=0.0, breadth=1.0, classes=2, layout=0):
-    """A transfer problem by name.
+    """A transfer problem by name: q(x | c) is the mean of N(x; mu_cm + (4 gap, 0), STD^2) over its modes m.
 
-    name: "moons", "spirals" or "grid", the target's shape. gap: distance from the source's centre to the target's, in
-    units of the source's half-width; beyond 1 the target leaves the source. breadth: width of the source relative to
-    [-4, 4]^2. classes: of the target. layout: seed of the source's 40 random components.
-    Raises ValueError for an unknown name, breadth <= 0, or fewer than one class.
+    name: "moons", "spirals" or "grid", the shape of the target. gap: distance from the source's centre to the
+    target's in half-widths of the source; beyond 1 the target leaves the source. breadth: width of the source
+    relative to [-4, 4]^2. classes: of the target. layout: seed of the source's 40 random components.
+    Raises ValueError for a name, gap, breadth, number of classes or layout that makes no problem.
     """
-    shapes = {"moons": _moons, "spirals": _spirals, "grid": _grid}
-    if name not in shapes:
+    if name not in NAMES:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
-    if not 0 < breadth < math.inf or not math.isfinite(gap):
-        raise ValueError(f"gap, breadth are {gap}, {breadth}; expected a finite gap and a finite breadth > 0")
-    if classes < 1:
-        raise ValueError(f"classes is {classes}; expected at least 1")
-    curves = shapes[name](classes)  # (classes, modes, 2)
-    shift = torch.tensor([4.0 * gap, 0.0])
-    modes = curves.shape[1]
-    means = curves.reshape(-1, 2) + shift
+    if not isinstance(gap, numbers.Real) or not math.isfinite(gap):
+        raise ValueError(f"gap is {gap!r}; expected a finite number")
+    if not isinstance(breadth, numbers.Real) or not 0 < breadth < math.inf:
+        raise ValueError(f"breadth is {breadth!r}; expected a finite number above 0")
+    if not isinstance(classes, numbers.Integral) or classes < 1:
+        raise ValueError(f"classes is {classes!r}; expected a whole number of at least 1")
+    if not isinstance(layout, numbers.Integral):
+        raise ValueError(f"layout is {layout!r}; expected a whole number, the seed of the source")
+    curves = SHAPES[name](classes)  # (classes, modes, 2)
+    means = curves.flatten(0, 1) + torch.tensor([HALF_WIDTH * gap, 0.0])  # (K, 2)
+    weights = torch.full((len(means),), 1 / len(means))
     covs = (STD**2 * torch.eye(2)).expand(len(means), 2, 2)
-    labels = torch.arange(classes).repeat_interleave(modes)
-    target = LabelledMixture(torch.full((len(means),), 1 / len(means)), means, covs, labels)
-    return Domain(name, _source(breadth, layout), target)
+    labels = torch.arange(classes).repeat_interleave(curves.shape[1])
+    return Domain(name, _source(breadth, layout), LabelledMixture(weights, means, covs, labels))
 
 
 def _in_order(mixture, size, generator):
-    """Samples of which the first n do not depend on `size`: torch.rand draws one by one, torch.randn does not."""
+    """Samples (size, 2) of which the first n do not depend on `size`.
+
+    torch.rand draws its numbers one by one, torch.randn does not; so the normals come from uniforms, by
+    Box & Muller 1958.
+    """
     u, radius, angle = torch.rand(size, 3, generator=generator).unbind(-1)
     angle = 2 * math.pi * angle
-    z = (-2 * torch.log1p(-radius)).sqrt()[:, None] * torch.stack(
-        [angle.cos(), angle.sin()], -1
-    )  # Box & Muller 1958
+    around = torch.stack([angle.cos(), angle.sin()], -1)
+    z = (-2 * torch.log1p(-radius)).sqrt()[:, None] * around  # (size, 2), standard normal
     return mixture.from_noise(u, z)
 
 
 def _source(breadth, layout, components=40, classes=10):
+    """Gaussians of random place, direction and width over breadth * [-4, 4]^2, of each class in turn."""
     g = torch.Generator().manual_seed(layout)
-    rand = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float32).to(
-        torch.get_default_dtype()
-    )  # the same world in every precision
-    means = breadth * (8 * rand(components, 2) - 4)
+
+    def rand(*shape):  # the same numbers in every precision
+        return torch.rand(*shape, generator=g, dtype=torch.float32).to(torch.get_default_dtype())
+
+    means = breadth * HALF_WIDTH * (2 * rand(components, 2) - 1)
     angle = math.pi * rand(components)
     stds = breadth * (0.15 + 0.45 * rand(components, 2))
-    axes = torch.stack(
-        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], -2
-    )
+    cos, sin = angle.cos(), angle.sin()
+    axes = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))  # (K, 2, 2), rotations
     covs = axes * stds[:, None, :] ** 2 @ axes.mT
     weights = 0.5 + rand(components)
     return LabelledMixture(weights / weights.sum(), means, covs, torch.arange(components) % classes)
@@ -108,22 +113,26 @@ def _moons(classes, modes=16):
 
 
 def _spirals(classes, modes=16):
-    """Arms of a spiral, one a class, evenly turned."""
+    """The arms of a spiral, one per class, evenly turned: 1.6 t (cos, sin)(4 t + 2 pi c / classes)."""
     t = torch.linspace(0.25, 1, modes)
-    turns = [2 * math.pi * c / classes for c in range(classes)]
-    return torch.stack(
-        [1.6 * t[:, None] * torch.stack([(4 * t + a).cos(), (4 * t + a).sin()], -1) for a in turns]
-    )
+    arms = []
+    for c in range(classes):
+        angle = 4 * t + 2 * math.pi * c / classes
+        arms.append(1.6 * t[:, None] * torch.stack([angle.cos(), angle.sin()], -1))
+    return torch.stack(arms)
 
 
 def _grid(classes, side=4):
     """A side x side grid of clumps, its cells dealt to the classes in turn."""
     if classes > side * side:
-        raise ValueError(f"classes is {classes}; a grid has room for {side * side}")
+        raise ValueError(f"classes is {classes}; expected at most {side * side}, the cells of the grid")
     i = torch.arange(side * side)
     place = torch.stack([i % side, i // side], -1) * 0.8 - 0.4 * (side - 1)
-    per_class = side * side // classes
     deal = (i % side + i // side if classes <= side else i) % classes
-    rows = [place[deal == c][:per_class] for c in range(classes)]
-    fewest = min(len(r) for r in rows)
-    return torch.stack([r[:fewest] for r in rows]).float()
+    cells = [place[deal == c] for c in range(classes)]
+    fewest = min(len(c) for c in cells)  # classes are equally heavy
+    return torch.stack([c[:fewest] for c in cells]).float()
+
+
+SHAPES = {"moons": _moons, "spirals": _spirals, "grid": _grid}
+NAMES = tuple(SHAPES)
