@@ -24,7 +24,7 @@ class Domain:
     def data(self, size, seeds, device="cpu"):
         """`size` target points per class for each of S seeds: the small data sets that fine-tuning sees.
 
-        -> Points with x0 (S, classes * size, 2) and label (S, classes * size), class by class. A seed's points
+        -> Points with x0 (S, classes * size, 2) and label likewise, class by class. A seed's points
         do not depend on the other seeds, and its first n points of a class are those of a smaller set.
         """
         if size < 1:

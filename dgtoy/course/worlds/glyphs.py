@@ -112,7 +112,7 @@ class World:
         """n true images.  -> x0 (n, 3, size, size), label (n,); with `details` also font (n,), style (n, 11)
 
         label: a class for all, or (n,); by default the classes in equal shares, in turn. Random numbers are
-        drawn on the generator's device: from one on the CPU, images are the same on every device, to rounding.
+        drawn on the generator's device: from one on the CPU, images are alike on every device, to rounding.
         Raises ValueError for n below 1 and for labels that are not n classes of this world.
         """
         if n < 1:
@@ -175,7 +175,7 @@ def target(classes=10, narrow=0.2, gap=0.0, fonts=4, size=32, layout=0):
 
 
 def _layout(layout, narrow):
-    """The order in which a target takes its fonts, and {knob: middle of its range as a fraction of SOURCE's}."""
+    """The order in which a target takes its fonts, and {knob: middle of its range in fractions of SOURCE}."""
     if layout == 0:
         serif = ("DejaVuSerif", "STIXGeneral", "cmr10", "DejaVuSerif-Bold")
         highest = 1 - narrow / 2  # of contrast and paper: above the source's edge colours leave [-1, 1]
