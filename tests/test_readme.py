@@ -63,6 +63,19 @@ def test_a_finding_is_one_sentence_with_an_interval_and_where_to_look():
         assert "(notebooks/" in finding and "(figures/" in finding
 
 
+def test_the_table_of_notebooks_has_their_questions_and_the_measured_seconds(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    cells = [dict(source=["# Is it so?\n", "\n", "Perhaps."])]
+    (tmp_path / "notebooks" / "00_so.ipynb").write_text(json.dumps(dict(cells=cells)))
+    assert "| 00 | [Is it so?](notebooks/00_so.ipynb) | – |" in report.notebooks_table(tmp_path / "figures")
+    timed = dict(seconds={"00_so": 3.4}, device="2-core CPU", commands={"make run": 61.2})
+    (tmp_path / "figures" / "notebooks.json").write_text(json.dumps(timed))
+    table = report.notebooks_table(tmp_path / "figures")
+    assert "seconds (2-core CPU)" in table and "(notebooks/00_so.ipynb) | 3 |" in table
+    assert table.endswith("| | all of them: `make run` | 61 |")
+
+
 def test_a_page_without_the_place_for_a_table_is_refused():
     with refuses("holds 0 places <!-- claims -->", "expected 1"):
         report.put("no place", "claims", "table")

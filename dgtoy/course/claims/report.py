@@ -107,6 +107,8 @@ def notebooks_table(out):
         seconds = timed["seconds"].get(notebook.stem)
         took = "–" if seconds is None else f"{seconds:.0f}"
         lines.append(f"| {notebook.stem[:2]} | [{title}](notebooks/{notebook.name}) | {took} |")
+    for command, seconds in timed.get("commands", {}).items():
+        lines.append(f"| | all of them: `{command}` | {seconds:.0f} |")
     return "\n".join(lines)
 
 
