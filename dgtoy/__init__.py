@@ -1,12 +1,10 @@
 """dgtoy: Domain Guidance, taught, verified and reproduced. Start with the notebooks, or with `guidance.py`."""
 
 from .calibration import calibrate
-from .gmm import GaussianMixture
+from .gmm import GaussianMixture, LabelledMixture
 from .guidance import autoguidance, cfg, domain_guidance, guided, plane, reused
-from .labelled import LabelledMixture
 from .nets import MLP, Ensemble
-from .samplers import ancestral, dpmpp_2m, euler, heun, last, trajectory
-from .schedules import karras
+from .samplers import ancestral, dpmpp_2m, euler, heun, karras, last, trajectory
 from .train import Points, Recipe, fit
 
 __version__ = "0.1.0"

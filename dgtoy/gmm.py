@@ -1,24 +1,26 @@
-"""The exact world: Gaussian mixtures whose density, score and denoiser are known at every noise level.
+"""The exact world: Gaussian mixtures whose density, score and denoiser are known at every noise level; class
+labels.
 
-Adding noise of level sigma to a mixture gives a mixture again, component k becoming N(mu_k, Sigma_k + sigma^2 I).
-With Sigma_k = U diag(lambda) U^T nothing needs inverting: every quantity below is a matrix product.
+Adding noise of level sigma to a mixture gives a mixture again, component k becoming N(mu_k, Sigma_k + sigma^2
+I). With Sigma_k = U_k diag(lambda_k) U_k^T nothing needs inverting: along axis e of component k, x lies z =
+U_ke . (x - mu_k) from the mean, and the variance there is lambda_ke + sigma^2.
 """
 
 import math
 
 import torch
 
-from .schedules import checked
+from .samplers import check_sigma
 
-BLOCK = {"cpu": 2**20, "cuda": 2**26}  # points x components held at once; on a CPU, its cache
+BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
 
 
 class GaussianMixture:
     """p(x) = sum_k weights_k N(x; means_k, covs_k), in any dimension.
 
-    weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision of x.
-    Raises ValueError for shapes that do not agree, weights that are not a distribution, covariances that are not
-    symmetric positive definite.
+    weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision
+    of x. Raises ValueError for shapes that do not agree, weights that are not a distribution, covariances
+    that are not symmetric positive definite.
     """
 
     def __init__(self, weights, means, covs):
@@ -32,7 +34,7 @@ class GaussianMixture:
         if self.variances.min() <= 0:
             k = int(self.variances.min(-1).values.argmin())
             raise ValueError(
-                f"covs[{k}] is not positive definite: its smallest eigenvalue is {self.variances[k].min():.3g}"
+                f"covs[{k}] is not positive definite: its least eigenvalue is {self.variances[k].min():.3g}"
             )
 
     def to(self, device):
@@ -42,24 +44,89 @@ class GaussianMixture:
         return moved
 
     def logp(self, x, sigma=0.0):
-        """log p(x; sigma), the log density of the mixture blurred by noise of level sigma.  x (..., D) -> (...)"""
-        return self._evaluate("logp", x, checked(sigma, x, zero=True))
+        """log p(x; sigma), the log density of the mixture blurred by noise sigma.  x (..., D) -> (...)"""
+        parts = []
+        for log_joint, _, room in self._blocks(x, check_sigma(sigma, x, zero=True)):
+            top, p = _scaled(log_joint, room[0])
+            parts.append(top[:, 0] + p.sum(-1).log())
+        return torch.cat(parts).reshape(x.shape[:-1])
 
     def score(self, x, sigma=0.0):
         """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
-        return self._evaluate("score", x, checked(sigma, x, zero=True))
+        axes, parts = _columns(self.axes, x), []
+        for log_joint, pulls, room in self._blocks(x, check_sigma(sigma, x, zero=True)):
+            _, p = _scaled(log_joint, room[0])
+            towards = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
+            parts.append(-towards / p.sum(-1, keepdim=True))
+        return torch.cat(parts).reshape(x.shape)
 
     def denoise(self, x, sigma):
-        """E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma): the denoiser D(x, sigma).  x (..., D) -> (..., D)"""
-        return self._evaluate("denoise", x, checked(sigma, x))
+        """The denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma).
+
+        = sum_k r_k (mu_k + Sigma_k (Sigma_k + sigma^2 I)^-1 (x - mu_k)), which keeps its digits at a large
+        sigma. x (..., D) -> (..., D)
+        """
+        (means,) = _columns(self.means[..., None], x)
+        axes, parts = _columns(self.axes * self.variances[:, None], x), []
+        for log_joint, pulls, room in self._blocks(x, check_sigma(sigma, x)):
+            _, p = _scaled(log_joint, room[0])
+            back = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
+            parts.append((p @ means + back) / p.sum(-1, keepdim=True))
+        return torch.cat(parts).reshape(x.shape)
 
     def log_responsibilities(self, x, sigma=0.0):
-        """log p(component k | x; sigma), finite where the probability itself is 0 in floating point.  x (..., D) -> (..., K)"""
-        return self._evaluate("log_responsibilities", x, checked(sigma, x, zero=True))
+        """log p(component k | x; sigma), finite where p itself is 0 in floating point.  x (..., D) -> (...,
+        K)"""
+        blocks = self._blocks(x, check_sigma(sigma, x, zero=True))
+        parts = [log_joint.log_softmax(-1) for log_joint, _, _ in blocks]
+        return torch.cat(parts).reshape(*x.shape[:-1], len(self.weights))
 
     def responsibilities(self, x, sigma=0.0):
         """p(component k | x; sigma).  x (..., D) -> (..., K)"""
         return self.log_responsibilities(x, sigma).exp()
+
+    def _blocks(self, x, sigma):
+        """What the functions above are made of, for each block of points.
+
+        -> log weights_k N(x; mu_k, Sigma_k + sigma^2 I), (N, K); for each axis e the pull z / (lambda_ke +
+        sigma^2), (N, K); two spare arrays (N, K), or None where a gradient is to be kept. z = U_ke . x - U_ke
+        . mu_k is taken in double precision: in single, each power of ten of |x| / std costs a digit. All
+        blocks use the same memory, because on a CPU fresh pages cost more than the arithmetic.
+        """
+        k, d = self.means.shape
+        if x.ndim < 1 or x.shape[-1] != d:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
+        flat = x.reshape(-1, d)
+        rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
+        blocks = flat.split(rows)
+        levels = [sigma] * len(blocks)
+        if sigma.ndim:
+            levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)
+        wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
+        graph = x.requires_grad and torch.is_grad_enabled()
+
+        axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
+        offsets = -(axes * self.means.T).sum(1)  # (axis, K)
+        log_weights, variances = self.weights.log().to(x.dtype), self.variances.T.to(x.dtype)
+        for block, level in zip(blocks, levels):
+            double, room = (None, [None] * (d + 3)) if graph else (wide[: len(block)], rooms[:, : len(block)])
+            var = [variance + level**2 for variance in variances]  # (K,) each, or (N, K)
+            log_joint = log_weights - 0.5 * sum((2 * math.pi * v).log() for v in var)
+            pulls = []
+            for e in range(d):
+                z = torch.addmm(offsets[e], block.double(), axes[e], out=double)  # (N, K)
+                z = z.to(x.dtype) if graph else room[-1].copy_(z)
+                pulls.append(torch.mul(z, 1 / var[e], out=room[e]))
+                log_joint = torch.addcmul(log_joint, z, pulls[e], value=-0.5, out=room[d])
+            yield log_joint, pulls, room[-2:]
+
+    def subset(self, keep):
+        """The mixture of the components with keep (K,), as a distribution of its own: p(x | those
+        components)."""
+        weights = self.weights[keep]
+        part = GaussianMixture(weights / weights.sum(), self.means[keep], self.covs[keep])
+        part.dtype = self.dtype
+        return part
 
     def sample(self, n, sigma=0.0, generator=None):
         """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
@@ -73,90 +140,97 @@ class GaussianMixture:
         return x + sigma * torch.randn(x.shape, **draw) if sigma else x
 
     def from_noise(self, u, z):
-        """Points as a deterministic map of uniforms u (...) and normals z (..., D): component by u, place by z.  -> (..., D)"""
+        """Points as a function of uniforms u (...) and normals z (..., D): component by u, place by z.  ->
+        (..., D)"""
         k = self._component(u)
         root = (self.axes * self.variances.sqrt()[:, None, :]).to(z.dtype)  # (K, D, D)
         return self.means.to(z.dtype)[k] + (root[k] @ z[..., None])[..., 0]
 
     def _component(self, u):
-        return torch.bucketize(
-            u.contiguous(), self.weights.cumsum(0).to(u.dtype)[:-1].contiguous(), right=True
-        )  # (...)
+        edges = self.weights.cumsum(0).to(u.dtype)[:-1].contiguous()
+        return torch.bucketize(u.contiguous(), edges, right=True)  # (...)
 
-    def _evaluate(self, what, x, sigma):
-        """logp, score, denoise or log_responsibilities of all points, block by block."""
-        k, d = self.means.shape
-        if x.ndim < 1 or x.shape[-1] != d:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
-        flat = x.reshape(-1, d)
-        rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
-        blocks = flat.split(rows)
-        if sigma.ndim:
-            levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)  # (N, 1) each
-            parts = [self._each(what, b, s) for b, s in zip(blocks, levels)]
-        else:
-            parts = self._shared(what, blocks, sigma.double(), rows)
-        out = torch.cat(parts)
-        return out.reshape(x.shape[:-1] + out.shape[1:])
 
-    def _shared(self, what, blocks, sigma, rows):
-        """One level for all points: whitened once, then every coordinate of x - mu_k is one matrix product.
+def _scaled(log_joint, room):
+    """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^-80: below 1e-38 exp is
+    slow."""
+    top = log_joint.amax(-1, keepdim=True)
+    below = torch.clamp(torch.sub(log_joint, top, out=room), min=-80, out=room)
+    return top, torch.exp(below, out=room)
 
-        Expanding the squared distance instead (x^2 - 2 x mu + mu^2) would save a product, and lose every digit once
-        |x| / sigma reaches 1,000 in float32.
-        """
-        x = blocks[0]
-        var = self.variances + sigma**2  # (K, D)
-        axes = self.axes / var.sqrt()[:, None, :]  # (K, D, D)
-        offset = -(self.means[:, None, :] @ axes)[:, 0].to(x.dtype)  # (K, D)
-        norm = (self.weights.log() - 0.5 * (2 * math.pi * var).log().sum(-1)).to(x.dtype)
-        axes, table = (
-            axes.permute(2, 1, 0).to(x.dtype).contiguous(),
-            self._table(what, var).to(x.dtype),
-        )  # axes (D, D, K)
-        # one workspace for all blocks: fresh pages for each would cost more than the arithmetic
-        a, b = (None, None) if x.requires_grad else x.new_empty(2, rows, len(var))
-        parts = []
-        for x in blocks:
-            logits, room, room_z = (norm, None, None) if a is None else (norm, a[: len(x)], b[: len(x)])
-            for d in range(x.shape[1]):
-                z = torch.addmm(offset[:, d], x, axes[d], out=room_z)  # (N, K)
-                logits = torch.addcmul(logits, z, z, value=-0.5, out=room)
-            if what == "logp":
-                parts.append(logits.logsumexp(-1))
-            elif what == "log_responsibilities":
-                parts.append(logits.log_softmax(-1))
-            else:
-                mean = torch.softmax(logits, -1, out=room_z) @ table  # (N, D + D^2)
-                n, d = x.shape
-                parts.append(mean[:, :d] + (mean[:, d:].reshape(n, d, d) @ x[..., None])[..., 0])
-        return parts
 
-    def _table(self, what, var):
-        """Per component the affine map A_k x + b_k that is its score or denoiser, flattened as (b_k, A_k).  (K, D + D^2)"""
-        gain = self.variances / var if what == "denoise" else -1 / var  # (K, D)
-        matrix = self.axes * gain[:, None, :] @ self.axes.mT  # (K, D, D)
-        shift = (matrix @ self.means[..., None])[..., 0]  # (K, D)
-        table = torch.cat([self.means - shift if what == "denoise" else -shift, matrix.flatten(1)], 1)
-        return table.T.contiguous().T  # this memory order is 1.5 times as fast on a CPU
+def _columns(matrix, x):
+    """A matrix (D, n) per component, as n tables (K, D) in x's precision, laid out for fast matrix
+    products."""
+    return [column.to(x.dtype).contiguous().T for column in matrix.permute(2, 1, 0)]
 
-    def _each(self, what, x, sigma):
-        """A level for each point, sigma (N, 1): the same quantities without whitening."""
-        means, axes, variances = (p.to(x.dtype) for p in (self.means, self.axes, self.variances))
-        offset = -(self.means[:, None, :] @ self.axes)[:, 0].to(x.dtype)  # (K, D)
-        logits, coords, var = self.weights.log().to(x.dtype), [], variances + sigma[..., None] ** 2
-        for d in range(x.shape[1]):
-            z = torch.addmm(offset[:, d], x, axes[:, :, d].T)  # (N, K)
-            logits = logits - 0.5 * (z**2 / var[..., d] + (2 * math.pi * var[..., d]).log())
-            coords.append(z)
-        if what in ("logp", "log_responsibilities"):
-            return logits.logsumexp(-1) if what == "logp" else logits.log_softmax(-1)
-        r = logits.softmax(-1)  # (N, K)
-        out = r @ means if what == "denoise" else 0
-        for d, z in enumerate(coords):
-            gain = (variances[:, d] if what == "denoise" else -1) / var[..., d]  # (N, K)
-            out = out + (r * z * gain) @ axes[:, :, d]
-        return out
+
+class LabelledMixture(GaussianMixture):
+    """A mixture whose components carry class labels (K,): the exact counterpart of a labelled network.
+
+    `denoiser(label)` conditions on a class; `null` is the label that conditions on nothing. With it the exact
+    world goes wherever a network goes.
+    """
+
+    def __init__(self, weights, means, covs, labels):
+        super().__init__(weights, means, covs)
+        self.labels = torch.as_tensor(labels).long()
+        if self.labels.shape != self.weights.shape:
+            raise ValueError(
+                f"labels has shape {tuple(self.labels.shape)}; "
+                f"expected {tuple(self.weights.shape)}, one per component"
+            )
+        self.num_classes = self.null = int(self.labels.max()) + 1
+        if not torch.equal(self.labels.unique(), torch.arange(self.null, device=self.labels.device)):
+            raise ValueError(
+                f"labels are {self.labels.unique().tolist()}; expected every class from 0 to {self.null - 1}"
+            )
+
+    def given(self, label):
+        """p(x | class label) as a mixture of its own; the null label gives the marginal."""
+        if label == self.null:
+            return self
+        return self.subset(self.labels == check_label(label, self.null))
+
+    def denoiser(self, label):
+        """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
+        label = check_label(label, self.null)
+        if not torch.is_tensor(label) or label.ndim == 0:
+            return self.given(int(label)).denoise
+        parts = {c: self.given(c).denoise for c in label.unique().tolist()}
+
+        def D(x, sigma):
+            if label.shape != x.shape[:-1]:
+                raise ValueError(
+                    f"label has shape {tuple(label.shape)}; "
+                    f"expected {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
+                )
+            out = torch.empty_like(x)
+            for c, part in parts.items():
+                rows = label == c
+                s = sigma[rows] if torch.is_tensor(sigma) and sigma.ndim else sigma
+                out[rows] = part(x[rows], s)
+            return out
+
+        return D
+
+    def draw(self, u, z):
+        """Labelled points from uniforms u (...) and normals z (..., D).  -> x0 (..., D), label (...)"""
+        return self.from_noise(u, z), self.labels[self._component(u)]
+
+
+def check_label(label, null):
+    """label unchanged if every entry is an integer in 0..null, null being the model's own null label; else
+    ValueError."""
+    values = torch.as_tensor(label)
+    if values.dtype.is_floating_point or values.dtype == torch.bool:
+        raise ValueError(f"label has dtype {values.dtype}; expected integers")
+    bad = (values < 0) | (values > null)
+    if bad.any():
+        raise ValueError(
+            f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})"
+        )
+    return label
 
 
 def _check_shapes(weights, means, covs):
@@ -175,7 +249,8 @@ def _check_values(weights, means, covs):
             raise ValueError(f"{name} holds a value that is not finite")
     if weights.min() <= 0 or abs(weights.sum() - 1) > 1e-4:
         raise ValueError(
-            f"weights sum to {weights.sum():g} with minimum {weights.min():g}; expected positive weights that sum to 1"
+            f"weights sum to {weights.sum():g} with minimum {weights.min():g}; "
+            "expected positive weights that sum to 1"
         )
     skew = (covs - covs.mT).abs().amax((1, 2))
     if (skew > 1e-5 * covs.abs().amax((1, 2))).any():

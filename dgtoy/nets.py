@@ -6,8 +6,8 @@ import math
 import torch
 from torch import nn
 
-from .labelled import check_label
-from .schedules import checked
+from .gmm import check_label
+from .samplers import check_sigma
 
 WAVES = 8  # of ln sigma, 0.25 to 2 radians a unit
 
@@ -158,7 +158,7 @@ def _denoiser(net, label):
             raise ValueError(
                 f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
             )
-        sigma = checked(sigma, x)
+        sigma = check_sigma(sigma, x)
         with torch.no_grad():
             return net(x, sigma[..., 0] if sigma.ndim else sigma, label)
 

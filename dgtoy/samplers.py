@@ -1,78 +1,188 @@
-"""Samplers: generators over x, from noise to data. One step of each is a few lines; `last` keeps only the end.
+"""Noise levels, and samplers: generators over x, from noise to data.
 
-They integrate the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma from sigmas[0] to sigmas[-1], or its
-stochastic companion. Each yields x after every step and keeps nothing, so memory does not grow with the steps.
+They integrate the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma from sigmas[0] to sigmas[-1], or
+its stochastic companion. Each yields x after every step, keeps no gradient graph and holds one step at a
+time, so memory does not grow with the steps. `last` keeps only the end. A `callback(i, sigma, x, x0_hat)`, if
+given, sees step i where it starts: x = x0_hat + sigma eps.
 """
 
 import collections
+import functools
+import math
 
 import torch
 
-from .schedules import steps_of
+# noise levels
 
 
-def euler(D, x_T, sigmas):
-    """First order: x + (t - s) (x - D(x, s)) / s. One call a step; equals DDIM. Yields x (B, *D)."""
+def karras(n, sigma_min, sigma_max, rho=7.0):
+    """n noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0.  -> (n + 1,)
+    float64
 
-    def step(x, s, t):
-        return x + (t - s) * (x - D(x, s)) / s
-
-    return _run(step, x_T, sigmas)
-
-
-def heun(D, x_T, sigmas):
-    """Second order: average the slope at both ends of the step. Two calls a step, one in the step that ends at 0.
-
-    Karras et al. 2022, algorithm 1. Yields x (B, *D).
+    sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho. Karras et al. 2022,
+    eq. 5. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
     """
+    if n < 1:
+        raise ValueError(f"n is {n}; a schedule needs at least 1 step")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"sigma_min, sigma_max are {sigma_min}, {sigma_max}; "
+            "expected 0 < sigma_min < sigma_max, both finite"
+        )
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigmas = (top + ramp * (bottom - top)) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
 
-    def step(x, s, t):
-        slope = (x - D(x, s)) / s
-        ahead = x + (t - s) * slope
-        if t == 0:
-            return ahead
-        return x + (t - s) * (slope + (ahead - D(ahead, t)) / t) / 2
 
-    return _run(step, x_T, sigmas)
+def log_normal(z, P_mean=-0.5, P_std=1.6):
+    """Training noise levels from standard normals z: ln sigma = P_mean + P_std z. Karras et al. 2022, table
+    1."""
+    return torch.exp(P_mean + P_std * z)
 
 
-def dpmpp_2m(D, x_T, sigmas):
-    """Second order with one call a step, by remembering the step before: DPM-Solver++(2M), Lu et al. 2022, algorithm 2.
+def pairs(sigmas):
+    """The steps (sigma, sigma_next) of a schedule (n + 1,), as numbers in double precision.
+
+    Raises ValueError unless the levels are finite, strictly decreasing and end at 0 or above.
+    """
+    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(
+            f"sigmas has shape {tuple(sigmas.shape)}; expected (steps + 1,) with at least one step"
+        )
+    sigmas = sigmas.tolist()
+    if not all(map(math.isfinite, sigmas)) or sigmas[-1] < 0:
+        raise ValueError(
+            f"sigmas runs from {sigmas[0]:g} to {sigmas[-1]:g}; expected finite levels ending at 0 or above"
+        )
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:])):
+        if sigma_next >= sigma:
+            raise ValueError(f"sigmas[{i + 1}] = {sigma_next:g} follows {sigma:g}; a schedule must decrease")
+    return list(zip(sigmas, sigmas[1:]))
+
+
+def check_sigma(sigma, x, zero=False):
+    """sigma () or (*B,) in the dtype and on the device of x (*B, *D), shaped to broadcast: (), or (*B, 1,
+    ...).
+
+    zero: whether sigma = 0 is meaningful (a density has a score there, a denoiser has nothing to do).
+    Raises ValueError if sigma is negative, 0 where it must not be, not finite, or of a shape that does not
+    lead x's.
+    """
+    sigma = sigma if torch.is_tensor(sigma) else torch.as_tensor(sigma, dtype=torch.float64)
+    if sigma.shape != x.shape[: sigma.ndim]:
+        raise ValueError(
+            f"sigma has shape {tuple(sigma.shape)}; "
+            f"expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}"
+        )
+    if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
+        bad = ~sigma.isfinite() | (sigma < 0 if zero else sigma <= 0)
+        if bad.any():
+            raise ValueError(
+                f"sigma is {sigma[bad].flatten()[0]:g}; expected a finite value {'>= 0' if zero else '> 0'}"
+            )
+    return per_sample(sigma.to(x.device, x.dtype), x)
+
+
+def per_sample(value, x):
+    """value () or (*B,) shaped to multiply x (*B, *D): an axis of length 1 for each further one of x."""
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
+
+
+# samplers
+
+
+def _sampler(steps):
+    """Check the schedule at the call; give D its sigma in x's dtype, on x's device; keep no gradient
+    graph."""
+    steps = torch.no_grad()(steps)  # on while the generator works, and the caller's own in between
+
+    @functools.wraps(steps)
+    def sample(D, x_T, sigmas, *args, **kwargs):
+        pairs(sigmas)
+        return steps(lambda x, sigma: D(x, x.new_full((), sigma)), x_T, sigmas, *args, **kwargs)
+
+    return sample
+
+
+@_sampler
+def euler(D, x_T, sigmas, callback=None):
+    """First order: x + (sigma_next - sigma) (x - x0_hat) / sigma. One call per step; equals DDIM.
 
     Yields x (B, *D).
     """
-    before = None  # (D, log step) of the step before
-
-    def step(x, s, t):
-        nonlocal before
-        x0_hat = D(x, s)
-        if t == 0:
-            return x0_hat
-        h = torch.log(s / t)
-        target = x0_hat
-        if before is not None:
-            previous, h_previous = before
-            target = x0_hat + (x0_hat - previous) * h / (2 * h_previous)
-        before = x0_hat, h
-        return (t / s) * x - torch.expm1(-h) * target
-
-    return _run(step, x_T, sigmas)
+    x = x_T
+    for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
+        x0_hat = D(x, sigma)
+        if callback:
+            callback(i, sigma, x, x0_hat)
+        x = x + (sigma_next - sigma) * (x - x0_hat) / sigma
+        yield x
 
 
-def ancestral(D, x_T, sigmas, generator=None):
-    """Stochastic: x0_hat is blurred back to level t with the exact variance of q(x_t | x_s, x0). Yields x (B, *D).
+@_sampler
+def heun(D, x_T, sigmas, callback=None):
+    """Second order: average the slope at both ends of the step. Two calls per step, one in a step to 0.
 
-    x_t = D + (t/s)^2 (x - D) + t sqrt(1 - (t/s)^2) eps, Ho et al. 2020 in the variance-exploding form.
-    generator: a torch.Generator, or a list of them, one for each entry of x's first axis.
+    Karras et al. 2022, algorithm 1. Yields x (B, *D).
     """
+    x = x_T
+    for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
+        x0_hat = D(x, sigma)
+        if callback:
+            callback(i, sigma, x, x0_hat)
+        slope = (x - x0_hat) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            slope_next = (x_next - D(x_next, sigma_next)) / sigma_next
+            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        x = x_next
+        yield x
 
-    def step(x, s, t):
-        x0_hat = D(x, s)
-        keep = (t / s) ** 2
-        mean = x0_hat + keep * (x - x0_hat)
-        return mean + t * (1 - keep).sqrt() * normal(x, generator) if t > 0 else mean
 
-    return _run(step, x_T, sigmas)
+@_sampler
+def dpmpp_2m(D, x_T, sigmas, callback=None):
+    """Second order with one call per step, by remembering the step before: DPM-Solver++(2M).
+
+    In h = ln(sigma / sigma_next): x sigma_next / sigma + (1 - e^-h) (x0_hat + (x0_hat - x0_hat_prev) h / (2
+    h_prev)). Lu et al. 2022, algorithm 2. Yields x (B, *D).
+    """
+    x, x0_hat_prev, h_prev = x_T, None, None
+    for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
+        x0_hat = D(x, sigma)
+        if callback:
+            callback(i, sigma, x, x0_hat)
+        if sigma_next == 0:
+            yield x0_hat
+            return
+        h = math.log(sigma / sigma_next)
+        target = x0_hat
+        if i > 0:
+            target = x0_hat + (x0_hat - x0_hat_prev) * h / (2 * h_prev)
+        x = (sigma_next / sigma) * x - math.expm1(-h) * target
+        x0_hat_prev, h_prev = x0_hat, h
+        yield x
+
+
+@_sampler
+def ancestral(D, x_T, sigmas, generator=None, callback=None):
+    """Stochastic: x0_hat is blurred back to sigma_next with the exact variance of q(x_next | x, x0).
+
+    x0_hat + k (x - x0_hat) + sigma_next sqrt(1 - k) eps with k = (sigma_next / sigma)^2: Ho et al. 2020 in
+    the variance-exploding form. generator: a torch.Generator, or a list of them, one for each entry of x's
+    first axis. Yields x (B, *D).
+    """
+    x = x_T
+    for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
+        x0_hat = D(x, sigma)
+        if callback:
+            callback(i, sigma, x, x0_hat)
+        keep = (sigma_next / sigma) ** 2
+        x = x0_hat + keep * (x - x0_hat)
+        if sigma_next > 0:
+            x = x + sigma_next * math.sqrt(1 - keep) * normal(x, generator)
+        yield x
 
 
 def last(steps):
@@ -94,20 +204,9 @@ def normal(x, generator=None):
     if isinstance(generator, (list, tuple)):
         if len(generator) != len(x):
             raise ValueError(
-                f"generator holds {len(generator)} generators; expected {len(x)}, one for each entry of x {tuple(x.shape)}"
+                f"generator holds {len(generator)} generators; expected {len(x)}, "
+                f"one for each entry of x {tuple(x.shape)}"
             )
         return torch.stack([normal(row, g) for row, g in zip(x, generator, strict=True)])
     device = generator.device if generator is not None else x.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
-
-def _run(step, x, sigmas):
-    """A generator over x; the schedule is checked at the call, before any work."""
-    pairs = steps_of(sigmas)
-
-    def iterate(x):
-        for s, t in pairs:
-            x = step(x, s, t)
-            yield x
-
-    return iterate(x)

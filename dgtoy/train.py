@@ -15,9 +15,9 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import load_state, save_state
+from .gmm import LabelledMixture, check_label
 from .graphs import Captured
-from .labelled import LabelledMixture, check_label
-from .schedules import log_normal
+from .samplers import log_normal
 
 BLOCK = 64  # steps whose random numbers `fit` draws together
 

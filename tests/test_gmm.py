@@ -16,7 +16,8 @@ close = torch.testing.assert_close
 
 
 def plain(mixture, x, sigma):
-    """The reference: log p, score and denoiser with one einsum per component's eigenvectors, as one writes them down."""
+    """The reference: log p, score and denoiser with one einsum per component's eigenvectors, as one writes
+    them down."""
     delta = x[:, None] - mixture.means  # (N, K, D)
     coords = torch.einsum("nkd,kde->nke", delta, mixture.axes)
     var = mixture.variances + sigma**2  # (K, D)
@@ -152,6 +153,27 @@ def test_float32_errs_no_more_than_the_plain_version_in_float32(far, sigma, rng)
         assert (
             worst(f(x.float(), sigma)) <= 4 * worst(theirs) + 2.0**-21 * exact.abs().max()
         )  # and a few roundings
+
+
+@pytest.mark.parametrize("sigma", (0.0, 0.01, 0.1, 1.0, 20.0))
+@pytest.mark.parametrize("each", (False, True))
+def test_float32_keeps_its_digits_on_points_like_the_data(sigma, each, rng):
+    """Narrow components far from the origin: expanded, U x - U mu would lose 1.5 digits of these scores."""
+    root = 0.1 * torch.randn(300, 2, 2, generator=rng)
+    means = 2 * torch.randn(300, 2, generator=rng)
+    mixture = GaussianMixture(torch.full((300,), 1 / 300), means, root @ root.mT + 1e-4 * torch.eye(2))
+    x = mixture.sample(2_000, sigma, rng)
+    level = torch.full((len(x),), sigma) if each else sigma
+    for f in (mixture.score, mixture.denoise)[: 2 if sigma else 1]:
+        exact = f(x.double(), sigma)
+        error = (f(x, level).double() - exact).norm(dim=1) / exact.norm(dim=1)
+        assert error.median() < 1e-6 and error.quantile(0.99) < 1e-5
+
+
+def test_a_gradient_passes_through_score_and_denoiser(rng):
+    mixture, x = random_mixture(3, 2), torch.randn(4, 2, generator=rng, dtype=torch.float64)
+    for f in (mixture.score, lambda x: mixture.denoise(x, 0.5), lambda x: mixture.responsibilities(x, 0.5)):
+        assert torch.autograd.gradcheck(f, x.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("n", (1, 6, 7, 8, 21, 50))

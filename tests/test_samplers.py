@@ -17,7 +17,8 @@ DETERMINISTIC = (euler, heun, dpmpp_2m)
 
 
 def flow(x, mean, std, s, t):
-    """The closed-form probability flow of N(mean, std^2) from level s to level t: distances from the mean scale."""
+    """The closed-form probability flow of N(mean, std^2) from level s to level t: distances from the mean
+    scale."""
     return mean + (x - mean) * math.sqrt((std**2 + t**2) / (std**2 + s**2))
 
 
@@ -57,7 +58,8 @@ def test_the_last_step_to_0_lands_on_the_denoised_point():
 
 
 def test_dpmpp_is_algorithm_2_of_its_paper_on_uneven_steps():
-    """In the paper's letters: lambda = -ln sigma, h = steps of lambda, r = h_before / h, D = (1 + 1/2r) x0 - 1/2r x0_before."""
+    """In the paper's letters: lambda = -ln sigma, h = steps of lambda, r = h_before / h, D = (1 + 1/2r) x0 -
+    1/2r x0_before."""
     x, D, sigmas = (
         torch.tensor([[-1.0], [2.0]], dtype=torch.float64),
         gaussian(1.0, 0.5).denoise,
@@ -214,6 +216,101 @@ def test_samples_keep_precision_and_shape_of_the_start(sampler, dtype):
 def test_samples_do_not_depend_on_their_neighbours(sampler, rng):
     x_T, D = 5 * torch.randn(6, 2, generator=rng, dtype=torch.float64), random_mixture().denoise
     close(last(sampler(D, x_T, karras(8, 0.1, 5.0)))[2:4], last(sampler(D, x_T[2:4], karras(8, 0.1, 5.0))))
+
+
+class Foreign(torch.nn.Module):
+    """A network as others write them: its parameters ask for gradients, and sigma is a number of x's kind."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)).to(
+            dtype
+        )
+
+    def forward(self, x, sigma):
+        return x - sigma * self.body(torch.cat([x, sigma.expand(len(x), 1)], 1))
+
+
+def graph_nodes(x):
+    """How many steps of arithmetic x remembers for a backward pass."""
+    seen, todo = set(), [x.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+    return len(seen)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_a_foreign_network_is_sampled_in_its_precision_and_leaves_no_graph(sampler, dtype):
+    D, x_T = Foreign(dtype), torch.ones(5, 2, dtype=dtype, requires_grad=True)
+    assert graph_nodes(D(x_T, torch.tensor(1.0, dtype=dtype))) > 5
+    for x in sampler(D, x_T, karras(6, 0.1, 5.0)):
+        assert x.dtype == dtype and not x.requires_grad and graph_nodes(x) == 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_caller_s_gradient_mode_is_its_own_between_the_steps(sampler):
+    for mode in (True, False):
+        with torch.set_grad_enabled(mode):
+            for _ in sampler(Foreign(), torch.ones(5, 2), karras(3, 0.1, 5.0)):
+                assert torch.is_grad_enabled() is mode
+            assert torch.is_grad_enabled() is mode
+
+
+def test_memory_with_a_foreign_network_is_the_same_for_10_40_and_160_steps():
+    """Bytes that live tensors hold at once, counted by the profiler while 2,000 points are sampled."""
+    peaks = []
+    for steps in (10, 40, 160):
+        with torch.profiler.profile(profile_memory=True) as profile:
+            last(heun(Foreign(), torch.ones(2_000, 2), karras(steps, 0.1, 5.0)))
+        held, peak = 0, 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                held += event.nbytes()
+                peak = max(peak, held)
+        peaks.append(peak)
+    assert 0 < max(peaks) < 1.2 * min(peaks)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_sigma_reaches_the_denoiser_as_a_number_of_x_s_own_kind(sampler, dtype):
+    seen, sigmas = [], karras(4, 0.1, 5.0)
+
+    def D(x, sigma):
+        seen.append(sigma)
+        return 0.5 * x
+
+    last(sampler(D, torch.ones(3, 1, dtype=dtype), sigmas))
+    assert all(s.dtype == dtype and s.shape == () and s.device == torch.ones(1).device for s in seen)
+    assert {s.item() for s in seen} == set(sigmas[:-1].to(dtype).tolist())
+
+
+def test_steps_are_as_long_as_in_double_precision():
+    """A step between levels that are one number in float32 still has its length."""
+    sigmas = torch.tensor([1.0 + 2e-9, 1.0, 0.0], dtype=torch.float64)
+    x = next(euler(lambda x, sigma: torch.zeros_like(x), torch.tensor([[1e8]]), sigmas))
+    close(x, torch.tensor([[1e8 - 0.2]]), rtol=0, atol=8)
+    close(
+        1e8 - next(euler(lambda x, s: 0 * x, torch.tensor([[1e8]]).double(), sigmas)).item(),
+        0.2,
+        rtol=1e-6,
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_callback_sees_every_step_where_it_starts(sampler):
+    D, x_T, sigmas, seen = gaussian(1.0, 0.5).denoise, torch.ones(3, 1), karras(5, 0.1, 5.0), []
+    iterates = list(sampler(D, x_T, sigmas, callback=lambda *step: seen.append(step)))
+    assert [i for i, *_ in seen] == list(range(5))
+    close(torch.tensor([sigma for _, sigma, *_ in seen], dtype=torch.float64), sigmas[:-1])
+    for (_, sigma, x, x0_hat), start in zip(seen, [x_T, *iterates], strict=False):
+        assert torch.equal(x, start)
+        close(x0_hat, D(start, sigma))
 
 
 @given(st.lists(st.integers(), min_size=1))

@@ -12,8 +12,7 @@ import dgtoy
 
 from .. import metrics
 from ..nets import Ensemble
-from ..samplers import heun, last
-from ..schedules import karras
+from ..samplers import heun, karras, last
 from ..train import Recipe, fit
 from .worlds import domains
 
@@ -75,7 +74,7 @@ def _trained(what, key, nets, data, recipe, progress):
     ema = nets.clone()
     sources = [
         pathlib.Path(dgtoy.__file__).with_name(f"{m}.py")
-        for m in ("gmm", "labelled", "course/worlds/domains", "schedules", "nets", "train", "checkpoint")
+        for m in ("gmm", "course/worlds/domains", "samplers", "nets", "train", "checkpoint")
     ]
     text = repr(key) + torch.__version__ + nets.device.type + "".join(p.read_text() for p in sources)
     cache = pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))

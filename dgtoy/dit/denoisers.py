@@ -5,9 +5,9 @@ import copy
 import torch
 
 from .. import vp
+from ..gmm import check_label
 from ..graphs import Captured
-from ..labelled import check_label
-from ..schedules import checked
+from ..samplers import check_sigma
 
 
 def sigma_to_t(sigma):
@@ -67,7 +67,7 @@ class Preconditioned:
                 raise ValueError(
                     f"label has shape {tuple(label.shape)}; expected () or {tuple(lead)}, as x has"
                 )
-            sigma = checked(sigma, x[..., 0, 0, 0])  # one per sample: it may not follow x's channels
+            sigma = check_sigma(sigma, x[..., 0, 0, 0])  # one per sample: it may not follow x's channels
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)

@@ -13,8 +13,7 @@ import torch
 
 from .. import vp
 from ..guidance import guided
-from ..samplers import dpmpp_2m, heun, last
-from ..schedules import karras
+from ..samplers import dpmpp_2m, heun, karras, last
 from .manifest import agree
 from .pictures import open_picture, to_uint8
 

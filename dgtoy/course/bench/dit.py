@@ -15,8 +15,7 @@ from ...dit import CONFIGS, EDM, VP, DiT
 from ...dit.fast import fast
 from ...guidance import domain_guidance
 from ...pipeline import finetune as tuning
-from ...samplers import dpmpp_2m, last
-from ...schedules import karras
+from ...samplers import dpmpp_2m, karras, last
 from ...train import Points, Recipe, denoising_loss, fit
 from . import advance, plain_step, rates, seconds
 

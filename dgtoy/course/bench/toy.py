@@ -9,8 +9,7 @@ import torch
 from ...gmm import GaussianMixture
 from ...guidance import domain_guidance
 from ...nets import MLP, Ensemble
-from ...samplers import heun, last
-from ...schedules import karras, log_normal
+from ...samplers import heun, karras, last, log_normal
 from ...train import Recipe, denoising_loss, fit
 from ..worlds import domains
 from . import advance, plain_step, rates, seconds

@@ -8,11 +8,9 @@ import numpy as np
 import torch
 
 from ... import theory
-from ...gmm import GaussianMixture
+from ...gmm import GaussianMixture, LabelledMixture
 from ...guidance import guided
-from ...labelled import LabelledMixture
-from ...samplers import heun, last
-from ...schedules import karras
+from ...samplers import heun, karras, last
 from .. import plot
 from ..records import record, rows
 

@@ -82,7 +82,7 @@ def stranger(kind, config, device):
     )
     path = (
         cache_folder()
-        / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/adapters', 'train', 'schedules'))}.safetensors"
+        / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/adapters', 'train', 'samplers'))}.safetensors"
     )
     if not path.exists():
         net = weights.pretrain(recipe, seed, device)

@@ -15,8 +15,7 @@ import dgtoy
 from ... import metrics
 from ... import shipped as weights
 from ...checkpoint import write_text
-from ...samplers import dpmpp_2m, last
-from ...schedules import karras
+from ...samplers import dpmpp_2m, karras, last
 from ...train import Points, Recipe, fit
 from ..worlds import glyphs
 from ..worlds.features import Reading
@@ -26,7 +25,6 @@ SOURCES = (
     "dit/network",
     "dit/denoisers",
     "train",
-    "schedules",
     "samplers",
     "guidance",
     "calibration",

@@ -6,7 +6,7 @@ import numbers
 
 import torch
 
-from ...labelled import LabelledMixture
+from ...gmm import LabelledMixture
 from ...train import Points
 
 STD = 0.08  # standard deviation of every component of a target: the thickness of its strokes
