@@ -2,7 +2,7 @@
 
 from .calibration import calibrate
 from .gmm import GaussianMixture, LabelledMixture
-from .guidance import autoguidance, cfg, domain_guidance, guided, plane, reused
+from .guidance import autoguidance, blurred, cfg, domain_guidance, guided, plane, reused
 from .nets import MLP, Ensemble
 from .samplers import ancestral, dpmpp_2m, euler, heun, karras, last, trajectory
 from .train import Points, Recipe, fit
@@ -17,6 +17,7 @@ __all__ = [
     "Recipe",
     "ancestral",
     "autoguidance",
+    "blurred",
     "calibrate",
     "cfg",
     "domain_guidance",

@@ -1,31 +1,36 @@
 """Guidance composes denoisers and lives outside every model.
 
-Every method here is an affine combination of denoisers whose weights sum to 1:
-classifier-free guidance steers away from the model's own null label, Domain Guidance away from the pre-trained model,
-autoguidance away from a weaker model. The guidance plane holds the first two and everything between.
+Every method here is an affine combination of denoisers whose weights sum to 1: classifier-free guidance
+steers away from the model's own null label, Domain Guidance away from the pre-trained model, autoguidance
+away from a weaker model. The guidance plane holds the first two and everything between. Everywhere a denoiser
+is D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D).
 """
 
 import math
 
 import torch
 
-from .calibration import Calibration, calibrate  # noqa: F401  (weights from held-out data)
+from .calibration import calibrate  # noqa: F401  (weights from held-out data)
+from .samplers import check_sigma, per_sample
 
 
 def guided(main, guide, w, interval=(0.0, math.inf)):
     """D_guide + w (D_main - D_guide) for sigma in `interval` (ends included), D_main outside it.
 
-    main, guide: denoisers D(x (B, *D), sigma () or (B,)) -> (B, *D). w: a number or a function of sigma; 1 is off, 0 is
-    the guide. Where w is 1 for the whole batch the guide is not called, where it is 0 the main model is not.
+    main, guide: denoisers. w: a number, one per sample (B,), or a function of sigma; 1 is off, 0 is the
+    guide. Where w is 1 for the whole batch the guide is not called, where it is 0 the main model is not.
     Raises ValueError if w is not finite or the interval is empty. Ho & Salimans 2022, eq. 6; the interval is
     Kynkäänniemi et al. 2024.
     """
-    _check_weight(w, "w")
-    lo, hi = _check_interval(interval)
+    _check(interval, w=w)
 
     def D(x, sigma):
-        weight = _at(w, sigma, lo, hi, "w")
-        return _affine(x, sigma, [(1 - weight, guide), (weight, main)])
+        weight = _weight(w, "w", sigma, interval, x)
+        if (weight == 1).all():
+            return main(x, sigma)
+        if (weight == 0).all():
+            return guide(x, sigma)
+        return _lerp(guide(x, sigma), main(x, sigma), weight)
 
     return D
 
@@ -33,8 +38,8 @@ def guided(main, guide, w, interval=(0.0, math.inf)):
 def cfg(model, y, null, w, interval=(0.0, math.inf)):
     """Classifier-free guidance: the model's labelled branch, guided by its own label-dropped branch.
 
-    model offers `denoiser(label)` and `null`; y is an int or (B,). Raises ValueError if `null` is another model's.
-    Ho & Salimans 2022.
+    model offers `denoiser(label)` and `null`; y is an int or (B,). Raises ValueError if `null` is another
+    model's. Ho & Salimans 2022.
     """
     if null != model.null:
         raise ValueError(f"null is {null}; this model's null label is {model.null}")
@@ -51,98 +56,116 @@ def domain_guidance(finetuned, pretrained, w, interval=(0.0, math.inf)):
 
 
 def autoguidance(model, weaker, w, interval=(0.0, math.inf)):
-    """Autoguidance: a denoiser guided by a smaller or less trained version of itself, same label. Karras et al. 2024."""
+    """Autoguidance: a denoiser guided by a smaller or less trained version of itself, same label.
+
+    D_weaker + w (D_model - D_weaker). Karras et al. 2024.
+    """
     return guided(model, weaker, w, interval)
 
 
-def reused(D, every):
-    """A cheaper guide: D is called at every `every`-th noise level on the way down, and in between its last noise estimate stands in.
+def blurred(D, b):
+    """A denoiser's own density blurred by b: the exact denoiser of p * N(0, b^2 I), where D is that of p.
 
-    There the value is x - sigma eps with eps = (x' - D(x', sigma')) / sigma' of the last call. A level that is not below the one before, or an x of
-    another shape, begins a new run. For samplers with one call a step. Raises ValueError if every < 1.
+    x + sigma^2 / s^2 (D(x, s) - x) with s^2 = sigma^2 + b^2: as a guide it needs no second model and no null
+    label. In a Gaussian direction of std s_T, w ends at std s_T (s_T^2 / (s_T^2 + b^2))^((w - 1) / 2) and
+    leaves the mean. Raises ValueError if b is negative or not finite. Relatives: Li et al. 2024 (arXiv
+    2412.05827) guide by the same model at another noise level, Sadat et al. 2024 (arXiv 2407.02687) at
+    another time.
+    """
+    if not 0 <= b < math.inf:
+        raise ValueError(f"b is {b}; expected a finite width >= 0")
+
+    def G(x, sigma):
+        level = check_sigma(sigma, x)  # () or (B, 1, ...)
+        s = torch.hypot(level, torch.full_like(level, b))
+        x0_hat = D(x, s.reshape(torch.as_tensor(sigma).shape))
+        return torch.lerp(x, x0_hat, (level / s) ** 2)
+
+    return G
+
+
+def reused(D, every):
+    """A cheaper guide: D is called at every `every`-th noise level; in between, its last noise stands in.
+
+    There the value is x - sigma eps with eps = (x' - D(x', sigma')) / sigma' of the last call. A level that
+    is not below the one before, or an x of another shape, begins a new run. For samplers with one call per
+    step. Raises ValueError if every < 1.
     """
     if every < 1:
         raise ValueError(f"every is {every}; expected 1 or more")
-    last = dict(calls=0, sigma=math.inf, eps=None)
+    calls, last_sigma, eps = 0, math.inf, None
 
     def guide(x, sigma):
-        level = float(torch.as_tensor(sigma).max())
-        if last["eps"] is None or level >= last["sigma"] or last["eps"].shape != x.shape:
-            last["calls"] = 0
-        called, s = last["calls"] % every == 0, _lead(torch.as_tensor(sigma, dtype=x.dtype), x)
-        value = D(x, sigma) if called else x - s * last["eps"]
-        if called:
-            last["eps"] = (x - value) / s
-        last["calls"], last["sigma"] = last["calls"] + 1, level
-        return value
+        nonlocal calls, last_sigma, eps
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        level = sigma.max().item()
+        if eps is None or level >= last_sigma or eps.shape != x.shape:
+            calls = 0
+        fresh = calls % every == 0
+        calls, last_sigma = calls + 1, level
+        if not fresh:
+            return x - per_sample(sigma, x) * eps
+        x0_hat = D(x, sigma)
+        eps = (x - x0_hat) / per_sample(sigma, x)
+        return x0_hat
 
     return guide
 
 
 def plane(pretrained, finetuned_null, finetuned, a, b, interval=(0.0, math.inf)):
-    """D_pre + a (D_null - D_pre) + b (D_c - D_null): the domain direction and the class direction, weighted apart.
+    """D_pre + a (D_null - D_pre) + b (D_c - D_null): the domain and the class direction, weighted apart.
 
-    (1, 1) is no guidance, (1, w) CFG, (w, w) Domain Guidance. a and b are numbers or functions of sigma; outside
-    `interval` both are 1. Only the networks with a weight are called: one at (1, 1), two on the CFG and DoG lines,
-    three elsewhere. Raises ValueError if a weight is not finite or the interval is empty.
+    (1, 1) is no guidance, (1, w) CFG, (w, w) Domain Guidance. a and b are numbers, one per sample (B,), or
+    functions of sigma; outside `interval` both are 1. Only the networks with a weight are called: one at (1,
+    1), two on the CFG and DoG lines, three elsewhere. Raises ValueError if a weight is not finite or the
+    interval is empty.
     """
-    _check_weight(a, "a"), _check_weight(b, "b")
-    lo, hi = _check_interval(interval)
+    _check(interval, a=a, b=b)
 
     def D(x, sigma):
-        at, bt = _at(a, sigma, lo, hi, "a"), _at(b, sigma, lo, hi, "b")
-        return _affine(x, sigma, [(1 - at, pretrained), (at - bt, finetuned_null), (bt, finetuned)])
+        at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
+        parts = [(1 - at, pretrained), (at - bt, finetuned_null), (bt, finetuned)]
+        return sum(_factor(weight, x) * net(x, sigma) for weight, net in parts if weight.any())
 
     return D
 
 
-def _affine(x, sigma, parts):
-    """sum_i weight_i D_i(x, sigma), weights () or (B,) summing to 1, with no call to a denoiser whose weight is 0 throughout.
-
-    Where one weight is 1 and the others 0, that denoiser's value is returned bit for bit.
-    Written around the first denoiser in use, D_0 + sum_i weight_i (D_i - D_0): differences of nearby estimates lose less.
-    """
-    parts = [(weight, D) for weight, D in parts if bool((weight != 0).any())]
-    out = [(weight, D(x, sigma)) for weight, D in parts]
-    if len(out) == 1:
-        return out[0][1]
-    base = out[0][1]
-    total = base
-    for weight, value in out[1:]:
-        total = total + _lead(weight.to(x.dtype), x) * (value - base)
-    for i, (_, value) in enumerate(out):  # per-sample weights: some rows may need one denoiser alone
-        alone = math.prod(weight == 0 for j, (weight, _) in enumerate(out) if j != i)
-        total = torch.where(_lead(alone.bool(), x), value, total) if alone.ndim else total
-    return total
-
-
-def _lead(weight, x):
-    """A weight () or (B,) shaped to broadcast against x (B, *D), and then on its device; one number multiplies from where it is."""
-    return (
-        weight.to(x.device).reshape(weight.shape + (1,) * (x.ndim - weight.ndim)) if weight.ndim else weight
-    )
-
-
-def _at(w, sigma, lo, hi, name):
-    """The weight at sigma as a float64 tensor, () or (B,); 1 outside [lo, hi]."""
-    sigma = torch.as_tensor(sigma)
-    value = torch.as_tensor(w(sigma) if callable(w) else w, dtype=torch.float64)
-    if callable(w) and not bool(value.isfinite().all()):
-        levels, finite = torch.broadcast_tensors(sigma, value.isfinite())
+def _weight(w, name, sigma, interval, x):
+    """The weight at sigma in float64, shaped to multiply x: (), or (B, 1, ...); 1 outside the interval."""
+    sigma = sigma if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=torch.float64)
+    weight = torch.as_tensor(w(sigma) if callable(w) else w, dtype=torch.float64)
+    if callable(w) and not weight.isfinite().all():
+        levels, finite = torch.broadcast_tensors(sigma, weight.isfinite())
         raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
-    if lo <= 0 and hi == math.inf:
-        return value
-    inside = (sigma >= lo) & (sigma <= hi)
-    return torch.where(inside, value.to(inside.device), 1.0)
+    lo, hi = interval
+    if lo > 0 or hi < math.inf:
+        inside = (sigma >= lo) & (sigma <= hi)
+        weight = torch.where(inside, weight.to(inside.device), 1.0)
+    if weight.shape != x.shape[: weight.ndim]:
+        shape = tuple(weight.shape)
+        raise ValueError(
+            f"{name} has shape {shape}; expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}"
+        )
+    return per_sample(weight, x)
 
 
-def _check_weight(w, name):
-    if not callable(w) and not math.isfinite(w):
-        raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
+def _lerp(start, end, weight):
+    """start + weight (end - start), exactly start at 0 and end at 1; of two precisions the finer one."""
+    dtype = torch.promote_types(start.dtype, end.dtype)
+    start, end = start.to(dtype), end.to(dtype)
+    return torch.lerp(start, end, _factor(weight, end))
 
 
-def _check_interval(interval):
+def _factor(weight, x):
+    """A weight as what multiplies x: a number, so that no device waits for it, or a tensor beside x."""
+    return weight.to(x) if weight.ndim else weight.item()
+
+
+def _check(interval, **weights):
+    """Raise ValueError for a weight that is not finite or an interval that holds nothing."""
+    for name, w in weights.items():
+        if not callable(w) and not torch.as_tensor(w).isfinite().all():
+            raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
     lo, hi = interval
     if not 0 <= lo < hi:
         raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
-    return lo, hi

@@ -6,7 +6,20 @@ from helpers import Counted, gaussian, random_labelled, random_mixture, refuses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgtoy import autoguidance, cfg, domain_guidance, guided, plane, reused
+from dgtoy import (
+    GaussianMixture,
+    autoguidance,
+    blurred,
+    cfg,
+    domain_guidance,
+    guided,
+    heun,
+    karras,
+    last,
+    plane,
+    reused,
+    theory,
+)
 
 close = torch.testing.assert_close
 X = torch.tensor([[-2.0], [-0.3], [0.0], [1.5]], dtype=torch.float64)
@@ -24,6 +37,48 @@ def counted():
 @given(weights, levels)
 def test_guidance_is_its_formula(w, sigma):
     close(guided(NARROW, WIDE, w)(X, sigma), WIDE(X, sigma) + w * (NARROW(X, sigma) - WIDE(X, sigma)))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_rows_at_w_0_and_1_are_the_models_bit_for_bit(dtype):
+    """torch.lerp is exact at both ends, so weights that differ by sample need no special case."""
+    x, w = MANY.to(dtype), torch.tensor([0.0, 1.0, 1.7]).repeat(333)
+    out, main, guide = guided(NARROW, WIDE, w)(x, 0.5), NARROW(x, 0.5), WIDE(x, 0.5)
+    assert torch.equal(out[::3], guide[::3]) and torch.equal(out[1::3], main[1::3])
+    assert out.dtype == dtype and not torch.isclose(out[2::3], main[2::3]).all()
+
+
+def test_a_weight_for_each_sample_guides_row_by_row():
+    w = torch.tensor([0.0, 1.0, 1.5, -2.0])
+    rows = torch.cat([guided(NARROW, WIDE, float(v))(X[i : i + 1], 0.7) for i, v in enumerate(w)])
+    close(guided(NARROW, WIDE, w)(X, 0.7), rows)
+    corners = torch.cat([plane(WIDE, NARROW, CLASS, float(v), 1)(X[i : i + 1], 0.7) for i, v in enumerate(w)])
+    close(plane(WIDE, NARROW, CLASS, w, 1)(X, 0.7), corners)
+    close(guided(NARROW, WIDE, torch.tensor(1.5))(X, 0.7), guided(NARROW, WIDE, 1.5)(X, 0.7))
+
+
+def test_weights_for_another_number_of_samples_are_refused_before_any_call():
+    main, guide, _ = counted()
+    with refuses("w has shape (3,)", "() or (4,)", "(4, 1)"):
+        guided(main, guide, torch.ones(3))(X, 0.7)
+    with refuses("b has shape (3,)"):
+        plane(guide, guide, main, 1.0, torch.ones(3))(X, 0.7)
+    assert main.calls == guide.calls == 0
+
+
+def test_the_ends_of_the_interval_count_in_single_precision_too():
+    lo, hi = 0.1, 1.1  # neither is a number in float32: one rounds up, the other up as well or down
+    D = guided(NARROW, WIDE, 3.0, (lo, hi))
+    for sigma in (lo, hi):
+        for level in (torch.tensor(sigma), torch.full((4,), sigma)):
+            assert not torch.isclose(D(X.float(), level), NARROW(X.float(), level)).any()
+
+
+def test_networks_of_two_precisions_meet_in_the_finer():
+    half = lambda x, sigma: WIDE(x, sigma).half()
+    found = guided(NARROW, half, 1.5)(X, 0.7)
+    assert found.dtype == torch.float64
+    close(found, half(X, 0.7) + 1.5 * (NARROW(X, 0.7) - half(X, 0.7)))
 
 
 def test_at_w_1_the_guide_is_not_called_and_the_main_model_is_returned_bit_for_bit():
@@ -226,7 +281,7 @@ def test_the_weights_of_the_plane_may_be_functions_of_sigma():
 
 
 def test_a_row_that_needs_one_network_gets_it_bit_for_bit():
-    """(a, b) is (2, 1), (1, 1), (1, 0) for every third row: the first needs all three networks, although b is 1."""
+    """(a, b) is (2, 1), (1, 1), (1, 0) row by row: the first needs all three networks, although b is 1."""
     a, b = torch.tensor([2.0, 1.0, 1.0]).repeat(333), torch.tensor([1.0, 1.0, 0.0]).repeat(333)
     out = plane(WIDE, NARROW, CLASS, lambda s: a, lambda s: b)(MANY, 0.5)
     pre, null, ft = WIDE(MANY, 0.5), NARROW(MANY, 0.5), CLASS(MANY, 0.5)
@@ -299,3 +354,41 @@ def test_a_level_that_is_not_positive_is_refused():
     for sigma in (0.0, -1.0, math.nan):
         with refuses("sigma"):
             guided(NARROW, WIDE, 1.5)(X, sigma)
+
+
+@pytest.mark.parametrize("b", (0.0, 0.3, 2.0))
+@pytest.mark.parametrize("sigma", (0.01, 0.5, 20.0, torch.tensor([0.1, 1.0, 3.0, 9.0], dtype=torch.float64)))
+def test_the_blurred_denoiser_is_that_of_the_blurred_mixture(b, sigma, rng):
+    mixture, x = random_mixture(5, 2), 3 * torch.randn(4, 2, generator=rng, dtype=torch.float64)
+    wide = GaussianMixture(mixture.weights, mixture.means, mixture.covs + b**2 * torch.eye(2).double())
+    close(blurred(mixture.denoise, b)(x, sigma), wide.denoise(x, sigma), rtol=1e-10, atol=1e-10)
+
+
+@given(levels)
+def test_blurred_by_nothing_a_denoiser_is_itself(sigma):
+    close(blurred(NARROW, 0.0)(X, sigma), NARROW(X, sigma), rtol=1e-12, atol=1e-12)
+
+
+def test_an_ensemble_is_blurred_with_a_level_per_member_and_sample(rng):
+    x, sigma = torch.randn(2, 3, 1, generator=rng, dtype=torch.float64), torch.rand(2, 3).double() + 0.1
+    found = blurred(NARROW, 0.4)(x, sigma)
+    for i in range(2):
+        close(found[i], blurred(NARROW, 0.4)(x[i], sigma[i]))
+
+
+def test_guided_by_its_blurred_self_a_gaussian_ends_where_the_closed_form_says():
+    """std s (s / sqrt(s^2 + b^2))^(w - 1), and the mean where it was."""
+    D = guided(NARROW, blurred(NARROW, 0.8), 1.5)
+    x_T = 1_000 * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
+    low, middle, high = last(heun(D, x_T, karras(400, 1e-3, 1_000.0)))[:, 0].tolist()
+    mean, std = theory.gaussian_guidance((1.0, 0.5), (1.0, math.hypot(0.5, 0.8)), 1.5)
+    assert middle == pytest.approx(mean, abs=1e-3) and mean == pytest.approx(1.0)
+    assert (high - low) / 2 == pytest.approx(std, rel=1e-3)
+
+
+@pytest.mark.parametrize("b", (-0.1, math.nan, math.inf))
+def test_a_blur_that_is_no_width_is_refused(b):
+    with refuses(f"b is {b}", ">= 0"):
+        blurred(NARROW, b)
+    with refuses("sigma"):
+        blurred(NARROW, 1.0)(X, 0.0)
