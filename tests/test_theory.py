@@ -6,7 +6,7 @@ import torch
 from helpers import gaussian, random_labelled, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad_vec, solve_ivp
 from scipy.stats import norm
 
 from dgtoy import GaussianMixture, cfg, domain_guidance, theory
@@ -15,7 +15,7 @@ from dgtoy.theory import gaussian_endpoint, gaussian_guidance
 INF = math.inf
 close = torch.testing.assert_close
 means, stds, ws = st.floats(-4, 4), st.floats(0.1, 4), st.floats(-1, 4)
-# (mean, std) of source and target, w, interval -> mean, std: checked by simulation before this package was written
+# (mean, std) of source and target, w, interval -> mean, std: checked by simulation beforehand
 KNOWN = [
     ((0, 3), (2, 0.3), 1.5, (0, INF), (2.0632, 0.09487)),
     ((0, 1), (3, 0.9), 1.5, (0, INF), (4.3485, 0.85381)),
@@ -25,7 +25,7 @@ KNOWN = [
 
 
 def simulated(parts, interval=(0.0, INF)):
-    """Mean and std at the end of the probability-flow ODE, integrated in ln sigma from far out, for starts 0 and sigma.
+    """Mean and std where the probability-flow ODE ends, integrated in ln sigma from far out, from starts 0 and sigma.
 
     The noise of level far out is almost all of x, so the start's own mean does not matter to 1e-4.
     """
@@ -84,6 +84,41 @@ def test_three_gaussians_end_where_the_simulated_flow_does(one, two, three, u, v
     parts = [(u, *one), (v, *two), (1 - u - v, *three)]
     found = gaussian_endpoint(parts)
     agrees(found, simulated(parts), scale=1 + abs(found[0]) + sum(abs(p[1]) for p in parts))
+
+
+def adaptive(parts, interval):
+    """The mean by scipy's adaptive quadrature of the formula, piece by piece."""
+    weights, mus, sds = (np.array(c, dtype=float) for c in zip(*parts, strict=True))
+    off = np.eye(len(weights))[-1]
+    bounds = [-32.0, *np.log(np.clip(interval, math.exp(-32), math.exp(32))), 32.0]
+
+    def log_phi(sigma):  # log Phi(sigma) / Phi(0), weights switching at the ends of the interval
+        ends = [0.0, *np.minimum(interval, sigma), sigma]
+        log = lambda s: np.log(sds**2 + s**2) / 2
+        return sum((lam * (log(t) - log(s))).sum() for lam, s, t in zip((off, weights, off), ends, ends[1:]))
+
+    def integrand(v, lam):
+        sigma = math.exp(v)
+        return math.exp(-log_phi(sigma)) * sigma**2 * (lam * (mus - mus[-1]) / (sds**2 + sigma**2)).sum()
+
+    tight = dict(epsabs=0, epsrel=1e-12, limit=500)
+    pieces = zip(bounds, bounds[1:], (off, weights, off))
+    return mus[-1] + sum(quad_vec(integrand, a, b, args=(lam,), **tight)[0] for a, b, lam in pieces if b > a)
+
+
+@settings(max_examples=10, deadline=None)
+@given(means, stds, means, stds, ws, st.sampled_from([(0.0, INF), (0.5, 2.0), (0.0, 1.0), (3.0, INF)]))
+def test_the_mean_is_that_of_adaptive_quadrature(mu_s, s_s, mu_t, s_t, w, interval):
+    parts = [(1 - w, mu_s, s_s), (w, mu_t, s_t)]
+    found, truth = gaussian_endpoint(parts, interval)[0], adaptive(parts, interval)
+    assert found == pytest.approx(truth, rel=1e-9, abs=1e-9)
+
+
+@given(means, means, stds, ws)
+def test_of_equal_widths_the_mean_is_the_weighted_sum(mu_s, mu_t, std, w):
+    mean, end = gaussian_guidance((mu_t, std), (mu_s, std), w)
+    assert mean == pytest.approx((1 - w) * mu_s + w * mu_t, rel=1e-10, abs=1e-10)
+    assert end == pytest.approx(std, rel=1e-12)
 
 
 @given(stds, stds, ws)
