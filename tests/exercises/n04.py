@@ -54,7 +54,7 @@ WRONG = {
         (class_term, "that is the class term"),
         (no_division, "difference of guesses"),
         (by_sigma, "where sigma^2 belongs"),
-        (one_score, "the score of p(x given D)"),
+        (one_score, "the score of p(x given 𝒟)"),
         (summed, "divides by p(x)"),
         (logarithm, "infinite or nan"),
         (0.5, "expected a function"),

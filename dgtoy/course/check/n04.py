@@ -51,10 +51,10 @@ def domain_term(labelled, null, pretrained, x, sigma):
         "that is the class term": score_c - score,
         "that is a difference of guesses, D; a score is (D - x) / sigma^2": right * level**2,
         "you divided by sigma, where sigma^2 belongs": right * level,
-        "that is the score of p(x given D); what all data have in common is still in it": score,
+        "that is the score of p(x given 𝒟); what all data have in common is still in it": score,
         "that is the score of p(x)": prior,
-        "that is the score of p(x given c, D)": score_c,
-        "that is the gradient of log p(D given x) + log p(x); Bayes' rule divides by p(x)": score + prior,
+        "that is the score of p(x given c, 𝒟)": score_c,
+        "that is the gradient of log p(𝒟 given x) + log p(x); Bayes' rule divides by p(x)": score + prior,
     }
 
 
@@ -64,7 +64,7 @@ def share():
     return "b", dict(
         a="the domain term tells the domain from the rest of the data, and there is hardly any rest",
         c="the guide comes to know the domain, but not the label",
-        d="p(D) is a constant, but the share also sits in p(x), and that is what the guide knows",
+        d="p(𝒟) is a constant, but the share also sits in p(x), and that is what the guide knows",
     )
 
 
