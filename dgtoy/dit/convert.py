@@ -1,4 +1,4 @@
-"""DiT to diffusers' `DiTTransformer2DModel` and back. The weights are the same; the layout, and two
+"""DiT to diffusers' `DiTTransformer2DModel` and back: the weights are the same; the layout, and two
 constants, are not.
 
 diffusers copies the embedders of time and label into every block and splits qkv in three. For equal weights
@@ -12,22 +12,37 @@ import torch
 from ..environment import needs
 from .network import DiT
 
-BLOCK = {  # ours: diffusers', within a block
+ENDS = {  # ours: diffusers'
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+BLOCK = {  # within a block
     "attn.proj": "attn1.to_out.0",
     "mlp.fc1": "ff.net.0.proj",
     "mlp.fc2": "ff.net.2",
     "adaLN_modulation.1": "norm1.linear",
 }
-EMBEDDERS = {  # ours, once: diffusers', in every block's norm1.emb
-    "t_embedder.mlp.0": "timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "timestep_embedder.linear_2",
-    "y_embedder.embedding_table": "class_embedder.embedding_table",
+EMBEDDERS = {  # ours, once: diffusers', in every block
+    "t_embedder.mlp.0": "norm1.emb.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "norm1.emb.timestep_embedder.linear_2",
+    "y_embedder.embedding_table": "norm1.emb.class_embedder.embedding_table",
 }
-ENDS = {
-    "x_embedder.proj": "pos_embed.proj",
-    "final_layer.adaLN_modulation.1": "proj_out_1",
-    "final_layer.linear": "proj_out_2",
-}
+
+
+def _names(depth):
+    """Every weight of ours with its names in diffusers: copies of it, or, of qkv, its three parts."""
+    blocks = [(f"blocks.{i}", f"transformer_blocks.{i}") for i in range(depth)]
+    for part in ("weight", "bias"):
+        for ours, theirs in ENDS.items():
+            yield f"{ours}.{part}", [f"{theirs}.{part}"]
+        for ours, theirs in EMBEDDERS.items():
+            if (ours, part) != ("y_embedder.embedding_table", "bias"):
+                yield f"{ours}.{part}", [f"{block}.{theirs}.{part}" for _, block in blocks]
+        for our_block, their_block in blocks:
+            for ours, theirs in BLOCK.items():
+                yield f"{our_block}.{ours}.{part}", [f"{their_block}.{theirs}.{part}"]
+            yield f"{our_block}.attn.qkv.{part}", [f"{their_block}.attn1.to_{name}.{part}" for name in "qkv"]
 
 
 def to_diffusers(net):
@@ -43,17 +58,9 @@ def to_diffusers(net):
         raise ValueError(
             "net predicts velocity inside; expected a DiT of the official kind: diffusers' has no such step"
         )
-    for part in ("weight", "bias"):
-        for ours, theirs in ENDS.items():
-            found[f"{theirs}.{part}"] = state[f"{ours}.{part}"]
-        for i in range(c["depth"]):
-            for ours, theirs in BLOCK.items():
-                found[f"transformer_blocks.{i}.{theirs}.{part}"] = state[f"blocks.{i}.{ours}.{part}"]
-            for name, value in zip("qkv", state[f"blocks.{i}.attn.qkv.{part}"].chunk(3), strict=True):
-                found[f"transformer_blocks.{i}.attn1.to_{name}.{part}"] = value
-            for ours, theirs in EMBEDDERS.items():
-                if f"{ours}.{part}" in state:
-                    found[f"transformer_blocks.{i}.norm1.emb.{theirs}.{part}"] = state[f"{ours}.{part}"]
+    for ours, theirs in _names(c["depth"]):
+        parts = state[ours].chunk(3) if ".qkv." in ours else [state[ours]] * len(theirs)
+        found |= {name: part.clone() for name, part in zip(theirs, parts, strict=True)}
     model = DiTTransformer2DModel(
         num_attention_heads=c["num_heads"],
         attention_head_dim=c["hidden_size"] // c["num_heads"],
@@ -64,7 +71,7 @@ def to_diffusers(net):
         patch_size=c["patch_size"],
         num_embeds_ada_norm=c["num_classes"],
     )
-    model.load_state_dict({k: v.clone() for k, v in found.items()})
+    model.load_state_dict(found)
     return as_official(model).eval()
 
 
@@ -82,26 +89,17 @@ def from_diffusers(model):
     Raises ValueError for a model whose blocks disagree in their embedders.
     """
     c, state, found = model.config, model.state_dict(), {}
-    for part in ("weight", "bias"):
-        for ours, theirs in ENDS.items():
-            found[f"{ours}.{part}"] = state[f"{theirs}.{part}"]
-        for i in range(c.num_layers):
-            for ours, theirs in BLOCK.items():
-                found[f"blocks.{i}.{ours}.{part}"] = state[f"transformer_blocks.{i}.{theirs}.{part}"]
-            found[f"blocks.{i}.attn.qkv.{part}"] = torch.cat(
-                [state[f"transformer_blocks.{i}.attn1.to_{name}.{part}"] for name in "qkv"]
-            )
-        for ours, theirs in EMBEDDERS.items():
-            copies = [
-                state.get(f"transformer_blocks.{i}.norm1.emb.{theirs}.{part}") for i in range(c.num_layers)
-            ]
-            if copies[0] is None:
-                continue
-            if not all(torch.equal(copies[0], other) for other in copies):
+    for ours, theirs in _names(c.num_layers):
+        parts = [state[name] for name in theirs]
+        if ".qkv." in ours:
+            found[ours] = torch.cat(parts)
+            continue
+        for name, part in zip(theirs, parts, strict=True):
+            if not torch.equal(part, parts[0]):
                 raise ValueError(
-                    f"model holds other weights of {theirs} in some blocks; expected one embedder for all"
+                    f"model holds another weight in {name} than in {theirs[0]}; expected one for all blocks"
                 )
-            found[f"{ours}.{part}"] = copies[0]
+        found[ours] = parts[0]
     net = DiT(
         c.sample_size,
         c.patch_size,
