@@ -243,8 +243,10 @@ def _check_networks(finetuned, pretrained):
     """Raise if the two are not of one class that is known here, and alike in what a pipeline asks of them."""
     kind = finetuned.__class__.__name__  # not type(): wrappers answer for what they hold
     if kind not in ORDER:
-        known = ", ".join(ORDER)
-        raise ValueError(f"finetuned is a {kind}; expected one of {known}, whose order of halves is known")
+        raise ValueError(
+            f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: "
+            "of others the order of halves is not known"
+        )
     if not isinstance(pretrained, WithoutAdapter) and pretrained.__class__ is not finetuned.__class__:
         raise ValueError(f"pretrained is a {type(pretrained).__name__}; expected a {kind}, as finetuned is")
     for name in SHARED:
