@@ -75,7 +75,7 @@ def test_notebooks_are_executed_in_place_and_their_seconds_join_those_of_the_oth
     )
     timed = json.loads(pathlib.Path("figures/notebooks.json").read_text())
     assert timed["seconds"].keys() == {"00_sum", "01_other"} and timed["seconds"]["00_sum"] > 0
-    assert timed["commands"] == {"make test": 9.0} and timed["matrix_product"] == 0.01 and timed["jobs"] == 2
+    assert timed["commands"] == {"make test": 9.0} and timed["machine_speed"] == 0.01 and timed["jobs"] == 2
     assert files() == ["figures/notebooks.json", "notebooks/00_sum.ipynb"]
 
 

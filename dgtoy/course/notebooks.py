@@ -192,7 +192,7 @@ def _record(seconds, jobs, folder):
 
     found = _timed(folder)
     found["seconds"] = dict(sorted((found["seconds"] | seconds).items()))
-    found |= dict(device=f"{os.cpu_count()}-core CPU", jobs=jobs, matrix_product=round(machine_speed(), 5))
+    found |= dict(device=f"{os.cpu_count()}-core CPU", jobs=jobs, machine_speed=round(machine_speed(), 5))
     write_text(folder / "notebooks.json", json.dumps(found, indent=1) + "\n")
 
 
