@@ -7,8 +7,11 @@ are an experimental feature there (extra `dit`).
 
 import pathlib
 
-from diffusers.configuration_utils import register_to_config
-from diffusers.guiders import ClassifierFreeGuidance
+from ..environment import needs
+
+needs("dit", "diffusers")
+from diffusers.configuration_utils import register_to_config  # noqa: E402
+from diffusers.guiders import ClassifierFreeGuidance  # noqa: E402
 
 
 class DomainGuidance(ClassifierFreeGuidance):
