@@ -1,8 +1,9 @@
-"""DiT's discrete diffusion process: linear betas, respacing, ancestral and DDIM steps with learned variance, the training loss.
+"""DiT's discrete diffusion process: betas, respacing, ancestral and DDIM steps, the training loss.
 
-A noised image is x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0..999. A network of this kind is a function
-`model(x (B, C, H, W), t (B,)) -> (B, 2C, H, W)`: the noise eps, then v, which places the variance of a step between its
-two bounds. In the units of `samplers`, x_t / sqrt(abar_t) = x0 + sigma eps with sigma = sqrt(1/abar_t - 1).
+A noised image is x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t = 0..999. A network of this kind is a
+function `model(x (B, C, H, W), t (B,)) -> (B, 2C, H, W)`: the noise eps, then v, which places the variance of
+a step between its two bounds. In the units of `samplers`, x_t / sqrt(abar_t) = x0 + sigma eps with sigma =
+sqrt(1/abar_t - 1).
 """
 
 import copy
@@ -23,7 +24,10 @@ def linear_betas(n=TIMES, first=1e-4, last=0.02):
 
 
 def respaced(n, total=TIMES):
-    """n of the training times, from 0 to total - 1, evenly spread and rounded: for ancestral sampling. Nichol & Dhariwal 2021."""
+    """n of the training times, 0 to total - 1, evenly spread and rounded: for ancestral sampling.
+
+    Nichol & Dhariwal 2021. Raises ValueError unless 1 <= n <= total.
+    """
     if not 1 <= n <= total:
         raise ValueError(f"n is {n}; expected 1 to {total} steps")
     if n == 1:
@@ -32,23 +36,26 @@ def respaced(n, total=TIMES):
 
 
 def strided(n, total=TIMES):
-    """n of the training times, 0, k, 2k, ...: for DDIM. Raises ValueError if no stride k gives exactly n. Song et al. 2021."""
+    """n of the training times, 0, k, 2k, ...: for DDIM. Song et al. 2021.
+
+    Raises ValueError if no stride k gives exactly n.
+    """
     for k in range(1, total):
         if len(range(0, total, k)) == n:
             return list(range(0, total, k))
     raise ValueError(f"n is {n}; no whole stride divides {total} times into that many steps")
 
 
-def time_of(sigma):
-    """The training time of a noise level, between two by interpolation of ln sigma, 0 and 999 beyond the ends.  (...) -> (...) float32"""
+def sigma_to_t(sigma):
+    """The training time of a noise level, linear in ln sigma, 0 to 999.  (...) -> (...) float32"""
     levels = _log_sigmas(sigma.device)  # ascending
     where = sigma.double().log()
     i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
     return (i - 1 + (where - levels[i - 1]) / (levels[i] - levels[i - 1])).clamp(0, TIMES - 1).float()
 
 
-def sigma_of(t):
-    """The noise level of a training time, whole or between two: the inverse of `time_of`.  (...) -> (...) float32"""
+def t_to_sigma(t):
+    """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32"""
     levels, t = _log_sigmas(t.device), t.double().clamp(0, TIMES - 1)
     i = t.long().clamp(max=TIMES - 2)
     return (levels[i] + (t - i) * (levels[i + 1] - levels[i])).exp().float()
@@ -65,42 +72,37 @@ def _log_sigmas(device):
 
 
 class Process:
-    """The process seen at some of its training times, ascending; a step goes from one of them to the one before.
+    """The process at some of its training times, ascending; a step goes from one to the one before.
 
-    times: by default all. n entries each, float64: `times`, `abar`, `sigmas` and the coefficients of
-    q(x_{i-1} | x_i, x0) = N(to_x0 x0 + to_x x_i, variance), with `log_low` and `log_high` the bounds of the log variance.
-    Raises ValueError for times that do not ascend within 0..999.
+    times: by default all. n entries each, float64: `times`, `alphas_cumprod` (abar), `alphas_cumprod_prev`,
+    `sigmas`, and the coefficients of q(x_{i-1} | x_i, x0) = N(posterior_mean_coef1 x0 + posterior_mean_coef2
+    x_i, variance), with `log_variance_min` and `log_variance_max` the bounds of the log variance. Raises
+    ValueError for times that do not ascend within 0..999.
     """
 
     def __init__(self, times=range(TIMES)):
-        self.times = torch.as_tensor(list(times))
-        if (
-            not len(self.times)
-            or self.times[0] < 0
-            or self.times[-1] >= TIMES
-            or bool((self.times.diff() <= 0).any())
-        ):
+        times = self.times = torch.as_tensor(list(times))
+        ascending = len(times) and times[0] >= 0 and times[-1] < TIMES and (times.diff() > 0).all()
+        if not ascending:
             raise ValueError(
-                f"times is {self.times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}"
+                f"times is {times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}"
             )
-        self.abar = (1 - linear_betas()).cumprod(0)[self.times]
-        before = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
-        beta = 1 - self.abar / before
-        self.before = before
-        self.sigmas = (1 / self.abar - 1).sqrt()
-        self.to_x0 = beta * before.sqrt() / (1 - self.abar)
-        self.to_x = (1 - before) * (1 - beta).sqrt() / (1 - self.abar)
-        variance = beta * (1 - before) / (1 - self.abar)
-        variance[0] = (
-            variance[1] if len(variance) > 1 else beta[0]
-        )  # 0 at the last step, where no noise is added
-        self.log_low, self.log_high = variance.log(), beta.log()
+        abar = (1 - linear_betas()).cumprod(0)[times]
+        abar_prev = torch.cat([abar.new_ones(1), abar[:-1]])
+        beta = 1 - abar / abar_prev
+        self.alphas_cumprod, self.alphas_cumprod_prev = abar, abar_prev
+        self.sigmas = (1 / abar - 1).sqrt()
+        self.posterior_mean_coef1 = beta * abar_prev.sqrt() / (1 - abar)
+        self.posterior_mean_coef2 = (1 - abar_prev) * (1 - beta).sqrt() / (1 - abar)
+        variance = beta * (1 - abar_prev) / (1 - abar)
+        variance[0] = variance[1] if len(variance) > 1 else beta[0]  # else 0: the last step adds no noise
+        self.log_variance_min, self.log_variance_max = variance.log(), beta.log()
 
     def __len__(self):
         return len(self.times)
 
     def to(self, device):
-        """A copy with its tables on another device, where its images are: then no step waits for a transfer."""
+        """A copy with its tables where its images are: then no step waits for a transfer."""
         moved = copy.copy(self)
         moved.__dict__ = {name: table.to(device) for name, table in vars(self).items()}
         return moved
@@ -108,64 +110,67 @@ class Process:
     def noised(self, x0, i, eps):
         """x_i (B, ...) from clean images, step indices i (B,) and noise."""
         at = _take(x0, i)
-        return at(self.abar.sqrt()) * x0 + at((1 - self.abar).sqrt()) * eps
+        return at(self.alphas_cumprod.sqrt()) * x0 + at((1 - self.alphas_cumprod).sqrt()) * eps
 
-    def clean(self, x, i, eps):
-        """The clean image that x_i and its noise imply."""
+    def x0_hat(self, x, i, eps):
+        """The clean image that x_i (B, ...) and its noise eps imply: x_i / sqrt(abar) - sigma eps."""
         at = _take(x, i)
-        return at((1 / self.abar).sqrt()) * x - at(self.sigmas) * eps
+        return at((1 / self.alphas_cumprod).sqrt()) * x - at(self.sigmas) * eps
 
     def posterior(self, x, i, out):
         """Mean and log variance of the step down from x_i that a network's output (B, 2C, ...) describes."""
         eps, v = out.chunk(2, 1)
         at = _take(x, i)
-        share = (v + 1) / 2
-        return at(self.to_x0) * self.clean(x, i, eps) + at(self.to_x) * x, share * at(self.log_high) + (
-            1 - share
-        ) * at(self.log_low)
+        frac = (v + 1) / 2
+        mean = at(self.posterior_mean_coef1) * self.x0_hat(x, i, eps) + at(self.posterior_mean_coef2) * x
+        return mean, frac * at(self.log_variance_max) + (1 - frac) * at(self.log_variance_min)
 
 
+@torch.no_grad()
 def ancestral(model, x_T, process, generator=None):
-    """Down the process with the learned variance; no noise in the last step. Yields x_i (B, C, H, W). Nichol & Dhariwal 2021.
+    """Down the process with the learned variance; no noise in the last step. Yields x_i (B, C, H, W).
 
-    generator: a torch.Generator, a list of them, one an image, or the noise itself, (steps, B, C, H, W).
+    generator: a torch.Generator, a list of them, one per image, or the noise itself, (steps, B, C, H, W).
+    Nichol & Dhariwal 2021.
     """
-    return _walk(
-        model, x_T, process, lambda x, i, out, noise: _ancestral(x, i, out, noise, process), generator
-    )
-
-
-def _ancestral(x, i, out, noise, process):
-    mean, log_variance = process.posterior(x, i, out)
-    return mean + (0.5 * log_variance).exp() * noise() if int(i[0]) else mean
-
-
-def ddim(model, x_T, process):
-    """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W). Song et al. 2021, eq. 12 with eta = 0."""
-
-    def step(x, i, out, noise):
-        eps = out[:, : x.shape[1]]
-        before = _take(x, i)(process.before)
-        return before.sqrt() * process.clean(x, i, eps) + (1 - before).sqrt() * eps
-
-    return _walk(model, x_T, process, step)
-
-
-def _walk(model, x, process, step, generator=None):
-    with_noise = torch.is_tensor(generator)
-    for k, i in enumerate(reversed(range(len(process)))):
-        index = torch.full((len(x),), i, device=x.device)
-        noise = (lambda k=k: generator[k]) if with_noise else lambda x=x: normal(x, generator)
-        with torch.no_grad():
-            x = step(x, index, model(x, process.times.to(x.device)[index]), noise)
+    x = x_T
+    for k, i, t in _down(process, x):
+        mean, log_variance = process.posterior(x, i, model(x, t))
+        x = mean
+        if k + 1 < len(process):
+            noise = generator[k] if torch.is_tensor(generator) else normal(x, generator)
+            x = mean + (0.5 * log_variance).exp() * noise
         yield x
+
+
+@torch.no_grad()
+def ddim(model, x_T, process):
+    """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W).
+
+    Song et al. 2021, eq. 12 with eta = 0.
+    """
+    x = x_T
+    for _, i, t in _down(process, x):
+        eps = model(x, t)[:, : x.shape[1]]
+        abar_prev = _take(x, i)(process.alphas_cumprod_prev)
+        x = abar_prev.sqrt() * process.x0_hat(x, i, eps) + (1 - abar_prev).sqrt() * eps
+        yield x
+
+
+def _down(process, x):
+    """The steps k = 0, 1, ... with the index i (B,) and the training time t (B,) that each starts from."""
+    times = process.times.to(x.device)
+    for k in range(len(process)):
+        i = torch.full((len(x),), len(process) - 1 - k, device=x.device)
+        yield k, i, times[i]
 
 
 def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     """A network of this kind whose noise is guided and whose variance is `main`'s own.
 
-    channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by accident;
-    its samples need that for exact reproduction.) interval: of noise levels sigma, see `guidance.guided`.
+    channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by
+    accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
+    `guidance.guided`.
     """
     guided(main, guide, w, interval)  # refuses a weight or an interval that cannot be, before any call
 
@@ -183,16 +188,20 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
 
 
 def training_loss(out, x0, x, i, eps, process):
-    """The loss of a network's output for x = process.noised(x0, i, eps): mse + vb, each (B,).  -> loss, mse, vb
+    """The loss of an output for x = process.noised(x0, i, eps): mse + vb.  -> loss, mse, vb, each (B,)
 
-    mse: of the noise, the mean over an image. vb: the variational bound of this step in bits a dimension, a Kullback-Leibler
-    divergence, at i = 0 the likelihood of 8-bit pixels; it trains the variance alone. Nichol & Dhariwal 2021, sec. 3.1.
+    mse: of the noise, the mean over an image. vb: the variational bound of this step in bits per dimension, a
+    Kullback-Leibler divergence, at i = 0 the likelihood of 8-bit pixels; it trains the variance alone. Nichol
+    & Dhariwal 2021, sec. 3.1.
     """
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))
     at = _take(x, i)
-    true_mean, true_log = at(process.to_x0) * x0 + at(process.to_x) * x, at(process.log_low)
+    true_mean, true_log = (
+        at(process.posterior_mean_coef1) * x0 + at(process.posterior_mean_coef2) * x,
+        at(process.log_variance_min),
+    )
     kl = 0.5 * (
         log_variance
         - true_log
@@ -208,7 +217,7 @@ def training_loss(out, x0, x, i, eps, process):
 
 
 def _pixel_bits(x0, mean, log_variance):
-    """-log2 of the chance that a Gaussian gives to the 1/127.5 wide cell around each value; the end cells are open.
+    """-log2 of what a Gaussian gives to the 1/127.5 wide cell around each value; end cells are open.
 
     Its distribution function is the tanh approximation of the official code, to 1e-3.
     """

@@ -25,7 +25,7 @@ KNOWN = [
 
 
 def simulated(parts, interval=(0.0, INF)):
-    """Mean and std where the probability-flow ODE ends, integrated in ln sigma from far out, from starts 0 and sigma.
+    """Mean and std where the probability-flow ODE ends, from far out, for the starts 0 and sigma.
 
     The noise of level far out is almost all of x, so the start's own mean does not matter to 1e-4.
     """

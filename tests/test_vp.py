@@ -24,7 +24,7 @@ def test_betas_and_products_are_the_official_ones():
     close(
         betas[[0, -1]], torch.tensor([held["first"], held["last"]], dtype=torch.float64), rtol=1e-12, atol=0
     )
-    close(vp.Process().abar[-1].item(), held["alphas_cumprod_last"], rtol=1e-10, atol=0)
+    close(vp.Process().alphas_cumprod[-1].item(), held["alphas_cumprod_last"], rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -70,15 +70,19 @@ def test_the_variational_term_trains_the_variance_alone():
 
 
 def test_a_step_of_the_process_is_the_posterior_of_a_gaussian():
-    """For x0 ~ N(0, 1) the chain q(x_t) stays N(0, 1), so the posterior must carry it exactly: a^2 + 2 a b abar^(1/2) .. + variance = 1."""
+    """For x0 ~ N(0, 1) every x_t is N(0, 1): a^2 + b^2 + 2 a b abar^(1/2) + variance = 1."""
     process = vp.Process(vp.respaced(50))
-    a, b, variance = process.to_x0, process.to_x, process.log_low.exp()
-    carried = a**2 + b**2 + 2 * a * b * process.abar.sqrt() + variance
+    a, b, variance = (
+        process.posterior_mean_coef1,
+        process.posterior_mean_coef2,
+        process.log_variance_min.exp(),
+    )
+    carried = a**2 + b**2 + 2 * a * b * process.alphas_cumprod.sqrt() + variance
     close(carried[1:], torch.ones(49, dtype=torch.float64))
 
 
 def test_ddim_is_euler_in_the_units_of_the_other_samplers():
-    """Scaled by sqrt(1 + sigma^2), DDIM's iterates are those of `euler` on the same network as a denoiser D(x, sigma)."""
+    """Scaled by sqrt(1 + sigma^2), DDIM's iterates are those of `euler` on the network as a denoiser."""
     from dgtoy import euler
 
     net = VP(awake(**TINY | dict(learn_sigma=True)).double().requires_grad_(False))
@@ -104,12 +108,12 @@ def test_heun_and_ddim_reach_one_image_as_the_steps_grow():
 
 
 def test_the_denoiser_of_the_exact_noise_is_exact():
-    """A network that returns the true noise of one image x0 makes a denoiser that returns x0 at every level."""
+    """The true noise of one image x0 makes a denoiser that returns x0 at every level."""
     x0 = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
     class Oracle(DiT):
         def forward(self, x, t, y):
-            abar = vp.Process().abar.to(x)[t.round().long()].reshape(-1, 1, 1, 1)
+            abar = vp.Process().alphas_cumprod.to(x)[t.round().long()].reshape(-1, 1, 1, 1)
             return torch.cat([(x - abar.sqrt() * x0) / (1 - abar).sqrt(), x], 1)
 
     net = VP(Oracle(**TINY).double())
@@ -126,9 +130,9 @@ def test_the_denoiser_of_the_exact_noise_is_exact():
 
 def test_times_of_noise_levels_invert_the_table_and_stop_at_its_ends():
     times = torch.arange(0, 1000, 37)
-    close(vp.time_of(vp.Process().sigmas[times]), times.float(), rtol=0, atol=1e-3)
-    assert vp.time_of(torch.tensor(1e-4)) == 0 and vp.time_of(torch.tensor(1e4)) == 999
-    between = vp.time_of(torch.linspace(0.02, 150, 400))
+    close(vp.sigma_to_t(vp.Process().sigmas[times]), times.float(), rtol=0, atol=1e-3)
+    assert vp.sigma_to_t(torch.tensor(1e-4)) == 0 and vp.sigma_to_t(torch.tensor(1e4)) == 999
+    between = vp.sigma_to_t(torch.linspace(0.02, 150, 400))
     assert bool((between.diff() > 0).all())
 
 
@@ -189,17 +193,17 @@ def test_vp_needs_no_more_than_a_file_of_the_official_kind():
 
 def test_a_training_time_and_its_noise_level_are_each_others_inverse():
     sigmas = vp.Process().sigmas
-    close(vp.sigma_of(torch.arange(1000)).double(), sigmas, rtol=1e-6, atol=0)
+    close(vp.t_to_sigma(torch.arange(1000)).double(), sigmas, rtol=1e-6, atol=0)
     t = torch.tensor([0.0, 0.25, 17.5, 500.75, 999.0])
-    close(vp.time_of(vp.sigma_of(t)), t, rtol=0, atol=1e-3)
-    assert vp.sigma_of(torch.tensor(-3.0)) == vp.sigma_of(torch.tensor(0.0))
+    close(vp.sigma_to_t(vp.t_to_sigma(t)), t, rtol=0, atol=1e-3)
+    assert vp.t_to_sigma(torch.tensor(-3.0)) == vp.t_to_sigma(torch.tensor(0.0))
 
 
 def test_a_network_that_predicts_velocity_gives_the_noise_that_follows_from_it():
     """With v = sqrt(abar) eps - sqrt(1 - abar) x0 the noise that comes out is eps itself."""
     g, process, t = torch.Generator().manual_seed(0), vp.Process(), torch.tensor([3, 400, 998])
     x0, eps, variance = torch.randn(3, 3, 3, 4, 4, generator=g, dtype=torch.float64)
-    abar = process.abar[t][:, None, None, None]
+    abar = process.alphas_cumprod[t][:, None, None, None]
     x, v = process.noised(x0, t, eps), abar.sqrt() * eps - (1 - abar).sqrt() * x0
     close(
         noise_of_velocity(torch.cat([v, variance], 1), x, t), torch.cat([eps, variance], 1), rtol=0, atol=1e-5

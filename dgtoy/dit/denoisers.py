@@ -147,7 +147,7 @@ class VP(Preconditioned):
     (t = 0) to 157 (t = 999).
     """
 
-    sigma_to_t = staticmethod(vp.time_of)
+    sigma_to_t = staticmethod(vp.sigma_to_t)
 
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..vp import sigma_of
+from ..vp import t_to_sigma
 
 CONFIGS = {
     f"DiT-{name}/{p}": dict(depth=depth, hidden_size=width, num_heads=heads, patch_size=p)
@@ -247,7 +247,7 @@ def noise_of_velocity(out, x, t):
     alpha: alphas_cumprod at t (B,). x (B, C, H, W), out (B, C or 2C, H, W) -> as out; its rest stays.
     Salimans & Ho 2022.
     """
-    alphas_cumprod = (1 / (1 + sigma_of(t) ** 2)).to(x.dtype)[:, None, None, None]
+    alphas_cumprod = (1 / (1 + t_to_sigma(t) ** 2)).to(x.dtype)[:, None, None, None]
     v, rest = out.to(x.dtype).tensor_split([x.shape[1]], 1)
     return torch.cat([(1 - alphas_cumprod).sqrt() * x + alphas_cumprod.sqrt() * v, rest], 1)
 

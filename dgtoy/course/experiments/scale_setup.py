@@ -171,7 +171,7 @@ class _Velocity:
 
     def __init__(self, net):
         self.process = vp.Process().to(net.device)
-        self.abar = self.process.abar.float()
+        self.abar = self.process.alphas_cumprod.float()
 
     def __call__(self, net, x0, label, time, eps):
         x = self.process.noised(x0, time, eps)
