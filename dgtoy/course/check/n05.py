@@ -8,7 +8,7 @@ _X0, _NOISE = normal(2, 50, 2)
 _SIGMA = torch.logspace(-2, 1.5, 50, dtype=torch.float64)
 
 
-@function(cases=[(2 * _X0, 2 * _X0 + _SIGMA[:, None] * _NOISE, _SIGMA, sigma_d) for sigma_d in (2.0, 0.5)])
+@function(cases=[(_X0, _X0 + _SIGMA[:, None] * _NOISE, _SIGMA, sigma_d) for sigma_d in (2.0, 0.5)])
 def task(x0, x, sigma, sigma_d):
     """What the network itself must answer, with everything that preconditioning gives away taken off."""
     noise, data = sigma[:, None] ** 2, torch.tensor(sigma_d).double() ** 2  # variances

@@ -1,7 +1,5 @@
 """Checks for the exercises of notebook 11: why it sharpens, at scale."""
 
-import itertools
-
 import numpy as np
 
 from ..experiments.why import widths
@@ -36,11 +34,10 @@ def as_narrow():
     }
 
 
-_WEIGHTS = (0.5, 1.0, 1.5, 3.0)
 _ERRORS = ((0.5, 0.4, 0.1), (0.3, 0.7, -0.2), (1.2, 0.1, 0.5))
 
 
-@function(cases=[(w, *rest) for w, rest in itertools.product(_WEIGHTS, _ERRORS)])
+@function(cases=[(w, *rest) for w in (0.5, 1.0, 1.5, 3.0) for rest in _ERRORS])
 def error_at(w, missing, term, cosine):
     """The mean squared error of a guided estimate, from three numbers of the figure."""
     product = cosine * missing * term
