@@ -1,6 +1,4 @@
-"""Fine-tuned models from elsewhere: diffusers pipelines, and LoRA, whose guide is the network without its
-adapter.
-"""
+"""Fine-tuned models from elsewhere: diffusers pipelines, and LoRA, guided by the network without it."""
 
 from .denoisers import denoiser as denoiser
 from .lora import add_lora as add_lora

@@ -1,6 +1,4 @@
-"""LoRA fine-tunes: training one, and guiding it by its own pre-trained model, the same network with the
-adapter off.
-"""
+"""LoRA fine-tunes: training one, and guiding it by the same network with the adapter off."""
 
 import copy
 import warnings
@@ -19,9 +17,7 @@ TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.
 
 
 class LabelTables(nn.Module):
-    """The label tables of a pre-trained network and of its fine-tune; `off` says that the adapter is, so the
-    first is read.
-    """
+    """The label tables of a pre-trained network and of its fine-tune; the first is read while `off`."""
 
     def __init__(self, pretrained, finetuned):
         super().__init__()
@@ -32,9 +28,7 @@ class LabelTables(nn.Module):
 
 
 class PretrainedDiT(nn.Module):
-    """A LoRA fine-tune's DiT as the one that it was tuned from: the same weights in memory, the old labels
-    and null.
-    """
+    """A LoRA fine-tune's DiT as the one it was tuned from: the same weights, its labels and null."""
 
     def __init__(self, tuned):
         super().__init__()

@@ -174,9 +174,7 @@ class DomainGuidedModel(nn.Module):
         return kwargs | dict(class_labels=labels)
 
     def _is_on(self, args, kwargs):
-        """Whether guidance is on at this call's timestep; without an interval the device need not be waited
-        for.
-        """
+        """Whether guidance is on at this call's timestep; without an interval no device is waited for."""
         everywhere = self.interval == (0.0, math.inf)
         return everywhere or self.interval[0] <= _timestep(args, kwargs) <= self.interval[1]
 
@@ -288,9 +286,7 @@ def _short(value):
 
 
 def _check_null(null, net):
-    """Raise if the guide's null condition is not of the network's inputs, of one row each, of its text's
-    width.
-    """
+    """Raise if the guide's null condition is not among the inputs, of one row each, of the text's width."""
     known = inspect.signature(net.forward).parameters
     for name, value in null.items():
         if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
@@ -310,9 +306,7 @@ def _check_null(null, net):
 
 
 def _later(flag):
-    """A function that returns a flag () of the device as a bool, waiting only for what the device did before
-    it.
-    """
+    """A function that returns a flag () as a bool, waiting only for what the device did before it."""
     if not flag.is_cuda:
         return lambda: bool(flag)
     copy, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()

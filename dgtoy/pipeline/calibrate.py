@@ -1,6 +1,4 @@
-"""How much guidance does a fine-tune ask for? Weights over sigma from held-out images of its data set, and
-what they mean.
-"""
+"""How much guidance does a fine-tune ask for? Weights over sigma from held-out images, and what they mean."""
 
 import dataclasses
 

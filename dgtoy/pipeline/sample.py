@@ -1,6 +1,4 @@
-"""Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i, not on batches or
-processes.
-"""
+"""Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i alone."""
 
 import dataclasses
 import json
@@ -56,9 +54,7 @@ class Config:
 
 
 def noise(config, images, shape):
-    """Each image's own generator, after its starting noise was drawn from it.  -> x_T (B, C, h, w),
-    generators
-    """
+    """Starting noise of each image, and its own generator after that.  -> x_T (B, C, h, w), generators"""
     generators = [torch.Generator().manual_seed(config.seed * 2**32 + i) for i in images]
     return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
 

@@ -24,9 +24,7 @@ def read(paths):
 
 
 def table(results):
-    """Rows as Markdown; a setting is shown if runs differ in it, the Fréchet distance of the best row in
-    bold.
-    """
+    """Rows as Markdown; a setting is shown if runs differ in it, the best Fréchet distance in bold."""
     rows = sorted((row(r) for r in results), key=lambda r: [str(r.get(name, "")) for name in SETTINGS])
     differing = [n for n in SETTINGS if n in ("method", "w") or len({str(r.get(n)) for r in rows}) > 1]
     best = min(r["frechet"] for r in rows)

@@ -5,8 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """classes: how many folders `prepare` expects. where: who publishes it. split: which images train.
-    licence: as its publisher states it.
+    """A data set of the paper.
+
+    classes: how many folders `prepare` expects. where: who publishes it. split: which images train. licence:
+    as its publisher states it.
     """
 
     classes: int

@@ -92,17 +92,16 @@ def seconds(ways, device, rounds=Config.rounds):
 
 
 def rates(what, unit, note, took, ours=1, plain=1):
-    """A row of two speeds: so many units per call of each way, and the seconds that `took` says for "ours"
-    and "plain".
+    """A row of two speeds.
+
+    ours, plain: units per call of each way. took: seconds of a call, under the same two names.
     """
     ours, plain = ours / took["ours"], plain / took["plain"]
     return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ours / plain, note=note)
 
 
 def plain_step(net, loss, optimizer):
-    """A function that takes one training step as a person writes it: loss, gradient, optimizer, averages in a
-    loop.
-    """
+    """A function that takes one training step as a person writes it: loss, gradient, optimizer, averages."""
     averages = [p.detach().clone() for p in net.parameters()]
 
     def step():

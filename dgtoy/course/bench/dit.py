@@ -104,7 +104,7 @@ def difference(found, exact):
 
 
 def small_training(name, net, batch, peak, device, steps=8):
-    """Images a second of `fit`, data and averages included."""
+    """Images per second of `fit`, data and averages included."""
     config, g = net.config, torch.Generator().manual_seed(0)
     x0 = torch.randn(1, 4096, *net.shape, generator=g)
     data = Points(x0, torch.randint(net.null, (1, 4096), generator=g)).to(device)
@@ -131,7 +131,7 @@ def small_training(name, net, batch, peak, device, steps=8):
 
 
 def small_sampling(name, net, n, peak, device, steps=32):
-    """Images a second with Domain Guidance in `steps` steps, and the error of bfloat16."""
+    """Images per second with Domain Guidance in `steps` steps, and the error of bfloat16."""
     sigmas, y = karras(steps, 0.01, 80.0), torch.arange(n, device=device) % net.null
     g = torch.Generator(device).manual_seed(0)
     x_T = 80 * torch.randn(n, *net.shape, device=device, generator=g)
@@ -152,9 +152,7 @@ def small_sampling(name, net, n, peak, device, steps=32):
 
 @torch.no_grad()
 def guided_step(net, batch, peak, device):
-    """Image steps a second of Domain Guidance, one forward of each network: bfloat16, fp8, and diffusers'
-    ways.
-    """
+    """Image steps per second of Domain Guidance, one forward of each network: bfloat16, fp8, diffusers."""
     guide, g = nearby(net), torch.Generator(device).manual_seed(0)
     x = torch.randn(batch, *net.shape, device=device, generator=g)
     t, y = torch.full((batch,), 500, device=device), torch.arange(batch, device=device)
@@ -211,7 +209,7 @@ def _diffusers(net, guide, x, t, y):
 
 
 def training_step(net, batch, peak, device):
-    """Images a second of `dit finetune`, from drawn batch to averaged weights, and its memory."""
+    """Images per second of `dit finetune`, from drawn batch to averaged weights, and its memory."""
     took, memory = {}, {}
     for name, make in dict(plain=_official_step, ours=_finetune_step).items():  # in turn: each fills the card
         cuda = torch.device(device).type == "cuda"

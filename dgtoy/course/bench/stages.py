@@ -35,9 +35,7 @@ DINO = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patc
 
 
 def benchmarks(device="cuda", config=None, sampled=128, count=1024):
-    """Rows: `ours` is seconds for 10,000 images (of fine-tuning, for 24,000 steps), `plain` those of
-    sampling.
-    """
+    """Rows: `ours` is seconds for 10,000 images (24,000 steps of fine-tuning), `plain` those of sampling."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         net = VP(network(config or XL, device))
@@ -60,7 +58,7 @@ def _row(what, ours, plain, note):
 
 
 def _finetune(net, folder, device, chunk=20):
-    """Seconds a step of the paper's recipe, on random latents."""
+    """Seconds per step of the paper's recipe, on random latents."""
     g, classes = torch.Generator().manual_seed(0), net.null
     x0, label = torch.randn(2000, *net.shape, generator=g), torch.randint(classes, (2000,), generator=g)
     for block in net.net.blocks if net.device.type == "cuda" else ():
@@ -90,7 +88,7 @@ def _sample(net, guide, folder, count, device):
 
 
 def _readers(folder, count, device):
-    """VAE and feature networks, each from a file of random weights: name, seconds an image, note."""
+    """VAE and feature networks, each from a file of random weights: name, seconds per image, note."""
     vae, z = VAE(str(folder / "vae"), device), torch.randn(64, 4, 32, 32, device=device)
     with torch.no_grad():
         took = seconds(dict(vae=lambda: vae.decode(z)), device)["vae"]

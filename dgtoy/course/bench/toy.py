@@ -28,7 +28,7 @@ def benchmarks(device):
 
 
 def training(device, batch=512, steps=16):
-    """Seed-steps a second: many seeds in one ensemble, against one network in the loop one writes first."""
+    """Seed-steps per second: many seeds in one ensemble, against one network in the loop one writes first."""
     seeds = 1024 if torch.device(device).type == "cuda" else 32
     source = domains.make().to(device).source
     net, single = Ensemble.of(range(seeds), **NETWORK).to(device), MLP(**NETWORK).to(device)
@@ -54,7 +54,7 @@ def training(device, batch=512, steps=16):
 
 
 def scores(device, components=1016, n=200_000, plain_n=4_000):
-    """Exact scores a second at one noise level, against a per-component einsum over eigenvectors."""
+    """Exact scores per second at one noise level, against a per-component einsum over eigenvectors."""
     g = torch.Generator().manual_seed(0)
     root = 0.1 * torch.randn(components, 2, 2, generator=g)
     mixture = GaussianMixture(
@@ -81,7 +81,7 @@ def plain_score(mixture, x, sigma):
 
 
 def sampling(device, plain_n=4096):
-    """Guided samples a second of a 2-D network, all at once, against the plain loop over batches of 256."""
+    """Guided samples per second of a 2-D network, all at once, against the plain loop over batches of 256."""
     n = 1_000_000 if torch.device(device).type == "cuda" else 50_000
     main, guide = (MLP(**NETWORK, seed=seed).to(device) for seed in (0, 1))
     D = domain_guidance(main.denoiser(0), guide.denoiser(guide.null), 1.5)
@@ -118,9 +118,7 @@ def plain_heun(main, guide, n, sigmas, device, w=1.5):
 
 
 def memory(device):
-    """Peak memory of sampling by the GPU's allocator: four times the samples, four times the steps, as
-    multiples.
-    """
+    """Peak memory of sampling on the GPU: what four times the samples, or the steps, multiply it by."""
     net = MLP(**NETWORK).to(device)
     peaks = []
     for n, steps in ((400_000, 16), (1_600_000, 16), (400_000, 64)):
@@ -140,9 +138,7 @@ def memory(device):
 
 
 def importing():
-    """Seconds that importing dgtoy adds to importing torch, beside torch's own; medians of five fresh
-    processes.
-    """
+    """Seconds that importing dgtoy adds to importing torch, and torch's own; medians of five processes."""
     code = (
         "import time; a = time.perf_counter(); import torch; b = time.perf_counter(); import dgtoy; "
         "print(b - a, time.perf_counter() - b)"
