@@ -128,6 +128,24 @@ def write_text(path, text):
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(path):
+    """One process at a time makes `path`: others that come to it wait, until this one is done or dead.
+
+    A file beside it is the lock. On Windows, which has no flock, both work and the last one's file stands.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def read_safetensors(path):
     """tensors, header of a file made by `write_safetensors`. Raises ValueError if it is damaged or another kind of file."""
     try:

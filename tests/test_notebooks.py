@@ -11,8 +11,9 @@ from types import SimpleNamespace as Box
 
 import nbformat
 import pytest
-from helpers import refuses
+from helpers import refuses, started
 
+from dgtoy.checkpoint import alone
 from dgtoy.course import bench, notebooks
 from dgtoy.course.notebooks import Progress, execute
 
@@ -196,6 +197,37 @@ def test_a_stamp_rounds_up_and_keeps_the_sentence():
     book = Box(cells=[Box(source="It runs in\nabout 10 seconds on two\nCPU cores. Another 10 stays.")])
     notebooks._stamp(book, 21.3)
     assert book.cells[0].source == "It runs in\nabout 25 seconds on two\nCPU cores. Another 10 stays."
+
+
+# what two notebooks share
+
+
+def make_once(path, log, seconds):
+    """What a notebook does that needs a trained network: it makes the file if it is not there."""
+    with alone(path):
+        if not path.exists():
+            with log.open("a") as lines:
+                lines.write("made\n")
+            time.sleep(seconds)
+            path.write_text("network")
+
+
+def test_two_processes_make_a_shared_file_once(place):
+    path, log = place / "cache" / "net.safetensors", place / "log"
+    for process in [started(make_once, path, log, 0.5) for _ in range(3)]:
+        process.join(60)
+        assert process.exitcode == 0 and path.exists()
+    assert log.read_text() == "made\n"
+
+
+def test_a_process_that_is_killed_lets_the_next_one_in(place):
+    path, log = place / "net.safetensors", place / "log"
+    killed = started(make_once, path, log, 600)
+    while not log.exists():
+        time.sleep(0.01)
+    killed.kill()
+    started(make_once, path, log, 0).join(60)
+    assert path.exists() and log.read_text() == "made\nmade\n"
 
 
 # make
