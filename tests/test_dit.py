@@ -24,7 +24,6 @@ from dgtoy.dit import (
     load_pretrained,
     load_weights,
     position_embedding,
-    sigma_to_t,
 )
 from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
 from dgtoy.interop import add_lora, lora_guide
@@ -311,12 +310,12 @@ def test_a_fresh_denoiser_returns_c_skip_x(sigma):
 @torch.no_grad()
 def test_the_network_sees_unit_scale_and_the_time_of_sigma():
     net, x, sigma, y = awake(), images(3), torch.tensor([0.002, 0.5, 80.0]), torch.tensor([2, 3, 0])
-    close(sigma_to_t(sigma), torch.tensor([0.0, 519.01, 996.08]), rtol=0, atol=0.01)
+    close(EDM.sigma_to_t(sigma), torch.tensor([0.0, 519.01, 996.08]), rtol=0, atol=0.01)
     s = sigma[:, None, None, None]
     scale = (s**2 + 0.25).sqrt()
     close(
         EDM(net).denoiser(y)(x, sigma),
-        0.25 / scale**2 * x + 0.5 * s / scale * net(x / scale, sigma_to_t(sigma), y),
+        0.25 / scale**2 * x + 0.5 * s / scale * net(x / scale, EDM.sigma_to_t(sigma), y),
     )
 
 

@@ -7,7 +7,6 @@ from .checkpoints import load_weights as load_weights
 from .denoisers import EDM as EDM
 from .denoisers import VP as VP
 from .denoisers import Preconditioned as Preconditioned
-from .denoisers import sigma_to_t as sigma_to_t
 from .network import CONFIGS as CONFIGS
 from .network import DiT as DiT
 from .network import LabelEmbedder as LabelEmbedder

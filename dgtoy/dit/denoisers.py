@@ -10,11 +10,6 @@ from ..graphs import Captured
 from ..samplers import check_sigma
 
 
-def sigma_to_t(sigma):
-    """The time of a noise level in `EDM`: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80."""
-    return 94 * torch.log(sigma.float() / 0.002)
-
-
 class Preconditioned:
     """A labelled network F as a denoiser: D(x, sigma | label) = c_skip x + c_out F(x / scale, t, label).
 
@@ -123,8 +118,6 @@ class EDM(Preconditioned):
     the range of times that a DiT knows: t = 94 ln(sigma / 0.002).
     """
 
-    sigma_to_t = staticmethod(sigma_to_t)
-
     def __init__(self, net, sigma_data=0.5, seed=0):
         super().__init__(net, seed)
         self.sigma_data = sigma_data
@@ -132,6 +125,11 @@ class EDM(Preconditioned):
     @property
     def config(self):
         return {**self.net.config, "sigma_data": self.sigma_data}
+
+    @staticmethod
+    def sigma_to_t(sigma):
+        """The time of a noise level: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80.  (B,) -> (B,)"""
+        return 94 * torch.log(sigma.float() / 0.002)
 
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
