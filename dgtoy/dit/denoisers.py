@@ -128,7 +128,7 @@ class EDM(Preconditioned):
 
     @staticmethod
     def sigma_to_t(sigma):
-        """The time of a noise level: 94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80.  (B,) -> (B,)"""
+        """94 ln(sigma / 0.002), 0 to 996 for sigma from 0.002 to 80: the time of a noise level, (B,)."""
         return 94 * torch.log(sigma.float() / 0.002)
 
     def scalings(self, sigma):
