@@ -1,34 +1,52 @@
-"""dgtoy: Domain Guidance, taught, verified and reproduced. Start with the notebooks, or with `guidance.py`."""
+"""Domain Guidance for fine-tuned diffusion models: sample the fine-tuned model, guided by the pre-trained.
 
-from .calibration import calibrate
-from .gmm import GaussianMixture, LabelledMixture
-from .guidance import autoguidance, blurred, cfg, domain_guidance, guided, plane, reused
-from .nets import MLP, Ensemble
-from .samplers import ancestral, dpmpp_2m, euler, heun, karras, last, trajectory
-from .train import Points, Recipe, fit
+    finetuned = model.denoiser(label=c)                # D(x, sigma) -> x0_hat
+    pretrained = base.denoiser(label=base.null)
+    guided = domain_guidance(finetuned, pretrained, w=1.5)
+    x_T = sigmas[0] * torch.randn(256, 2, generator=rng)
+    x0 = last(heun(guided, x_T, sigmas))               # (256, 2)
+
+A denoiser is any callable D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D), with x = x0 + sigma eps.
+
+Where to look:
+    guidance     what composes denoisers; start here
+    samplers     noise levels, and generators from noise to data
+    gmm, theory  Gaussian mixtures known exactly; closed forms
+    nets, train  small networks, and the training loop
+    calibration  weights from held-out data
+    metrics      distances between samples, with intervals
+    dit, vp      the diffusion transformer and its process
+    interop      diffusers pipelines and LoRA
+    pipeline     a folder of pictures to guided samples and their scores
+    shipped      networks that come with the package
+    course       what the notebooks use
+
+Names and modules load when they are asked for, so `import dgtoy` costs nothing.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
-__all__ = [
-    "GaussianMixture",
-    "LabelledMixture",
-    "MLP",
-    "Ensemble",
-    "Points",
-    "Recipe",
-    "ancestral",
-    "autoguidance",
-    "blurred",
-    "calibrate",
-    "cfg",
-    "domain_guidance",
-    "dpmpp_2m",
-    "euler",
-    "fit",
-    "guided",
-    "heun",
-    "karras",
-    "last",
-    "plane",
-    "reused",
-    "trajectory",
-]
+
+_NAMES = {
+    "calibration": ("calibrate",),
+    "gmm": ("GaussianMixture", "LabelledMixture"),
+    "guidance": ("autoguidance", "blurred", "cfg", "domain_guidance", "guided", "plane", "reused"),
+    "nets": ("MLP", "Ensemble"),
+    "samplers": ("ancestral", "dpmpp_2m", "euler", "heun", "karras", "last", "trajectory"),
+    "train": ("Points", "Recipe", "fit"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = (*_NAMES, "dit", "interop", "metrics", "pipeline", "shipped", "theory", "vp")
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    """The names of `__all__` and the modules above, loaded when asked for."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
