@@ -22,11 +22,30 @@ BOOK = pathlib.Path(__file__).resolve().parent
 ROOT = BOOK.parent
 SOURCE, SITE = BOOK / "_build" / "source", BOOK / "_build" / "html"
 MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions")
-COURSE = ("worlds", "lab", "records", "plot", "experiments", "claims", "check", "bench", "notebooks")
+COURSE = (
+    "worlds",
+    "lab",
+    "records",
+    "recipes",
+    "plot",
+    "experiments",
+    "claims",
+    "check",
+    "bench",
+    "notebooks",
+)
 GROUPS = {
     "The exact world": ("gmm", "theory"),
     "Guidance and sampling": ("guidance", "calibration", "samplers", "metrics"),
-    "Networks and training": ("nets", "train", "checkpoint", "graphs", "shipped", "environment"),
+    "Networks and training": (
+        "nets",
+        "train",
+        "checkpoint",
+        "distributed",
+        "graphs",
+        "shipped",
+        "environment",
+    ),
     "Diffusion transformers": ("dit", "vp", "pipeline", "interop"),
     "The course": ("course", *(f"course.{name}" for name in COURSE)),
 }

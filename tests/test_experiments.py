@@ -12,9 +12,8 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import Recipe
-from dgtoy import shipped as weights
-from dgtoy.course import claims, experiments, lab, records
+from dgtoy import Recipe, shipped
+from dgtoy.course import claims, experiments, lab, recipes, records
 from dgtoy.course.claims import report
 from dgtoy.course.experiments import IMAGES, NAMES, POINTS, REPLICATED, pictures
 from dgtoy.course.lab import METRICS, Judge, Setting
@@ -59,7 +58,7 @@ SMALL = {  # what else makes an experiment small
     "images_guides": dict(
         stages=(10,),
         sampling=(("dpmpp_2m", 2), ("heun", 2)),
-        recipe=weights.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2)),
+        recipe=recipes.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2)),
     ),
 }
 
@@ -75,13 +74,13 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def glyphs_dit():
     """A small network in the place of the shipped DiT: tested here is the record, not the pictures."""
-    net, shipped = EDM(DiT(32, 8, 3, 24, 1, 2, 62, learn_sigma=False, seed=0)), weights.load
+    net, load = EDM(DiT(32, 8, 3, 24, 1, 2, 62, learn_sigma=False, seed=0)), shipped.load
     generator = torch.Generator().manual_seed(1)
     for p in net.net.parameters():
         p.data += 0.1 * torch.randn(p.shape, generator=generator)
-    small = lambda name, *options: net.clone() if name == "glyphs" else shipped(name, *options)
+    small = lambda name, *options: net.clone() if name == "glyphs" else load(name, *options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "load", small)
+        patch.setattr(shipped, "load", small)
         yield
 
 

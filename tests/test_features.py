@@ -3,26 +3,29 @@ import functools
 import json
 import math
 import shutil
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import Recipe
-from dgtoy import shipped as weights
+from dgtoy import Recipe, shipped
 from dgtoy.checkpoint import read_safetensors, write_safetensors
+from dgtoy.course import recipes
 from dgtoy.course.experiments.scale_setup import codes
 from dgtoy.course.worlds import features
-from dgtoy.course.worlds.features import FeatureNet, accuracy, fractions, style_of
+from dgtoy.course.worlds.features import accuracy, fractions
 from dgtoy.course.worlds.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, target
 from dgtoy.dit import EDM, VP, DiT, load_pretrained
-from dgtoy.train import denoising_loss
+from dgtoy.shipped.judge import HUE, FeatureNet, Reading, style_of
+from dgtoy.train import TrainingConfig, denoising_loss, generator
 
 close = torch.testing.assert_close
-QUICK = weights.Config(
-    16, 1, 2, 8, Recipe(steps=2, batch=2, noise=weights.NOISE), feature_steps=2, feature_batch=4
-)
-TINY = weights.Tiny(
+RECIPE = TrainingConfig(steps=2, batch=4, dropout=0.0, schedule="cosine")
+QUICK = recipes.Config(16, 1, 2, 8, Recipe(steps=2, batch=2))
+TINY = recipes.Tiny(
     dict(input_size=16, patch_size=8, in_channels=4, hidden_size=16, depth=1, num_heads=2), images=4, batch=2
 )
 
@@ -33,12 +36,12 @@ def seeded(seed):
 
 @pytest.fixture(scope="module")
 def judge():
-    return weights.load("features")
+    return shipped.load("features")
 
 
 @pytest.fixture(scope="module")
 def pretrained():
-    return weights.load("glyphs")
+    return shipped.load("glyphs")
 
 
 # the judge
@@ -107,7 +110,7 @@ class Certain:
         return x
 
     def read(self, x):
-        return features.Reading(x, self.glyph(x), self.font(x), style_of(self.style(x)))
+        return Reading(x, self.glyph(x), self.font(x), style_of(self.style(x)))
 
 
 def test_certainty_of_the_truth_has_no_loss_and_no_error():
@@ -120,8 +123,9 @@ def test_certainty_of_the_truth_has_no_loss_and_no_error():
 
 def test_training_twice_is_training_once_and_lowers_the_loss():
     nets, losses = [FeatureNet(), FeatureNet()], [[], []]
+    recipe = dataclasses.replace(RECIPE, steps=12, batch=16)
     for net, loss in zip(nets, losses):
-        loss += features.train(net, steps=12, batch=16)
+        loss += [step.loss for step in features.train(net, recipe)]
     assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1])) and sum(losses[0][-3:]) < sum(
         losses[0][:3]
     )
@@ -130,6 +134,35 @@ def test_training_twice_is_training_once_and_lowers_the_loss():
         and not nets[0].training
     )
     assert not torch.equal(next(FeatureNet(seed=1).parameters()), next(FeatureNet().parameters()))
+
+
+def test_a_step_of_the_judge_s_training_depends_on_seed_and_step_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr(features, "loss_of", lambda net, x, *_: seen.append(x) or net(x).square().mean())
+    for _ in features.train(FeatureNet(), dataclasses.replace(RECIPE, steps=3), seed=5):
+        pass
+    for step, x in enumerate(seen):
+        g = generator(5, step)
+        label = torch.randint(len(GLYPHS), (4,), generator=g)
+        assert torch.equal(x, features.WIDE.sample(4, label, g)[0])
+
+
+def test_the_library_s_judge_has_the_course_s_heads():
+    assert FeatureNet().config == dict(glyphs=len(GLYPHS), fonts=len(FONTS), knobs=len(KNOBS))
+    assert KNOBS[HUE] == "hue"
+    assert shipped.facts("features")["config"] == FeatureNet().config
+
+
+def test_shipped_networks_load_without_the_course():
+    code = """
+        import sys
+        from dgtoy import shipped
+        for name in shipped.NAMES:
+            shipped.load(name)
+        assert not [m for m in sys.modules if m.startswith("dgtoy.course")]
+        assert "matplotlib" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 # the pre-trained model
@@ -150,24 +183,21 @@ def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
 
 
 def test_what_is_shipped_is_light_and_as_it_was_written():
-    files = [p for p in weights.FOLDER.iterdir() if p.is_file()]
+    files = [p for p in shipped.FOLDER.iterdir() if p.suffix in (".json", ".safetensors")]
     assert sum(p.stat().st_size for p in files) <= 14e6
-    assert {p.name for p in files} == {
-        "__init__.py",
-        *(f"{n}.{e}" for n in weights.NAMES for e in ("json", "safetensors")),
-    }
-    for name in weights.NAMES:
-        facts = json.loads((weights.FOLDER / f"{name}.json").read_text())
-        assert facts["sha256"] == weights._sum(weights.FOLDER / f"{name}.safetensors")
+    assert {p.name for p in files} == {f"{n}.{e}" for n in shipped.NAMES for e in ("json", "safetensors")}
+    for name in shipped.NAMES:
+        facts = json.loads((shipped.FOLDER / f"{name}.json").read_text())
+        assert facts["sha256"] == shipped.checksum(shipped.FOLDER / f"{name}.safetensors")
         assert facts["recipe"] == json.loads(
-            json.dumps(dataclasses.asdict(weights.RECIPES[name]))
+            json.dumps(dataclasses.asdict(recipes.RECIPES[name]))
         )  # the recipe in the code made it
         assert {"device", "python", "torch", "seconds", "source"} == set(facts["provenance"])
 
 
 def test_a_loaded_network_is_in_float32_with_the_numbers_of_the_file(judge, pretrained):
     for name, net in (("features", judge), ("glyphs", pretrained.net)):
-        tensors, _ = read_safetensors(weights.FOLDER / f"{name}.safetensors")
+        tensors, _ = read_safetensors(shipped.FOLDER / f"{name}.safetensors")
         state = {k: v for k, v in net.state_dict().items() if k != "pos_embed"}
         assert tensors.keys() == state.keys() and {v.dtype for v in state.values()} == {torch.float32}
         assert all(torch.equal(tensors[k].float(), state[k]) for k in state)
@@ -178,26 +208,26 @@ def test_a_loaded_network_is_in_float32_with_the_numbers_of_the_file(judge, pret
     )
 
 
-@pytest.mark.parametrize("name", weights.NAMES)
+@pytest.mark.parametrize("name", shipped.NAMES)
 def test_what_is_made_is_read_back_and_nothing_half_written_is_left(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "accuracy", functools.partial(accuracy, n=20))
-    facts = weights.make(name, TINY if name == "dit" else QUICK, folder=tmp_path)
+    monkeypatch.setattr(features, "accuracy", functools.partial(accuracy, n=20))
+    facts = recipes.make(name, dict(features=RECIPE, glyphs=QUICK, dit=TINY)[name], folder=tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {f"{name}.json", f"{name}.safetensors"}
     assert json.loads((tmp_path / f"{name}.json").read_text()) == json.loads(json.dumps(facts))
-    net = weights.load(name, folder=tmp_path)
+    net = shipped.load(name, folder=tmp_path)
     if name == "glyphs":
         assert (
             net.config == facts["config"] | {"sigma_data": 0.5}
             and net.config["hidden_size"] == 16
             and net.null == 62
         )
-        made = weights.pretrain(QUICK).net.state_dict()
+        made = recipes.pretrain(QUICK).net.state_dict()
     elif name == "dit":
         assert isinstance(net, VP) and net.config == facts["config"] and net.net.config["velocity"]
-        made = weights.pretrain_dit(TINY).net.state_dict()
+        made = recipes.pretrain_dit(TINY).net.state_dict()
     else:
         assert set(facts["accuracy"]) == {"source", "wide"}
-        made = weights.judge(QUICK).state_dict()
+        made = recipes.judge(RECIPE).state_dict()
     state = (net if name == "features" else net.net).state_dict()
     for k, v in made.items():
         assert torch.equal(state[k], v if k == "pos_embed" else v.half().float())
@@ -205,18 +235,18 @@ def test_what_is_made_is_read_back_and_nothing_half_written_is_left(name, tmp_pa
 
 def test_the_shipped_dit_is_an_ordinary_checkpoint_of_a_trained_network():
     """`dit finetune --pretrained` reads it, and on fresh source glyphs its noise is better with the label than without."""
-    shipped, read = weights.load("dit"), VP(load_pretrained(weights.FOLDER / "dit.safetensors", num_heads=4))
+    net, read = shipped.load("dit"), VP(load_pretrained(shipped.FOLDER / "dit.safetensors", num_heads=4))
     x0, label = World().sample(124, generator=seeded(70))
-    x0, eps = codes(x0), torch.randn(124, *shipped.shape, generator=seeded(71))
+    x0, eps = codes(x0), torch.randn(124, *net.shape, generator=seeded(71))
     for sigma in (0.5, 2.0, 8.0):
         error = lambda D, sigma=sigma: (D(x0 + sigma * eps, sigma) - x0).square().mean().item()
         labelled, null, untrained = (
-            error(net.denoiser(c))
-            for net, c in ((shipped, label), (shipped, shipped.null), (VP(DiT(**shipped.config)), label))
+            error(each.denoiser(c))
+            for each, c in ((net, label), (net, net.null), (VP(DiT(**net.config)), label))
         )
         assert labelled < null < 0.5 * untrained
     close(
-        read.denoiser(label)(x0 + eps, 1.0), shipped.denoiser(label)(x0 + eps, 1.0), rtol=0, atol=2e-3
+        read.denoiser(label)(x0 + eps, 1.0), net.denoiser(label)(x0 + eps, 1.0), rtol=0, atol=2e-3
     )  # its positions too are of half precision
 
 
@@ -224,27 +254,27 @@ def test_the_shipped_dit_is_an_ordinary_checkpoint_of_a_trained_network():
 def copied(tmp_path):
     """A folder with the judge's two files."""
     for suffix in (".safetensors", ".json"):
-        shutil.copy((weights.FOLDER / "features").with_suffix(suffix), tmp_path)
+        shutil.copy((shipped.FOLDER / "features").with_suffix(suffix), tmp_path)
     return tmp_path
 
 
 def test_a_copy_loads_like_the_original(copied, judge):
     assert all(
         torch.equal(a, b)
-        for a, b in zip(weights.load("features", folder=copied).parameters(), judge.parameters(), strict=True)
+        for a, b in zip(shipped.load("features", folder=copied).parameters(), judge.parameters(), strict=True)
     )
 
 
 def test_an_unknown_name_is_refused():
     with refuses("name is 'other'", "features, glyphs"):
-        weights.load("other")
+        shipped.load("other")
 
 
 @pytest.mark.parametrize("suffix", (".safetensors", ".json"))
 def test_a_missing_file_is_named_with_the_remedy(suffix, copied):
     (copied / f"features{suffix}").unlink()
     with refuses(f"features{suffix} is missing", "python -m dgtoy weights", error=FileNotFoundError):
-        weights.load("features", folder=copied)
+        shipped.load("features", folder=copied)
 
 
 @pytest.mark.parametrize(
@@ -263,14 +293,14 @@ def test_a_damaged_file_is_refused(damage, copied):
     path = copied / "features.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with refuses("features.safetensors has SHA-256", "expected", "damaged", "fetch it again"):
-        weights.load("features", folder=copied)
+        shipped.load("features", folder=copied)
 
 
 def test_a_damaged_page_of_facts_is_refused(copied):
     path = copied / "features.json"
     path.write_text(path.read_text()[:200])
     with refuses("features.json is not a complete page of JSON", "fetch it again"):
-        weights.load("features", folder=copied)
+        shipped.load("features", folder=copied)
 
 
 def test_a_file_of_another_network_is_refused_even_with_its_checksum(copied):
@@ -278,6 +308,6 @@ def test_a_file_of_another_network_is_refused_even_with_its_checksum(copied):
     tensors, header = read_safetensors(path)
     write_safetensors(path, {k: v for k, v in tensors.items() if k != "glyph.1.bias"}, header)
     facts = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps(facts | {"sha256": weights._sum(path)}))
+    path.with_suffix(".json").write_text(json.dumps(facts | {"sha256": shipped.checksum(path)}))
     with refuses("features.safetensors: glyph.1.bias has shape nothing", "(62,)"):
-        weights.load("features", folder=copied)
+        shipped.load("features", folder=copied)

@@ -185,10 +185,11 @@ def _show_findings(out):
 def weights(args):
     """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
     from .. import shipped
+    from . import recipes
 
     device = environment.device(args.device)
     for name in shipped.NAMES:
-        shipped.make(name, device=device, progress=True)
+        recipes.make(name, device=device, progress=True)
 
 
 def _bench_options(parser):

@@ -94,7 +94,7 @@ class Glyphs:
     resize = "32 pixels, bicubic, antialiased"
 
     def __init__(self, weights=None, device="cpu"):
-        from .. import shipped as shipped
+        from .. import shipped
 
         self.net, self.device = shipped.load("features", device), device
         self.checksum = checksum(shipped.FOLDER / "features.safetensors")

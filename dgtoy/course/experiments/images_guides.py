@@ -9,10 +9,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ... import shipped as weights
+from ...checkpoint import read_safetensors, write_safetensors
 from ...dit import EDM, DiT, load_weights
 from ...guidance import cfg, domain_guidance, guided
 from ...samplers import dpmpp_2m, heun
-from .. import plot
+from .. import plot, recipes
 from ..records import merge, record, row, rows
 from .pictures import QUICK, Judge, Setting, cache_folder, cells, finetuned, named
 
@@ -35,8 +36,8 @@ class Config:
     w: float = 1.5
     sampling: tuple = (("dpmpp_2m", 5), ("dpmpp_2m", 10))
     intervals: tuple = ((0.0, None), (0.2, 2.0))
-    recipe: weights.Config = dataclasses.replace(
-        weights.Config(), pretrain=dataclasses.replace(weights.Config().pretrain, steps=32, batch=32)
+    recipe: recipes.Config = dataclasses.replace(
+        recipes.Config(), pretrain=dataclasses.replace(recipes.Config().pretrain, steps=32, batch=32)
     )
 
     @classmethod
@@ -58,7 +59,7 @@ class Config:
                 ("heun", 40),
             ),
             intervals=((0.0, None), (0.0, 2.0), (0.2, 2.0), (0.2, 8.0)),
-            recipe=weights.Config(),
+            recipe=recipes.Config(),
         )
 
 
@@ -82,11 +83,11 @@ def stranger(kind, config, device):
     )
     path = (
         cache_folder()
-        / f"{named('stranger', (kind, recipe), ('glyphs', 'dit/network', 'dit/adapters', 'train', 'samplers'))}.safetensors"
+        / f"{named('stranger', (kind, recipe), ('course/worlds/glyphs', 'dit/network', 'dit/denoisers', 'train', 'samplers'))}.safetensors"
     )
     if not path.exists():
-        net = weights.pretrain(recipe, seed, device)
-        weights.write_safetensors(
+        net = recipes.pretrain(recipe, seed, device)
+        write_safetensors(
             path,
             {k: v.half() for k, v in net.net.state_dict().items() if k != "pos_embed"},
             dict(config=net.net.config),
@@ -95,7 +96,7 @@ def stranger(kind, config, device):
 
 
 def _stored(path, device):
-    state, header = weights.read_safetensors(pathlib.Path(path))
+    state, header = read_safetensors(pathlib.Path(path))
     net = DiT(**header["config"])
     load_weights(net, {k: v.float() for k, v in state.items()} | {"pos_embed": net.pos_embed}, path)
     return EDM(net).to(device).compile()

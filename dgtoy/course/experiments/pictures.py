@@ -18,7 +18,6 @@ from ...checkpoint import write_text
 from ...samplers import dpmpp_2m, karras, last
 from ...train import Points, Recipe, fit
 from ..worlds import glyphs
-from ..worlds.features import Reading
 
 SOURCES = (
     "course/worlds/glyphs",
@@ -32,6 +31,7 @@ SOURCES = (
     "interop/lora",
     "metrics",
     "course/worlds/features",
+    "shipped/judge",
     "course/experiments/pictures",
 )
 METRICS = ("frechet", "style_error", "class_error", "precision", "recall", "density", "coverage")
@@ -49,7 +49,7 @@ class Setting:
     narrow: float = 0.2
     gap: float = 0.0
     size: int = 100  # target images a class
-    finetune: Recipe = Recipe(steps=1000, batch=128, lr=3e-4, noise=weights.NOISE)
+    finetune: Recipe = Recipe(steps=1000, batch=128, lr=3e-4, noise=(-1.0, 1.4))
     samples: int = 1000  # for each seed, the classes in equal shares
     truth: int = 10_000
     steps: int = 20
@@ -194,7 +194,8 @@ class Judge:
         """How far the most foreign knob lies from the middle of its true range, in half-widths.  -> (n,)"""
         return ((seen.style - self.middle) / self.half).abs().amax(-1)
 
-    def _read(self, x) -> Reading:
+    def _read(self, x):
+        """What the feature network sees.  -> shipped.judge.Reading"""
         return self.net.read(x)
 
 
