@@ -83,19 +83,22 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(TrainingConfig):
-    """How `fit` trains. noise: (mean, std) of ln sigma.
+    """How `fit` trains. P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022, table 1).
 
     w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the steps.
     """
 
-    noise: tuple = (-0.5, 1.6)
+    P_mean: float = -0.5
+    P_std: float = 1.6
     w: float = 1.0
     late: float = 0.5
 
     def __post_init__(self):
         super().__post_init__()
-        if not math.isfinite(self.noise[0]) or not 0 <= self.noise[1] < math.inf:
-            raise ValueError(f"noise is {self.noise}; expected the finite mean and std of ln sigma, std >= 0")
+        if not math.isfinite(self.P_mean) or not 0 <= self.P_std < math.inf:
+            raise ValueError(
+                f"P_mean, P_std are {self.P_mean}, {self.P_std}; expected finite numbers, P_std >= 0"
+            )
         if not 1 <= self.w < 2 or not 0 <= self.late <= 1:
             raise ValueError(
                 f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point)"
@@ -336,7 +339,7 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
         z[k].normal_(generator=g)
     x0, label = data.draw(u[:, 0], z[:, 1 : 1 + dim].movedim(1, -1))  # (S, BLOCK, B, D), (S, BLOCK, B)
     label = torch.where(u[:, 1] < recipe.dropout, null, label)
-    sigma = log_normal(z[:, 0], *recipe.noise)
+    sigma = log_normal(z[:, 0], recipe.P_mean, recipe.P_std)
     return x0, label, sigma, x0 + beside(sigma, x0) * z[:, 1 + dim :].movedim(1, -1).unflatten(-1, shape)
 
 

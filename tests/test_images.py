@@ -15,7 +15,7 @@ from dgtoy.train import BLOCK, batches, denoising_loss
 close = torch.testing.assert_close
 SHAPE = (3, 8, 8)
 RECIPE = Recipe(
-    steps=70, batch=4, lr=3e-3, dropout=0.2, ema=0.9, noise=(-1.0, 1.4)
+    steps=70, batch=4, lr=3e-3, dropout=0.2, ema=0.9, P_mean=-1.0, P_std=1.4
 )  # 70 steps: more than one block
 WORLD = World("0A", size=8)
 
@@ -265,7 +265,7 @@ def test_dogfit_converges_to_domain_guidance_of_weight_1_over_2_minus_w(w):
         Points(torch.ones(1, 4, 1), torch.zeros(1, 4).long()),
     )
     for _ in fit(
-        net, data, Recipe(steps=1500, batch=256, lr=3e-3, noise=(0.0, 0.3), w=w, late=0.2), guide=prior
+        net, data, Recipe(steps=1500, batch=256, lr=3e-3, P_mean=0.0, P_std=0.3, w=w, late=0.2), guide=prior
     ):
         pass
     x, sigma = torch.linspace(-0.5, 2.5, 30)[None, :, None], torch.ones(1, 30)

@@ -169,7 +169,7 @@ def test_draws_leave_the_global_generator_alone():
 
 def test_noisy_points_are_clean_points_plus_sigma_times_noise():
     x0, label, sigma, x = batches(
-        data(2), SEEDS, dataclasses.replace(RECIPE, batch=500, noise=(0.3, 0.7)), 2, 0, 2
+        data(2), SEEDS, dataclasses.replace(RECIPE, batch=500, P_mean=0.3, P_std=0.7), 2, 0, 2
     )
     eps = (x - x0) / sigma[..., None]
     assert abs(eps.mean()) < 0.01 and eps.std().item() == pytest.approx(1, abs=0.01)
@@ -378,13 +378,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", (dict(lr=1e-3), dict(batch=9), dict(dropout=0.0), dict(ema=0.99), dict(noise=(0.0, 1.0)))
+    "change", (dict(lr=1e-3), dict(batch=9), dict(dropout=0.0), dict(ema=0.99), dict(P_mean=0.0))
 )
 def test_a_checkpoint_of_another_recipe_is_refused(change, checkpoint):
     ((key, value),) = change.items()
-    shown = list(value) if key == "noise" else value
     refused_with_the_file_intact(
-        checkpoint, "recipe", f"'{key}': {shown}", recipe=dataclasses.replace(RECIPE, **change)
+        checkpoint, "recipe", f"'{key}': {value}", recipe=dataclasses.replace(RECIPE, **change)
     )
 
 
@@ -449,8 +448,8 @@ def test_a_file_that_is_not_there_is_missed_by_its_own_error(tmp_path):
         (dict(lr=0.0), "0.0"),
         (dict(lr=math.nan), "nan"),
         (dict(lr=math.inf), "inf"),
-        (dict(noise=(0.0, -1.0)), "noise"),
-        (dict(noise=(math.nan, 1.0)), "noise"),
+        (dict(P_std=-1.0), "P_mean, P_std are -0.5, -1.0"),
+        (dict(P_mean=math.nan), "P_mean, P_std are nan"),
     ],
 )
 def test_a_recipe_that_is_none_is_refused(change, word):

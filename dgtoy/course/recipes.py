@@ -25,7 +25,7 @@ class Config:
     depth: int = 6
     num_heads: int = 3
     patch_size: int = 4
-    pretrain: Recipe = Recipe(steps=16_000, batch=1024, lr=5e-4, ema=0.9995, noise=(-1.0, 1.4))
+    pretrain: Recipe = Recipe(steps=16_000, batch=1024, lr=5e-4, ema=0.9995, P_mean=-1.0, P_std=1.4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Setting:
     narrow: float = 0.2
     gap: float = 0.0
     size: int = 100  # target images a class
-    finetune: Recipe = Recipe(steps=1000, batch=128, lr=3e-4, noise=(-1.0, 1.4))
+    finetune: Recipe = Recipe(steps=1000, batch=128, lr=3e-4, P_mean=-1.0, P_std=1.4)
     samples: int = 1000  # for each seed, the classes in equal shares
     truth: int = 10_000
     steps: int = 20
