@@ -340,11 +340,11 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     x0, label = data.draw(u[:, 0], z[:, 1 : 1 + dim].movedim(1, -1))  # (S, BLOCK, B, D), (S, BLOCK, B)
     label = torch.where(u[:, 1] < recipe.dropout, null, label)
     sigma = log_normal(z[:, 0], recipe.P_mean, recipe.P_std)
-    return x0, label, sigma, x0 + beside(sigma, x0) * z[:, 1 + dim :].movedim(1, -1).unflatten(-1, shape)
+    return x0, label, sigma, x0 + append_dims(sigma, x0) * z[:, 1 + dim :].movedim(1, -1).unflatten(-1, shape)
 
 
-def beside(a, x):
-    """a (*B) with an axis of length 1 for each further one of x (*B, *D), so that the two multiply."""
+def append_dims(a, x):
+    """a (*B) with axes of length 1 appended until it has as many as x (*B, *D), so that the two multiply."""
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
 
 
@@ -354,7 +354,7 @@ def denoising_loss(x0_hat, x0, sigma, sigma_data):
     sigma (..., B) tells where the axes of a point begin.
     """
     weight = 1 / sigma**2 + 1 / sigma_data**2
-    return (beside(weight, x0) * (x0_hat - x0) ** 2).mean(tuple(range(sigma.ndim - 1, x0.ndim)))
+    return (append_dims(weight, x0) * (x0_hat - x0) ** 2).mean(tuple(range(sigma.ndim - 1, x0.ndim)))
 
 
 def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
@@ -405,7 +405,7 @@ def _loss(guide, net, x0, label, sigma, x, extra=None):
     x0_hat = net(x, sigma, label)
     if extra is not None:
         learned = x0 + extra * (x0_hat.detach() - guide(x, sigma))
-        x0 = torch.where(beside(label == net.null, x0), x0, learned)
+        x0 = torch.where(append_dims(label == net.null, x0), x0, learned)
     return denoising_loss(x0_hat, x0, sigma, net.sigma_data)
 
 
