@@ -14,14 +14,20 @@ from helpers import refuses
 
 from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, recipes, records
+from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
-from dgtoy.course.experiments import IMAGES, NAMES, POINTS, REPLICATED, pictures
-from dgtoy.course.lab import METRICS, Judge, Setting
+from dgtoy.course.experiments import NAMES
+from dgtoy.course.lab import PointJudge, PointSetting, replace
+from dgtoy.course.pictures import PictureSetting
 from dgtoy.dit import EDM, DiT
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
 RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in NAMES)
-TINY = Setting(
+SETTINGS = {name: getattr(experiments.config(name, "quick"), "setting", None) for name in NAMES}
+POINTS = ("exact", *(name for name, s in SETTINGS.items() if isinstance(s, PointSetting) and name != "idea"))
+REPLICATED = [name for name in NAMES if hasattr(experiments.get(name).Config, "replica")]
+PROVENANCE = {"device", "python", "torch", "seconds", "source", "commit", "clean"}
+TINY = PointSetting(
     seeds=4,
     size=8,
     width=8,
@@ -30,8 +36,8 @@ TINY = Setting(
     samples=24,
     steps=3,
 )
-TINY_IMAGES = pictures.Setting(seeds=2, size=3, samples=20, truth=80, steps=2).but(
-    finetune=dict(steps=10, batch=2)
+TINY_PICTURES = PictureSetting(
+    seeds=2, size=3, samples=20, truth=80, steps=2, finetune=Recipe(steps=10, batch=2, P_mean=-1.0, P_std=1.4)
 )
 STAGES = (
     ("100 steps", 8, 2, 1e-3),
@@ -86,10 +92,10 @@ def glyphs_dit():
 
 def tiny(name):
     """The experiment's module and its quick configuration at toy size."""
-    module = experiments.get(name)
-    config = module.Config.quick()
-    setting = {"setting": TINY_IMAGES if name in IMAGES else TINY} if hasattr(config, "setting") else {}
-    return module, dataclasses.replace(config, **setting, **SMALL.get(name, {}))
+    sizes = {PointSetting: TINY, PictureSetting: TINY_PICTURES}
+    setting = dict(setting=sizes[type(SETTINGS[name])]) if SETTINGS[name] else {}
+    config = dataclasses.replace(experiments.config(name, "quick"), **setting, **SMALL.get(name, {}))
+    return experiments.get(name), config
 
 
 def alike(one, other):
@@ -106,7 +112,7 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
     module, config = tiny(name)
     record = module.run(config)
     assert record["name"] == name and record["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
-    assert set(record["provenance"]) == {"device", "python", "torch", "seconds", "source"}
+    assert set(record["provenance"]) == PROVENANCE and record["intervals"] == records.INTERVALS
     assert alike(module.run(config)["results"], record["results"])  # the second time from the cached networks
     path = records.save(record, module.figure(record), tmp_path)
     plt.close("all")
@@ -122,46 +128,44 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_have_enough_seeds(name):
-    module = experiments.get(name)
-    seeds = lambda config: config.setting.seeds if hasattr(config, "setting") else config.seeds
-    full, quick = (64, 8) if name in POINTS else (2, 2) if name in ("scale", "why") else (6, 2)
-    assert seeds(module.Config.full()) >= full and seeds(module.Config.quick()) >= quick
+    seeds = lambda preset: problem(experiments.config(name, preset)).seeds
+    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8))
+    full, quick = (64, 8) if name in POINTS else few.get(name, (6, 2))
+    assert seeds("full") >= full and seeds("quick") >= quick
+
+
+def problem(config):
+    return getattr(config, "setting", config)
 
 
 @pytest.mark.parametrize("name", REPLICATED)
 def test_a_replica_shares_no_seed_or_no_domain_with_the_full_run(name):
-    full, again = (
-        getattr(c, "setting", c) for c in (experiments.config(name, p) for p in ("full", "replica"))
-    )
+    full, again = (problem(experiments.config(name, preset)) for preset in ("full", "replica"))
     if name in POINTS:
         assert full.domain != again.domain and full.layout != again.layout
     else:
-        assert not set(range(full.first, full.first + full.seeds)) & set(
-            range(again.first, again.first + again.seeds)
-        )
+        assert again.first >= full.first + full.seeds
 
 
-def test_shares_of_an_experiment_s_cells_together_are_all_of_them(tmp_path, monkeypatch):
-    monkeypatch.setenv("DGTOY_CACHE", str(tmp_path))
-    done = []
-    work = lambda key: done.append(key) or key * 10
-    parts = [pictures.cells("images", work, range(7), (i, 3))[0] for i in range(3)]
-    assert sorted(k for p in parts for k in p) == list(range(7)) and sorted(done) == list(range(7))
-    assert pictures.cells("images", work, range(7))[0] == {k: 10 * k for k in range(7)} and len(done) == 7
+def test_an_experiment_or_preset_that_is_not_there_is_refused():
+    with refuses("name is 'alchemy'", "expected one of exact"):
+        experiments.get("alchemy")
+    with refuses("preset is replica", "exact"):
+        experiments.config("exact", "replica")
 
 
 def test_a_seed_s_networks_and_scores_do_not_depend_on_the_number_of_seeds():
-    one = TINY.but(seeds=2)
+    one = replace(TINY, seeds=2)
     few, many = lab.finetuned(one), lab.finetuned(TINY)
     for name, p in few.params.items():
         torch.testing.assert_close(p.detach(), many.params[name].detach()[:2], rtol=1e-4, atol=1e-5)
-    assert torch.equal(Judge(one).start(1), Judge(TINY).start(1)[:2])
+    assert torch.equal(PointJudge(one).start(1), PointJudge(TINY).start(1)[:2])
 
 
 def test_true_samples_are_judged_faultless():
-    judge = Judge(TINY.but(samples=2_000, steps=64))
-    found = judge.score(lambda c: judge.parts[c].denoise)
-    assert set(found) == set(METRICS) and all(len(v) == TINY.seeds for v in found.values())
+    judge = PointJudge(replace(TINY, samples=2_000, steps=64))
+    found = judge.score(judge.sample(lambda c: judge.parts[c].denoise))
+    assert set(found) == set(judge.metrics) and all(len(v) == TINY.seeds for v in found.values())
     assert (
         np.mean(found["out_of_domain"]) == pytest.approx(0.01, abs=0.005) and np.mean(found["coverage"]) == 1
     )
@@ -169,8 +173,10 @@ def test_true_samples_are_judged_faultless():
 
 
 def test_a_changed_setting_is_trained_anew():
-    assert TINY.but(finetune=dict(dropout=0.5)).finetune == dataclasses.replace(TINY.finetune, dropout=0.5)
-    a, b = lab.finetuned(TINY), lab.finetuned(TINY.but(size=9))
+    assert replace(TINY, finetune=dict(dropout=0.5)).finetune == dataclasses.replace(
+        TINY.finetune, dropout=0.5
+    )
+    a, b = lab.finetuned(TINY), lab.finetuned(replace(TINY, size=9))
     assert not torch.equal(a.params["body.0.bias"], b.params["body.0.bias"])
 
 
@@ -187,7 +193,7 @@ def test_a_missing_record_says_which_command_makes_it(tmp_path):
 
 
 def test_a_finding_holds_when_all_its_parts_do():
-    verdict = lambda *held: claims.Finding(0, 0, 0, 8, "", dict(enumerate(held)), "").verdict
+    verdict = lambda *held: claims.finding.Finding(0, 0, 0, 8, "", dict(enumerate(held)), "").verdict
     assert (
         verdict(True, True) == "holds"
         and verdict(True, False) == "holds in part"
@@ -200,7 +206,7 @@ def test_paired_differences_are_positive_where_the_better_is_better():
         dict(method="DoG", out_of_domain=[0.1, 0.2, 0.1]),
         dict(method="CFG", out_of_domain=[0.3, 0.5, 0.4]),
     ]
-    mean, low, high = claims.paired(
+    mean, low, high = rules.paired(
         dict(name="x", results=dict(rows=rows)), dict(method="DoG"), dict(method="CFG")
     )
     assert mean == pytest.approx(0.8 / 3) and 0 < low <= mean <= high

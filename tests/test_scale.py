@@ -1,4 +1,5 @@
-"""The study at scale: its world, its data and its judge. (That it runs and makes a record: test_experiments.)"""
+"""The study at scale: its world, its data and its judge. (That it runs and makes a
+record: test_experiments.)"""
 
 import base64
 import dataclasses
@@ -13,7 +14,7 @@ from PIL import Image
 from dgtoy import distributed, domain_guidance, vp
 from dgtoy.checkpoint import load_state
 from dgtoy.course.claims.scale import c15, c20
-from dgtoy.course.experiments import directions, pictures, scale, scale_setup, why
+from dgtoy.course.experiments import directions, scale, scale_setup, why
 from dgtoy.course.worlds import glyphs
 from dgtoy.dit import VP, DiT
 from dgtoy.pipeline import finetune, sample
@@ -63,7 +64,7 @@ def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
 
 def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pictures():
     config = scale.Config(samples=62, truth=400)
-    judge = scale_setup.Judge(config, "course", "cpu")
+    judge = scale_setup.LatentJudge(config, "course", "cpu")
     net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
     one = judge.latents(net, None, seed=3, method="none", batch=10)
     other = sample.draw_latents(
@@ -74,7 +75,7 @@ def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pi
         62,
     )
     close(one, other, rtol=1e-4, atol=1e-4)
-    close(judge.through(net.denoiser(judge.label), net, 3), other, rtol=1e-4, atol=1e-4)
+    close(judge.sample(net.denoiser, 3), other, rtol=1e-4, atol=1e-4)
     true, noise = judge.score(judge.draw(62, 77)), judge.score(torch.randn(62, 4, 32, 32))
     assert true["frechet"] < noise["frechet"] / 3 and true["class_error"] < 0.2 < noise["class_error"]
 
@@ -107,18 +108,18 @@ def test_a_replica_pre_trains_a_model_of_its_own(monkeypatch):
     monkeypatch.setattr(
         scale, "pretrained", lambda config, network, seed, device: asked.append(seed) or 1 / 0
     )
-    for config in (scale.Config(), pictures.replica(scale.Config())):
+    for config in (scale.Config(), dataclasses.replace(scale.Config(), first=100)):
         with pytest.raises(ZeroDivisionError):
             scale._cell(config, "cpu", "course", "full", config.first)
-    assert asked == [0, 100] and [k[-1] for k in scale.keys(pictures.replica(scale.Config()), "cpu")] == [
-        100,
-        101,
-    ]
+    again = dataclasses.replace(scale.Config(), first=100)
+    assert asked == [0, 100] and [key[-1] for key in scale.keys(again)] == [100, 101]
+    assert scale.Config.replica().first == 100
 
 
 @pytest.mark.parametrize("dog, verdict", [(80.0, "holds"), (130.0, "holds in part")])
 def test_the_rule_of_c15(dog, verdict):
-    """Made-up records: DoG at 80 against CFG at 100 holds, DoG at 130 does not, though CFG still beats none."""
+    """Made-up records: DoG at 80 against CFG at 100 holds, DoG at 130 does not,
+    though CFG still beats none."""
     seeds = lambda v: [v - 1, v, v + 1]
     rows = [
         row("weight", seeds(v), target="course", variant="full", step=8, method=m, w=w)

@@ -89,8 +89,9 @@ def records(args):
     from .claims import report
 
     device, out = environment.device(args.device), args.out or PRESETS[args.preset]
-    for name in experiments.REPLICATED if args.preset == "replica" else experiments.NAMES:
-        _run(name, args.preset, device, out)
+    for name in experiments.NAMES:
+        if hasattr(experiments.get(name).Config, args.preset):
+            _run(name, args.preset, device, out)
     print(report.findings(report.judge(out)))
 
 

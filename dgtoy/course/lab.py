@@ -1,34 +1,114 @@
-"""What the experiments share: the networks of a setting, one judge for all methods, and records on disk."""
+"""The laboratory: a setting says which transfer problem is studied, a judge samples methods
+there and scores the samples.
+
+The contract of both is here, with the world of points; `pictures` has that of glyphs,
+`experiments.scale_setup` that of their latents. A method is a function label -> denoiser.
+"""
 
 import dataclasses
-import hashlib
-import os
-import pathlib
 
 import torch
 from tqdm import tqdm
 
-import dgtoy
-
 from .. import metrics
+from ..guidance import autoguidance, cfg, domain_guidance
 from ..nets import Ensemble
 from ..samplers import heun, karras, last
 from ..train import Recipe, fit
+from . import cache
 from .worlds import domains
 
-METRICS = ("out_of_domain", "energy", "coverage", "class_error")
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One transfer problem, how its networks are trained, and how they are sampled. Seeds run from 0."""
+    """A transfer problem: the seeds first, first + 1, ..., which target, how
+    models are fine-tuned and sampled."""
+
+    seeds: int
+    first: int = 0
+    layout: int = 0  # which source of points, which target of pictures
+    finetune: Recipe
+    samples: int
+    steps: int
+    sigma_min: float
+    sigma_max: float
+
+    def each_seed(self):
+        return range(self.first, self.first + self.seeds)
+
+    def sigmas(self, steps=None):
+        return karras(steps or self.steps, self.sigma_min, self.sigma_max)
+
+
+class Judge:
+    """Samples methods from the noise that every method starts from, and scores samples against the truth.
+
+    Each kind of world has its own: `metrics`, their names; `sample(method, seed=None, sampler, steps,
+    **options)`, samples of all labels; `score(samples)` -> {metric: a number, or one for each seed}. seed: of
+    a network alone; an ensemble holds all.
+    """
+
+    def __init__(self, setting, device="cpu"):
+        self.setting, self.device = setting, device
+
+    def flow(self, D, noise, sampler, steps=None, **options):
+        """Where a denoiser takes standard normal noise."""
+        sigmas = self.setting.sigmas(steps)
+        return last(sampler(D, sigmas[0].float() * noise, sigmas, **options))
+
+
+class Presets:
+    """quick(): minutes on a CPU. An experiment adds full(), for a GPU, and most add replica():
+    another target or other seeds."""
+
+    @classmethod
+    def quick(cls):
+        return cls()
+
+
+def replace(config, **changes):
+    """A dataclass with some fields changed. A dict given for a field that is a
+    dataclass changes fields of that."""
+    for name, value in changes.items():
+        if isinstance(value, dict) and dataclasses.is_dataclass(getattr(config, name)):
+            changes[name] = replace(getattr(config, name), **value)
+    return dataclasses.replace(config, **changes)
+
+
+def methods(finetuned, pretrained, weights, names=("none", "CFG", "DoG"), interval=None, weaker=None):
+    """The methods of these names at every weight, "none" once: (name, w, label -> denoiser).
+
+    interval: of "DoG on an interval". weaker: the guide of "autoguidance".
+    """
+    if "none" in names:
+        yield "none", 1.0, finetuned.denoiser
+    for w in weights:
+        guided = _guided(finetuned, pretrained.denoiser(pretrained.null), w, interval, weaker)
+        for name in names:
+            if name != "none":
+                yield name, w, guided[name]
+
+
+def _guided(finetuned, guide, w, interval, weaker):
+    """Every guided method of `methods` at one weight.  -> {name: label -> denoiser}"""
+    return {
+        "CFG": lambda y: cfg(finetuned, y, finetuned.null, w),
+        "DoG": lambda y: domain_guidance(finetuned.denoiser(y), guide, w),
+        "DoG on an interval": lambda y: domain_guidance(finetuned.denoiser(y), guide, w, interval),
+        "autoguidance": lambda y: autoguidance(finetuned.denoiser(y), weaker.denoiser(y), w),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PointSetting(Setting):
+    """A transfer problem in the plane, see `domains.make`; one network for each
+    seed, all trained together."""
 
     seeds: int = 8
     domain: str = "moons"
     gap: float = 0.0
     breadth: float = 1.0
     classes: int = 2
-    layout: int = 0
     size: int = 256  # target points a class
     width: int = 96
     pretrain: Recipe = Recipe(steps=4000)
@@ -38,58 +118,57 @@ class Setting:
     sigma_min: float = 0.005
     sigma_max: float = 20.0
 
-    def but(self, **changes):
-        """This setting with some fields changed; a field of the fine-tuning recipe goes in as finetune=dict(...)."""
-        if isinstance(changes.get("finetune"), dict):
-            changes["finetune"] = dataclasses.replace(self.finetune, **changes["finetune"])
-        return dataclasses.replace(self, **changes)
-
     def world(self, device="cpu"):
         return domains.make(self.domain, self.gap, self.breadth, self.classes, self.layout).to(device)
 
-    def sigmas(self, steps=None):
-        return karras(steps or self.steps, self.sigma_min, self.sigma_max)
+
+FULL = PointSetting(seeds=64, samples=1024)
+REPLICA = PointSetting(seeds=16, domain="spirals", layout=1)
 
 
 def pretrained(setting, device="cpu", progress=False):
-    """The averaged weights of networks trained on the source, one a seed."""
+    """The averaged weights of networks trained on the source, one for each seed."""
     source = setting.world(device).source
-    key = (setting.seeds, setting.breadth, setting.layout, setting.width, setting.pretrain)
-    nets = Ensemble.of(range(setting.seeds), num_classes=source.num_classes, width=setting.width).to(device)
-    return _trained("pretrain", key, nets, source, setting.pretrain, progress)
+    nets = Ensemble.of(setting.each_seed(), num_classes=source.num_classes, width=setting.width).to(device)
+    return trained("pretrain", nets, source, setting.pretrain, progress)
 
 
 def finetuned(setting, device="cpu", progress=False):
-    """The averaged weights of the pre-trained networks after fine-tuning on `size` points a class, one a seed."""
+    """The averaged weights of the pre-trained networks after fine-tuning on `size` points a
+    class, one for each seed."""
     start = pretrained(setting, device, progress)
     world = setting.world(device)
     seeds = [10_000 + s for s in start.seeds]  # other batches and noise than in pre-training
     nets = start.with_classes(world.target.num_classes, seeds)
-    data = world.data(setting.size, range(setting.seeds), device)
-    return _trained("finetune", setting.but(samples=0, steps=0), nets, data, setting.finetune, progress)
+    data = world.data(setting.size, setting.each_seed(), device)
+    return trained("finetune", nets, data, setting.finetune, progress)
 
 
-def _trained(what, key, nets, data, recipe, progress):
-    """Train, or finish training, under a checkpoint named after everything that determines the result."""
-    ema = nets.clone()
-    sources = [
-        pathlib.Path(dgtoy.__file__).with_name(f"{m}.py")
-        for m in ("gmm", "course/worlds/domains", "samplers", "nets", "train", "checkpoint")
-    ]
-    text = repr(key) + torch.__version__ + nets.device.type + "".join(p.read_text() for p in sources)
-    cache = pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
-    path = cache / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
-    steps = fit(nets, data, recipe, ema, checkpoint=path, every=2000)
-    for _ in tqdm(steps, what, recipe.steps, leave=False, disable=not progress, mininterval=0.5):
+def prepared(setting, device="cpu", progress=False):
+    """What experiments on points start from: pre-trained networks, fine-tuned ones, the judge."""
+    networks = [make(setting, device, progress) for make in (pretrained, finetuned)]
+    return *networks, PointJudge(setting, device)
+
+
+def trained(name, net, data, recipe, progress=False):
+    """The averaged weights of `net` after `fit`, from the cache where they are; a run that was
+    interrupted goes on there."""
+    inputs = (net.config, net.seeds, net.params, data, recipe, net.device.type)
+    ema, path = net.clone(), cache.path(name, inputs, (fit, type(net), type(data)))
+    steps = fit(net, data, recipe, ema, checkpoint=path, every=2000)
+    for _ in tqdm(steps, name, recipe.steps, leave=False, disable=not progress, mininterval=0.5):
         pass
     return ema
 
 
-class Judge:
-    """Samples a method from the noise that every method starts from, and scores it against the exact target."""
+class PointJudge(Judge):
+    """The judge of points: the target's density is known. Each seed's samples start from that seed's
+    noise, whatever the others."""
+
+    metrics = ("out_of_domain", "energy", "coverage", "class_error")
 
     def __init__(self, setting, device="cpu"):
-        self.setting, self.device = setting, device
+        super().__init__(setting, device)
         self.target = setting.world(device).target
         self.parts = [self.target.given(c) for c in range(self.target.num_classes)]
         generator = torch.Generator(device).manual_seed(1)
@@ -97,31 +176,28 @@ class Judge:
         self.truth = [p.sample(2 * setting.samples, generator=generator) for p in self.parts]
 
     def start(self, label):
-        """Standard normal starting noise (S, n, 2): seed k's does not depend on the method or on the other seeds."""
+        """Standard normal noise of every seed for a class, (S, n, 2)."""
+        seeds = [500_000 + 1_000 * s + label for s in self.setting.each_seed()]
         draws = [
-            torch.Generator().manual_seed(500_000 + 1_000 * s + label) for s in range(self.setting.seeds)
+            torch.randn(self.setting.samples, 2, generator=torch.Generator().manual_seed(s)) for s in seeds
         ]
-        return torch.stack([torch.randn(self.setting.samples, 2, generator=g) for g in draws]).to(self.device)
+        return torch.stack(draws).to(self.device)
 
-    def sample(self, method, label, sampler=heun, steps=None, **options):
-        """Samples (S, n, 2) of a class; method: label -> denoiser."""
-        sigmas = self.setting.sigmas(steps)
-        return last(sampler(method(label), sigmas[0].float() * self.start(label), sigmas, **options))
+    def sample(self, method, seed=None, sampler=heun, steps=None, **options):
+        """Samples of every class and seed.  -> (classes, S, n, 2)"""
+        classes = range(len(self.parts))
+        return torch.stack([self.flow(method(c), self.start(c), sampler, steps, **options) for c in classes])
 
-    def score(self, method, sampler=heun, steps=None, **options):
-        """Each metric of METRICS for each seed, averaged over classes.  -> {metric: [S floats]}"""
-        rows = []
-        for c, part in enumerate(self.parts):
-            x = self.sample(method, c, sampler, steps, **options)
-            rows.append(
-                torch.stack(
-                    [
-                        metrics.out_of_domain(x, part, self.cuts[c]),
-                        metrics.energy_distance(x, self.truth[c]),
-                        metrics.mode_coverage(x, part),
-                        metrics.class_error(x, c, self.target),
-                    ]
-                )
-            )
-        mean = torch.stack(rows).mean(0).cpu()  # (metrics, S)
-        return {name: [round(v, 6) for v in row.tolist()] for name, row in zip(METRICS, mean)}
+    def score(self, x):
+        """Each metric for each seed, averaged over classes.  x (classes, S, n, 2) -> {metric: [S floats]}"""
+        found = [
+            [
+                metrics.out_of_domain(x[c], part, self.cuts[c]),
+                metrics.energy_distance(x[c], self.truth[c]),
+                metrics.mode_coverage(x[c], part),
+                metrics.class_error(x[c], c, self.target),
+            ]
+            for c, part in enumerate(self.parts)
+        ]
+        mean = torch.stack([torch.stack(row) for row in found]).mean(0).cpu()  # (metrics, S)
+        return {name: [round(v, 6) for v in row.tolist()] for name, row in zip(self.metrics, mean)}

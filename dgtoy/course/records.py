@@ -1,4 +1,5 @@
-"""Records on disk: what an experiment found, with config, seeds and provenance; its rows, merged over seeds; weights chosen on other seeds."""
+"""Records on disk: what an experiment found, with its config, seeds and provenance; its rows,
+and the best of them on other seeds."""
 
 import dataclasses
 import hashlib
@@ -6,49 +7,80 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 import time
 
 import numpy as np
 import torch
 
-import dgtoy
-
 from ..checkpoint import write_text
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+INTERVALS = "95% bootstrap over seeds, 10,000 resamples"
+HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage")
 
 
 def record(name, config, results, started, device):
-    """What an experiment returns: config, seeds, results and where they come from, ready for JSON."""
+    """What an experiment returns, ready for JSON: config, seeds by name, results, how
+    intervals are made, provenance."""
     config = json.loads(json.dumps(dataclasses.asdict(config)))
-    seeds = list(range((config.get("setting") or config.get("study") or config)["seeds"]))
+    seeds = config.get("setting") or config.get("study") or config
+    first = seeds.get("first", 0)
     return dict(
-        name=name, config=config, seeds=seeds, results=results, provenance=provenance(started, device)
+        name=name,
+        config=config,
+        seeds=list(range(first, first + seeds["seeds"])),
+        intervals=INTERVALS,
+        results=results,
+        provenance=provenance(started, device),
     )
 
 
 def provenance(started, device):
-    """Where a result comes from: device, versions, seconds since `started`, source revision."""
+    """Where a result comes from: device, versions, seconds since `started`, and the code."""
     where = torch.cuda.get_device_name() if str(device).startswith("cuda") else f"{os.cpu_count()}-core CPU"
+    commit, clean = revision()
     return dict(
         device=where,
         python=platform.python_version(),
         torch=torch.__version__.split("+")[0],
         seconds=round(time.time() - started, 1),
-        source=revision(),
+        source=fingerprint(),
+        commit=commit,
+        clean=clean,
     )
 
 
-def revision():
-    """A fingerprint of the package's source: the first 12 digits of the SHA-256 over its files."""
-    files = sorted(pathlib.Path(dgtoy.__file__).parent.rglob("*.py"))
+def fingerprint():
+    """The first 12 digits of the SHA-256 over the package's source."""
+    files = sorted(PACKAGE.rglob("*.py"))
     return hashlib.sha256(b"".join(p.read_bytes() for p in files)).hexdigest()[:12]
+
+
+def revision(folder=PACKAGE):
+    """The commit that is checked out, and whether the package is as it was committed.
+    -> (commit, clean); None, None outside a checkout"""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        if not git("ls-files", "."):  # a checkout of something else that the package lies in
+            return None, None
+        return git("rev-parse", "HEAD").strip(), not git("status", "--porcelain", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
 
 
 def caption(record):
     """What a figure's foot says: the world, the number of seeds, the kind of interval."""
-    world = {"moons": "two moons", "spirals": "spirals, another source"}.get(
-        record["config"]["setting"]["domain"], ""
-    )
-    return f"{world}, {len(record['seeds'])} seeds, 95% bootstrap intervals"
+    setting = record["config"]["setting"]
+    world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
+    if "truth" in setting:
+        world = f"{setting['classes']} classes, {setting['size']} images a class; "
+    return f"{world}{len(record['seeds'])} seeds, 95% bootstrap intervals"
 
 
 def save(record, figure, folder):
@@ -69,8 +101,20 @@ def load(name, folder="figures"):
     """The record of an experiment. Raises FileNotFoundError with the command that makes it."""
     path = pathlib.Path(folder) / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it")
+        raise FileNotFoundError(
+            f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it"
+        )
     return json.loads(path.read_text())
+
+
+def merge(by_seed):
+    """Each seed's rows, in one order, as rows with a list over seeds in each metric."""
+    together = {}
+    for result in by_seed:
+        for r in result:
+            key = tuple((k, v) for k, v in r.items() if k != "score")
+            together.setdefault(key, []).append(r["score"])
+    return [dict(key) | {m: [s[m] for s in scores] for m in scores[0]} for key, scores in together.items()]
 
 
 def rows(record, **wanted):
@@ -86,29 +130,33 @@ def row(record, **wanted):
     return found[0]
 
 
-def best(record, metric, on, method, **where):
-    """The weight at which a method, or none, is best by the mean of a metric over the seeds `on`.  -> its row"""
-    family = rows(record, method="none", **where) + rows(record, method=method, **where)
-    sign = 1 if metric in ("frechet", "style_error", "class_error") else -1
-    return min(family, key=lambda r: sign * np.mean([r[metric][s] for s in on]))
+def values(record, metric, **wanted):
+    """A metric of that one row, by seed.  -> (S,)"""
+    return np.array(row(record, **wanted)[metric])
 
 
-def merge(by_seed):
-    """Each seed's rows, in one order, as rows with a list over seeds in each metric."""
-    together = {}
-    for result in by_seed:
-        for r in result:
-            key = tuple((k, v) for k, v in r.items() if k != "score")
-            together.setdefault(key, []).append(r["score"])
-    return [dict(key) | {m: [s[m] for s in scores] for m in scores[0]} for key, scores in together.items()]
+def family(record, method, **where):
+    """A method at every weight, and none, which is the method at w = 1."""
+    return rows(record, method="none", **where) + rows(record, method=method, **where)
 
 
-def held_out(record, method, metric="frechet", shown=None, **where):
-    """A method at the weight that is best by `metric` on one half of the seeds, shown on the other half; and the other way round.
+def best(rows, metric="frechet", on=slice(None)):
+    """The row that is best by the mean of a metric. on: over these places in the list
+    of seeds, by default all."""
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    return min(rows, key=lambda r: sign * np.mean(np.array(r[metric])[on]))
 
-    shown: the metric to show, by default the same.  -> (S,)
+
+HALVES = (slice(0, None, 2), slice(1, None, 2))  # every other seed
+
+
+def held_out(rows, metric="frechet", shown=None):
+    """The best of some rows on seeds that had no part in the choice: chosen on one half, shown
+    on the other, and the other way round.
+
+    metric: by which it is chosen. shown: what is shown of it, by default the same.  -> (S,)
     """
-    seeds, values = record["seeds"], np.empty(len(record["seeds"]))
-    for choose, show in ((seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])):
-        values[show] = np.array(best(record, metric, choose, method, **where)[shown or metric])[show]
+    values = np.empty(len(rows[0][metric]))
+    for choose, show in (HALVES, HALVES[::-1]):
+        values[show] = np.array(best(rows, metric, choose)[shown or metric])[show]
     return values

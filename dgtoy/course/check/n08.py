@@ -12,7 +12,7 @@ from ...gmm import GaussianMixture
 from ...guidance import domain_guidance
 from ...samplers import heun, last
 from ..experiments.gap import moments
-from ..lab import Setting
+from ..lab import PointSetting
 from . import choice, function, normal, number
 
 EDGE = norm.ppf(0.995)  # in standard deviations; 1% of the target lies beyond either edge
@@ -98,7 +98,7 @@ def control():
 @functools.cache
 def _thrown():
     """Out-of-domain rate at gap 2 of exact DoG up to sigma = 2, and of the closed form."""
-    setting = Setting(gap=2.0)
+    setting = PointSetting(gap=2.0)
     world, sigmas = setting.world(), setting.sigmas()
     w, interval = 1.5, (0.0, 2.0)
     x_T = sigmas[0] * torch.randn(1000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

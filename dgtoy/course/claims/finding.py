@@ -2,10 +2,13 @@
 
 import dataclasses
 
+from ..records import INTERVALS
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a rule found: a value with its interval and unit over `n` seeds, whether each part of the claim holds, and a note."""
+    """What a rule found: a value with its interval and unit over `n` seeds, whether each part of the claim
+    holds, a note, and how the interval was made."""
 
     value: float
     low: float
@@ -14,6 +17,7 @@ class Finding:
     unit: str
     parts: dict
     note: str
+    interval: str = INTERVALS
 
     @property
     def verdict(self):

@@ -4,7 +4,7 @@ import numpy as np
 
 from ...metrics import bootstrap
 from ..experiments.why import sharpening
-from ..records import held_out, row, rows
+from ..records import family, held_out, row, rows
 from .finding import Finding
 
 W = 1.5  # the paper's weight
@@ -56,7 +56,8 @@ def c15(record):
         f"{t} " + ", ".join(f"{at(t, m).mean():.0f}" for m in ("none", "cfg", "dog"))
         for t in config["targets"]
     )
-    own = lambda t, m: held_out(record, m, table="weight", target=t, variant="full", step=last).mean()
+    where = dict(table="weight", variant="full", step=last)
+    own = lambda t, m: held_out(family(record, m, target=t, **where)).mean()
     describe += "; each at its own weight, chosen on the other seeds, DoG against CFG: " + ", ".join(
         f"{t} {100 * (own(t, 'dog') / own(t, 'cfg') - 1):+.0f}%" for t in config["targets"]
     )
@@ -96,5 +97,6 @@ def c20(record):
         len(record["seeds"]),
         "correlation of measured and predicted change of log std, 64 directions of features, w = 2",
         parts,
-        f"slope {slope[0]:.2f}; in latents correlation {found['latents'][1][0]:.2f}, slope {found['latents'][0][0]:.2f}",
+        f"slope {slope[0]:.2f}; in latents correlation {found['latents'][1][0]:.2f}, "
+        f"slope {found['latents'][0][0]:.2f}",
     )

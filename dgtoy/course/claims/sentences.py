@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import t
 
-from ..records import held_out, load, row, rows
+from ..records import family, held_out, load, row, rows
 
 
 def sentences(out="figures"):
@@ -113,7 +113,7 @@ def small_images(out):
     steps, regimes = record["config"]["stages"][-1], record["config"]["grid"]
 
     def at(method, classes, size):
-        return held_out(record, method, classes=classes, size=size, steps=steps)
+        return held_out(family(record, method, classes=classes, size=size, steps=steps))
 
     gains = [below(at("DoG", *r) / at("CFG", *r)) for r in regimes]
     means = sorted(g[0] for g in gains)
@@ -139,7 +139,7 @@ def transformer(out):
         return dict(table="weight", target=target, variant="full", step=record["config"]["stages"][-1])
 
     def ratio(record, target):
-        dog, cfg = (held_out(record, method, **study(record, target)) for method in ("dog", "cfg"))
+        dog, cfg = (held_out(family(record, method, **study(record, target))) for method in ("dog", "cfg"))
         return np.log(dog / cfg).mean()
 
     unguided = [row(r, method="none", **study(r, "outside"))["class_error"] for r in records]

@@ -1,67 +1,30 @@
-"""One module per question: a frozen Config with presets, run(config) -> record, figure(record)."""
+"""The experiments, one module a question.
 
-import dataclasses
+Each has a frozen `Config` with presets as classmethods (quick, full, and replica where there is one),
+`run(config, device="cpu", progress=False)` -> record and `figure(record)` -> Figure. Where the work falls
+into cells that are kept one by one, `compute(config, device, part)` does a share of them.
+"""
+
 import importlib
 
-POINTS = (
-    "exact",
-    "transfer",
-    "size",
-    "forgetting",
-    "dropout",
-    "gap",
-    "guides",
-    "steps",
-    "plane",
-    "calibration",
+NAMES = (
+    *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration"),
+    *("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides"),
+    *("images_cost", "scale", "why", "idea"),
 )
-IMAGES = (
-    "images",
-    "images_gap",
-    "images_tuning",
-    "images_dogfit",
-    "images_plane",
-    "images_guides",
-    "images_cost",
-)
-NAMES = (*POINTS, *IMAGES, "scale", "why", "idea")
-
-REPLICATED = (
-    "size",
-    "forgetting",
-    "dropout",
-    "guides",
-    "steps",
-    "plane",
-    "calibration",
-    *IMAGES[:5],
-    "scale",
-)
-SMALLER = {  # how a replica on images is smaller than the full run
-    "images": dict(grid=((62, 20),)),
-    "images_gap": dict(gaps=(0.0, 1.5, "handwriting")),
-    "images_tuning": dict(variants=("full", "LoRA")),
-    "images_dogfit": dict(weights=(1.5, 2.0)),
-    "images_plane": dict(a=(1.0, 1.3, 1.5, 1.75, 2.0), b=(1.0, 1.3, 1.5, 1.75, 2.0)),
-    "scale": dict(
-        seeds=3, variants=("full",), stages=(1000,), plane=(), step_table=(("ddpm", 25), ("dpmpp_2m", 24))
-    ),
-}
 
 
 def get(name):
-    """The module of an experiment."""
-    return importlib.import_module(f"{__name__}.{name}")
+    """An experiment's module. Raises ValueError for a name that is none of NAMES."""
+    if name not in NAMES:
+        raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
+    return importlib.import_module(f".{name}", __name__)
 
 
 def config(name, preset):
-    """An experiment's configuration: quick, full or replica."""
-    module = get(name)
-    if preset != "replica":
-        return getattr(module.Config, preset)()
-    if name in SMALLER:
-        from .pictures import replica
-
-        return replica(dataclasses.replace(module.Config.full(), **SMALLER[name]))
-    quick = module.Config.quick()
-    return dataclasses.replace(quick, setting=quick.setting.but(seeds=16, domain="spirals", layout=1))
+    """An experiment's configuration: quick, full or replica. Raises ValueError for a
+    preset that it does not have."""
+    make = getattr(get(name).Config, preset, None)
+    if make is None:
+        raise ValueError(f"preset is {preset}; {name} has none of that name")
+    return make()

@@ -1,7 +1,7 @@
 """How much guidance does a fine-tune need? Weights from held-out data, from unfinished to overfitted. (C18)
 
-The stages follow one fine-tune with the paper's learning rate, 1e-4, as it learns the domain, then the classes, then
-the detail; after them one that is finished and one that has overfitted, at ten times that rate.
+The stages follow one fine-tune with the paper's learning rate, 1e-4, as it learns the domain, then the
+classes, then the detail; after them one that is finished and one that has overfitted, at ten times that rate.
 """
 
 import dataclasses
@@ -14,15 +14,24 @@ import torch
 from ...calibration import calibrate
 from ...guidance import cfg, domain_guidance, plane
 from .. import plot
-from ..lab import Judge, Setting, finetuned, pretrained
-from ..records import caption, record, row
+from ..lab import FULL, REPLICA, PointSetting, Presets, methods, prepared, replace
+from ..records import record, values
+from .panels import foot
+
+SHOWN = {
+    "100 steps": dict(color="#D55E00", linestyle="-", marker="o"),
+    "300 steps": dict(color="#E69F00", linestyle="--", marker="s"),
+    "finished": dict(color="#009E73", linestyle="-.", marker="^"),
+    "overfitted": dict(color="#0072B2", linestyle=":", marker="D"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """`stages`: (name, target points a class, fine-tuning steps, learning rate). `held_out`: points a class."""
+class Config(Presets):
+    """`stages`: (name, target points per class, fine-tuning steps, learning rate).
+    `held_out`: points per class."""
 
-    setting: Setting = Setting()
+    setting: PointSetting = PointSetting()
     stages: tuple = (
         ("100 steps", 256, 100, 1e-4),
         ("300 steps", 256, 300, 1e-4),
@@ -34,127 +43,114 @@ class Config:
     levels: tuple = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
 
     @classmethod
-    def quick(cls):
-        return cls()
-
-    @classmethod
     def full(cls):
         course = tuple((f"{n} steps", 256, n, 1e-4) for n in (100, 300, 1000, 3000, 10_000))
-        stages = course + (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
-        return cls(Setting(seeds=64, samples=1024), stages, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
+        ends = (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
+        return cls(FULL, course + ends, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
+
+    @classmethod
+    def replica(cls):
+        return cls(REPLICA)
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of stage, method, w ("calibrated" or a constant) and each metric by seed; `fits`: the weights by seed."""
+    """Rows of stage, method, w ("calibrated" or a constant) and each metric by seed;
+    `fits`: the weights by seed."""
     started, found, fits = time.time(), [], []
     for stage, size, steps, lr in config.stages:
-        setting = config.setting.but(size=size, finetune=dict(steps=steps, lr=lr))
-        pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-        judge, guide, null = Judge(setting, device), pre.denoiser(pre.null), ft.denoiser(ft.null)
-        found.append(dict(stage=stage, method="none", w=1.0, **judge.score(ft.denoiser)))
-        for w in config.weights:
-            found.append(
-                dict(stage=stage, method="CFG", w=w, **judge.score(lambda c: cfg(ft, c, ft.null, w)))
-            )
-            found.append(
-                dict(
-                    stage=stage,
-                    method="DoG",
-                    w=w,
-                    **judge.score(lambda c: domain_guidance(ft.denoiser(c), guide, w)),
-                )
-            )
-        weights = weigh(config, setting, pre, ft, device)
-        fits.append(
-            dict(
-                stage=stage,
-                **{k: [c.weights.round(decimals=5).tolist() for c in fit] for k, fit in weights.items()},
-            )
-        )
-        by_seed = {
-            k: (
-                lambda s, fit=fit: torch.stack([c.w(s) for c in fit]),
-                lambda s, fit=fit: torch.stack([c.b(s) for c in fit]),
-            )
-            for k, fit in weights.items()
-        }
-        methods = {
-            "CFG": lambda c: cfg(ft, c, ft.null, by_seed["CFG"][0]),
-            "DoG": lambda c: domain_guidance(ft.denoiser(c), guide, by_seed["DoG"][0]),
-            "plane": lambda c: plane(guide, null, ft.denoiser(c), *by_seed["plane"]),
-        }
-        for method, make in methods.items():
-            found.append(dict(stage=stage, method=method, w="calibrated", **judge.score(make)))
+        setting = replace(config.setting, size=size, finetune=dict(steps=steps, lr=lr))
+        pre, ft, judge = prepared(setting, device, progress)
+        fit = _by_seed(config, judge.target, ft, pre)
+        for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, _stacked(fit))]:
+            found.append(dict(stage=stage, method=name, w=w, **judge.score(judge.sample(method))))
+        rounded = {m: [c.weights.round(decimals=5).tolist() for c in fit[m]] for m in fit}
+        fits.append(dict(stage=stage, **rounded))
     return record("calibration", config, dict(rows=found, fits=fits), started, device)
 
 
-def weigh(config, setting, pre, ft, device):
-    """Calibrate each seed's own pair on its own held-out points, all classes together.  -> {method: [Calibration]}"""
-    target = setting.world(device).target
-    fits = {"CFG": [], "DoG": [], "plane": []}
-    for k in range(len(ft)):
-        generator = torch.Generator(device).manual_seed(300_000 + k)
-        data = (
-            torch.cat([target.given(c).sample(config.held_out, generator=generator) for c in range(ft.null)]),
-            torch.arange(ft.null, device=device).repeat_interleave(config.held_out),
-        )
-        tuned, base = ft.member(k), pre.member(k)
-        guide, null = base.denoiser(base.null), tuned.denoiser(tuned.null)
-        for method, (g, middle) in {
-            "CFG": (null, None),
-            "DoG": (guide, None),
-            "plane": (guide, null),
-        }.items():
-            noise = torch.Generator(device).manual_seed(400_000 + k)
-            fits[method].append(calibrate(tuned.denoiser, g, data, config.levels, middle, noise, resamples=2))
-    return fits
+def weigh(finetuned, pretrained, data, levels, seed):
+    """The weights that held-out data (x0, label) ask for, by method.
+    -> {"CFG", "DoG", "plane": Calibration}"""
+    guide, null = pretrained.denoiser(pretrained.null), finetuned.denoiser(finetuned.null)
+    found = {}
+    for method, (against, middle) in dict(CFG=(null, None), DoG=(guide, None), plane=(guide, null)).items():
+        noise = torch.Generator(data[0].device).manual_seed(400_000 + seed)
+        found[method] = calibrate(finetuned.denoiser, against, data, levels, middle, noise, resamples=2)
+    return found
 
 
-SHOWN = {
-    "100 steps": ("#D55E00", "-", "o"),
-    "300 steps": ("#E69F00", "--", "s"),
-    "finished": ("#009E73", "-.", "^"),
-    "overfitted": ("#0072B2", ":", "D"),
-}
+def calibrated(finetuned, pretrained, weights):
+    """The methods with weights {name: (w,) or (a, b)}, functions of sigma: (name,
+    "calibrated", label -> denoiser)."""
+    guide, null = pretrained.denoiser(pretrained.null), finetuned.denoiser(finetuned.null)
+    made = {
+        "CFG": lambda y: cfg(finetuned, y, finetuned.null, *weights["CFG"]),
+        "DoG": lambda y: domain_guidance(finetuned.denoiser(y), guide, *weights["DoG"]),
+        "plane": lambda y: plane(guide, null, finetuned.denoiser(y), *weights["plane"]),
+    }
+    for name, method in made.items():
+        yield name, "calibrated", method
+
+
+def _by_seed(config, target, ft, pre):
+    """Each seed's own pair of networks on its own held-out points, all classes together.
+    -> {method: [Calibration]}"""
+    found = {}
+    for k, seed in enumerate(pre.seeds):
+        generator = torch.Generator(ft.device).manual_seed(300_000 + seed)
+        parts = [target.given(c).sample(config.held_out, generator=generator) for c in range(ft.null)]
+        label = torch.arange(ft.null, device=ft.device).repeat_interleave(config.held_out)
+        fit = weigh(ft.member(k), pre.member(k), (torch.cat(parts), label), config.levels, seed)
+        for method, calibration in fit.items():
+            found.setdefault(method, []).append(calibration)
+    return found
+
+
+def _stacked(fit):
+    """Each seed's weight at sigma, (S,): what guidance of an ensemble takes."""
+    over_seeds = lambda seeds, name: lambda s: torch.stack([getattr(c, name)(s) for c in seeds])
+    columns = dict(CFG=("w",), DoG=("w",), plane=("a", "b"))
+    return {method: [over_seeds(fit[method], name) for name in names] for method, names in columns.items()}
 
 
 def figure(record):
-    """The plane's a*(sigma) and b*(sigma) at four stages, and the match of calibrated guidance, stage by stage."""
-    config = record["config"]
+    """The plane's a*(sigma) and b*(sigma) at four stages, and the match of calibrated
+    guidance, stage by stage."""
     with plot.style():
         fig, axes = plt.subplots(1, 3, figsize=(17.5, 5))
-        for column, (ax, what) in enumerate(
-            zip(axes, ("a*(σ), domain direction", "b*(σ), class direction"), strict=False)
-        ):
-            for stage, (color, line, marker) in SHOWN.items():
-                fit = next(f for f in record["results"]["fits"] if f["stage"] == stage)
-                values = np.array(fit["plane"])[:, :, column].T  # (levels, S)
-                plot.sweep(
-                    ax, config["levels"], values, "none", stage, color=color, linestyle=line, marker=marker
-                )
-            ax.axhline(1, color="black", linewidth=1)
-            ax.set(xscale="log", xlabel="noise level σ", ylabel=what)
-        axes[1].set(yscale="log", yticks=[0.5, 1, 2, 4], yticklabels=["0.5", "1", "2", "4"])
+        _weights(axes[0], record, 0)
+        _weights(axes[1], record, 1)
+        axes[0].set(ylabel="a*(σ), domain direction")
+        axes[1].set(ylabel="b*(σ), class direction", yscale="log")
+        axes[1].set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
         axes[1].minorticks_off()
         axes[0].set_title("Held-out data see what is unfinished:\nfirst the domain ...")
         axes[1].set_title("... then the classes")
         axes[0].legend()
-        names = ("none", "CFG", "DoG", "plane")
-        for i, stage in enumerate(SHOWN):
-            base = np.mean(row(record, stage=stage, method="none")["energy"])
-            for j, method in enumerate(names):
-                r = row(record, stage=stage, method=method, w=1.0 if method == "none" else "calibrated")
-                plot.bar(
-                    axes[2],
-                    i + 0.2 * (j - 1.5),
-                    np.array(r["energy"]) / base,
-                    method,
-                    method if i == 0 else None,
-                )
-        axes[2].axhline(1, color="black", linewidth=1)
-        axes[2].set_xticks(range(len(SHOWN)), SHOWN)
-        axes[2].set(ylabel="energy distance / that of none", ylim=(0, 1.6))
-        axes[2].set_title("Calibrated guidance completes it,\nwith no search over w")
-        axes[2].legend(fontsize=11, ncols=4, loc="upper center", columnspacing=1, handlelength=1)
-        fig.supxlabel(caption(record), fontsize=11)
+        _match(axes[2], record)
+        foot(fig, record)
     return fig
+
+
+def _weights(ax, record, column):
+    """The plane's weights of one direction against sigma, a line for each stage."""
+    fits = {f["stage"]: np.array(f["plane"]) for f in record["results"]["fits"]}  # (S, levels, 2)
+    for stage, look in SHOWN.items():
+        plot.sweep(ax, record["config"]["levels"], fits[stage][:, :, column].T, "none", stage, **look)
+    ax.axhline(1, color="black", linewidth=1)
+    ax.set(xscale="log", xlabel="noise level σ")
+
+
+def _match(ax, record):
+    """Energy distance of each method with calibrated weights, relative to no guidance, by stage."""
+    for i, stage in enumerate(SHOWN):
+        base = values(record, "energy", stage=stage, method="none").mean()
+        for j, method in enumerate(("none", "CFG", "DoG", "plane")):
+            w = 1.0 if method == "none" else "calibrated"
+            relative = values(record, "energy", stage=stage, method=method, w=w) / base
+            plot.bar(ax, i + 0.2 * (j - 1.5), relative, method, method if i == 0 else None)
+    ax.axhline(1, color="black", linewidth=1)
+    ax.set_xticks(range(len(SHOWN)), SHOWN)
+    ax.set(ylabel="energy distance / that of none", ylim=(0, 1.6))
+    ax.set_title("Calibrated guidance completes it,\nwith no search over w")
+    ax.legend(fontsize=11, ncols=4, loc="upper center", columnspacing=1, handlelength=1)

@@ -1,4 +1,5 @@
-"""Directions that a domain is narrow in: generalized eigenvectors of target and source, for the closed form beyond Gaussians. (C20)"""
+"""Directions that a domain is narrow in: generalized eigenvectors of target and source, for the closed
+form beyond Gaussians. (C20)"""
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ def principal(x, rank):
 
 
 def generalized(source, target, label, rank=64):
-    """C_T v = r^2 C_S v, C_T the target's covariance within a class, inside the `rank` leading principal directions of the source.
+    """C_T v = r^2 C_S v, C_T the target's covariance within a class, inside the `rank` leading principal
+    directions of the source.
 
     source (m, D), target (n, D), label (n,), float64 on the CPU -> V (D, rank), r (rank,)
     """

@@ -1,4 +1,5 @@
-"""Exact scores, no networks: the decomposition (C1), what guidance samples (C2), what it does to each direction (C3)."""
+"""Exact scores, no networks: the decomposition (C1), what guidance samples (C2), what
+it does to each direction (C3)."""
 
 import dataclasses
 import time
@@ -12,20 +13,17 @@ from ...gmm import GaussianMixture, LabelledMixture
 from ...guidance import guided
 from ...samplers import heun, karras, last
 from .. import plot
+from ..lab import Presets
 from ..records import record, rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Random problems, one a seed."""
+class Config(Presets):
+    """Random problems, one for each seed."""
 
     seeds: int = 12
     points: int = 256
     steps: int = 150
-
-    @classmethod
-    def quick(cls):
-        return cls()
 
     @classmethod
     def full(cls):
@@ -44,7 +42,8 @@ def run(config, device="cpu", progress=False):
 
 
 def _decomposition(g, seed):
-    """Largest relative error of C1 over random points and levels of a random labelled mixture with two domains."""
+    """Largest relative error of C1 over random points and levels of a random labelled
+    mixture with two domains."""
     k, d = 12, int(g.integers(1, 4))
     a = torch.from_numpy(g.normal(size=(k, d, d)))
     mixture = LabelledMixture(
@@ -68,9 +67,11 @@ def _decomposition(g, seed):
 
 
 def _tilted(g, config):
-    """1-Wasserstein distance of guided samples from the tilted density, in units of its std; and of unguided from the target.
+    """1-Wasserstein distance of guided samples from the tilted density, in units of its std;
+    and of unguided from the target.
 
-    In one dimension the flow keeps the order of its particles, so quantiles go to quantiles and no noise enters.
+    In one dimension the flow keeps the order of its particles, so quantiles go to
+    quantiles and no noise enters.
     """
     w = 1.5
     source = GaussianMixture(
@@ -98,7 +99,8 @@ def _tilted(g, config):
 
 
 def _directions(g, config):
-    """One Gaussian direction: end mean and std by the closed form and by simulation. The flow is affine: three points fix it."""
+    """One Gaussian direction: end mean and std by the closed form and by simulation. The flow
+    is affine: three points fix it."""
     s_T, ratio, w = float(g.uniform(0.05, 1)), float(np.exp(g.uniform(0, np.log(30)))), float(g.uniform(1, 3))
     mu_T, s_S = float(g.uniform(0.5, 3)), s_T * ratio
     source, target = (
@@ -126,39 +128,33 @@ def figure(record):
     """Prediction against simulation for std and mean; guided sampling's distance from the tilted density."""
     with plot.style():
         fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.6))
-        found = rows(record, claim="C3")
-        for ax, what in ((left, "std"), (middle, "overshoot")):
-            x, y = ([r[f"{kind}_{what}"] for r in found] for kind in ("predicted", "found"))
-            ends = [min(x) * 0.9, max(x) * 1.1]
-            ax.plot(ends, ends, color="black", linewidth=1)
-            ax.scatter(
-                x,
-                y,
-                c=[r["ratio"] for r in found],
-                cmap="cividis",
-                norm="log",
-                s=50,
-                edgecolor="black",
-                linewidth=0.5,
-            )
-            ax.set(xlabel="closed form", ylabel="simulation", xscale="log", yscale="log")
-        fig.colorbar(middle.collections[0], ax=middle, label="source std / target std")
+        _against_theory(left, record, "std")
+        shown = _against_theory(middle, record, "overshoot")
+        fig.colorbar(shown, ax=middle, label="source std / target std")
         left.set_title("Sharpening is predicted:\nend std / target std")
         middle.set_title("So is overshoot:\nend mean / target mean")
-        floor, guided_ = ([r[k] for r in rows(record, claim="C2")] for k in ("floor", "guided"))
-        right.scatter(
-            range(len(guided_)),
-            sorted(guided_),
-            color=plot.METHODS["DoG"]["color"],
-            marker="D",
-            label="guided, w = 1.5",
-        )
-        right.scatter(
-            range(len(floor)), sorted(floor), color=plot.METHODS["none"]["color"], label="not guided (floor)"
-        )
-        right.set(
-            yscale="log", xlabel="random mixture, in order", ylabel="W1 to the tilted density / its std"
-        )
-        right.set_title("Guided samples are not\nthe tilted density's")
-        right.legend(fontsize=11)
+        _against_tilted(right, record)
     return fig
+
+
+def _against_theory(ax, record, what):
+    """What was found in simulation against the closed form, a dot for each seed."""
+    found = rows(record, claim="C3")
+    x, y, ratio = ([r[key] for r in found] for key in (f"predicted_{what}", f"found_{what}", "ratio"))
+    ends = [min(x) * 0.9, max(x) * 1.1]
+    ax.plot(ends, ends, color="black", linewidth=1)
+    ax.set(xlabel="closed form", ylabel="simulation", xscale="log", yscale="log")
+    look = dict(cmap="cividis", norm="log", s=50, edgecolor="black", linewidth=0.5)
+    return ax.scatter(x, y, c=ratio, **look)
+
+
+def _against_tilted(ax, record):
+    """How far guided samples are from the tilted density, and unguided ones
+    from the target's, each in order."""
+    for key, method, label in (("guided", "DoG", "guided, w = 1.5"), ("floor", "none", "not guided (floor)")):
+        y = sorted(r[key] for r in rows(record, claim="C2"))
+        look = plot.METHODS[method]
+        ax.scatter(range(len(y)), y, color=look["color"], marker=look["marker"], label=label)
+    ax.set(yscale="log", xlabel="random mixture, in order", ylabel="W1 to the tilted density / its std")
+    ax.set_title("Guided samples are not\nthe tilted density's")
+    ax.legend(fontsize=11)

@@ -7,32 +7,33 @@ import matplotlib.pyplot as plt
 import torch
 
 from .. import plot
-from ..lab import Setting, finetuned, pretrained
-from ..records import caption, record, rows
+from ..lab import FULL, REPLICA, PointSetting, Presets, finetuned, pretrained, replace
+from ..records import record, rows
+from .panels import foot
 
-BRANCHES = {
-    "labelled branch on its class": "-",
-    "null branch on the target": "--",
-    "null branch on the source": ":",
-    "pre-trained on the source": "-.",
+BRANCHES = {  # name in the record: whose colour it has, and its line
+    "labelled branch on its class": ("DoG", "-"),
+    "null branch on the target": ("CFG", "--"),
+    "null branch on the source": ("autoguidance", ":"),
+    "pre-trained on the source": ("source", "-."),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Target points a class, and the noise levels at which errors are measured."""
+class Config(Presets):
+    """Target points per class, and the noise levels at which errors are measured."""
 
-    setting: Setting = Setting()
+    setting: PointSetting = PointSetting()
     sizes: tuple = (16, 64, 256)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
     @classmethod
-    def quick(cls):
-        return cls()
+    def full(cls):
+        return cls(replace(FULL, samples=2048), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
 
     @classmethod
-    def full(cls):
-        return cls(Setting(seeds=64, samples=2048), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
+    def replica(cls):
+        return cls(REPLICA)
 
 
 def run(config, device="cpu", progress=False):
@@ -42,22 +43,24 @@ def run(config, device="cpu", progress=False):
     """
     started, found = time.time(), []
     for size in config.sizes:
-        setting = config.setting.but(size=size)
+        setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-        world = setting.world(device)
-        classes = [_excess(ft.denoiser(c), world.target.given(c), config) for c in range(ft.null)]
-        for branch, error in {
-            "labelled branch on its class": torch.stack(classes).mean(0),
-            "null branch on the target": _excess(ft.denoiser(ft.null), world.target, config),
-            "null branch on the source": _excess(ft.denoiser(ft.null), world.source, config),
-            "pre-trained on the source": _excess(pre.denoiser(pre.null), world.source, config),
-        }.items():
+        world, null = setting.world(device), ft.denoiser(ft.null)
+        by_class = [_excess(ft.denoiser(c), world.target.given(c), config) for c in range(ft.null)]
+        errors = (
+            torch.stack(by_class).mean(0),
+            _excess(null, world.target, config),
+            _excess(null, world.source, config),
+            _excess(pre.denoiser(pre.null), world.source, config),
+        )
+        for branch, error in zip(BRANCHES, errors, strict=True):
             found.append(dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()]))
     return record("forgetting", config, dict(rows=found), started, device)
 
 
 def _excess(D, law, config):
-    """The excess error of denoiser D on a law, for each seed (S,), by the same points and noise for all seeds."""
+    """The excess error of denoiser D on a law, for each seed (S,), by the same
+    points and noise for all seeds."""
     seeds, n = config.setting.seeds, config.setting.samples
     generator = torch.Generator(law.means.device).manual_seed(2)
     total = 0
@@ -72,20 +75,14 @@ def _excess(D, law, config):
 
 def figure(record):
     """Each branch's excess error against the size of the target set."""
-    sizes = record["config"]["sizes"]
-    colors = ("DoG", "CFG", "autoguidance", "source")
     with plot.style():
         fig, ax = plt.subplots(figsize=(8.5, 5))
-        for (branch, line), name in zip(BRANCHES.items(), colors, strict=True):
-            found = [r["excess"] for r in rows(record, branch=branch)]
-            plot.sweep(ax, sizes, found, name, branch, linestyle=line)
-        ax.set(
-            xscale="log",
-            yscale="log",
-            xlabel="target points a class",
-            ylabel="excess denoising error (0 is exact)",
-        )
-        ax.set_title("The null branch has lost the source and,\nwith data enough, is the weaker one")
+        for branch, (look, line) in BRANCHES.items():
+            errors = [r["excess"] for r in rows(record, branch=branch)]
+            plot.sweep(ax, record["config"]["sizes"], errors, look, branch, linestyle=line)
+        ax.set(xscale="log", yscale="log", xlabel="target points a class")
+        ax.set_ylabel("excess denoising error (0 is exact)")
+        ax.set_title("The null branch has lost the source and,\ngiven enough data, is the weaker one")
         ax.legend(fontsize=11)
-        fig.supxlabel(caption(record), fontsize=11)
+        foot(fig, record)
     return fig

@@ -8,29 +8,24 @@ import numpy as np
 from scipy.stats import norm
 
 from ... import theory
-from ...guidance import cfg, domain_guidance
 from .. import plot
-from ..lab import Judge, Setting, finetuned, pretrained
-from ..records import record, row
+from ..lab import FULL, PointSetting, Presets, methods, prepared, replace
+from ..records import record, row, values
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Presets):
     """The map: each gap, breadth of the source and weight."""
 
-    setting: Setting = Setting(finetune=dataclasses.replace(Setting().finetune, steps=800))
+    setting: PointSetting = replace(PointSetting(), finetune=dict(steps=800))
     gaps: tuple = (0.0, 1.0, 2.0)
     breadths: tuple = (0.5, 1.0)
     weights: tuple = (1.25,)
 
     @classmethod
-    def quick(cls):
-        return cls()
-
-    @classmethod
     def full(cls):
         return cls(
-            Setting(seeds=64, samples=1024),
+            FULL,
             gaps=(0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
             breadths=(0.25, 0.5, 1.0, 2.0, 3.0),
             weights=(1.1, 1.25, 1.5, 2.0),
@@ -38,31 +33,26 @@ class Config:
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of gap, breadth, method, w and each metric by seed, with the closed form's out-of-domain rate for that cell."""
+    """Rows of gap, breadth, method, w and each metric by seed, with the closed form's
+    out-of-domain rate for that cell."""
     started, found = time.time(), []
     for breadth in config.breadths:
         for gap in config.gaps:
-            setting = config.setting.but(gap=gap, breadth=breadth)
-            pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-            judge, guide = Judge(setting, device), pre.denoiser(pre.null)
-            cell = dict(gap=gap, breadth=breadth)
-            found.append(dict(**cell, method="none", w=1.0, predicted=0.01, **judge.score(ft.denoiser)))
-            for w in config.weights:
-                rate = predicted(setting, w)
-                for method, make in {
-                    "CFG": lambda c: cfg(ft, c, ft.null, w),
-                    "DoG": lambda c: domain_guidance(ft.denoiser(c), guide, w),
-                }.items():
-                    found.append(dict(**cell, method=method, w=w, predicted=rate, **judge.score(make)))
+            setting = replace(config.setting, gap=gap, breadth=breadth)
+            pre, ft, judge = prepared(setting, device, progress)
+            for name, w, method in methods(ft, pre, config.weights):
+                cell = dict(gap=gap, breadth=breadth, method=name, w=w, predicted=predicted(setting, w))
+                found.append(cell | judge.score(judge.sample(method)))
     return record("gap", config, dict(rows=found), started, device)
 
 
 def predicted(setting, w):
     """The closed form's out-of-domain rate: DoG helps where it is below 0.01, the rate of true samples.
 
-    Source and each class enter as Gaussians with their own mean and std along the direction of the gap. The guided
-    Gaussian ends at (mean, std) of `theory.gaussian_guidance`; out of domain is beyond 2.576 target stds of the target's
-    mean, where 1% of the target lies. No network, no sample and no free constant enters. Averaged over classes.
+    Source and each class enter as Gaussians with their own mean and std along the direction of
+    the gap. The guided Gaussian ends at (mean, std) of `theory.gaussian_guidance`; out of
+    domain is beyond 2.576 target stds of the target's mean, where 1% of the target lies. No
+    network, no sample and no free constant enters. Averaged over classes.
     """
     world = setting.world()
     source, rates = moments(world.source), []
@@ -81,59 +71,50 @@ def moments(mixture, axis=0):
     return mean.item(), (second - mean**2).sqrt().item()
 
 
-def saved(record, w, method="DoG", metric="out_of_domain"):
-    """Metric of none minus metric of the method, mean over seeds: positive where guidance helps.  (breadths, gaps)"""
+def over_map(record, cell):
+    """A function of (gap, breadth) over the map.  -> (breadths, gaps)"""
     config = record["config"]
-    cell = lambda b, g: np.subtract(
-        row(record, gap=g, breadth=b, method="none")[metric],
-        row(record, gap=g, breadth=b, method=method, w=w)[metric],
-    ).mean()
-    return np.array([[cell(b, g) for g in config["gaps"]] for b in config["breadths"]])
+    return np.array([[cell(gap=g, breadth=b) for g in config["gaps"]] for b in config["breadths"]])
+
+
+def saved(record, w, method="DoG", metric="out_of_domain"):
+    """Metric of none minus metric of the method, mean over seeds: positive where
+    guidance helps.  (breadths, gaps)"""
+
+    def cell(**where):
+        none, guided = (
+            values(record, metric, **where, **at) for at in (dict(method="none"), dict(method=method, w=w))
+        )
+        return (none - guided).mean()
+
+    return over_map(record, cell)
 
 
 def figure(record):
-    """Maps of the out-of-domain rate that DoG saves, one a weight, with the closed form's boundary."""
-    config = record["config"]
-    weights = [w for w in config["weights"] if w in (1.1, 1.25, 1.5)]
+    """Maps of the out-of-domain rate that DoG saves, one for each weight, with the closed form's boundary."""
+    weights = [w for w in record["config"]["weights"] if w in (1.1, 1.25, 1.5)]
+    title = "DoG helps (blue) where the closed form says"
+    if len(weights) > 1:
+        title += ": a broad source, a near target, a small w"
+    seeds = len(record["seeds"])
     with plot.style():
-        fig, axes = plt.subplots(
-            1, len(weights), figsize=(1 + 6.2 * len(weights), 5), sharey=True, squeeze=False
-        )
+        size = (1 + 6.2 * len(weights), 5)
+        fig, axes = plt.subplots(1, len(weights), figsize=size, sharey=True, squeeze=False)
         for ax, w in zip(axes[0], weights, strict=True):
             draw(ax, record, w)
         axes[0, 0].set(ylabel="source breadth")
-        title = "DoG helps (blue) where the closed form says" + (
-            ": a broad source, a near target, a small w" if len(weights) > 1 else ""
-        )
         fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        fig.supxlabel(
-            f"out-of-domain rate, none minus DoG; {len(record['seeds'])} seeds; black: the closed form's boundary",
-            fontsize=11,
-        )
+        foot = f"out-of-domain rate, none minus DoG; {seeds} seeds; black: the closed form's boundary"
+        fig.supxlabel(foot, fontsize=11)
     return fig
 
 
 def draw(ax, record, w):
-    """One map over gap and breadth, with the boundary where the closed form's rate is that of true samples."""
-    config = record["config"]
-    rates = np.array(
-        [
-            [row(record, gap=g, breadth=b, method="DoG", w=w)["predicted"] for g in config["gaps"]]
-            for b in config["breadths"]
-        ]
-    )
-    plot.heat(
-        ax,
-        config["gaps"],
-        config["breadths"],
-        saved(record, w),
-        None,
-        cmap="RdBu",
-        centre=0.0,
-        fmt="{:+.2f}",
-        bar=False,
-        reach=0.4,
-    )
+    """One map over gap and breadth, with the boundary where the closed form's
+    rate is that of true samples."""
+    config, look = record["config"], dict(cmap="RdBu", centre=0.0, fmt="{:+.2f}", bar=False, reach=0.4)
+    plot.heat(ax, config["gaps"], config["breadths"], saved(record, w), None, **look)
+    rates = over_map(record, lambda **where: row(record, method="DoG", w=w, **where)["predicted"])
     logs = np.log(np.maximum(rates, 1e-12)) - np.log(0.01)
     if logs.min() < 0 < logs.max():
         ax.contour(np.clip(logs, -2, 2), levels=[0.0], colors="black", linewidths=3.5)

@@ -1,6 +1,7 @@
 """Which guide? The ancestor, a stranger, a weaker self, and guides that should not work. (C9, C10)
 
-Asked twice: of a finished fine-tune, where guidance can only sharpen, and of an unfinished one, which it can complete.
+Asked twice: of a finished fine-tune, where guidance can only sharpen, and of an
+unfinished one, which it can complete.
 """
 
 import dataclasses
@@ -12,8 +13,9 @@ import torch
 from ...guidance import guided
 from ...nets import Ensemble
 from .. import plot
-from ..lab import Judge, Setting, finetuned, pretrained
-from ..records import caption, record, row
+from ..lab import FULL, REPLICA, PointSetting, Presets, finetuned, prepared, pretrained, replace
+from ..records import record, values
+from .panels import foot
 
 GUIDES = {  # name in the record: what it is
     "ancestor": "DoG: the pre-trained model",
@@ -28,100 +30,105 @@ GUIDES = {  # name in the record: what it is
     "wrong label": "control: ancestor, label 3 for null",
     "swapped": "control: main and guide swapped",
 }
+LOOKS = {"ancestor": "DoG", "own null": "CFG", "weaker self": "autoguidance"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Presets):
     """`stages`: (name, fine-tuning steps, learning rate)."""
 
-    setting: Setting = Setting()
+    setting: PointSetting = PointSetting()
     stages: tuple = (("finished", 2000, 1e-3), ("unfinished", 100, 1e-4))
     weights: tuple = (1.25,)
 
     @classmethod
-    def quick(cls):
-        return cls()
+    def full(cls):
+        return cls(FULL, weights=(1.1, 1.25, 1.5, 2.0))
 
     @classmethod
-    def full(cls):
-        return cls(Setting(seeds=64, samples=1024), weights=(1.1, 1.25, 1.5, 2.0))
+    def replica(cls):
+        return cls(REPLICA)
 
 
 def run(config, device="cpu", progress=False):
     """Rows of stage, guide, w and each metric by seed."""
     started, found = time.time(), []
     for stage, steps, lr in config.stages:
-        setting = config.setting.but(finetune=dict(steps=steps, lr=lr))
-        ft, judge, guides = (
-            finetuned(setting, device, progress),
-            Judge(setting, device),
-            _guides(setting, device, progress),
-        )
-        found.append(dict(stage=stage, guide="none", w=1.0, **judge.score(ft.denoiser)))
+        setting = replace(config.setting, finetune=dict(steps=steps, lr=lr))
+        pre, ft, judge = prepared(setting, device, progress)
+        pairs = _pairs(setting, pre, ft, device, progress)
+        found.append(dict(stage=stage, guide="none", w=1.0, **judge.score(judge.sample(ft.denoiser))))
         for w in config.weights:
-            for name, guide in guides.items():
-                pair = (
-                    (lambda c: (guide(c), ft.denoiser(c)))
-                    if name == "swapped"
-                    else (lambda c: (ft.denoiser(c), guide(c)))
-                )
-                found.append(dict(stage=stage, guide=name, w=w, **judge.score(lambda c: guided(*pair(c), w))))
+            for name in GUIDES:
+                main, guide = pairs[name]
+                x = judge.sample(lambda c: guided(main(c), guide(c), w))
+                found.append(dict(stage=stage, guide=name, w=w, **judge.score(x)))
     return record("guides", config, dict(rows=found), started, device)
 
 
-def _guides(setting, device, progress):
-    """Each guide as a function label -> denoiser, in the order of GUIDES."""
-    short = lambda recipe, share: dataclasses.replace(recipe, steps=int(recipe.steps * share))
-    pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-    other = pre.clone()
+def _pairs(setting, pre, ft, device, progress):
+    """Main model and guide, each label -> denoiser, for every name of GUIDES."""
+    steps = setting.finetune.steps // 10
+    weaker = finetuned(replace(setting, finetune=dict(steps=steps)), device, progress)
+    steps = setting.pretrain.steps // 8
+    early = pretrained(replace(setting, pretrain=dict(steps=steps)), device, progress)
+    foreign = pretrained(replace(setting, layout=setting.layout + 1), device, progress)
+    fresh = Ensemble.of(setting.each_seed(), num_classes=pre.null, width=setting.width).to(device)
+    ancestor = label_free(pre)
+    guides = {
+        "ancestor": ancestor,
+        "own null": label_free(ft),
+        "other seed": label_free(_next_seed(pre)),
+        "early ancestor": label_free(early),
+        "other source": label_free(foreign),
+        "weaker self": weaker.denoiser,
+        "itself": ft.denoiser,
+        "untrained": label_free(fresh),
+        "random": label_free(_noisy(fresh, device)),
+        "wrong label": lambda c: pre.denoiser(3),
+    }
+    return {name: (ft.denoiser, guide) for name, guide in guides.items()} | {
+        "swapped": (ancestor, ft.denoiser)
+    }
+
+
+def label_free(net):
+    """A network without a label, whatever label is asked for."""
+    return lambda c: net.denoiser(net.null)
+
+
+def _next_seed(nets):
+    """The same networks, each in the place of the next."""
+    other = nets.clone()
     other.params = {k: p.detach().roll(1, 0) for k, p in other.params.items()}
-    early = pretrained(setting.but(pretrain=short(setting.pretrain, 1 / 8)), device, progress)
-    foreign = pretrained(setting.but(layout=setting.layout + 1), device, progress)
-    weaker = finetuned(setting.but(finetune=dict(steps=setting.finetune.steps // 10)), device, progress)
-    fresh = Ensemble.of(range(setting.seeds), num_classes=pre.null, width=setting.width).to(device)
-    noisy = fresh.clone()  # a fresh output layer is zero: draw it like the others
-    generator, output = torch.Generator().manual_seed(0), list(noisy.params)[-2]
-    noisy.params[output] = (
-        torch.randn(noisy.params[output].shape, generator=generator).to(device) / setting.width**0.5
-    )
-    label_free = lambda net: lambda c: net.denoiser(net.null)
-    return dict(
-        zip(
-            GUIDES,
-            [
-                label_free(pre),
-                label_free(ft),
-                label_free(other),
-                label_free(early),
-                label_free(foreign),
-                weaker.denoiser,
-                ft.denoiser,
-                label_free(fresh),
-                label_free(noisy),
-                lambda c: pre.denoiser(3),
-                label_free(pre),
-            ],
-            strict=True,
-        )
-    )
+    return other
+
+
+def _noisy(fresh, device):
+    """Untrained networks whose output layer, zero at the start, is drawn like the others."""
+    noisy, generator = fresh.clone(), torch.Generator().manual_seed(0)
+    output = list(noisy.params)[-2]
+    drawn = torch.randn(noisy.params[output].shape, generator=generator).to(device)
+    noisy.params[output] = drawn / fresh.config["width"] ** 0.5
+    return noisy
 
 
 def figure(record):
-    """Each guide's metric at one weight, with intervals: finished by out-of-domain rate, unfinished by energy distance."""
-    w = 1.25
-    looks = {"ancestor": "DoG", "own null": "CFG", "weaker self": "autoguidance"}
-    names = ["none", *GUIDES]
+    """Each guide's metric at one weight, with intervals: finished by out-of-domain rate,
+    unfinished by energy distance."""
+    w, names = 1.25, ["none", *GUIDES]
+    panels = (
+        ("finished", "out_of_domain", "Finished: any broad guide\nkeeps samples in the domain"),
+        ("finished", "energy", "and they all cost match"),
+        ("unfinished", "energy", "Unfinished: only a model of\nthe source completes it"),
+    )
     with plot.style():
         fig, axes = plt.subplots(1, 3, figsize=(16, 5.6), sharey=True)
-        panels = (
-            ("finished", "out_of_domain", "Finished: any broad guide\nkeeps samples in the domain"),
-            ("finished", "energy", "and they all cost match"),
-            ("unfinished", "energy", "Unfinished: only a model of\nthe source completes it"),
-        )
         for ax, (stage, metric, title) in zip(axes, panels, strict=True):
-            values = [row(record, stage=stage, guide=n, w=1.0 if n == "none" else w)[metric] for n in names]
-            plot.bars(ax, values, ["not guided", *GUIDES.values()], [looks.get(n, "none") for n in names])
+            weight = lambda name: 1.0 if name == "none" else w
+            by_guide = [values(record, metric, stage=stage, guide=n, w=weight(n)) for n in names]
+            plot.bars(ax, by_guide, ["not guided", *GUIDES.values()], [LOOKS.get(n, "none") for n in names])
             ax.set_xscale("symlog", linthresh=0.05 if stage == "finished" else 1.0)
             ax.set(xlim=(0, None), xlabel=plot.NAMES[metric], title=title)
-        fig.supxlabel(f"{caption(record)}; w = {w}; lower is better", fontsize=11)
+        foot(fig, record, f"; w = {w}; lower is better")
     return fig

@@ -7,10 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ...guidance import cfg, domain_guidance
 from ...metrics import mode_coverage
 from .. import plot
-from ..lab import Judge, Setting, finetuned, pretrained
+from ..lab import PointSetting, Presets, methods, prepared
 from ..records import record
 
 CALLS = {"none": 1, "CFG": 2, "DoG": 2}  # network calls per step
@@ -23,16 +22,12 @@ TITLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Presets):
     """CFG and DoG at one weight w. Each of the networks draws `setting.samples` dots of each class."""
 
-    setting: Setting = Setting(samples=64)
+    setting: PointSetting = PointSetting(samples=64)
     w: float = 1.5
     limit: float = 2.3  # of the picture
-
-    @classmethod
-    def quick(cls):
-        return cls()
 
     @classmethod
     def full(cls):
@@ -42,19 +37,13 @@ class Config:
 def run(config, device="cpu", progress=False):
     """A row for each picture: its points by class, which of them lie outside, and coverage."""
     started = time.time()
-    setting, w = config.setting, config.w
-    pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-    judge, guide = Judge(setting, device), pre.denoiser(pre.null)
+    setting = config.setting
+    pre, ft, judge = prepared(setting, device, progress)
     dots, generator = setting.seeds * setting.samples, torch.Generator(device).manual_seed(2)
     source = setting.world(device).source.sample(3 * dots, generator=generator)
-    methods = {
-        "none": ft.denoiser,
-        "CFG": lambda c: cfg(ft, c, ft.null, w),
-        "DoG": lambda c: domain_guidance(ft.denoiser(c), guide, w),
-    }
     pictures = {"truth": [part.sample(dots, generator=generator) for part in judge.parts]}
-    for name, method in methods.items():
-        pictures[name] = [judge.sample(method, c).flatten(0, 1) for c in range(len(judge.parts))]
+    for name, _, method in methods(ft, pre, [config.w]):
+        pictures[name] = [x.flatten(0, 1) for x in judge.sample(method)]  # (dots, 2) of each class
     found = [dict(method="source", x=_rounded(source))]
     found += [dict(method=name, calls=CALLS.get(name), **_measured(x, judge)) for name, x in pictures.items()]
     return record("idea", config, dict(rows=found), started, device)

@@ -1,4 +1,5 @@
-"""Small images on the guidance plane: the best point, and the weights that held-out images ask for. (C18, C19)"""
+"""Small images on the guidance plane: the best point, and the weights that held-out
+images ask for. (C18, C19)"""
 
 import dataclasses
 import time
@@ -8,18 +9,21 @@ import numpy as np
 import torch
 
 from ... import shipped as weights
-from ...calibration import calibrate
-from ...guidance import cfg, domain_guidance, plane
-from .. import plot
-from ..records import merge, record, row, rows
-from .pictures import QUICK, Judge, Setting, cells, finetuned
+from ...guidance import plane
+from .. import cache, plot
+from ..lab import Presets
+from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, course, replica
+from ..records import best, merge, record, rows, values
+from .calibration import calibrated, weigh
+from .panels import foot, plane_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The grid of weights at each stage (fine-tuning steps); `held_out` images and `levels` for calibration."""
+class Config(Presets):
+    """The grid of weights at each stage (fine-tuning steps); `held_out` images and
+    `levels` for calibration."""
 
-    setting: Setting = QUICK
+    setting: PictureSetting = QUICK
     stages: tuple = (20, 60)
     a: tuple = (1.0, 1.5)
     b: tuple = (1.0, 1.5)
@@ -27,156 +31,104 @@ class Config:
     levels: tuple = (8.0, 2.0, 0.5, 0.12)
 
     @classmethod
-    def quick(cls):
-        return cls()
+    def full(cls):
+        grid = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
+        levels = (20.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
+        return cls(BROAD, (1000, 3000), a=grid, b=grid, held_out=620, levels=levels)
 
     @classmethod
-    def full(cls):
-        values = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
-        return cls(
-            Setting(classes=62, size=20),
-            (1000, 3000),
-            a=values,
-            b=values,
-            held_out=620,
-            levels=(20.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.06, 0.03),
-        )
+    def replica(cls):
+        grid = (1.0, 1.3, 1.5, 1.75, 2.0)
+        return replica(cls.full(), a=grid, b=grid)
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of stage, method, a, b ("calibrated" or numbers) and each metric by seed; `fits`: calibrated weights by seed."""
+    """Rows of stage, method, a, b ("calibrated" or numbers) and each metric by seed; `fits`:
+    calibrated weights by seed."""
     found, seconds = compute(config, device, progress=progress)
+    seeds = list(found.values())
     fits = [
-        dict(stage=stage, **{m: [r["fits"][i][m] for r in found.values()] for m in ("CFG", "DoG", "plane")})
+        dict(stage=stage, **{m: [r["fits"][i][m] for r in seeds] for m in ("CFG", "DoG", "plane")})
         for i, stage in enumerate(config.stages)
     ]
-    return record(
-        "images_plane",
-        config,
-        dict(rows=merge(r["rows"] for r in found.values()), fits=fits),
-        time.time() - seconds,
-        device,
-    )
+    results = dict(rows=merge(r["rows"] for r in seeds), fits=fits)
+    return record("images_plane", config, results, time.time() - seconds, device)
 
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cells(
-        "images_plane", _cell, [(config, device, s) for s in config.setting.each_seed()], part, progress
-    )
+    keys = [(s,) for s in config.setting.each_seed()]
+    return cache.cells(_cell, config, device, keys, part, progress)
 
 
-def _cell(key):
-    config, device, seed = key
-    judge, pre = Judge(config.setting, device), weights.load("glyphs", device)
-    kept = finetuned(
-        config.setting.but(finetune=dict(steps=max(config.stages))), seed, device, at=set(config.stages)
-    )
+def _cell(config, device, seed):
+    judge, pre = PictureJudge(config.setting, device), weights.load("glyphs", device)
+    tuned = course(config.setting, config.stages, seed, device)
+    x0 = judge.draw(config.held_out, 7_000 + seed)  # images that the fine-tune has not seen
+    held_out = (x0, torch.arange(len(x0), device=x0.device) % judge.world.num_classes)
     found, fits = [], []
     for stage in config.stages:
-        ft = kept[stage]
-        y, guide = judge.label, pre.denoiser(pre.null)
-        score = lambda method, a, b, D: found.append(
-            dict(stage=stage, method=method, a=a, b=b, score=judge.score(judge.sample(D, seed)))
-        )
-        for a in config.a:
-            for b in config.b:
-                score("plane", a, b, plane(guide, ft.denoiser(ft.null), ft.denoiser(y), a, b))
-        fit = weigh(config, judge, ft, guide, seed)
-        fits.append({k: c.weights.round(decimals=4).tolist() for k, c in fit.items()})
-        score("CFG", "calibrated", "calibrated", cfg(ft, y, ft.null, fit["CFG"].w))
-        score("DoG", "calibrated", "calibrated", domain_guidance(ft.denoiser(y), guide, fit["DoG"].w))
-        score(
-            "plane",
-            "calibrated",
-            "calibrated",
-            plane(guide, ft.denoiser(ft.null), ft.denoiser(y), fit["plane"].a, fit["plane"].b),
-        )
+        ft = tuned[stage]
+        fit = weigh(ft, pre, held_out, config.levels, seed)
+        fits.append({method: c.weights.round(decimals=4).tolist() for method, c in fit.items()})
+        asked = dict(CFG=[fit["CFG"].w], DoG=[fit["DoG"].w], plane=[fit["plane"].a, fit["plane"].b])
+        tried = [(*point, method) for *point, method in _grid(config, ft, pre)]
+        tried += [(name, w, w, method) for name, w, method in calibrated(ft, pre, asked)]
+        for name, a, b, method in tried:
+            score = judge.score(judge.sample(method, seed))
+            found.append(dict(stage=stage, method=name, a=a, b=b, score=score))
     return dict(rows=found, fits=fits)
 
 
-def weigh(config, judge, ft, guide, seed):
-    """Calibrated weights of one fine-tune from held-out images that it has not seen.  -> {method: Calibration}"""
-    x0 = judge.draw(config.held_out, 7_000 + seed)
-    data = (x0, torch.arange(len(x0), device=x0.device) % judge.world.num_classes)
-    null, found = ft.denoiser(ft.null), {}
-    for method, (g, middle) in {"CFG": (null, None), "DoG": (guide, None), "plane": (guide, null)}.items():
-        noise = torch.Generator(judge.device).manual_seed(400_000 + seed)
-        found[method] = calibrate(ft.denoiser, g, data, config.levels, middle, noise, resamples=2)
-    return found
+def _grid(config, ft, pre):
+    """Every point of the plane: ("plane", a, b, label -> denoiser)."""
+    guide, null = pre.denoiser(pre.null), ft.denoiser(ft.null)
+    for a in config.a:
+        for b in config.b:
+            yield "plane", a, b, lambda y, a=a, b=b: plane(guide, null, ft.denoiser(y), a, b)
 
 
-def best(record, stage, on, metric="frechet"):
-    """The best point of each family by the mean over the seeds `on`.  -> {"none", "CFG", "DoG", "plane": (a, b)}"""
+def families(record, stage):
+    """The points of each method's family at a stage, weights found by calibration aside.
+    -> {"none", "CFG", "DoG", "plane": rows}"""
     grid = [r for r in rows(record, stage=stage, method="plane") if r["a"] != "calibrated"]
-    families = dict(
-        none=lambda a, b: a == b == 1,
-        CFG=lambda a, b: a == 1,
-        DoG=lambda a, b: a == b,
-        plane=lambda a, b: a != 1 and a != b,
+    return dict(
+        none=[r for r in grid if r["a"] == r["b"] == 1],
+        CFG=[r for r in grid if r["a"] == 1],
+        DoG=[r for r in grid if r["a"] == r["b"]],
+        plane=[r for r in grid if r["a"] != 1 and r["a"] != r["b"]],
     )
-    mean = lambda r: np.mean([r[metric][s] for s in on])
-    chosen = {
-        name: min((r for r in grid if keep(r["a"], r["b"])), key=mean) for name, keep in families.items()
-    }
-    return {name: (r["a"], r["b"]) for name, r in chosen.items()}
 
 
 def figure(record):
-    """At each stage the map of the Fréchet distance with both lines, and the calibrated weights against sigma."""
-    config = record["config"]
+    """At each stage the map of the Fréchet distance with both lines, and the
+    calibrated weights against sigma."""
+    stages = record["config"]["stages"]
     with plot.style():
-        fig, axes = plt.subplots(len(config["stages"]), 2, figsize=(13, 5 * len(config["stages"])))
-        for (left, right), stage, fit in zip(axes, config["stages"], record["results"]["fits"], strict=True):
-            values = [
-                [np.mean(row(record, stage=stage, method="plane", a=a, b=b)["frechet"]) for a in config["a"]]
-                for b in config["b"]
-            ]
-            mesh = left.contourf(
-                config["a"],
-                config["b"],
-                np.log10(values),
-                levels=14,
-                cmap="Greys_r",
-                vmin=np.log10(values).min() - 0.6,
-            )
-            fig.colorbar(mesh, ax=left, label="log10 of the Fréchet distance")
-            left.plot(
-                [1, 1], [1, max(config["b"])], label="CFG (a = 1)", **{**plot.METHODS["CFG"], "marker": ""}
-            )
-            left.plot(
-                [1, max(config["a"])],
-                [1, max(config["a"])],
-                label="DoG (a = b)",
-                **{**plot.METHODS["DoG"], "marker": ""},
-            )
-            point = best(record, stage, record["seeds"])["plane"]
-            left.plot(
-                *point,
-                linestyle="",
-                **{k: v for k, v in plot.METHODS["plane"].items() if k != "linestyle"},
-                markersize=16,
-                label="best off the lines",
-            )
-            left.set(
-                xlabel="a, weight of the domain direction",
-                ylabel="b, weight of the class direction",
-                title=f"Match to the target, {stage} steps",
-                xlim=(0.97, None),
-            )
+        fig, axes = plt.subplots(len(stages), 2, figsize=(13, 5 * len(stages)))
+        for (left, right), stage, fit in zip(axes, stages, record["results"]["fits"], strict=True):
+            _map(left, record, stage)
             for column, (name, method) in enumerate((("a*, domain", "DoG"), ("b*, class", "CFG"))):
-                plot.sweep(right, config["levels"], np.array(fit["plane"])[:, :, column].T, method, name)
+                by_level = np.array(fit["plane"])[:, :, column].T  # (levels, S)
+                plot.sweep(right, record["config"]["levels"], by_level, method, name)
             right.axhline(1, color="black", linewidth=1)
-            right.set(
-                xscale="log",
-                xlabel="noise level σ",
-                ylabel="calibrated weight",
-                title=f"What held-out images ask for, {stage} steps",
-            )
+            right.set(xscale="log", xlabel="noise level σ", ylabel="calibrated weight")
+            right.set_title(f"What held-out images ask for, {stage} steps")
             right.legend(fontsize=11)
         axes[0, 0].legend(fontsize=11, frameon=True, facecolor="white", framealpha=1, loc="upper right")
-        fig.supxlabel(
-            f"{config['setting']['classes']} classes, {config['setting']['size']} images a class; {len(record['seeds'])} seeds",
-            fontsize=11,
-        )
+        foot(fig, record)
     return fig
+
+
+def _map(ax, record, stage):
+    """The Fréchet distance over the plane at a stage, both lines, and the best point off them."""
+    a, b = record["config"]["a"], record["config"]["b"]
+    at = lambda x, y: np.log10(values(record, "frechet", stage=stage, method="plane", a=x, b=y).mean())
+    heights = np.array([[at(x, y) for x in a] for y in b])
+    mesh = ax.contourf(a, b, heights, levels=14, cmap="Greys_r", vmin=heights.min() - 0.6)
+    ax.figure.colorbar(mesh, ax=ax, label="log10 of the Fréchet distance")
+    plane_lines(ax, a, b)
+    point = best(families(record, stage)["plane"])
+    look = plot.METHODS["plane"] | dict(linestyle="", markersize=16, label="best off the lines")
+    ax.plot(point["a"], point["b"], **look)
+    ax.set(title=f"Match to the target, {stage} steps", xlim=(0.97, None))

@@ -1,7 +1,9 @@
-"""DiT's own process on glyphs of 64 pixels as 4 x 32 x 32, the input of DiT-256: the paper's tables on a DiT trained here. (C15)
+"""DiT's own process on glyphs of 64 pixels as 4 x 32 x 32, the input of DiT-256: the paper's
+tables on a DiT trained here. (C15)
 
-The model is pre-trained once on the source, kept in the cache, and fine-tuned by the pipeline's own code; samples are
-drawn by the pipeline's own code as well. What differs from the paper: data, size of the network, length of training.
+The model is pre-trained once on the source, kept in the cache, and fine-tuned by the pipeline's
+own code; samples are drawn by the pipeline's own code as well. What differs from the paper:
+data, size of the network, length of training.
 """
 
 import dataclasses
@@ -16,32 +18,25 @@ from ...guidance import plane
 from ...interop import add_lora, lora_guide
 from ...pipeline import calibrate as calibration
 from ...pipeline import finetune as tuning
-from .. import plot
-from ..records import held_out, merge, record, row, rows
-from . import pictures
-from .scale_setup import TARGETS, Judge, codes, pretrained, ready
+from .. import cache, plot
+from ..lab import Presets
+from ..records import family, held_out, merge, record, row, rows
+from .scale_setup import TARGETS, LatentJudge, codes, pretrained, ready
 
 SMALL = dict(hidden_size=32, depth=2, num_heads=2, patch_size=4)
-SOURCES = (
-    "vp",
-    "pipeline/latents",
-    "pipeline/finetune",
-    "pipeline/sample",
-    "pipeline/calibrate",
-    "course/experiments/scale_setup",
-)
 VARIANTS = {"full": dict(), "no label dropout": dict(dropout=0.0), "LoRA": dict(rank=16, lr=5e-4)}
 METHODS = (("none", "none"), ("cfg", "CFG"), ("dog", "DoG"))
 GUIDES = ("pre-trained null", "pre-trained label", "fine-tuned null", "other model", "weaker self")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """network, other: sizes of the model and of another one that guides. images, other_images, batch: of pre-training.
-    The seeds are first, first + 1, ...; the two models' own are first and first + 1.
+class Config(Presets):
+    """network, other: sizes of the model and of another one that guides. images, other_images, batch: of
+    pre-training. The seeds are first, first + 1, ...; the two models' own are first and first + 1.
 
     targets, variants: of TARGETS and VARIANTS; variants beyond the first are run on the first target alone.
-    stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler, steps: of every table but that of steps.
+    stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler,
+    steps: of every table but that of steps.
     """
 
     network: dict = dataclasses.field(default_factory=lambda: SMALL)
@@ -66,10 +61,6 @@ class Config:
     held_out: int = 62
     samples: int = 124
     truth: int = 300
-
-    @classmethod
-    def quick(cls):
-        return cls()
 
     @classmethod
     def full(cls):
@@ -103,34 +94,34 @@ class Config:
             truth=8000,
         )
 
+    @classmethod
+    def replica(cls):
+        """The model is pre-trained anew, from other seeds."""
+        changes = dict(seeds=3, first=100, variants=("full",), stages=(1000,), plane=())
+        return dataclasses.replace(cls.full(), **changes, step_table=(("ddpm", 25), ("dpmpp_2m", 24)))
 
-def keys(config, device):
-    """(target, variant, seed) of every cell: all targets in full, the first target in every variant. More seeds leave the cells of fewer as they are."""
-    pairs = [(t, config.variants[0]) for t in config.targets] + [
-        (config.targets[0], v) for v in config.variants[1:]
-    ]
-    return [
-        (repr(dataclasses.replace(config, seeds=0)), device, t, v, s)
-        for s in range(config.first, config.first + config.seeds)
-        for t, v in pairs
-    ]
+
+def keys(config):
+    """(target, variant, seed) of every cell: all targets in full, the first target in every variant."""
+    pairs = [(t, config.variants[0]) for t in config.targets]
+    pairs += [(config.targets[0], v) for v in config.variants[1:]]
+    return [(t, v, s) for s in range(config.first, config.first + config.seeds) for t, v in pairs]
 
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return pictures.cells(
-        "scale", lambda key: _cell(config, *key[1:]), keys(config, device), part, progress, SOURCES
-    )
+    return cache.cells(_cell, config, device, keys(config), part, progress)
 
 
 def run(config, device="cpu", progress=False):
-    """Rows of table, target, variant, step, method and what else the table varies, each metric by seed; `floor` by target."""
+    """Rows of table, target, variant, step, method and what else the table varies, each metric
+    by seed; `floor` by target."""
     found, seconds = compute(config, device, progress=progress)
     groups = {}
     for key, result in found.items():
-        groups.setdefault(key[2:4], []).append(result)
+        groups.setdefault(key[:2], []).append(result)
     rows = [row for group in groups.values() for row in merge(group)]
-    floors = {t: Judge(config, t, device).floor(range(3)) for t in config.targets}
+    floors = {t: LatentJudge(config, t, device).floor(range(3)) for t in config.targets}
     return record("scale", config, dict(rows=rows, floor=floors), time.time() - seconds, device)
 
 
@@ -155,7 +146,7 @@ def tuned_at(config, base, judge, variant, seed, device):
 def _cell(config, device, target, variant, seed):
     base, judge, found = (
         pretrained(config, config.network, config.first, device),
-        Judge(config, target, device),
+        LatentJudge(config, target, device),
         [],
     )
     kept = tuned_at(config, base, judge, variant, seed, device)
@@ -199,7 +190,8 @@ def _cell(config, device, target, variant, seed):
 
 
 def _calibrated(config, judge, tuned, guide, seed):
-    """Weights that held-out images ask for, as a score for each level: {"DoG 8": w, ..., "a 8": a, "b 8": b}."""
+    """Weights that held-out images ask for, as a score for each level: {"DoG 8": w,
+    ..., "a 8": a, "b 8": b}."""
     x0 = judge.draw(config.held_out, 7_000 + seed)
     classes = judge.world.num_classes
     data = tuning.LatentTensors(x0, torch.arange(len(x0)) % classes, classes)
@@ -224,14 +216,9 @@ def _plane(config, kept, base, judge, seed, found):
         tuned = kept[stage]
         for a in config.plane:
             for b in config.plane:
-                D = plane(
-                    base.denoiser(base.null), tuned.denoiser(tuned.null), tuned.denoiser(judge.label), a, b
-                )
-                found.append(
-                    dict(
-                        table="plane", step=stage, a=a, b=b, score=judge.score(judge.through(D, tuned, seed))
-                    )
-                )
+                trio = [base.denoiser(base.null), tuned.denoiser(tuned.null)]
+                x = judge.sample(lambda y: plane(*trio, tuned.denoiser(y), a, b), seed)
+                found.append(dict(table="plane", step=stage, a=a, b=b, score=judge.score(x)))
 
 
 def _guides(config, kept, base, judge, device, add):
@@ -290,16 +277,8 @@ def of_target(ax, record, w):
 def of_variant(ax, record):
     """The first target by kind of fine-tune, each method at its own weight."""
     config = record["config"]
-    at = lambda variant: (
-        lambda method: held_out(
-            record,
-            method,
-            table="weight",
-            target=config["targets"][0],
-            variant=variant,
-            step=config["stages"][-1],
-        )
-    )
+    where = dict(table="weight", target=config["targets"][0], step=config["stages"][-1])
+    at = lambda variant: lambda method: held_out(family(record, method, variant=variant, **where))
     grouped(ax, {v: at(v) for v in config["variants"]})
     ax.set_title("Kind of fine-tune, best w")
 
@@ -353,7 +332,8 @@ def of_guide(ax, record):
 
 
 def figure(record):
-    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler; those that the record has."""
+    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler;
+    those that the record has."""
     config = record["config"]
     w = 1.5 if 1.5 in config["weights"] else config["weights"][0]
     panels = [

@@ -1,4 +1,5 @@
-"""What the study at scale is made of: glyphs of 64 pixels as latents, the pre-trained DiTs, one judge for all methods."""
+"""What the study at scale is made of: glyphs of 64 pixels as latents, the pre-trained
+DiTs, one judge for all methods."""
 
 import dataclasses
 import functools
@@ -12,10 +13,11 @@ from ...dit import VP, DiT, load_weights
 from ...pipeline import sample as sampling
 from ...pipeline.finetune import predicted
 from ...pipeline.latents import Unshuffle
-from ...samplers import dpmpp_2m, last
+from ...samplers import last
 from ...train import Trainer, TrainingConfig, generator
+from .. import cache
+from ..pictures import PictureJudge, PictureSetting
 from ..worlds import glyphs
-from . import pictures
 
 TARGETS = {  # name: which target, see glyphs.target
     "course": dict(),
@@ -35,18 +37,28 @@ def codes(images):
     return Unshuffle().encode(images)[0]
 
 
-class Judge(pictures.Judge):
-    """The course's judge on decoded latents, at 32 pixels. The samples of a seed are the pipeline's: image i from its own noise."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentSetting(PictureSetting):
+    """A target of TARGETS, as `LatentJudge` asks for it."""
+
+    domain: str = "course"
+
+    def world(self):
+        return world(self.domain)
+
+
+class LatentJudge(PictureJudge):
+    """The judge of pictures on decoded latents, at 32 pixels. The samples of a seed are the pipeline's:
+    image i from its own noise."""
 
     def __init__(self, config, target, device):
         self.config = config
-        super().__init__(Setting(target=world(target), samples=config.samples, truth=config.truth), device)
+        sizes = dict(samples=config.samples, truth=config.truth, steps=config.steps)
+        super().__init__(LatentSetting(domain=target, **sizes), device)
 
     def draw(self, n, seed):
         """Latents of fresh true images.  -> (n, 4, 32, 32)"""
-        return codes(
-            self.world.sample(n, generator=torch.Generator().manual_seed(seed), device=self.device)[0]
-        )
+        return codes(super().draw(n, seed))
 
     def latents(self, tuned, guide, seed, batch=496, **changes):
         """Samples of a method; `changes` are fields of the pipeline's sampling configuration."""
@@ -55,16 +67,22 @@ class Judge(pictures.Judge):
         )
         config = dataclasses.replace(config, **changes)
         parts = [range(i, min(i + batch, config.count)) for i in range(0, config.count, batch)]
-        return torch.cat([sampling.draw_latents(tuned, guide, config, p, self.world.num_classes) for p in parts])
+        return torch.cat(
+            [sampling.draw_latents(tuned, guide, config, p, self.world.num_classes) for p in parts]
+        )
 
-    def through(self, D, tuned, seed):
-        """Samples of a denoiser, from the noise that every method starts from."""
+    def start(self, seed):
+        """The noise that every method starts from, standard normal.  -> (samples, 4, 32, 32)"""
         config = sampling.Config(seed=seed)
-        x_T = sampling.noise(config, range(self.setting.samples), tuned.shape)[0].to(tuned.device)
-        sigmas = sampling.levels(self.config.steps)
-        return last(dpmpp_2m(D, sampling.scaled(x_T, sigmas), sigmas))
+        return sampling.noise(config, range(self.setting.samples), (4, 32, 32))[0].to(self.device)
 
-    def _read(self, x):
+    def flow(self, D, noise, sampler, steps=None):
+        """Where a denoiser takes noise over the pipeline's levels."""
+        sigmas = sampling.levels(steps or self.setting.steps)
+        return last(sampler(D, sampling.scaled(noise, sigmas), sigmas))
+
+    def read(self, x):
+        """What the feature network sees in the images of latents.  -> Reading"""
         small = [
             torch.nn.functional.interpolate(
                 Unshuffle().decode(part).clamp(-1, 1), (32, 32), mode="bicubic", antialias=True
@@ -74,32 +92,13 @@ class Judge(pictures.Judge):
         return self.net.read(torch.cat(small))
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What `pictures.Judge` reads of a setting."""
-
-    target: glyphs.World
-    samples: int
-    truth: int
-
-    def world(self):
-        return self.target
-
-
 def pretrained(config, network, seed=0, device="cpu", progress=False, images=None):
-    """A DiT trained on the source, averaged; made once, kept in the cache; by all processes of a torch.distributed group together.  -> VP"""
+    """A DiT trained on the source, averaged; made once, kept in the cache; by all processes of a
+    torch.distributed group together.
+    -> VP"""
     images = images or config.images
-    sources = (
-        "course/worlds/glyphs",
-        "dit/network",
-        "vp",
-        "pipeline/latents",
-        "course/experiments/scale_setup",
-    )
-    path = (
-        pictures.cache_folder()
-        / f"{pictures.named('scale', (network, seed, images, config.batch, config.lr), sources)}.safetensors"
-    )
+    inputs = (network, seed, images, config.batch, config.lr, str(device))
+    path = cache.path("scale", inputs, (pretrained,))
     source = glyphs.World(size=64)
     net = VP(
         DiT(
@@ -126,11 +125,13 @@ def ready(net):
 
 
 def pretrain(net, source, config, images, seed=0, progress=False, checkpoint=None, every=1000, compact=False):
-    """Train a `VP` on a world, fresh images in every batch: mean squared error of the velocity plus the variance's bound.  -> the average
+    """Train a `VP` on a world, fresh images in every batch: mean squared error of the velocity
+    plus the variance's bound.
+    -> the average
 
-    config: batch and lr. Processes of a group share each batch. checkpoint: a folder that the state goes into every so many
-    steps, in small parts, and from which a run goes on, on any number of processes; compact: see `Trainer.save`.
-    Raises FloatingPointError at a loss that is not finite.
+    config: batch and lr. Processes of a group share each batch. checkpoint: a folder that the state goes into
+    every so many steps, in small parts, and from which a run goes on, on any number of processes; compact:
+    see `Trainer.save`. Raises FloatingPointError at a loss that is not finite.
     """
     steps = images // config.batch
     recipe = TrainingConfig(
@@ -155,7 +156,8 @@ def pretrain(net, source, config, images, seed=0, progress=False, checkpoint=Non
 
 
 def _batch(net, source, recipe, seed, step):
-    """What a step sees: x0, label, time, noise, drawn on the device for the whole batch and rendered for this process's share."""
+    """What a step sees: x0, label, time, noise, drawn on the device for the whole batch and
+    rendered for this process's share."""
     g, n, device = generator(seed, step, net.device), recipe.batch, net.device
     u, drop = torch.rand(2, n, generator=g, device=device)
     z = torch.randn(n, 3 + len(glyphs.KNOBS), generator=g, device=device)
@@ -167,7 +169,8 @@ def _batch(net, source, recipe, seed, step):
 
 
 class _Velocity:
-    """The loss of a batch: the noise's squared error over abar is the velocity's, which weighs all noise levels alike."""
+    """The loss of a batch: the noise's squared error over abar is the velocity's, which
+    weighs all noise levels alike."""
 
     def __init__(self, net):
         self.process = vp.Process().to(net.device)

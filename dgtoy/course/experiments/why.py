@@ -1,5 +1,6 @@
-"""Why the pre-trained guide sharpens, at scale: the two terms of Domain Guidance over sigma, what the null branch has forgotten,
-a domain classifier along the trajectories, and the closed form direction by direction. (C20; notebook 11)
+"""Why the pre-trained guide sharpens, at scale: the two terms of Domain Guidance over sigma,
+what the null branch has forgotten, a domain classifier along the trajectories, and the closed
+form direction by direction. (C20; notebook 11)
 
 D_dog - D_ft = (w - 1) [(D_null - D_pre) + (D_c - D_null)]: a domain term and CFG's class term.
 """
@@ -21,20 +22,22 @@ from ...guidance import guided
 from ...pipeline import sample as sampling
 from ...pipeline.latents import Unshuffle
 from ...samplers import dpmpp_2m
-from .. import plot
+from .. import cache, plot
+from ..lab import Presets
 from ..records import record
 from ..worlds import glyphs
-from . import pictures, scale
+from . import scale
 from .directions import generalized, within
-from .scale_setup import Judge, codes, pretrained
+from .scale_setup import LatentJudge, codes, pretrained
 
 W = 2.0  # the weight at which directions are compared with the closed form
 TERMS = (("domain", "DoG", "domain term"), ("class", "CFG", "class term"))  # name, colour of, label
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """study: whose models and target (the first) are looked at. levels: of sigma. points: images at each level. classifier: its training steps."""
+class Config(Presets):
+    """study: whose models and target (the first) are looked at. levels: of sigma. points: images at each
+    level. classifier: its training steps."""
 
     study: scale.Config = dataclasses.field(default_factory=scale.Config)
     levels: tuple = (20.0, 1.0)
@@ -46,10 +49,6 @@ class Config:
         return self.study.seeds
 
     @classmethod
-    def quick(cls):
-        return cls()
-
-    @classmethod
     def full(cls):
         return cls(
             scale.Config.full(), (80.0, 40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08), 496, 1500
@@ -57,7 +56,8 @@ class Config:
 
 
 def run(config, device="cpu", progress=False):
-    """By seed and stage: `terms` and `errors` over sigma; at the last stage `odds` along the sampler's steps, `stds` and (first seed) `sheets` of samples by method; `ratio`: the closed form's r."""
+    """By seed and stage: `terms` and `errors` over sigma; at the last stage `odds` along the sampler's
+    steps, `stds` and (first seed) `sheets` of samples by method; `ratio`: the closed form's r."""
     found, seconds = compute(config, device, progress=progress)
     return record(
         "why",
@@ -70,22 +70,13 @@ def run(config, device="cpu", progress=False):
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    same = dataclasses.replace(config, study=dataclasses.replace(config.study, seeds=0))
-    keys = [(repr(same), device, s) for s in range(config.study.seeds)]
-    return pictures.cells(
-        "why",
-        lambda key: _cell(config, device, key[2]),
-        keys,
-        part,
-        progress,
-        (*scale.SOURCES, "experiments/scale", "experiments/directions"),
-    )
+    return cache.cells(_cell, config, device, [(s,) for s in range(config.study.seeds)], part, progress)
 
 
 def _cell(config, device, seed):
     study = config.study
     target = study.targets[0]
-    judge, base = Judge(study, target, device), pretrained(study, study.network, 0, device)
+    judge, base = LatentJudge(study, target, device), pretrained(study, study.network, 0, device)
     kept = scale.tuned_at(study, base, judge, study.variants[0], seed, device)
     found = dict(
         stages=[
@@ -116,7 +107,9 @@ def _noised(x0, sigma, seed):
 
 
 def terms(config, judge, base, tuned, seed):
-    """Over sigma: rms of domain and class term, the cosine between them, and of each with what is missing, x0 - D_c.  -> {name: [by level]}"""
+    """Over sigma: rms of domain and class term, the cosine between them, and of each
+    with what is missing, x0 - D_c.
+    -> {name: [by level]}"""
     x0, label = _images(config, judge, seed)
     found = {k: [] for k in ("domain", "class", "angle", "domain_to_truth", "class_to_truth")}
     cosine = lambda a, b: nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).mean().item()
@@ -141,7 +134,8 @@ def terms(config, judge, base, tuned, seed):
 
 
 def errors(config, judge, base, tuned, seed):
-    """Over sigma: mean squared error of the null branches before and after fine-tuning, on source and target, and of the labelled branch on the target."""
+    """Over sigma: mean squared error of the null branches before and after fine-tuning, on source and
+    target, and of the labelled branch on the target."""
     found = {}
     for where in ("source", "target"):
         x0, label = _images(config, judge, seed, where == "source")
@@ -176,7 +170,8 @@ class DomainClassifier(nn.Module):
 
 
 def domain_classifier(config, judge, device, batch=128):
-    """A classifier of noised latents, trained on fresh images of source and target in equal shares, sigma log-uniform from 0.05 to 100."""
+    """A classifier of noised latents, trained on fresh images of source and target in equal shares, sigma
+    log-uniform from 0.05 to 100."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = DomainClassifier().to(device)
@@ -198,7 +193,8 @@ def domain_classifier(config, judge, device, batch=128):
 
 
 def _trajectories(config, judge, base, tuned, classifier, seed):
-    """Mean log-odds of the target along each method's trajectory, and the stds of its samples along the directions of truth."""
+    """Mean log-odds of the target along each method's trajectory, and the stds of its samples
+    along the directions of truth."""
     guides = {
         "none": (tuned.denoiser(judge.label), 1.0),
         "CFG": (tuned.denoiser(tuned.null), 1.5),
@@ -244,7 +240,7 @@ def sheet(z):
 
 def _views(judge, x):
     """Latents and features of the same images, (n, D) float64 on the CPU."""
-    return dict(latents=x.flatten(1).double().cpu(), features=judge._read(x).features.double().cpu())
+    return dict(latents=x.flatten(1).double().cpu(), features=judge.read(x).features.double().cpu())
 
 
 def _axes(judge):
@@ -259,7 +255,7 @@ def _axes(judge):
 
 
 def _ratios(config, device):
-    judge = Judge(config.study, config.study.targets[0], device)
+    judge = LatentJudge(config.study, config.study.targets[0], device)
     return {k: r.round(5).tolist() for k, (_, r) in _axes(judge).items()}
 
 
@@ -270,7 +266,9 @@ def sharpening(record, view):
 
 
 def widths(record, method, view):
-    """Std of a method's samples along each direction, in units of the source's; the truth's is the record's `ratio`.  -> (S, d)"""
+    """Std of a method's samples along each direction, in units of the source's; the
+    truth's is the record's `ratio`.
+    -> (S, d)"""
     return np.array([c["stds"][method][view] for c in record["results"]["cells"]])
 
 
@@ -302,7 +300,8 @@ def pointing(ax, record, stage=-1):
 
 
 def forgotten(ax, record, stage=-1):
-    """Error of the fine-tuned null branch over that of the pre-trained one, on the source and on the target."""
+    """Error of the fine-tuned null branch over that of the pre-trained one, on the
+    source and on the target."""
     ax.axhline(1, color="black", linewidth=1)
     for where, look in (("source", {}), ("target", dict(marker="o", linestyle=":"))):
         error = lambda branch: curve(record, "errors", f"{branch} null, {where}", stage)
@@ -383,7 +382,8 @@ def of_truth(ax, record, view="features"):
 
 
 def figure(record):
-    """The two terms and where they point, what was forgotten, log-odds along the trajectories, the closed form by direction, widths."""
+    """The two terms and where they point, what was forgotten, log-odds along the trajectories, the closed
+    form by direction, widths."""
     cells = record["results"]["cells"]
     with plot.style():
         fig, axes = plt.subplots(2, 3, figsize=(15, 8.4))
@@ -394,8 +394,10 @@ def figure(record):
         of_truth(axes[1, 2], record)
         for ax in axes[1, 1:]:
             ax.legend(fontsize=11)
+        steps = cells[0]["stages"][-1]["step"]
         fig.supxlabel(
-            f"after {cells[0]['stages'][-1]['step']} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap intervals (of two seeds: from one to the other)",
+            f"after {steps} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap intervals "
+            "(of two seeds: from one to the other)",
             fontsize=11,
         )
     return fig

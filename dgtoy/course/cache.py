@@ -1,0 +1,253 @@
+"""Trained networks and finished cells on disk, each under a digest of all that
+determines it: its inputs and its code.
+
+Nobody keeps a list of modules. The code of a result is read from the syntax trees: from the functions and
+classes that make it, every name that they use is followed through their package, and what is reached counts,
+without comments, layout and docstrings. A figure is never reached, so a figure may change.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import os
+import pathlib
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import write_text
+
+
+def folder():
+    """Where results are kept: DGTOY_CACHE, or ~/.cache/dgtoy. Deleting it is always safe."""
+    return pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
+
+
+def path(name, inputs, code):
+    """The file of a network. inputs: all that it is made from (`digest`). code: the functions
+    and classes that make it (`Code`)."""
+    return folder() / f"{name}-{digest(inputs, torch.__version__, Code(*code).text())[:16]}.safetensors"
+
+
+def cells(work, config, device, keys, part=(0, 1), progress=False):
+    """work(config, device, *key) for every key, each result kept: what was interrupted goes on.
+
+    The number of seeds is not part of a cell's name, so more seeds leave the cells of fewer as they are.
+    part: (i, n) does the i-th of n shares of the keys, for several processes side by side.
+    -> {key: result}, and the seconds that all of it took, whenever that was
+    """
+    found, seconds, name = {}, 0.0, work.__module__.rpartition(".")[2]
+    code = Code(work, *_classes(config)).text()
+    same = digest(_seedless(config), torch.device(device).type, torch.__version__, code)
+    for key in tqdm(list(keys)[part[0] :: part[1]], name, disable=not progress, mininterval=5):
+        file = folder() / f"{name}-{digest(same, key)[:16]}.json"
+        if not file.exists():
+            started = time.time()
+            result = work(config, device, *key)
+            write_text(file, json.dumps(dict(seconds=time.time() - started, result=result)))
+        kept = json.loads(file.read_text())
+        found[key], seconds = kept["result"], seconds + kept["seconds"]
+    return found, seconds
+
+
+def _seedless(config):
+    """A dataclass as a dict, at any depth without the number of seeds."""
+    if not dataclasses.is_dataclass(config):
+        return config
+    names = [f.name for f in dataclasses.fields(config) if f.name != "seeds"]
+    return {name: _seedless(getattr(config, name)) for name in names}
+
+
+def _classes(config):
+    """The class of a dataclass, and those of its fields at any depth."""
+    if not dataclasses.is_dataclass(config):
+        return set()
+    return {type(config)}.union(*(_classes(getattr(config, f.name)) for f in dataclasses.fields(config)))
+
+
+def digest(*values):
+    """The SHA-256 of values: of a tensor its numbers, of an object what its constructor was given.
+
+    Raises TypeError for an object that does not keep its constructor's arguments as
+    attributes of their names.
+    """
+    sha = hashlib.sha256()
+    for value in values:
+        sha.update(_described(value))
+    return sha.hexdigest()
+
+
+def _described(value):
+    name = type(value).__qualname__
+    if value is None or isinstance(value, (str, int, float)):
+        return f"{name} {value!r};".encode()
+    if isinstance(value, torch.Tensor):
+        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        return f"{value.dtype} {tuple(value.shape)} ".encode() + numbers.numpy().tobytes()
+    if isinstance(value, (tuple, list)):
+        return f"{name} {len(value)} {digest(*value)};".encode()
+    if isinstance(value, dict):
+        return f"{name} {digest(*value.items())};".encode()
+    given = list(inspect.signature(type(value)).parameters)
+    missing = [n for n in given if not hasattr(value, n)]
+    if missing:
+        raise TypeError(f"a {name} has no attribute {missing[0]}; expected each argument of its constructor")
+    return f"{name} {digest({n: getattr(value, n) for n in given})};".encode()
+
+
+class Code:
+    """What functions and classes rest on: every definition of their package that they reach, as text.
+
+    found: {(module, name): its syntax tree}; under the name "" what a module does beyond defining names, and
+    digests of the data beside a package's code. Raises ValueError for a root outside the package.
+    """
+
+    def __init__(self, *roots, package=__name__.partition(".")[0]):
+        self.package, self.found = package, {}
+        for root in roots:
+            if self._source(root.__module__) is None:
+                raise ValueError(f"{root.__qualname__} is of {root.__module__}; expected code of {package}")
+            self._reach(root.__module__, root.__qualname__.partition(".")[0])
+
+    def text(self):
+        return "\n".join(f"{key} {self.found[key]}" for key in sorted(self.found))
+
+    def modules(self):
+        return {module for module, _ in self.found}
+
+    def _reach(self, module, name):
+        """A name of a module: its definition there and all that this uses, or what it was imported as."""
+        source = self._source(module)
+        if (module, "") not in self.found:
+            self._enter(module, "", source.statements)
+            self.found[module, ""] += source.data
+        if name in source.definitions:
+            if (module, name) not in self.found:
+                self._enter(module, name, source.definitions[name])
+        elif name in source.imports:
+            self._reach_dotted(source.imports[name])
+        elif "__getattr__" in source.definitions:
+            self._reach(module, "__getattr__")
+
+    def _enter(self, module, name, nodes):
+        self.found[module, name] = "".join(map(ast.dump, nodes))
+        imports = self._source(module).imports
+        for first, *rest in names_in(nodes):
+            if first in imports:
+                self._reach_dotted(".".join([imports[first], *rest]))
+            else:
+                self._reach(module, first)
+
+    def _reach_dotted(self, dotted):
+        """a.b.c.d: the longest part that is a module, and the next name in it; of a module
+        alone all that it defines."""
+        parts = dotted.split(".")
+        for n in range(len(parts), 0, -1):
+            module = ".".join(parts[:n])
+            source = self._source(module)
+            if source is not None:
+                for name in parts[n : n + 1] or source.definitions:
+                    self._reach(module, name)
+                return
+
+    def _source(self, module):
+        """A module of the package as read, None for any other."""
+        top, *rest = module.split(".")
+        if top != self.package:
+            return None
+        file = pathlib.Path(sys.modules[top].__file__).parent.joinpath(*rest)
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        return read(module, file, file.stat().st_mtime_ns) if file.exists() else None
+
+
+@dataclasses.dataclass
+class Source:
+    """A module as read: definitions {name: syntax trees}, imports {name: what it stands for}, other
+    statements, data beside it."""
+
+    definitions: dict
+    imports: dict
+    statements: list
+    data: str
+
+
+@functools.cache
+def read(module, file, changed):
+    """A module's `Source`; changed: when its file was, so that it is read again if it changes."""
+    tree = _without_docstrings(ast.parse(file.read_text()))
+    is_package = file.name == "__init__.py"
+    source = Source({}, {}, [], _data_beside(file) if is_package else "")
+    for node in tree.body:
+        names = _defines(node)
+        for name in names:
+            source.definitions.setdefault(name, []).append(node)
+        if not names and not isinstance(node, (ast.Import, ast.ImportFrom)):
+            source.statements.append(node)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                source.imports[alias.asname or alias.name.split(".")[0]] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = (
+                module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            )
+            origin = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                source.imports[alias.asname or alias.name] = f"{origin}.{alias.name}"
+    return source
+
+
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                del body[0]
+    return tree
+
+
+def _defines(node):
+    """The names that a statement defines: of a function, a class or an assignment."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return []
+    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+
+
+def _data_beside(file):
+    """Name and digest of each file in a package's folder that is not code, such
+    as the networks of `shipped`."""
+    data = [
+        p for p in sorted(file.parent.iterdir()) if p.is_file() and p.suffix != ".py" and p.name[0] != "."
+    ]
+    return "".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()} " for p in data)
+
+
+def names_in(nodes):
+    """What pieces of code refer to: ("a", "b", "c") for a.b.c.  -> sorted"""
+    found = set()
+
+    class Names(ast.NodeVisitor):
+        def visit_Name(self, node):
+            found.add((node.id,))
+
+        def visit_Attribute(self, node):
+            names, base = [], node
+            while isinstance(base, ast.Attribute):
+                names.append(base.attr)
+                base = base.value
+            if isinstance(base, ast.Name):
+                found.add((base.id, *reversed(names)))
+            else:
+                self.visit(base)
+
+    for node in nodes:
+        Names().visit(node)
+    return sorted(found)
