@@ -115,9 +115,11 @@ class Code:
             self._reach(root.__module__, root.__qualname__.partition(".")[0])
 
     def text(self):
+        """All that was found, for `digest`."""
         return "\n".join(f"{key} {self.found[key]}" for key in sorted(self.found))
 
     def modules(self):
+        """The names of the modules that something was found in."""
         return {module for module, _ in self.found}
 
     def _reach(self, module, name):

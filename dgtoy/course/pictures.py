@@ -105,6 +105,7 @@ def course(setting, stages, seed, device="cpu"):
 
 
 def tenth(steps):
+    """How long the weaker copy of a fine-tune was trained that guides it in autoguidance."""
     return max(1, steps // 10)
 
 
