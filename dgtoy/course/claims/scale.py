@@ -4,7 +4,7 @@ import numpy as np
 
 from ...metrics import bootstrap
 from ..experiments.why import sharpening
-from ..records import family, held_out, row, rows
+from ..records import family, held_out, rows, values
 from .finding import Finding
 
 W = 1.5  # the paper's weight
@@ -17,30 +17,19 @@ def c15(record):
 
     def at(target, method, variant="full"):
         w = 1.0 if method == "none" else weight
-        return np.array(
-            row(record, table="weight", target=target, variant=variant, step=last, method=method, w=w)[
-                "frechet"
-            ]
-        )
+        where = dict(table="weight", target=target, variant=variant, step=last)
+        return values(record, "frechet", method=method, w=w, **where)
 
     inside = [t for t in config["targets"] if t not in OUTSIDE]
     gain = bootstrap(np.concatenate([100 * (1 - at(t, "dog") / at(t, "cfg")) for t in inside]))
     first = config["targets"][0]
-    guide = lambda name: np.array(row(record, table="guide", guide=name)["frechet"])
-    by_steps = [
-        (
-            np.mean(r["frechet"]),
-            np.mean(
-                row(record, table="steps", method="cfg", sampler=r["sampler"], steps=r["steps"])["frechet"]
-            ),
-        )
-        for r in rows(record, table="steps", method="dog")
-    ]
+    guide = lambda name: values(record, "frechet", table="guide", guide=name)
+    by_steps = lambda method: [np.mean(r["frechet"]) for r in rows(record, table="steps", method=method)]
     parts = {
         "DoG < CFG on average": gain[1] > 0,
         "in every target inside the source": all(at(t, "dog").mean() < at(t, "cfg").mean() for t in inside),
         "CFG < none": bootstrap(np.concatenate([at(t, "none") - at(t, "cfg") for t in inside]))[1] > 0,
-        "with every sampler and number of steps": all(d < c for d, c in by_steps),
+        "with every sampler and number of steps": bool(np.all(np.less(by_steps("dog"), by_steps("cfg")))),
         "the pre-trained guide beats the fine-tuned null": bootstrap(
             guide("fine-tuned null") - guide("pre-trained null")
         )[1]
