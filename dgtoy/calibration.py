@@ -10,10 +10,11 @@ from .samplers import normal
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Weights at noise levels sigmas (n,): weights, low, high (n, 1) for one direction, (n, 2) for the plane's a and b.
+    """Weights at sigmas (n,): weights, low, high (n, 1) for one direction, (n, 2) for a and b of the plane.
 
-    low and high are a 95% bootstrap interval over the held-out points. `w`, `a` and `b` are functions of sigma, linear in
-    ln sigma between the levels and constant beyond them: they go where guidance takes a weight.
+    low and high are a 95% bootstrap interval over the held-out points. `w`, `a` and `b` are functions of
+    sigma, linear in ln sigma between the levels and constant beyond them: they go where guidance takes a
+    weight.
     """
 
     sigmas: torch.Tensor
@@ -42,15 +43,17 @@ def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=
     """The weights that bring guided denoising closest to held-out data, level by level.
 
     With x = x0 + sigma eps it minimises E |x0 - D_w(x, sigma)|^2 over the weights of the affine combination:
-        one direction:  w*(sigma) = <x0 - D_guide, D_main - D_guide> / |D_main - D_guide|^2,
-        with `middle` (the fine-tuned model's null branch), the plane's a and b from the 2 x 2 normal equations of
-        D_middle - D_guide and D_main - D_middle.
-    Guided by these weights, the combination completes an unfinished fine-tune (w* > 1) or restrains an overfitted one.
+        one direction:  w*(sigma) = <x0 - D_guide, D_main - D_guide> / |D_main - D_guide|^2, with `middle`
+        (the fine-tuned model's null branch), the plane's a and b from the 2 x 2 normal equations of D_middle
+        - D_guide and D_main - D_middle.
+    Guided by these weights, the combination completes an unfinished fine-tune (w* > 1) or restrains an
+    overfitted one.
 
-    main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read once; where
-    it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator: of the noise and the
-    bootstrap, which is a Poisson one, so that memory does not grow with the data.  -> Calibration
-    Raises ValueError for a level that is not positive, data without points, or models that never differ.
+    main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read
+    once; where it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator:
+    of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data.  ->
+    Calibration Raises ValueError for a level that is not positive, data without points, or models that never
+    differ.
     """
     sigmas = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
@@ -81,7 +84,7 @@ def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=
 
 @torch.no_grad()
 def _equations(main, guide, middle, x0, sigma, generator):
-    """Each point's share of the normal equations: the Gram matrix of the directions, then their products with the residual."""
+    """Each point's normal equations: Gram matrix of the directions, then their products with the residual."""
     x = x0 + sigma.to(x0) * normal(x0, generator)
     base, top = guide(x, sigma), main(x, sigma)
     inner = [top] if middle is None else [middle(x, sigma), top]
@@ -107,7 +110,7 @@ def _batches(data, size):
         x0, label = item if isinstance(item, (tuple, list)) else (item, None)
         if label is not None and len(label) != len(x0):
             raise ValueError(
-                f"data holds {len(x0)} points with {len(label)} labels; expected one label a point"
+                f"data holds {len(x0)} points with {len(label)} labels; expected one label per point"
             )
         labels = label.split(size) if label is not None else [None] * len(x0.split(size))
         for piece in zip(x0.split(size), labels):

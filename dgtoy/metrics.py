@@ -1,7 +1,7 @@
 """How far samples are from the target, with error bars.
 
-Where the target is known exactly its density is used; elsewhere samples are compared with fresh true samples. Distances
-between samples are unbiased or compared at equal counts.
+Where the target is known exactly its density is used; elsewhere samples are compared with fresh true samples.
+Distances between samples are unbiased or compared at equal counts.
 """
 
 import numpy as np
@@ -9,13 +9,13 @@ import torch
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
-    """The `share` quantile of log p over the mixture's own samples: what counts as out of domain lies below it."""
+    """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
     return torch.quantile(mixture.logp(mixture.sample(n, generator=generator)), share).item()
 
 
 def out_of_domain(x, mixture, cut=None):
-    """Share of samples whose exact log density is below `cut`, by default the 1st percentile of true samples'.
+    """Share of samples whose log density is below `cut`, by default the 1st percentile of true samples'.
 
     x (..., n, D) -> (...). True samples score 0.01 by construction.
     """
@@ -24,23 +24,23 @@ def out_of_domain(x, mixture, cut=None):
 
 
 def class_error(x, label, labelled):
-    """Share of samples to which the exact target gives a class other than the one asked for.  x (..., n, D) -> (...)"""
+    """Share of samples to which the exact target gives another class than `label`.  x (..., n, D) -> (...)"""
     r = labelled.responsibilities(x)  # (..., n, K)
     by_class = torch.stack([r[..., labelled.labels == c].sum(-1) for c in range(labelled.num_classes)], -1)
     return (by_class.argmax(-1) != label).float().mean(-1)
 
 
 def mode_coverage(x, mixture, share=0.2):
-    """Share of the mixture's components that hold at least `share` of the samples they should.  x (..., n, D) -> (...)"""
+    """Share of components that hold at least `share` of their samples.  x (..., n, D) -> (...)"""
     nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
     counts = torch.nn.functional.one_hot(nearest, len(mixture.weights)).sum(-2)
     return (counts >= share * x.shape[-2] * mixture.weights).float().mean(-1)
 
 
 def energy_distance(x, y):
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.  x (..., n, D), y (m, D) -> (...)
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.
 
-    Székely & Rizzo 2013.
+    x (..., n, D), y (m, D) -> (...). Raises ValueError for fewer than 2 samples. Székely & Rizzo 2013.
     """
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
@@ -50,7 +50,7 @@ def energy_distance(x, y):
 
 
 def sliced_wasserstein(x, y, directions=128, generator=None):
-    """Mean 1-Wasserstein distance of projections on random directions.  x, y (n, D), equal n. Rabin et al. 2011."""
+    """Mean 1-Wasserstein distance of random projections.  x, y (n, D), equal n. Rabin et al. 2011."""
     if x.shape != y.shape:
         raise ValueError(
             f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples"
@@ -64,9 +64,10 @@ def sliced_wasserstein(x, y, directions=128, generator=None):
 
 
 def frechet_distance(x, y):
-    """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), in float64.  x (n, D), y (m, D). Heusel et al. 2017.
+    """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), in float64.
 
-    The root is taken through symmetric eigenvalues, which few samples do not upset. Biased: compare equal counts only.
+    x (n, D), y (m, D) -> (). Heusel et al. 2017. The root is taken through symmetric eigenvalues, which few
+    samples do not upset. Biased: compare equal counts only.
     """
     x, y = x.double(), y.double()
     cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
@@ -77,9 +78,10 @@ def frechet_distance(x, y):
 
 
 def prdc(real, fake, k=5):
-    """Precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020) by k-nearest-neighbour balls.
+    """Precision, recall, density and coverage by balls that reach to the k-th nearest neighbour.
 
-    real (n, D), fake (m, D), on one device -> dict of four floats.
+    Kynkäänniemi et al. 2019; Naeem et al. 2020. real (n, D), fake (m, D), on one device -> dict of four
+    floats.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
@@ -100,12 +102,14 @@ def prdc(real, fake, k=5):
 def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     """Mean over seeds and its percentile bootstrap interval.  values (S,) -> (mean, low, high). Efron 1979.
 
-    For a paired comparison pass the differences, seed by seed. Raises ValueError for fewer than 2 finite values.
+    For a paired comparison pass the differences, seed by seed. Raises ValueError for fewer than 2 finite
+    values.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
-            f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; expected (seeds,), all finite, 2 or more"
+            f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; "
+            "expected (seeds,), all finite, 2 or more"
         )
     picks = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     tail = (1 - level) / 2

@@ -15,8 +15,8 @@ WAVES = 8  # of ln sigma, 0.25 to 2 radians a unit
 def preconditioned(body, x, sigma, label, null, sigma_data):
     """D(x, sigma | label) = c_skip x + c_out F(c_in x, ln sigma, label). Karras et al. 2022, table 1.
 
-    body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the label one-hot.
-    x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
+    body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the
+    label one-hot. x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
     label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])  # (*B,)
@@ -30,8 +30,9 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
 class MLP(nn.Module):
     """One denoiser: `preconditioned` around a plain MLP with SiLU.
 
-    dim: of x. num_classes: labels are 0..num_classes-1, and `null` = num_classes is the model's own null label.
-    depth: hidden layers. sigma_data: the std of data that the preconditioning assumes. seed: of the initial weights.
+    dim: of x. num_classes: labels are 0..num_classes-1, and `null` = num_classes is the model's own null
+    label. depth: hidden layers. sigma_data: the std of data that the preconditioning assumes. seed: of the
+    initial weights.
     """
 
     def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
@@ -49,18 +50,19 @@ class MLP(nn.Module):
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
         self._new_table(generator)
-        nn.init.zeros_(self.body[-1].weight), nn.init.zeros_(self.body[-1].bias)
+        nn.init.zeros_(self.body[-1].weight)
+        nn.init.zeros_(self.body[-1].bias)
 
     def forward(self, x, sigma, label):
         """x (B, dim), sigma () or (B,), label () or (B,) -> x0_hat (B, dim)"""
         return preconditioned(self.body, x, sigma, label, self.null, self.sigma_data)
 
     def denoiser(self, label):
-        """D(x, sigma) for a label: an int or (B,). Raises ValueError for a label that this model does not have."""
+        """D(x, sigma) for a label, an int or (B,). Raises ValueError for a label that this model lacks."""
         return _denoiser(self, label)
 
     def with_classes(self, num_classes, seed):
-        """The same network with a fresh label table for new classes; null is the last row of the new table."""
+        """The same network with a fresh label table for new classes; null is the last row of the table."""
         new = type(self)(**{**self.config, "num_classes": num_classes, "seed": seed}).to(
             self.body[0].weight.device
         )
@@ -73,15 +75,15 @@ class MLP(nn.Module):
         return new
 
     def _new_table(self, generator):
-        """The label table: the columns of the first layer that the one-hot label selects, as small as DiT's at the start."""
+        """The columns of the first layer that the one-hot label selects, at first as small as DiT's table."""
         nn.init.normal_(self.body[0].weight.data[:, -self.null - 1 :], 0, 0.02, generator=generator)
 
 
 class Ensemble:
     """S networks of one shape as one batched network: x (S, B, dim) in, x0_hat (S, B, dim) out.
 
-    params {name: (S, ...)} stacks the members' parameters, weights transposed to (S, in, out). Members never mix: member
-    k trained here equals the network trained alone with seed k.
+    params {name: (S, ...)} stacks the members' parameters, weights transposed to (S, in, out). Members never
+    mix: member k trained here equals the network trained alone with seed k.
     """
 
     def __init__(self, members):
@@ -98,7 +100,7 @@ class Ensemble:
 
     @classmethod
     def of(cls, seeds, **config):
-        """One fresh MLP a seed."""
+        """One fresh MLP per seed."""
         return cls([MLP(seed=s, **config) for s in seeds])
 
     def __len__(self):
@@ -127,10 +129,11 @@ class Ensemble:
         return net
 
     def with_classes(self, num_classes, seeds=None):
-        """Every member with a fresh label table; `seeds` (the members' own by default) draw table and later training."""
+        """Every member with a fresh label table; "
+        "`seeds` (by default the members') draw it and later training."""
         seeds = self.seeds if seeds is None else list(seeds)
         if len(seeds) != len(self):
-            raise ValueError(f"seeds is {seeds}; expected {len(self)}, one a member")
+            raise ValueError(f"seeds is {seeds}; expected {len(self)}, one per member")
         return Ensemble([self.member(k).with_classes(num_classes, s) for k, s in enumerate(seeds)])
 
     def clone(self):
@@ -156,7 +159,8 @@ def _denoiser(net, label):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {(*lead, 'B', dim)}")
         if label.ndim and label.shape != x.shape[:-1]:
             raise ValueError(
-                f"label has shape {tuple(label.shape)}; expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
+                f"label has shape {tuple(label.shape)}; "
+                f"expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
             )
         sigma = check_sigma(sigma, x)
         with torch.no_grad():

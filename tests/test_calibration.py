@@ -70,7 +70,7 @@ def test_the_plane_asks_for_one_over_alpha_and_one_over_beta(world):
 
 
 def test_the_calibrated_weights_minimise_the_error_on_the_held_out_points():
-    """The same noise again: moving either weight of the plane in either direction makes the mean square worse."""
+    """The same noise again: moving either weight of the plane either way makes the error worse."""
     x0, middle = torch.linspace(-1, 3, 200, dtype=torch.float64)[:, None], gaussian(0.5, 1.0).denoise
     found = calibrate(NARROW, WIDE, x0, [0.7], middle=middle, generator=seeded(), resamples=1)
     x = x0 + 0.7 * torch.randn(x0.shape, generator=seeded(), dtype=x0.dtype)
@@ -190,7 +190,7 @@ def test_calibration_draws_from_its_generator_alone():
 
 
 def test_images_are_calibrated_as_points_are():
-    """One pixel image a point: 4 pixels of noise, D_main = 0.5 x0-like shrinkage; the answer is least squares by hand."""
+    """Images of 4 pixels and two shrinking denoisers; the answer is least squares by hand."""
     x0 = torch.randn(40, 1, 2, 2, generator=seeded(7), dtype=torch.float64)
     main, guide = (lambda x, s: 0.5 * x), (lambda x, s: 0.1 * x)
     found = calibrate(main, guide, x0, [0.8], generator=seeded(), resamples=1)

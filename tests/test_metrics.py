@@ -39,7 +39,7 @@ def test_one_percent_of_true_samples_is_out_of_domain(rng):
 
 
 def test_the_threshold_is_the_quantile_of_the_log_density():
-    """For a Gaussian in two dimensions -2 log p is chi-square with 2 degrees of freedom: P(log p < cut) = share."""
+    """For a Gaussian in 2-D, -2 log p is chi-square with 2 degrees of freedom: P(log p < cut) = share."""
     standard = GaussianMixture([1.0], torch.zeros(1, 2, dtype=torch.float64), torch.eye(2)[None])
     for share in (0.01, 0.1, 0.5):
         truth = -math.log(2 * math.pi) + math.log(share)
@@ -61,7 +61,7 @@ def test_class_error_is_the_share_of_samples_in_another_class(rng):
 
 
 def test_class_error_takes_the_class_of_all_components_together():
-    """Near 0 each component of class 1 is less likely than class 0's one, and the two together more likely."""
+    """Near 0 each component of class 1 is less likely than class 0's, and the two together more."""
     mixture = LabelledMixture([0.4, 0.3, 0.3], torch.zeros(3, 1), torch.ones(3, 1, 1), [0, 1, 1])
     assert metrics.class_error(torch.zeros(5, 1), 1, mixture) == 0
 
@@ -95,7 +95,7 @@ def test_leading_axes_are_batches(metric, rng):
 
 @given(seeds, st.integers(2, 40), st.integers(2, 40))
 def test_energy_distance_is_scipy_s_with_the_bias_taken_out(seed, n, m):
-    """SciPy's is the root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| with each point's distance to itself counted."""
+    """SciPy's is the root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| that counts distances to itself."""
     x, y = cloud(n, 1, seed), cloud(m, 1, seed + 1, mean=0.5)
     within = lambda a: torch.cdist(a, a).sum().item() / len(a) ** 2
     biased = scipy.stats.energy_distance(x[:, 0], y[:, 0]) ** 2
