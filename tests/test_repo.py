@@ -117,37 +117,6 @@ def test_the_library_asks_for_three_packages_and_each_extra_for_what_its_modules
     assert {"diffusers", "peft", "datasets", "transformers", "pillow", "tqdm"} <= extras["dit"]
 
 
-LIBRARY = [p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in MODULES]
-LIBRARY = [m.removesuffix(".__init__") for m in LIBRARY if not m.startswith("dgtoy.course.")]
-
-
-@pytest.fixture(scope="module")
-def bare():
-    """What importing each module says where nothing but the library's own three packages is installed."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {Requirement(r).name for asked in project["optional-dependencies"].values() for r in asked} - {
-        "dgtoy"
-    }
-    modules = {name.replace("-", "_") for name in extras} | {"sklearn", "PIL"}
-    code = (
-        f"import importlib, json, sys; sys.modules |= dict.fromkeys({sorted(modules)}); said = {{}}\n"
-        f"for name in {LIBRARY}:\n"
-        "    try: importlib.import_module(name)\n"
-        "    except ImportError as e: said[name] = str(e)\n"
-        "print(json.dumps(said))"
-    )
-    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-
-
-@pytest.mark.parametrize("module", LIBRARY)
-def test_a_module_imports_with_the_library_s_own_packages_or_names_its_extra(module, bare):
-    if module == "dgtoy.dit.kernels":
-        pytest.skip("for CUDA alone, where torch brings triton")
-    if module in ("dgtoy.shipped", "dgtoy.theory"):
-        pytest.xfail("on their way out of the course and of scipy")
-    assert re.fullmatch(r"|.* missing; install the extra: pip install -e '.\[\w+\]'.*", bare.get(module, ""))
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel that `pip install .` builds, unpacked: its folder."""
