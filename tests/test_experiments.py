@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, started
 
-from dgtoy import Recipe, shipped
+from dgtoy import Recipe, fit, shipped
 from dgtoy.course import claims, experiments, lab, recipes, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
@@ -170,6 +170,28 @@ def test_true_samples_are_judged_faultless():
         np.mean(found["out_of_domain"]) == pytest.approx(0.01, abs=0.005) and np.mean(found["coverage"]) == 1
     )
     assert abs(np.mean(found["energy"])) < 0.005 and np.mean(found["class_error"]) < 0.1
+
+
+def train_and_count(log):
+    """Fine-tune, as a notebook does, and note each step of training."""
+
+    def counted(*args, **options):
+        for step in fit(*args, **options):
+            with log.open("a") as lines:
+                lines.write(f"{step.step}\n")
+            yield step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "fit", counted)
+        lab.finetuned(TINY)
+
+
+def test_two_processes_that_need_a_network_train_it_once(tmp_path):
+    log = tmp_path / "steps"
+    for process in [started(train_and_count, log, DGTOY_CACHE=str(tmp_path)) for _ in range(2)]:
+        process.join(120)
+        assert process.exitcode == 0
+    assert len(log.read_text().split()) == TINY.pretrain.steps + TINY.finetune.steps
 
 
 def test_a_changed_setting_is_trained_anew():

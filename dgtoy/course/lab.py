@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .. import metrics
+from ..checkpoint import alone
 from ..guidance import autoguidance, cfg, domain_guidance
 from ..nets import Ensemble
 from ..samplers import heun, karras, last
@@ -152,12 +153,13 @@ def prepared(setting, device="cpu", progress=False):
 
 def trained(name, net, data, recipe, progress=False):
     """The averaged weights of `net` after `fit`, from the cache where they are; a run that was
-    interrupted goes on there."""
+    interrupted goes on there, and of two processes that need them one trains, the other waits."""
     inputs = (net.config, net.seeds, net.params, data, recipe, net.device.type)
     ema, path = net.clone(), cache.path(name, inputs, (fit, type(net), type(data)))
-    steps = fit(net, data, recipe, ema, checkpoint=path, every=2000)
-    for _ in tqdm(steps, name, recipe.steps, leave=False, disable=not progress, mininterval=0.5):
-        pass
+    with alone(path):
+        steps = fit(net, data, recipe, ema, checkpoint=path, every=2000)
+        for _ in tqdm(steps, name, recipe.steps, leave=False, disable=not progress, mininterval=0.5):
+            pass
     return ema
 
 
