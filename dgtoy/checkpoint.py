@@ -1,4 +1,5 @@
-"""Tensors and a JSON header on disk: one safetensors file, or a folder of small parts; complete or not there."""
+"""Tensors and a JSON header on disk: one safetensors file, or a folder of small parts; complete or not
+there."""
 
 import contextlib
 import glob
@@ -17,10 +18,12 @@ PART_BYTES = 16 * 2**20
 
 
 def save_state(path, tensors, header, part_bytes=PART_BYTES):
-    """A state to go on from, into `path`: a file NAME.safetensors, or a folder, in files of at most `part_bytes` each.
+    """A state to go on from, into `path`: a file NAME.safetensors, or a folder, in files of at most
+    `part_bytes` each.
 
-    header: JSON, its "step" the steps taken. Within the folder a save has a folder of its own, STEP-ID, which appears
-    when all its parts are written; only then those of earlier saves go. So a process that is killed leaves one that is complete.
+    header: JSON, its "step" the steps taken. Within the folder a save has a folder of its own, STEP-ID, which
+    appears when all its parts are written; only then those of earlier saves go. So a process that is killed
+    leaves one that is complete.
     Raises ValueError if one row of a tensor is larger than a part.
     """
     path = pathlib.Path(path)
@@ -58,7 +61,8 @@ def load_state(path):
     missing = sorted(set(range(expected)) - have)
     if missing:
         raise ValueError(
-            f"{saves[-1]} is not complete: {missing[0]:05d}.safetensors is missing, one of {len(missing)} of {expected} parts"
+            f"{saves[-1]} is not complete: {missing[0]:05d}.safetensors"
+            f" is missing, one of {len(missing)} of {expected} parts"
         )
     pieces = {}
     for tensors, _ in read:
@@ -108,7 +112,8 @@ def write_safetensors(path, tensors, header):
 
 
 def _part(path):
-    """The hidden file that is to become `path`, in a folder that exists. Those that killed processes left behind go: untouched for ten minutes."""
+    """The hidden file that is to become `path`, in a folder that exists. Those that killed processes left
+    behind go: untouched for ten minutes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(FileNotFoundError):
@@ -147,7 +152,8 @@ def alone(path):
 
 
 def read_safetensors(path):
-    """tensors, header of a file made by `write_safetensors`. Raises ValueError if it is damaged or another kind of file."""
+    """tensors, header of a file made by `write_safetensors`. Raises ValueError if it is damaged or another
+    kind of file."""
     try:
         with safe_open(path, "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["json"])

@@ -1,7 +1,8 @@
-"""Training: one loop with one optimizer step and one average of the weights, for every network here; and `fit`, its use on the small ones.
+"""Training: one loop with one optimizer step and one average of the weights, for every network here; and
+`fit`, its use on the small ones.
 
-The randomness of step t of seed k is a function of (k, t) alone. So a member of an ensemble sees what it would see
-alone, a resumed run what it would have seen, and several processes together what one sees.
+The randomness of step t of seed k is a function of (k, t) alone. So a member of an ensemble sees what it
+would see alone, a resumed run what it would have seen, and several processes together what one sees.
 """
 
 import dataclasses
@@ -26,9 +27,10 @@ BLOCK = 64  # steps whose random numbers `fit` draws together
 class TrainingConfig:
     """What every training has: its length, its batch, AdamW and the average of the weights.
 
-    dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of the gradient,
-    0 for any. schedule: of the learning rate after `warmup` steps in which it rises to lr: "constant"; "cosine", falling to
-    0; "wsd", constant and in the last share `decay` of the steps falling to 0 on a line. Raises ValueError for values out of range.
+    dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of
+    the gradient, 0 for any. schedule: of the learning rate after `warmup` steps in which it rises to lr:
+    "constant"; "cosine", falling to 0; "wsd", constant and in the last share `decay` of the steps falling to
+    0 on a line. Raises ValueError for values out of range.
     """
 
     steps: int = 2000
@@ -50,7 +52,8 @@ class TrainingConfig:
             raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
         if self.batch < 1 or self.steps < 0 or not 0 < self.lr < math.inf:
             raise ValueError(
-                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr}; expected >= 0, >= 1, > 0 and finite"
+                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr};"
+                f" expected >= 0, >= 1, > 0 and finite"
             )
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas is {self.betas}; expected two numbers, 0 <= beta < 1")
@@ -75,7 +78,8 @@ class TrainingConfig:
         return lr
 
     def same_until(self, step):
-        """Whether the first `step` steps do not depend on how many follow: then a run may go on for longer."""
+        """Whether the first `step` steps do not depend on how many follow: then a run may go on for
+        longer."""
         if self.schedule == "wsd":
             return step <= (1 - self.decay) * self.steps
         return self.schedule == "constant"
@@ -83,9 +87,11 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(TrainingConfig):
-    """How `fit` trains. P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022, table 1).
+    """How `fit` trains. P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022,
+    table 1).
 
-    w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the steps.
+    w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the
+    steps.
     """
 
     P_mean: float = -0.5
@@ -101,7 +107,8 @@ class Recipe(TrainingConfig):
             )
         if not 1 <= self.w < 2 or not 0 <= self.late <= 1:
             raise ValueError(
-                f"w, late are {self.w}, {self.late}; expected 1 <= w < 2 (beyond, the learned field has no fixed point)"
+                f"w, late are {self.w}, {self.late};"
+                f" expected 1 <= w < 2 (beyond, the learned field has no fixed point)"
                 " and 0 <= late <= 1"
             )
 
@@ -125,11 +132,11 @@ def generator(seed, step, device="cpu"):
 class Trainer:
     """A training run: the weights of `net`, their average `ema`, Adam's moments, and the steps taken.
 
-    net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving average
-    of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
-    loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks that share no weight.
-    On a CUDA device a step is two captured graphs, gradient and update. Processes of a group (`distributed.join`) average
-    their gradients; each calls the trainer on its own slice of the batch.
+    net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving
+    average of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
+    loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks that share no weight. On
+    a CUDA device a step is two captured graphs, gradient and update. Processes of a group
+    (`distributed.join`) average their gradients; each calls the trainer on its own slice of the batch.
     """
 
     def __init__(self, net, loss_fn, recipe, ema=None):
@@ -156,8 +163,10 @@ class Trainer:
     def run(self, batch_fn):
         """Train up to recipe.steps; a generator of `Step`.
 
-        batch_fn(step): the tensors that step `step`, counted from 0, sees, and nothing else than that decides what they are.
-        Raises FloatingPointError at a loss that is not finite, naming step and seed; the weights are then those before that step.
+        batch_fn(step): the tensors that step `step`, counted from 0, sees, and nothing else than that decides
+        what they are.
+        Raises FloatingPointError at a loss that is not finite, naming step and seed; the weights are then
+        those before that step.
         """
         averages, params = list(self.averages.values()), list(self.params.values())
         following = batch_fn(self.step) if self.step < self.recipe.steps else None
@@ -179,7 +188,8 @@ class Trainer:
             yield Step(self.step, loss)
 
     def saved(self, batch_fn, path, every=500, **how):
-        """As `run`, with the state saved every `every` steps, at the end and at a loss that is not finite; by the first process."""
+        """As `run`, with the state saved every `every` steps, at the end and at a loss that is not finite; by
+        the first process."""
         try:
             for step in self.run(batch_fn):
                 if step.step % every == 0 or step.step == self.recipe.steps:
@@ -192,7 +202,8 @@ class Trainer:
     def save(self, path, compact=False, **how):
         """Write all that it takes to go on; the first process does. See `checkpoint.save_state` for `path`.
 
-        compact: moments in bfloat16, for a quarter less on disk. The run that goes on then differs by rounding.
+        compact: moments in bfloat16, for a quarter less on disk. The run that goes on then differs by
+        rounding.
         """
         if distributed.rank() == 0:
             small = {
@@ -257,7 +268,8 @@ class Trainer:
             raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
 
     def _captured(self, batch):
-        """The two halves of a step on batches of this kind; the update reads gradients from where its gradient leaves them."""
+        """The two halves of a step on batches of this kind; the update reads gradients from where its
+        gradient leaves them."""
         kind = tuple((a.shape, a.dtype) for a in batch)
         if kind not in self._halves:
             alone = distributed.count() == 1
@@ -292,7 +304,8 @@ class Trainer:
         if not bool(finite.all()):
             seed = self._header()["seeds"][int((~finite).nonzero()[0])]
             raise FloatingPointError(
-                f"the loss of seed {seed} is not finite at step {self.step + 1}; the weights are those of step {self.step}"
+                f"the loss of seed {seed} is not finite at step {self.step + 1};"
+                f" the weights are those of step {self.step}"
             )
 
 
@@ -326,7 +339,8 @@ class Points:
 def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     """The inputs of BLOCK training steps, first axis the seed: x0, label, sigma, noisy x.
 
-    data: anything with draw(u, z) -> x0, label: `Points`; a `LabelledMixture` or a `World` for unlimited data.
+    data: anything with draw(u, z) -> x0, label: `Points`; a `LabelledMixture` or a `World` for unlimited
+    data.
     dim: of a point, or the shape of an image.
     """
     shape = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -349,7 +363,8 @@ def append_dims(a, x):
 
 
 def denoising_loss(x0_hat, x0, sigma, sigma_data):
-    """Mean over the batch of (1/sigma^2 + 1/sigma_data^2) |x0_hat - x0|^2.  (..., B, *D) -> (...). Karras et al. 2022, eq. 8.
+    """Mean over the batch of (1/sigma^2 + 1/sigma_data^2) |x0_hat - x0|^2.  (..., B, *D) -> (...). Karras et
+    al. 2022, eq. 8.
 
     sigma (..., B) tells where the axes of a point begin.
     """
@@ -358,20 +373,23 @@ def denoising_loss(x0_hat, x0, sigma, sigma_data):
 
 
 def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
-    """Train an `Ensemble` or an `EDM` in place, every member on its own seed's data order; a generator of `Step`.
+    """Train an `Ensemble` or an `EDM` in place, every member on its own seed's data order; a generator of
+    `Step`.
 
     data: see `batches`. ema: a clone of net that receives the moving average of its weights (warm-up: decay
-    min(ema, (1 + t) / (10 + t))). checkpoint: a file written every `every` steps and at the end, complete or not at
-    all; where it exists already, training goes on from it as if it had never stopped.
-    guide: with recipe.w > 1, the pre-trained denoiser of DogFit (Bahram et al. 2025): labelled samples are then trained
-    towards x0 + (w - 1) (D - D_guide), D the network's own estimate, held fixed. Where that has converged,
-    D = D_guide + (D_x0 - D_guide) / (2 - w): Domain Guidance of weight 1 / (2 - w) in one call.
-    Raises FloatingPointError at a non-finite loss, naming step and seed; the weights are then those before that step.
+    min(ema, (1 + t) / (10 + t))). checkpoint: a file written every `every` steps and at the end, complete or
+    not at all; where it exists already, training goes on from it as if it had never stopped.
+    guide: with recipe.w > 1, the pre-trained denoiser of DogFit (Bahram et al. 2025): labelled samples are
+    then trained towards x0 + (w - 1) (D - D_guide), D the network's own estimate, held fixed. Where that has
+    converged, D = D_guide + (D_x0 - D_guide) / (2 - w): Domain Guidance of weight 1 / (2 - w) in one call.
+    Raises FloatingPointError at a non-finite loss, naming step and seed; the weights are then those before
+    that step.
     """
     _check_data(net, data)
     if (recipe.w > 1) != (guide is not None):
         raise ValueError(
-            f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'}; expected a guide with w > 1 and none with w = 1"
+            f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'};"
+            f" expected a guide with w > 1 and none with w = 1"
         )
     trainer = Trainer(net, functools.partial(_loss, guide), recipe, ema)
     batch_fn = _Batches(net, data, recipe)
@@ -382,7 +400,8 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
 
 
 class _Batches:
-    """What each step of `fit` sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is learned."""
+    """What each step of `fit` sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is
+    learned."""
 
     def __init__(self, net, data, recipe):
         self.net, self.data, self.recipe = net, data, recipe
@@ -419,7 +438,8 @@ def _check_data(net, data):
         expected = (len(net.seeds), data.x0.shape[1], *net.shape)
         if data.x0.shape != expected:
             raise ValueError(
-                f"data has x0 of shape {tuple(data.x0.shape)}; expected ({expected[0]}, n, {', '.join(map(str, net.shape))})"
+                f"data has x0 of shape {tuple(data.x0.shape)};"
+                f" expected ({expected[0]}, n, {', '.join(map(str, net.shape))})"
             )
         check_label(data.label, net.null)
     elif isinstance(data, LabelledMixture):
@@ -432,5 +452,6 @@ def _check_data(net, data):
         came, expected = (data.num_classes, getattr(data, "size", net.shape[-1])), (net.null, net.shape[-1])
         if came != expected:
             raise ValueError(
-                f"data has {came[0]} classes and images of side {came[1]}; expected {expected[0]} and {expected[1]}"
+                f"data has {came[0]} classes and images of side {came[1]};"
+                f" expected {expected[0]} and {expected[1]}"
             )

@@ -41,7 +41,8 @@ def fresh():
 
 
 def run(path=None, stop=None, recipe=RECIPE, compact=False, every=3):
-    """A fine-tune in small parts, up to a step; from the state in `path` if there is one.  -> weights and averages by name"""
+    """A fine-tune in small parts, up to a step; from the state in `path` if there is one.  -> weights and
+    averages by name"""
     net, ema = fresh()
     trainer, batch_fn = finetune.training(net, data(), recipe, ema)
     if path is None:

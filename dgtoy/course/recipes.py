@@ -77,7 +77,8 @@ def judge(config, device="cpu", progress=False):
 
 
 def pretrain_dit(config, seed=0, device="cpu", progress=False):
-    """A DiT trained on the source world by the pre-training of the study at scale.  -> VP with the averaged weights"""
+    """A DiT trained on the source world by the pre-training of the study at scale.  -> VP with the averaged
+    weights"""
     from .experiments import scale_setup
 
     source = World()
@@ -91,7 +92,8 @@ def _run(steps, what, count, progress):
 
 
 def make(name, config=None, device="cpu", folder=shipped.FOLDER, progress=False):
-    """Train a network of `shipped.NAMES`; write NAME.safetensors in float16 and NAME.json: its checksum, recipe and facts.  -> the facts"""
+    """Train a network of `shipped.NAMES`; write NAME.safetensors in float16 and NAME.json: its checksum,
+    recipe and facts.  -> the facts"""
     started, config = time.time(), config or RECIPES[name]
     if name == "features":
         net = judge(config, device, progress)

@@ -1,8 +1,9 @@
-"""Fine-tune a DiT on cached latents by the paper's recipe, on one process or many: the same global batch, the same run.
+"""Fine-tune a DiT on cached latents by the paper's recipe, on one process or many: the same global batch, the
+same run.
 
-What step t sees depends on (seed, t) alone: its rows, mirrors, times, noise and dropped labels are drawn for the whole
-batch on the CPU, and each process takes its share. So a run on two processes equals one on one, and a resumed run the
-one that was never stopped.
+What step t sees depends on (seed, t) alone: its rows, mirrors, times, noise and dropped labels are drawn for
+the whole batch on the CPU, and each process takes its share. So a run on two processes equals one on one, and
+a resumed run the one that was never stopped.
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ from ..train import Trainer, TrainingConfig, generator
 class Config(TrainingConfig):
     """The paper's recipe: AdamW without weight decay, label dropout, an average of the weights.
 
-    rank: of a LoRA adapter instead of a full fine-tune. checkpointing: recompute each block's activations in the backward
-    pass, for less memory. keep: steps whose averaged weights are kept. Raises ValueError for values out of range.
+    rank: of a LoRA adapter instead of a full fine-tune. checkpointing: recompute each block's activations in
+    the backward pass, for less memory. keep: steps whose averaged weights are kept. Raises ValueError for
+    values out of range.
     """
 
     steps: int = 24_000
@@ -53,7 +55,8 @@ class Data(Protocol):
     def __len__(self): ...
 
     def draw(self, rows, flip, z):
-        """x0 (B, C, h, w) and label (B,) of images `rows` (B,), mirrored where `flip` (B,), their own noise from normals z."""
+        """x0 (B, C, h, w) and label (B,) of images `rows` (B,), mirrored where `flip` (B,), their own noise
+        from normals z."""
 
 
 class LatentTensors:
@@ -122,16 +125,20 @@ def _order(n, seed, turn):
 
 
 def finetune(net, data, config, out, every=1000, objective=None):
-    """Train a `VP` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes on, and at the end `ema.safetensors`.
+    """Train a `VP` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes on, and
+    at the end `ema.safetensors`.
 
-    data: see `Data`. objective: see `NoiseObjective`, the default. Processes of a group (`distributed.join`) share the batch.
-    The averaged weights are written by their official names, as any DiT checkpoint; of a LoRA fine-tune only what trained.
-    Raises ValueError for data of another shape or number of classes, FloatingPointError at a non-finite loss, naming the step.
+    data: see `Data`. objective: see `NoiseObjective`, the default. Processes of a group (`distributed.join`)
+    share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
+    LoRA fine-tune only what trained.
+    Raises ValueError for data of another shape or number of classes, FloatingPointError at a non-finite loss,
+    naming the step.
     """
     out = pathlib.Path(out)
     if data.shape != net.shape or len(data.classes) != net.null:
         raise ValueError(
-            f"data has latents {data.shape} of {len(data.classes)} classes; expected {net.shape} and {net.null}"
+            f"data has latents {data.shape} of {len(data.classes)} classes;"
+            f" expected {net.shape} and {net.null}"
         )
     distributed.local(config.batch)  # refuses a batch that the processes cannot share
     ema = net.clone()
@@ -141,7 +148,8 @@ def finetune(net, data, config, out, every=1000, objective=None):
 
 
 def training(net, data, config, ema, objective=None):
-    """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a generator of `Step`"""
+    """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a
+    generator of `Step`"""
     objective = objective or NoiseObjective()
     net.net.recompute = config.checkpointing
 
@@ -154,7 +162,8 @@ def training(net, data, config, ema, objective=None):
 
 
 def averaged(net, data, config, at):
-    """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step in `at`"""
+    """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step
+    in `at`"""
     ema, kept = net.clone(), {}
     trainer, batch_fn = training(net, data, config, ema)
     for step in trainer.run(batch_fn):
@@ -164,7 +173,8 @@ def averaged(net, data, config, at):
 
 
 def _written(trainer, batch_fn, ema, out, every):
-    """The run, with averaged weights written at the steps that are kept and at the end, each before the state that lies behind it."""
+    """The run, with averaged weights written at the steps that are kept and at the end, each before the state
+    that lies behind it."""
     config = trainer.recipe
     for step in trainer.run(batch_fn):
         done = step.step == config.steps
@@ -180,7 +190,8 @@ def _written(trainer, batch_fn, ema, out, every):
 
 
 def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):
-    """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where config.rank asks for one.  -> VP"""
+    """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where
+    config.rank asks for one.  -> VP"""
     net = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
     net = (
         add_lora(net, num_classes, config.rank, config.seed)
@@ -195,9 +206,11 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=Tr
 
 @torch.no_grad()
 def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=16):
-    """The loss of the pre-trained model itself, with its null label, on batches of the kind that training sees and does not reach.
+    """The loss of the pre-trained model itself, with its null label, on batches of the kind that training
+    sees and does not reach.
 
-    A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from batch to batch
+    A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from
+    batch to batch
     """
     net, objective, found = (
         VP(load_pretrained(pretrained, num_heads=num_heads)).to(device),
@@ -212,7 +225,8 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
 
 
 def load(path, pretrained=None, device="cpu", num_heads=None):
-    """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its `pretrained` checkpoint.  -> VP
+    """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its
+    `pretrained` checkpoint.  -> VP
 
     Raises ValueError for a LoRA without it, or on top of another network than its own kind.
     """
@@ -229,7 +243,8 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
     shapes = {name: p.shape for name, p in tuned.params.items()}
     if shapes != {name: value.shape for name, value in tensors.items()}:
         raise ValueError(
-            f"{path} holds {len(tensors)} trained weights that do not fit {pretrained}; expected those of a LoRA of rank {made['rank']} on it"
+            f"{path} holds {len(tensors)} trained weights that do not fit {pretrained};"
+            f" expected those of a LoRA of rank {made['rank']} on it"
         )
     for name, p in tuned.params.items():
         p.data.copy_(tensors[name])
@@ -237,7 +252,8 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
 
 
 def pair(finetuned, pretrained, device="cpu", num_heads=None):
-    """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter on and off.  -> VP, VP
+    """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter
+    on and off.  -> VP, VP
 
     Raises ValueError if the two do not share their latents.
     """

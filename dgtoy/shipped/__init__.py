@@ -1,7 +1,7 @@
 """The networks that come with the library: `shipped.load(name)` for a name of NAMES.
 
-Each is one safetensors file in float16 beside this page, with a page of JSON: its SHA-256, the recipe that made it, its
-sizes, how well it did. A file is read only if its checksum is the one written there.
+Each is one safetensors file in float16 beside this page, with a page of JSON: its SHA-256, the recipe that
+made it, its sizes, how well it did. A file is read only if its checksum is the one written there.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ NAMES = tuple(NETWORKS)
 
 
 def load(name, device="cpu", folder=FOLDER):
-    """A network by name, in float32: "glyphs", a small pre-trained DiT -> EDM (compiled on a GPU), "dit", a smaller one of
-    DiT's own process -> VP, or "features", the judge of glyphs -> FeatureNet.
+    """A network by name, in float32: "glyphs", a small pre-trained DiT -> EDM (compiled on a GPU), "dit", a
+    smaller one of DiT's own process -> VP, or "features", the judge of glyphs -> FeatureNet.
 
-    Raises ValueError for another name, a file whose checksum is not the one in its JSON, and JSON that is damaged;
-    FileNotFoundError if one is missing. Each names the remedy.
+    Raises ValueError for another name, a file whose checksum is not the one in its JSON, and JSON that is
+    damaged; FileNotFoundError if one is missing. Each names the remedy.
     """
     if name not in NAMES:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
@@ -34,7 +34,8 @@ def load(name, device="cpu", folder=FOLDER):
     missing = [p.name for p in (path, path.with_suffix(".json")) if not p.exists()]
     if missing:
         raise FileNotFoundError(
-            f"{missing[0]} is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it"
+            f"{missing[0]}"
+            f" is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it"
         )
     known, found = facts(name, folder), checksum(path)
     if found != known["sha256"]:

@@ -11,9 +11,11 @@ HUE = 7  # the style knob that is a circle
 
 
 class FeatureNet(nn.Module):
-    """Convolutions from an image (B, 3, 32, 32) to 64 features, and linear heads from these to glyph, font and style.
+    """Convolutions from an image (B, 3, 32, 32) to 64 features, and linear heads from these to glyph, font
+    and style.
 
-    glyphs, fonts, knobs: how many there are. The style head gives knobs + 1 numbers: cosine of the hue in its place, sine last.
+    glyphs, fonts, knobs: how many there are. The style head gives knobs + 1 numbers: cosine of the hue in its
+    place, sine last.
     """
 
     def __init__(self, glyphs=62, fonts=21, knobs=11, seed=0):
@@ -52,7 +54,8 @@ class FeatureNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """features (n, 64), log probabilities of glyph (n, glyphs) and font (n, fonts), style (n, knobs) in fractions of its range."""
+    """features (n, 64), log probabilities of glyph (n, glyphs) and font (n, fonts), style (n, knobs) in
+    fractions of its range."""
 
     features: torch.Tensor
     glyph: torch.Tensor
@@ -61,6 +64,7 @@ class Reading:
 
 
 def style_of(out):
-    """The style head's output (..., knobs + 1) as fractions (..., knobs): the hue is read from cosine and sine."""
+    """The style head's output (..., knobs + 1) as fractions (..., knobs): the hue is read from cosine and
+    sine."""
     hue = torch.atan2(out[..., -1], out[..., HUE]) / (2 * math.pi) % 1
     return torch.cat([out[..., :HUE], hue[..., None], out[..., HUE + 1 : -1]], -1)

@@ -33,7 +33,8 @@ def loss_of(net, x, label, font, style):
 
 
 def train(net, recipe, seed=0):
-    """Train a `FeatureNet` on fresh images of the wide world, on its own device; a generator of `Step`. Then it is in evaluation mode."""
+    """Train a `FeatureNet` on fresh images of the wide world, on its own device; a generator of `Step`. Then
+    it is in evaluation mode."""
     device = next(net.parameters()).device
 
     def batch_fn(step):
@@ -52,7 +53,8 @@ def _loss(net, x, label, font, style):
 
 
 def accuracy(net, world, n=20_000, device="cpu", seed=1):
-    """How well the network reads true images.  -> {"glyph": share right, "font": share right, knob: mean absolute error in fractions}"""
+    """How well the network reads true images.  -> {"glyph": share right, "font": share right, knob: mean
+    absolute error in fractions}"""
     x, label, font, style = world.sample(
         n, generator=torch.Generator().manual_seed(seed), device=device, details=True
     )
