@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import refuses, started
 
-from dgtoy import Recipe, fit, shipped
+from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, recipes, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
@@ -175,14 +175,14 @@ def test_true_samples_are_judged_faultless():
 def train_and_count(log):
     """Fine-tune, as a notebook does, and note each step of training."""
 
-    def counted(*args, **options):
-        for step in fit(*args, **options):
+    def counted(steps, *args, **options):
+        for step in steps:
             with log.open("a") as lines:
                 lines.write(f"{step.step}\n")
             yield step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "fit", counted)
+        patch.setattr(lab, "tqdm", counted)
         lab.finetuned(TINY)
 
 
