@@ -15,7 +15,7 @@ from .. import cache, plot
 from ..lab import Presets, methods, replace
 from ..pictures import QUICK, PictureJudge, PictureSetting, course, replica, tenth
 from ..records import family, held_out, merge, record
-from .panels import foot, over_weights, unguided
+from .panels import over_weights, unguided
 
 METHODS = ("CFG", "DoG", "autoguidance", "DoG on an interval")
 
@@ -94,7 +94,8 @@ def figure(record):
         axes[2].set_ylabel("coverage of the true images")
         axes[0].legend(fontsize=10)
         gains(axes[3], record)
-        foot(fig, record, f"; on the left {classes} classes, {size} images a class, {where['steps']} steps")
+        shown = f"left: {classes} classes, {size} images per class, {where['steps']} steps"
+        fig.supxlabel(f"{shown}; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
 
 

@@ -167,7 +167,7 @@ def figure(record):
         fig, axes = plt.subplots(1, 3, figsize=(18, 5.2))
         _changed(axes[0], record)
         _overshoot(axes[1], record, w)
-        _sharpened(axes[2], record, config["gaps"][0], w)
+        directions_against_theory(axes[2], record, config["gaps"][0], w)
         fig.supxlabel(f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
 
@@ -199,7 +199,7 @@ def _overshoot(ax, record, w):
     ax.legend(fontsize=11)
 
 
-def _sharpened(ax, record, gap, w):
+def directions_against_theory(ax, record, gap, w):
     """Measured against predicted change of log std, a dot for each direction of features and of pixels."""
     lows = []
     for view, color, marker in (("features", "#0072B2", "o"), ("pixels", "#E69F00", "^")):
