@@ -108,7 +108,10 @@ def _by_seed(config, target, ft, pre):
 
 def _stacked(fit):
     """Each seed's weight at sigma, (S,): what guidance of an ensemble takes."""
-    over_seeds = lambda seeds, name: lambda s: torch.stack([getattr(c, name)(s) for c in seeds])
+
+    def over_seeds(calibrations, name):
+        return lambda sigma: torch.stack([getattr(c, name)(sigma) for c in calibrations])
+
     columns = dict(CFG=("w",), DoG=("w",), plane=("a", "b"))
     return {method: [over_seeds(fit[method], name) for name in names] for method, names in columns.items()}
 
