@@ -73,7 +73,8 @@ def test_blocks_that_disagree_are_refused():
     model = to_diffusers(awake(**SIZES))
     model.transformer_blocks[1].norm1.emb.timestep_embedder.linear_1.weight.data += 1
     with refuses(
-        "model holds another weight in transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight than in"
+        "model holds another weight in "
+        "transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.weight than in"
     ):
         from_diffusers(model)
 

@@ -19,6 +19,7 @@ from dgtoy.dit import (
     EDM,
     VP,
     DiT,
+    Flow,
     config_of,
     load_checkpoint,
     load_pretrained,
@@ -492,3 +493,20 @@ def test_layers_that_an_adapter_wraps_are_left_alone():
     )
     close(tuned.denoiser(1)(x, 0.7), before[0])
     close(guide.denoiser(guide.null)(x, 0.7), before[1])
+
+
+@pytest.mark.parametrize("s", [0.3, 2.0])
+def test_the_exact_velocity_of_gaussian_data_makes_the_exact_denoiser(s):
+    """Data N(0, s^2): E[eps - x0 | x_t] = (t - (1 - t) s^2) x_t / ((1 - t)^2 s^2 + t^2), D = s^2 x / (s^2 +
+    sigma^2)."""
+
+    class Velocity(torch.nn.Module):
+        null, shape, pos_embed = 0, (3, 4, 4), torch.zeros(())
+
+        def forward(self, x, t, y):
+            t = (t / 1000)[:, None, None, None]
+            return (t - (1 - t) * s**2) / ((1 - t) ** 2 * s**2 + t**2) * x
+
+    x, sigma = images(5).double(), torch.tensor([0.01, 0.3, 1.0, 4.0, 80.0], dtype=torch.float64)
+    exact = s**2 / (s**2 + sigma**2)[:, None, None, None] * x
+    close(Flow(Velocity()).denoiser(0)(x, sigma), exact, rtol=1e-9, atol=1e-12)

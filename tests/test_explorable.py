@@ -1,4 +1,5 @@
-"""The explorable page: its JavaScript gives dgtoy's numbers, and in a browser it runs from a file, alone and without errors.
+"""The explorable page: its JavaScript gives dgtoy's numbers, and in a browser it runs from a file, alone and
+without errors.
 
 The first needs node, the second Chromium with its driver; without them these tests are skipped.
 """
@@ -172,7 +173,9 @@ def test_samples_from_given_noise_agree_and_so_do_their_measures():
 
 @with_node
 def test_the_closed_form_agrees():
-    """Three Gaussians, weights on and off the lines, all intervals: dgtoy's ends, and for an unfinished fine-tune the sampler's."""
+    """Three Gaussians, weights on and off the lines, all intervals: dgtoy's ends, and for an unfinished
+    fine-tune the sampler's.
+    """
     stds, means = (2.3, 0.9, 0.3), (0.2, 3.1, 4.0)
     points_ = [(1, 1), (1, 2), (2, 2), (0.3, 1.4), (1.25, 2.5)]
     cases = [(a, b, r) for a, b in points_ for r in (*RANGES, (0.0, 0.3), (0.5, math.inf))]
@@ -190,7 +193,9 @@ def test_the_closed_form_agrees():
 
 @with_node
 def test_the_closed_form_foretells_an_unfinished_fine_tune():
-    """Weights outside the interval other than (0, 0, 1): the formula against sampling, three paths of a linear flow."""
+    """Weights outside the interval other than (0, 0, 1): the formula against sampling, three paths of a
+    linear flow.
+    """
     a, b, range_, learned = 1.5, 2.0, (0.1, 2.0), (0.8, 0.4)
     stds, means = (2.3, 0.9, 0.3), (0.2, 3.1, 4.0)
     gaussians = [
@@ -218,7 +223,9 @@ def test_the_closed_form_foretells_an_unfinished_fine_tune():
 
 @with_node
 def test_what_the_page_shows_is_what_dgtoy_gives():
-    """The page's own particles, computed in pieces while a control moved, sampled and measured again by dgtoy."""
+    """The page's own particles, computed in pieces while a control moved, sampled and measured again by
+    dgtoy.
+    """
     params = dict(w=1.5, a=1.2, b=0.9, gap=0.3, breadth=1.2, steps=16, hi=3.0)
     shown, told = node(
         ("flow", dict(params=params | dict(w=2.0), touched=dict(w=1.5))), ("predict", dict(params=params))
@@ -261,7 +268,9 @@ def source_and_target_stds(m):
 @with_node
 @pytest.mark.parametrize("name", [*domains.NAMES, "gaussians"])
 def test_the_page_s_truth_is_true(name):
-    """Its own samples are 1% out of domain, as thick as the target, 90% inside the contour, and its normals are normal."""
+    """Its own samples are 1% out of domain, as thick as the target, 90% inside the contour, and its normals
+    are normal.
+    """
     data, world, flat, widths = node(
         ("data", {}),
         ("world", dict(name=name, gap=0, breadth=1)),
@@ -302,7 +311,9 @@ def test_the_page_s_normals_are_normal(kind):
 
 
 def test_the_page_asks_nobody_for_anything():
-    """No address but the name of SVG, no modules (they do not load from a file), every file it names is there."""
+    """No address but the name of SVG, no modules (they do not load from a file), every file it names is
+    there.
+    """
     html = (PAGE / "index.html").read_text()
     for path in [p for p in PAGE.iterdir() if p.suffix in (".html", ".css", ".js")]:
         assert not set(re.findall(r"\w+://[\w./]+", path.read_text())) - {"http://www.w3.org/2000/svg"}, (
@@ -435,11 +446,12 @@ def test_in_a_browser_controls_and_keys_move_what_they_should(browser):
 
 
 def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
-    """Completion: DoG at 1 / 0.6 repairs the unfinished fine-tune and CFG does not; too far: DoG overshoots."""
+    """Completion: DoG at 1 / 0.6 repairs the unfinished fine-tune, CFG does not; too far: DoG overshoots."""
     for number, settings, better in ((1, "w = 1 / 0.6", "DoG"), (4, "w = 2", "CFG")):
         browser.js(f"document.getElementById('tries').children[{number}].click()")
         browser.js(
-            f"const w = document.getElementById('w'); w.step = 'any'; w.value = {settings.split('= ')[1]}; w.dispatchEvent(new Event('input'))"
+            "const w = document.getElementById('w'); w.step = 'any';"
+            f"w.value = {settings.split('= ')[1]}; w.dispatchEvent(new Event('input'))"
         )
         browser.rest()
         distance = {p: float(browser.readout(p, "energy").replace("−", "-")) for p in ("CFG", "DoG")}
@@ -451,6 +463,7 @@ def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
 def test_in_a_browser_every_control_has_a_name(browser):
     nameless = browser.js(
         "return [...document.querySelectorAll('input, select, button, [tabindex], canvas, [role=slider]')]"
-        ".filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).map((e) => e.outerHTML)"
+        ".filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label')))"
+        ".map((e) => e.outerHTML)"
     )
     assert nameless == []

@@ -169,7 +169,9 @@ def test_shipped_networks_load_without_the_course():
 
 
 def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
-    """On fresh source images: better than an untrained network everywhere, and with the label better than without."""
+    """On fresh source images: better than an untrained network everywhere, and with the label better than
+    without.
+    """
     x0, label = World().sample(62, generator=seeded(77))
     eps, untrained = torch.randn(x0.shape, generator=seeded(78)), EDM(DiT(**pretrained.net.config))
     for level, ratio in ((0.3, 0.2), (1.0, 0.2), (3.0, 0.6)):
@@ -234,7 +236,9 @@ def test_what_is_made_is_read_back_and_nothing_half_written_is_left(name, tmp_pa
 
 
 def test_the_shipped_dit_is_an_ordinary_checkpoint_of_a_trained_network():
-    """`dit finetune --pretrained` reads it, and on fresh source glyphs its noise is better with the label than without."""
+    """`dit finetune --pretrained` reads it, and on fresh source glyphs its noise is better with the label
+    than without.
+    """
     net, read = shipped.load("dit"), VP(load_pretrained(shipped.FOLDER / "dit.safetensors", num_heads=4))
     x0, label = World().sample(124, generator=seeded(70))
     x0, eps = codes(x0), torch.randn(124, *net.shape, generator=seeded(71))

@@ -193,7 +193,9 @@ def test_a_weight_asks_for_a_guide_and_a_guide_for_a_weight():
 
 @pytest.mark.parametrize("late, first", [(0.0, 0), (0.3, 21), (0.5, 35), (0.99, 70), (1.0, 70)])
 def test_until_late_a_run_is_the_plain_one_bit_for_bit(late, first):
-    """From step `first` on, counted from 0, targets hold the guide's difference: the weights after it differ."""
+    """From step `first` on, counted from 0, targets hold the guide's difference: the weights after it
+    differ.
+    """
     net, plain = tiny(), tiny()
     for step, _ in zip(
         fit(net, WORLD, dataclasses.replace(DOGFIT, late=late), guide=guide),

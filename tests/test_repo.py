@@ -85,6 +85,18 @@ def test_no_text_names_a_place_on_somebody_s_machine():
     assert not found
 
 
+def test_ruff_has_nothing_to_say():
+    """Lines of 110 columns, no unused name, imports in order; laid out as `ruff format` does."""
+    for command in (["check"], ["format", "--check"]):
+        found = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "dgtoy", "tests", "book"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 0, found.stdout
+
+
 def test_nothing_half_written_is_tracked():
     assert not [p.name for p in tracked() if p.suffix == ".part" or "checkpoint" in p.parent.name]
 

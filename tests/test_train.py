@@ -42,7 +42,9 @@ def state(net, average):
 
 
 def finished(path=None, recipe=RECIPE, every=7, stop=None):
-    """Train to the end, or drop the generator after `stop` steps as a killed process does.  -> networks, averages"""
+    """Train to the end, or drop the generator after `stop` steps as a killed process does.  -> networks,
+    averages
+    """
     net = nets()
     average = net.clone()
     steps = fit(net, data(), recipe, average, checkpoint=path, every=every)
@@ -247,7 +249,7 @@ def test_where_checkpoints_fall_does_not_matter(stop, every, tmp_path_factory, n
 
 
 def test_a_process_that_is_killed_leaves_a_checkpoint_to_go_on_from(tmp_path, never_stopped):
-    """kill -9 of a process in the middle of training; the run that goes on ends as if nothing had happened."""
+    """kill -9 of a process in the middle of training; the run that goes on ends as if nothing happened."""
     script = textwrap.dedent("""
         import sys
         import torch
@@ -343,7 +345,9 @@ def test_after_better_data_a_poisoned_run_goes_on(tmp_path, never_stopped):
 
 
 def refused_with_the_file_intact(path, *words, net=None, recipe=RECIPE, average=True):
-    """`fit` raises at the call, in one line that names the file, and changes neither the file nor the network."""
+    """`fit` raises at the call, in one line that names the file, and changes neither the file nor the
+    network.
+    """
     net = nets() if net is None else net
     before, weights = path.read_bytes(), {k: v.detach().clone() for k, v in net.params.items()}
     with refuses(path.name, *words):

@@ -6,6 +6,7 @@ from .checkpoints import load_pretrained as load_pretrained
 from .checkpoints import load_weights as load_weights
 from .denoisers import EDM as EDM
 from .denoisers import VP as VP
+from .denoisers import Flow as Flow
 from .denoisers import Preconditioned as Preconditioned
 from .network import CONFIGS as CONFIGS
 from .network import DiT as DiT

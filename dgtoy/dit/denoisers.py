@@ -1,4 +1,4 @@
-"""A DiT made a denoiser D(x, sigma) by preconditioning: `EDM` for small ones, `VP` for DiT's own process."""
+"""A DiT made a denoiser D(x, sigma) by preconditioning: `EDM`, `VP` for DiT's own process, `Flow`."""
 
 import copy
 
@@ -155,3 +155,21 @@ class VP(Preconditioned):
         """The network of one label, (x (B, C, H, W), t (B,)) -> (B, 2C, H, W), for `vp`'s samplers."""
         label = self._label(label)
         return lambda x, t: self._run(x, t, label.expand(len(x)))
+
+
+class Flow(Preconditioned):
+    """D = x_t - t v(x_t, 1000 t, label), with t = sigma / (1 + sigma) and x_t = x / (1 + sigma).
+
+    The network gives the velocity v = eps - x0 of the straight path x_t = (1 - t) x0 + t eps, which is
+    x = x0 + sigma eps scaled by 1 - t: so a flow is a denoiser, and goes wherever one goes. Liu et al. 2023,
+    Ma et al. 2024 (SiT).
+    """
+
+    @staticmethod
+    def sigma_to_t(sigma):
+        """1000 sigma / (1 + sigma), 0 to 1000: the time of a noise level, (B,)."""
+        return 1000 * sigma / (1 + sigma)
+
+    def scalings(self, sigma):
+        """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
+        return 1 / (1 + sigma), -sigma / (1 + sigma), 1 + sigma
