@@ -28,6 +28,9 @@ EXAMPLES = """examples:
 
 def main(argv=None):
     """Run one command. An error is one line and exit status 1; a wrong call shows the usage, status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console whose code page lacks a sign shows it as \\u03c3
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="python -m dgtoy",
         usage="python -m dgtoy COMMAND ...      (python -m dgtoy COMMAND --help lists its options)",
@@ -35,8 +38,13 @@ def main(argv=None):
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--traceback", action="store_true", help="of any command: show where an error came from"
+    )
     parser.add_argument("command", choices=(*COURSE, "dit"), metavar="COMMAND", help=argparse.SUPPRESS)
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in argv
+    argv = [word for word in argv if word != "--traceback"]
     command = parser.parse_args(argv[:1]).command  # what follows is the command's own
     try:
         if command == "dit":
@@ -47,9 +55,24 @@ def main(argv=None):
             from .course.cli import main as run
 
             run(argv)
-    except (ValueError, OSError, ImportError, FloatingPointError) as e:
-        name = " ".join(argv[:2]) if command == "dit" else command
-        sys.exit(f"{name}: {' '.join(str(e).split())}")
+    except KeyboardInterrupt:
+        sys.exit(f"{_name(argv)}: interrupted; the same command goes on from what is written")
+    except Exception as e:
+        if traceback:
+            raise
+        sys.exit(f"{_name(argv)}: {_told(e)}")
+
+
+def _name(argv):
+    return " ".join(argv[:2] if argv[0] == "dit" else argv[:1])
+
+
+def _told(e):
+    """An error in one line; where it is none of the course's own, by its kind."""
+    text = " ".join(str(e).split())
+    if isinstance(e, ValueError | OSError | ImportError | FloatingPointError) and text:
+        return text
+    return f"{type(e).__name__}: {text or 'no more is known'}; --traceback shows where"
 
 
 def _listed(title, commands):

@@ -123,11 +123,11 @@ def _part(path):
 
 
 def write_text(path, text):
-    """Text into `path`, which appears complete or not at all."""
+    """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all."""
     path = pathlib.Path(path)
     part = _part(path)
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", newline="\n")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -146,7 +146,7 @@ def alone(path):
         return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+    with open(path.with_name(f"{path.name}.lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -3,10 +3,12 @@
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import subprocess
 import sys
+import zipfile
 
 import matplotlib.pyplot as plt
 import pytest
@@ -173,3 +175,35 @@ def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     assert [c["id"] for c in found] == ["C1", "C2", "C3"]
     text = page.read_text()
     assert "| C1 |" in text and "stale" not in text and text.endswith("<!-- /claims -->\n")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (KeyError("arr_0"), "KeyError: 'arr_0'; --traceback shows where"),
+        (RuntimeError("two\nlines"), "RuntimeError: two lines; --traceback shows where"),
+        (AssertionError(), "AssertionError: no more is known; --traceback shows where"),
+        (zipfile.BadZipFile("cut"), "BadZipFile: cut; --traceback shows where"),
+        (ValueError("w is nan"), "w is nan"),
+        (KeyboardInterrupt(), "interrupted; the same command goes on from what is written"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_traceback_on_request(error, said, monkeypatch):
+    def fails(scores):
+        raise error
+
+    monkeypatch.setattr("dgtoy.pipeline.table.read", fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["dit", "table", "scores.json"])
+    assert ended.value.code == f"dit table: {said}"
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            main(["dit", "table", "scores.json", "--traceback"])
+
+
+def test_a_console_that_lacks_a_sign_shows_it_escaped():
+    env = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    script = "import dgtoy.pipeline.table as t; t.read = list; t.table = lambda _: 'σ − 1'"
+    script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "\\u03c3 \\u2212 1"

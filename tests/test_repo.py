@@ -66,6 +66,16 @@ def test_no_function_is_longer_than_sixty_lines(path):
     assert not long
 
 
+@every_module
+def test_every_text_is_read_and_written_as_utf_8(path):
+    """Windows has code pages that know neither sigma nor a minus sign."""
+    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    methods = [c for c in calls if getattr(c.func, "attr", "") in ("read_text", "write_text")]
+    opened = [c for c in calls if getattr(c.func, "id", "") == "open"]
+    texts = methods + [c for c in opened if not any("b" in getattr(a, "value", "") for a in c.args[1:2])]
+    assert not [c.lineno for c in texts if "encoding" not in [k.arg for k in c.keywords]]
+
+
 def tracked():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

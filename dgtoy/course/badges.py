@@ -27,11 +27,11 @@ def insert(repository, root="."):
     root = pathlib.Path(root)
     readme, project = root / "README.md", root / "pyproject.toml"
     pictures = _badges(repository, "figures", "notebooks", "")
-    write_text(readme, _under_the_title(readme.read_text(), pictures))
-    write_text(project, _with_page(project.read_text(), repository))
+    write_text(readme, _under_the_title(readme.read_text(encoding="utf-8"), pictures))
+    write_text(project, _with_page(project.read_text(encoding="utf-8"), repository))
     books = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
     for path in books:
-        book = json.loads(path.read_text())
+        book = json.loads(path.read_text(encoding="utf-8"))
         place = f"notebooks/{path.name}"
         pictures = _badges(repository, "../figures", place, f"/blob/main/{place}")
         _change(book["cells"][0], lambda text, pictures=pictures: _under_the_title(text, pictures))

@@ -50,7 +50,7 @@ def cells(work, config, device, keys, part=(0, 1), progress=False):
             started = time.time()
             result = work(config, device, *key)
             write_text(file, json.dumps(dict(seconds=time.time() - started, result=result)))
-        kept = json.loads(file.read_text())
+        kept = json.loads(file.read_text(encoding="utf-8"))
         found[key], seconds = kept["result"], seconds + kept["seconds"]
     return found, seconds
 
@@ -181,7 +181,7 @@ class Source:
 @functools.cache
 def read(module, file, changed):
     """A module's `Source`; changed: when its file was, so that it is read again if it changes."""
-    tree = _without_docstrings(ast.parse(file.read_text()))
+    tree = _without_docstrings(ast.parse(file.read_text(encoding="utf-8")))
     is_package = file.name == "__init__.py"
     source = Source({}, {}, [], _data_beside(file) if is_package else "")
     for node in tree.body:

@@ -176,8 +176,9 @@ def _show_findings(out):
     print("\nWhat was found, with 95% intervals, and where to look\n")
     for sentence in found.splitlines():
         print(textwrap.fill(sentence, 100, subsequent_indent="   "))
+    entries = json.loads((figures / "claims.json").read_text(encoding="utf-8"))
     print(
-        f"\nAll {counted(json.loads((figures / 'claims.json').read_text()))}: {figures}/claims.json\n"
+        f"\nAll {counted(entries)}: {figures}/claims.json\n"
         f"The notebooks, executed just now: {out}\n"
         "To work in them: make lab. The course as a site: make book."
     )

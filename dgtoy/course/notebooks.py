@@ -183,7 +183,7 @@ def _find(names, folder):
 def _timed(folder):
     """What notebooks.json says of the last run, or of none."""
     path = pathlib.Path(folder) / "notebooks.json"
-    return json.loads(path.read_text()) if path.exists() else dict(seconds={})
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(seconds={})
 
 
 def _record(seconds, jobs, folder):

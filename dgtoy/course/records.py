@@ -104,7 +104,7 @@ def load(name, folder="figures"):
         raise FileNotFoundError(
             f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it"
         )
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def merge(by_seed):

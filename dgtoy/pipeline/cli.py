@@ -196,7 +196,7 @@ def _append(log, step, loss):
 
     Lines of later steps, which a run that was stopped had written, go.
     """
-    lines = log.read_text().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     kept = [line for line in lines if int(line.split(",")[0]) < step]
     write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")
 

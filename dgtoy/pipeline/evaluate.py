@@ -184,7 +184,7 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
         references=len(real),
         samples=len(fake),
         images=images,
-        made=json.loads(made.read_text()) if made and made.exists() else {},
+        made=json.loads(made.read_text(encoding="utf-8")) if made and made.exists() else {},
     )
     return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
 

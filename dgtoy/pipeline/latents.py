@@ -153,7 +153,7 @@ class Latents:
             raise FileNotFoundError(
                 f"latents {folder} holds no plan.json; expected what `dit prepare` writes"
             )
-        self.plan = json.loads((folder / "plan.json").read_text())
+        self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         self.classes = self.plan["classes"]
         count = self.plan["count"]
         shards = [_shard_path(folder, k) for k in range(math.ceil(count / self.plan["shard"]))]

@@ -11,7 +11,7 @@ def agree(path, manifest, made="made"):
     """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it."""
     if not path.exists():
         return write_text(path, json.dumps(manifest, indent=1) + "\n")
-    held = json.loads(path.read_text())
+    held = json.loads(path.read_text(encoding="utf-8"))
     for what in manifest | held:
         theirs, mine = held.get(what), manifest.get(what)
         if theirs != mine:

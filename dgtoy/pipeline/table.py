@@ -13,7 +13,7 @@ def read(paths):
     """The scores that `evaluate` wrote. Raises ValueError if one is not, or two cannot be compared."""
     found = []
     for path in paths:
-        result = json.loads(pathlib.Path(path).read_text())
+        result = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         if not {"scores", "manifest"} <= set(result):
             keys = ", ".join(list(result)[:4])
             raise ValueError(

@@ -57,7 +57,7 @@ def facts(name, folder=FOLDER):
     """What NAME.json says of a shipped network: checksum, recipe, provenance, sizes, accuracy."""
     path = pathlib.Path(folder) / f"{name}.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(
             f"{path.name} is not a complete page of JSON: the file is damaged, fetch it again"

@@ -51,7 +51,7 @@ def refresh(out="figures"):
     for page, places in PLACES.items():
         path = out.parent / page
         if path.exists():
-            write_text(path, filled(path.read_text(), places, out))
+            write_text(path, filled(path.read_text(encoding="utf-8"), places, out))
     return findings(entries)
 
 
@@ -86,7 +86,7 @@ def claims_table(out):
         "| | claim | the paper | ours, with 95% interval | seeds | verdict | replica |",
         "|---|---|---|---|---|---|---|",
     ]
-    for e in json.loads((out / "claims.json").read_text()):
+    for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
         failed = [part for part, held in e["parts"].items() if not held]
         note = e["note"][0].upper() + e["note"][1:] + (f". **Not so: {', '.join(failed)}**" if failed else "")
         ours = f"{span(e)} {e['unit']}. {note}."
@@ -99,10 +99,14 @@ def claims_table(out):
 def notebooks_table(out):
     """The notebooks by their titles, with the runtimes that `python -m dgtoy notebooks` measured."""
     path = out / "notebooks.json"
-    timed = json.loads(path.read_text()) if path.exists() else dict(seconds={}, device="not measured")
+    timed = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.exists()
+        else dict(seconds={}, device="not measured")
+    )
     lines = [f"| | it asks | seconds ({timed['device']}) |", "|---|---|---|"]
     for notebook in sorted((out.parent / "notebooks").glob("[0-9]*.ipynb")):
-        opening = "".join(json.loads(notebook.read_text())["cells"][0]["source"])
+        opening = "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
         title = opening.splitlines()[0].removeprefix("# ")
         seconds = timed["seconds"].get(notebook.stem)
         took = "–" if seconds is None else f"{seconds:.0f}"
@@ -116,7 +120,7 @@ def bench_table(out):
     """The benchmarks of each device."""
     lines = ["| device | what | ours | plain, same run | unit | ratio |", "|---|---|---|---|---|---|"]
     for path in sorted(out.glob("bench_*.json")):
-        made = json.loads(path.read_text())
+        made = json.loads(path.read_text(encoding="utf-8"))
         for r in made["results"]["rows"]:
             ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") else "–"
             what = f"{r['what']} ({r['note']})".replace("|", "\\|")
