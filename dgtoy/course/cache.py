@@ -10,12 +10,14 @@ import ast
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -103,8 +105,8 @@ def _described(value):
 class Code:
     """What functions and classes rest on: every definition of their package that they reach, as text.
 
-    found: {(module, name): its syntax tree}; under the name "" what a module does beyond defining names, and
-    digests of the data beside a package's code. Raises ValueError for a root outside the package.
+    found: {(module, name): its syntax trees as text}; under the name "" what a module does beyond defining
+    names, and digests of the data beside a package's code. Raises ValueError for a root outside the package.
     """
 
     def __init__(self, *roots, package=__name__.partition(".")[0]):
@@ -122,40 +124,30 @@ class Code:
         """The names of the modules that something was found in."""
         return {module for module, _ in self.found}
 
-    def _reach(self, module, name):
-        """A name of a module: its definition there and all that this uses, or what it was imported as."""
-        source = self._source(module)
-        if (module, "") not in self.found:
-            self._enter(module, "", source.statements)
-            self.found[module, ""] += source.data
-        if name in source.definitions:
-            if (module, name) not in self.found:
-                self._enter(module, name, source.definitions[name])
-        elif name in source.imports:
-            self._reach_dotted(source.imports[name])
-        elif "__getattr__" in source.definitions:
-            self._reach(module, "__getattr__")
+    def _reach(self, module, name, *rest):
+        """What name.rest stands for in a module: a definition there, an import, or a module inside it, of
+        which `rest` names what is used; without `rest` all that it defines."""
+        source, inner = self._source(module), f"{module}.{name}".lstrip(".")
+        if source:
+            self._enter(module, "", source)
+        if source and name in source.definitions:
+            self._enter(module, name, source)
+        elif source and name in source.imports:
+            self._reach(*source.imports[name], *rest)
+        elif self._source(inner):
+            for names in [rest] if rest else [[name] for name in self._source(inner).definitions]:
+                self._reach(inner, *names)
+        elif source and "__getattr__" in source.definitions:
+            self._enter(module, "__getattr__", source)
 
-    def _enter(self, module, name, nodes):
+    def _enter(self, module, name, source):
+        """Keep a definition, and reach what it uses."""
+        if (module, name) in self.found:
+            return
+        nodes = source.definitions[name]
         self.found[module, name] = "".join(map(ast.dump, nodes))
-        imports = self._source(module).imports
-        for first, *rest in names_in(nodes):
-            if first in imports:
-                self._reach_dotted(".".join([imports[first], *rest]))
-            else:
-                self._reach(module, first)
-
-    def _reach_dotted(self, dotted):
-        """a.b.c.d: the longest part that is a module, and the next name in it; of a module
-        alone all that it defines."""
-        parts = dotted.split(".")
-        for n in range(len(parts), 0, -1):
-            module = ".".join(parts[:n])
-            source = self._source(module)
-            if source is not None:
-                for name in parts[n : n + 1] or source.definitions:
-                    self._reach(module, name)
-                return
+        for names in names_in(nodes):
+            self._reach(module, *names)
 
     def _source(self, module):
         """A module of the package as read, None for any other."""
@@ -167,60 +159,52 @@ class Code:
         return read(module, file, file.stat().st_mtime_ns) if file.exists() else None
 
 
-@dataclasses.dataclass
-class Source:
-    """A module as read: definitions {name: syntax trees}, imports {name: what it stands for}, other
-    statements, data beside it."""
+class Source(NamedTuple):
+    """A module as read: definitions {name: syntax trees}, "" for its other statements and the data beside
+    it; imports {name: (module, name there)}."""
 
     definitions: dict
     imports: dict
-    statements: list
-    data: str
 
 
 @functools.cache
 def read(module, file, changed):
     """A module's `Source`; changed: when its file was, so that it is read again if it changes."""
-    tree = _without_docstrings(ast.parse(file.read_text(encoding="utf-8")))
-    is_package = file.name == "__init__.py"
-    source = Source({}, {}, [], _data_beside(file) if is_package else "")
+    tree = _Effective().visit(ast.parse(file.read_bytes()))
+    definitions, imports, package = {"": []}, {}, module.rpartition(".")[0]
+    if file.name == "__init__.py":
+        package = module
+        definitions[""].append(ast.Constant(_data_beside(file)))
     for node in tree.body:
-        names = _defines(node)
-        for name in names:
-            source.definitions.setdefault(name, []).append(node)
-        if not names and not isinstance(node, (ast.Import, ast.ImportFrom)):
-            source.statements.append(node)
+        for name in _defines(node):
+            definitions.setdefault(name, []).append(node)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
             for alias in node.names:
-                source.imports[alias.asname or alias.name.split(".")[0]] = alias.name
-        elif isinstance(node, ast.ImportFrom):
-            above = (
-                module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
-            )
-            origin = ".".join([*above, *filter(None, [node.module])])
-            for alias in node.names:
-                source.imports[alias.asname or alias.name] = f"{origin}.{alias.name}"
-    return source
+                whole = alias.name if alias.asname else alias.name.partition(".")[0]
+                above, _, name = whole.rpartition(".")
+                imports[alias.asname or name] = above, name
+    return Source(definitions, imports)
 
 
-def _without_docstrings(tree):
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                del body[0]
-    return tree
+class _Effective(ast.NodeTransformer):
+    """Takes out statements that are a mere constant, such as docstrings."""
+
+    def visit_Expr(self, node):
+        return None if isinstance(node.value, ast.Constant) else node
 
 
 def _defines(node):
-    """The names that a statement defines: of a function, a class or an assignment."""
+    """The names that a statement defines: of a function, a class or an assignment; "" for any other."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return []
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return []
-    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)] or [""]
 
 
 def _data_beside(file):
@@ -234,22 +218,12 @@ def _data_beside(file):
 
 def names_in(nodes):
     """What pieces of code refer to: ("a", "b", "c") for a.b.c.  -> sorted"""
-    found = set()
-
-    class Names(ast.NodeVisitor):
-        def visit_Name(self, node):
-            found.add((node.id,))
-
-        def visit_Attribute(self, node):
-            names, base = [], node
-            while isinstance(base, ast.Attribute):
-                names.append(base.attr)
-                base = base.value
-            if isinstance(base, ast.Name):
-                found.add((base.id, *reversed(names)))
-            else:
-                self.visit(base)
-
-    for node in nodes:
-        Names().visit(node)
+    found, waiting = set(), list(nodes)
+    while waiting:
+        node = waiting.pop()
+        text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+        if text.replace(".", "").isidentifier():
+            found.add(tuple(text.split(".")))
+        else:
+            waiting += ast.iter_child_nodes(node)
     return sorted(found)
