@@ -14,6 +14,7 @@ import time
 import torch
 
 from ...checkpoint import write_text
+from ...train import denoising_loss
 from ..records import record
 
 
@@ -33,16 +34,18 @@ def refresh(out, device):
     from . import dit, toy
 
     kind, texts = torch.device(device).type, []
-    groups = dict(bench=toy.benchmarks(device))
+    groups = dict(bench=toy)
     if kind == "cuda":
-        groups["bench_dit"] = dit.benchmarks(device)
+        groups["bench_dit"] = dit
         if importlib.util.find_spec("diffusers"):
             from . import stages
 
-            groups["bench_stages"] = stages.benchmarks(device)
-    for name, rows in groups.items():
+            groups["bench_stages"] = stages
+    for name, group in groups.items():
         started, speed = time.time(), machine_speed()
-        made = record(name, Config(), dict(rows=list(rows), machine_speed=speed), started, device)
+        made = record(
+            name, Config(), dict(rows=list(group.benchmarks(device)), machine_speed=speed), started, device
+        )
         write_text(out / f"{name}_{kind}.json", json.dumps(made, indent=1) + "\n")
         texts.append(table(made))
     return "\n".join(texts)
@@ -58,12 +61,12 @@ def table(made):
     return "\n".join(lines)
 
 
-def machine_speed(n=1024, device="cpu"):
-    """Seconds of one float32 matrix product of n x n by n x n, 2 n^3 operations: how fast this machine is.
+def machine_speed(n=1024, device="cpu", dtype=torch.float32):
+    """Seconds of one matrix product of n x n by n x n, 2 n^3 operations: how fast this machine is.
 
     With as many threads as torch has. Times measured on two machines compare as multiples of it.
     """
-    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0)).to(device)
+    a = torch.randn(n, n, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     return seconds(dict(product=lambda: a @ a), device)["product"]
 
 
@@ -91,13 +94,24 @@ def seconds(ways, device, rounds=Config.rounds):
     return {name: statistics.median(found) for name, found in times.items()}
 
 
+def row(what, ours, plain, unit, note, ratio=None):
+    """One line of a benchmark. ratio: how many times better ours is, where that makes sense."""
+    return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ratio, note=note)
+
+
 def rates(what, unit, note, took, ours=1, plain=1):
     """A row of two speeds.
 
     ours, plain: units per call of each way. took: seconds of a call, under the same two names.
     """
     ours, plain = ours / took["ours"], plain / took["plain"]
-    return dict(what=what, ours=ours, plain=plain, unit=unit, ratio=ours / plain, note=note)
+    return row(what, ours, plain, unit, note, ours / plain)
+
+
+def plain_loss(net, x0, sigma, label):
+    """The denoising loss of a batch, written as a person does.  x0 (B, *D), sigma, label (B,) -> ()"""
+    x = x0 + sigma.view(-1, *[1] * (x0.ndim - 1)) * torch.randn_like(x0)
+    return denoising_loss(net(x, sigma, label), x0, sigma, net.sigma_data)
 
 
 def plain_step(net, loss, optimizer):

@@ -15,9 +15,9 @@ from ...dit import CONFIGS, EDM, VP, DiT
 from ...dit.fast import fast
 from ...guidance import domain_guidance
 from ...pipeline import finetune as tuning
-from ...samplers import dpmpp_2m, karras, last
-from ...train import Points, Recipe, denoising_loss, fit
-from . import advance, plain_step, rates, seconds
+from ...samplers import dpmpp_2m, karras, last, log_normal
+from ...train import Points, Recipe, fit
+from . import advance, machine_speed, plain_loss, plain_step, rates, seconds
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
 SMALL = {  # name: (network, training batch, images sampled at once)
@@ -27,7 +27,7 @@ SMALL = {  # name: (network, training batch, images sampled at once)
         1024,
     ),
     "DiT-S/2, 256 tokens": (
-        dict(input_size=32, patch_size=2, in_channels=4, hidden_size=384, depth=12, num_heads=6),
+        dict(CONFIGS["DiT-S/2"], input_size=32, in_channels=4),
         256,
         512,
     ),
@@ -37,7 +37,7 @@ W = 1.5
 
 def benchmarks(device="cuda"):
     """All rows, one after the other."""
-    peak = matmul_peak(device)
+    peak = 2 * 8192**3 / machine_speed(8192, device, torch.bfloat16)  # FLOP/s of dense products
     for name, (config, batch, n) in SMALL.items():
         net = EDM(network(dict(config, num_classes=62, learn_sigma=False), device))
         yield small_training(name, net, batch, peak, device)
@@ -45,12 +45,6 @@ def benchmarks(device="cuda"):
     net = network(XL, device)
     yield from guided_step(net, 64, peak, device)
     yield training_step(net, 32, peak, device)
-
-
-def matmul_peak(device, n=8192):
-    """FLOP/s of a dense bfloat16 matrix product of random matrices."""
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / seconds(dict(product=lambda: a @ b), device, rounds=20)["product"]
 
 
 def flops(config):
@@ -98,6 +92,11 @@ def in_float32(*models):
         model.amp = False
 
 
+def of_peak(work, seconds, peak):
+    """FLOP in so many seconds as a share of the peak, in words."""
+    return f"{work / seconds / peak:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s"
+
+
 def difference(found, exact):
     """How far an output lies from the exact one, as a share of its norm, in words."""
     return f"output differs by {((found - exact).norm() / exact.norm()).item():.1e} of its norm"
@@ -115,18 +114,15 @@ def small_training(name, net, batch, peak, device, steps=8):
 
     def loss():
         rows = torch.randint(data.x0.shape[1], (batch,), device=device)
-        x0, label = data.x0[0, rows], data.label[0, rows]
-        sigma = torch.exp(1.4 * torch.randn(batch, device=device) - 1)
-        x = x0 + sigma[:, None, None, None] * torch.randn_like(x0)
-        return denoising_loss(plain(x, sigma, label), x0, sigma, plain.sigma_data)
+        sigma = log_normal(torch.randn(batch, device=device), -1.0, 1.4)
+        return plain_loss(plain, data.x0[0, rows], sigma, data.label[0, rows])
 
     step = plain_step(plain.net, loss, torch.optim.Adam(plain.net.parameters(), lr=1e-4))
     ours = advance(
         fit(quick.compile(), data, Recipe(steps=10_000, batch=batch, lr=1e-4), quick.clone()), steps
     )
     took = seconds(dict(ours=ours, plain=step), device)
-    share = 3 * flops(config) * steps * batch / took["ours"] / peak
-    note = f"{share:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s; plain: eager float32"
+    note = f"{of_peak(3 * flops(config) * steps * batch, took['ours'], peak)}; plain: eager float32"
     return rates(f"training, {name}, batch {batch}", "images/s", note, took, steps * batch, batch)
 
 
@@ -144,8 +140,8 @@ def small_sampling(name, net, n, peak, device, steps=32):
         return last(dpmpp_2m(D, x_T, sigmas))
 
     took = seconds(dict(ours=lambda: draw(*quick), plain=lambda: draw(*exact)), device)
-    share = 2 * steps * flops(net.config) * n / took["ours"] / peak
-    note = f"{share:.2f} of peak; {difference(draw(*quick), draw(*exact))}; plain: eager float32"
+    share = of_peak(2 * steps * flops(net.config) * n, took["ours"], peak)
+    note = f"{share}; {difference(draw(*quick), draw(*exact))}; plain: eager float32"
     what = f"sampling with DoG, {name}, {n} images, {steps} steps"
     return rates(what, "images/s", note, took, n, n)
 
@@ -169,21 +165,19 @@ def guided_step(net, batch, peak, device):
     }
     eager = way(in_float32)
     took = seconds(ours | {"plain": in_tf32(eager)} | _diffusers(net, guide, x, t, y), device)
-    exact, work = eager(), 2 * batch * flops(net.config) / peak
-    row = lambda what, note, mine, other: rates(
-        what, "img-steps/s", note, dict(ours=took[mine], plain=took[other]), batch, batch
-    )
-    rows = []
+    exact, work = eager(), 2 * batch * flops(net.config)
+
+    def row(what, mine, other, note):
+        return rates(what, "img-steps/s", note, dict(ours=took[mine], plain=took[other]), batch, batch)
+
     for what, step in ours.items():
-        share = f"{work / took[what]:.2f} of the measured bf16 peak of {peak / 1e12:.0f} TFLOP/s"
-        rows.append(
-            row(what, f"{share}; {difference(step(), exact)}; plain: eager float32, TF32", what, "plain")
-        )
+        note = f"{of_peak(work, took[what], peak)}; {difference(step(), exact)}; plain: eager float32, TF32"
+        yield row(what, what, "plain", note)
     if "CFG" in took:
         note = "plain: DiTTransformer2DModel, bfloat16, blocks compiled, classifier-free guidance in one call"
-        rows += [row(f"the same, against diffusers: {what}", note, what, "CFG") for what in ours]
-        rows.append(row("DoG in a diffusers pipeline, against its CFG", note, "DomainGuidedModel", "CFG"))
-    return rows
+        for what in ours:
+            yield row(f"the same, against diffusers: {what}", what, "CFG", note)
+        yield row("DoG in a diffusers pipeline, against its CFG", "DomainGuidedModel", "CFG", note)
 
 
 def _diffusers(net, guide, x, t, y):
@@ -211,22 +205,22 @@ def _diffusers(net, guide, x, t, y):
 def training_step(net, batch, peak, device):
     """Images per second of `dit finetune`, from drawn batch to averaged weights, and its memory."""
     took, memory = {}, {}
-    for name, make in dict(plain=_official_step, ours=_finetune_step).items():  # in turn: each fills the card
+    for name, make in dict(plain=_official_step, ours=finetune_step).items():  # in turn: each fills the card
         cuda = torch.device(device).type == "cuda"
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         took |= seconds({name: make(net, batch, device)}, device)
         memory[name] = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
-    share = 3 * flops(net.config) * batch / took["ours"] / peak
     note = (
-        f"{share:.2f} of peak; {memory['ours']:.1f} GiB, plain {memory['plain']:.1f} GiB; "
+        f"{of_peak(3 * flops(net.config) * batch, took['ours'], peak)}; "
+        f"{memory['ours']:.1f} GiB, plain {memory['plain']:.1f} GiB; "
         "plain: eager float32, TF32, AdamW and average in loops"
     )
     return rates(f"fine-tuning, DiT-XL/2, batch {batch}", "images/s", note, took, batch, batch)
 
 
-def _finetune_step(net, batch, device):
+def finetune_step(net, batch, device):
     """A function that takes the next step of `dit finetune` on random latents."""
     g, model = torch.Generator().manual_seed(0), VP(copy.deepcopy(net).requires_grad_(True))
     for block in model.net.blocks if model.device.type == "cuda" else ():

@@ -16,12 +16,11 @@ from transformers import Dinov2Config, Dinov2Model
 
 from ...dit import VP
 from ...dit.fast import fast
-from ...pipeline import finetune as tuning
 from ...pipeline import sample as sampling
 from ...pipeline.evaluate import DINOv2, Inception, features
 from ...pipeline.latents import VAE
-from . import advance, now, seconds
-from .dit import XL, network
+from . import now, row, seconds
+from .dit import XL, finetune_step, network
 
 COUNT = 10_000
 SD_VAE = dict(
@@ -40,7 +39,7 @@ def benchmarks(device="cuda", config=None, sampled=128, count=1024):
         folder = pathlib.Path(folder)
         net = VP(network(config or XL, device))
         guide = net.clone()
-        step = _finetune(net, folder, device)
+        step = seconds(dict(step=finetune_step(net.net, 32, device)), device)["step"]
         draw, whole = _sample(net, guide, folder, sampled, device)
         note = f"{32 / step:.0f} images/s, on random latents"
         yield _row("fine-tuning, 24,000 steps of 32", 24_000 * step, draw, note)
@@ -54,21 +53,7 @@ def benchmarks(device="cuda", config=None, sampled=128, count=1024):
 
 
 def _row(what, ours, plain, note):
-    return dict(what=what, ours=ours, plain=plain, unit="s", ratio=plain / ours, note=note)
-
-
-def _finetune(net, folder, device, chunk=20):
-    """Seconds per step of the paper's recipe, on random latents."""
-    g, classes = torch.Generator().manual_seed(0), net.null
-    x0, label = torch.randn(2000, *net.shape, generator=g), torch.randint(classes, (2000,), generator=g)
-    for block in net.net.blocks if net.device.type == "cuda" else ():
-        block.compile()
-    net.net.requires_grad_(True)
-    data = tuning.LatentTensors(x0, label, classes)
-    steps = tuning.finetune(net, data, tuning.Config(), folder / "run", every=24_000)
-    took = seconds(dict(steps=advance(steps, chunk)), device)["steps"] / chunk
-    net.net.requires_grad_(False)
-    return took
+    return row(what, ours, plain, "s", note, plain / ours)
 
 
 def _sample(net, guide, folder, count, device):

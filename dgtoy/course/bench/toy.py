@@ -10,9 +10,9 @@ from ...gmm import GaussianMixture
 from ...guidance import domain_guidance
 from ...nets import MLP, Ensemble
 from ...samplers import heun, karras, last, log_normal
-from ...train import Recipe, denoising_loss, fit
+from ...train import Recipe, fit
 from ..worlds import domains
-from . import advance, plain_step, rates, seconds
+from . import advance, plain_loss, plain_step, rates, row, seconds
 
 NETWORK = dict(num_classes=10, width=64, depth=4)
 SIGMAS = (0.005, 20.0)
@@ -36,9 +36,7 @@ def training(device, batch=512, steps=16):
     def loss():
         x0, label = source.draw(torch.rand(batch, device=device), torch.randn(batch, 2, device=device))
         label = torch.where(torch.rand(batch, device=device) < 0.1, single.null, label)
-        sigma = log_normal(torch.randn(batch, device=device))
-        x = x0 + sigma[:, None] * torch.randn(batch, 2, device=device)
-        return denoising_loss(single(x, sigma, label), x0, sigma, single.sigma_data)
+        return plain_loss(single, x0, log_normal(torch.randn(batch, device=device)), label)
 
     step = plain_step(single, loss, torch.optim.Adam(single.parameters(), lr=1e-3))
     ours = advance(fit(net, source, Recipe(steps=10_000, batch=batch), net.clone()), steps)
@@ -127,14 +125,9 @@ def memory(device):
         start = torch.cuda.memory_allocated()
         _sample(net.denoiser(0), n, karras(steps, *SIGMAS), device)
         peaks.append(torch.cuda.max_memory_allocated() - start)
-    return dict(
-        what="peak memory, 4x samples | 4x steps",
-        ours=peaks[1] / peaks[0],
-        plain=peaks[2] / peaks[0],
-        unit="times",
-        ratio=None,
-        note=f"linear in samples, flat in steps; {peaks[0] / 2**20:.0f} MiB for 400,000 points",
-    )
+    one, samples, steps = peaks
+    note = f"linear in samples, flat in steps; {one / 2**20:.0f} MiB for 400,000 points"
+    return row("peak memory, 4x samples | 4x steps", samples / one, steps / one, "times", note)
 
 
 def importing():
@@ -146,7 +139,4 @@ def importing():
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(5)]
     plain, ours = (statistics.median(float(run.split()[i]) for run in runs) for i in (0, 1))
-    note = "plain: import torch itself"
-    return dict(
-        what="import dgtoy, after import torch", ours=ours, plain=plain, unit="s", ratio=None, note=note
-    )
+    return row("import dgtoy, after import torch", ours, plain, "s", "plain: import torch itself")
