@@ -120,10 +120,6 @@ class Code:
         """All that was found, for `digest`."""
         return "\n".join(f"{key} {self.found[key]}" for key in sorted(self.found))
 
-    def modules(self):
-        """The names of the modules that something was found in."""
-        return {module for module, _ in self.found}
-
     def _reach(self, module, name, *rest):
         """What name.rest stands for in a module: a definition there, an import, or a module inside it, of
         which `rest` names what is used; without `rest` all that it defines."""

@@ -47,6 +47,7 @@ def _preset_options(parser):
     )
     folders = ", ".join(f"{folder} for {preset}" for preset, folder in PRESETS.items())
     parser.add_argument("--out", type=pathlib.Path, help=f"folder of the records; default: {folders}")
+    parser.set_defaults(part=(0, 1))
     _device(parser)
 
 
@@ -61,7 +62,6 @@ def _experiment_options(parser):
     parser.add_argument(
         "--part",
         type=_part,
-        default=(0, 1),
         metavar="I/N",
         help="compute only the I-th of N shares of an experiment on images; a run without --part assembles "
         "them; default: 1/1",
@@ -79,35 +79,33 @@ def _part(text):
 
 def experiment(args):
     """Run experiments by name; each writes NAME.json, its record, and NAME.png, its figure."""
-    device = environment.device(args.device)
     for name in args.names:
-        _run(name, args.preset, device, args.out or PRESETS[args.preset], args.part)
+        _run(name, args)
 
 
 def records(args):
     """Run every experiment that has the preset, and print what the claims' rules say of the records."""
     from .claims import report
 
-    device, out = environment.device(args.device), args.out or PRESETS[args.preset]
     for name in experiments.NAMES:
         if hasattr(experiments.get(name).Config, args.preset):
-            _run(name, args.preset, device, out)
-    print(report.findings(report.judge(out)))
+            _run(name, args)
+    print(report.findings(report.judge(args.out or PRESETS[args.preset])))
 
 
-def _run(name, preset, device, out, part=(0, 1)):
+def _run(name, args):
     import matplotlib
 
     matplotlib.use("Agg")
     from .records import save
 
-    module, config = experiments.get(name), experiments.config(name, preset)
-    started = time.time()
-    if part[1] > 1:
-        module.compute(config, device, part)
+    started, device = time.time(), environment.device(args.device)
+    module, config = experiments.get(name), experiments.config(name, args.preset)
+    if args.part != (0, 1):
+        module.compute(config, device, args.part)
         return
     record = module.run(config, device, progress=True)
-    path = save(record, module.figure(record), out)
+    path = save(record, module.figure(record), args.out or PRESETS[args.preset])
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 
@@ -118,13 +116,13 @@ def _device(parser):
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
 
 
+def _folder(parser, option, what, default):
+    told = f"{what}; default: {default}"
+    parser.add_argument(option, type=pathlib.Path, default=pathlib.Path(default), help=told)
+
+
 def _figures(parser):
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("figures"),
-        help="folder of records; default: figures",
-    )
+    _folder(parser, "--out", "folder of records", "figures")
 
 
 def claims(args):
@@ -147,12 +145,7 @@ def _notebooks_options(parser):
         help="with --in-place: write the seconds into the notebooks' first cells",
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time; default: 2")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("build/notebooks"),
-        help="folder of the executed notebooks; default: build/notebooks",
-    )
+    _folder(parser, "--out", "folder of the executed notebooks", "build/notebooks")
 
 
 def notebooks(args):
@@ -217,9 +210,7 @@ def bench(args):
 
 def _badges_options(parser):
     parser.add_argument("repository", metavar="OWNER/NAME", help="the repository's address on GitHub")
-    parser.add_argument(
-        "--root", type=pathlib.Path, default=pathlib.Path("."), help="folder of the repository; default: ."
-    )
+    _folder(parser, "--root", "folder of the repository", ".")
 
 
 def badges(args):

@@ -1,6 +1,7 @@
 """Execute the course's notebooks, two at a time, and record how long each took."""
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -74,28 +75,20 @@ class Progress:
         self.seconds[name] = round(time.time() - self.started.pop(name), 1)
         if error:
             self.errors[name] = error
-        self._rewrite()
-        print(
-            f"{name:36s} {self.seconds[name]:6.1f} s   {error or self._total()}", file=self.stream, flush=True
-        )
+        self._say([f"{name:36s} {self.seconds[name]:6.1f} s   {error or self._total()}"])
 
     def tick(self):
         """Look at the memory, and on a terminal rewrite the table."""
         self.peak = max(self.peak, _memory())
-        if not self.stream.isatty():
-            return
-        self._rewrite()
-        lines = [self._row(name) for name in self.started] + [self._total()]
-        print("\n".join(lines), file=self.stream, flush=True)
-        self.rows = len(lines)
+        if self.stream.isatty():
+            table = [*map(self._row, self.started), self._total()]
+            self._say(table)
+            self.rows = len(table)
 
     def close(self):
         """The last line: how long all took, and the most memory at one time."""
-        self._rewrite()
-        memory = f"{self.peak / 2**30:.1f} GiB of memory at most"
-        print(
-            f"{len(self.seconds)} notebooks in {_clock(time.time() - self.began)}, {memory}", file=self.stream
-        )
+        took, memory = _clock(time.time() - self.began), f"{self.peak / 2**30:.1f} GiB of memory at most"
+        self._say([f"{len(self.seconds)} notebooks in {took}, {memory}"])
 
     def left(self):
         """Seconds until the last notebook ends."""
@@ -114,18 +107,18 @@ class Progress:
         done = f"{len(self.seconds)} of {len(self.expected)}"
         return f"{done}; {_clock(time.time() - self.began)} so far, about {left} left"
 
-    def _rewrite(self):
-        """Take back the table, so that the next lines stand in its place."""
-        if self.rows:
-            print(f"\x1b[{self.rows}A\x1b[J", end="", file=self.stream)
+    def _say(self, lines):
+        """Print lines in the place of the table."""
+        back = f"\x1b[{self.rows}A\x1b[J" if self.rows else ""
+        print(back + "\n".join(lines), file=self.stream, flush=True)
         self.rows = 0
 
 
 async def _execute_all(paths, place, jobs, stamp, progress):
-    waiting = iter(paths)
+    free = asyncio.Semaphore(jobs)
 
-    async def worker():
-        for path in waiting:
+    async def one(path):
+        async with free:
             await _execute_one(path, place, jobs, stamp, progress)
 
     async def watch():
@@ -134,7 +127,7 @@ async def _execute_all(paths, place, jobs, stamp, progress):
             await asyncio.sleep(1)
 
     watcher = asyncio.create_task(watch())
-    await asyncio.gather(*(worker() for _ in range(jobs)))
+    await asyncio.gather(*map(one, paths))
     watcher.cancel()
 
 
@@ -150,7 +143,7 @@ async def _execute_one(path, place, jobs, stamp, progress):
         kernel_name="python3",
         record_timing=False,
         extra_arguments=["--log-level=40"],
-        resources={"metadata": {"path": str(path.parent)}},
+        resources=dict(metadata=dict(path=path.parent)),
     )
     progress.start(path.stem)
     error = None
@@ -209,16 +202,14 @@ def _memory():
 
     total, me = 0, psutil.Process()
     for process in [me, *me.children(recursive=True)]:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total
 
 
 def _clock(seconds):
     """minutes:seconds"""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return "{}:{:02d}".format(*divmod(int(seconds), 60))
 
 
 def _stamp(book, seconds):

@@ -12,15 +12,18 @@ from ..metrics import bootstrap
 
 # Okabe & Ito's palette, safe for the colour-blind; a method keeps its colour, marker and line everywhere
 METHODS = {
-    "truth": dict(color="#000000", marker="", linestyle="-"),
-    "source": dict(color="#C4C4C4", marker="", linestyle="-"),
-    "none": dict(color="#666666", marker="o", linestyle=":"),
-    "CFG": dict(color="#E69F00", marker="s", linestyle="--"),
-    "DoG": dict(color="#0072B2", marker="D", linestyle="-"),
-    "DoG on an interval": dict(color="#56B4E9", marker="^", linestyle="-."),
-    "autoguidance": dict(color="#CC79A7", marker="v", linestyle="--"),
-    "DogFit": dict(color="#D55E00", marker="P", linestyle=":"),
-    "plane": dict(color="#009E73", marker="*", linestyle="-"),
+    method: dict(color=color, marker=marker, linestyle=line)
+    for method, color, marker, line in (
+        ("truth", "#000000", "", "-"),
+        ("source", "#C4C4C4", "", "-"),
+        ("none", "#666666", "o", ":"),
+        ("CFG", "#E69F00", "s", "--"),
+        ("DoG", "#0072B2", "D", "-"),
+        ("DoG on an interval", "#56B4E9", "^", "-."),
+        ("autoguidance", "#CC79A7", "v", "--"),
+        ("DogFit", "#D55E00", "P", ":"),
+        ("plane", "#009E73", "*", "-"),
+    )
 }
 NAMES = {
     "out_of_domain": "out-of-domain rate",
@@ -65,10 +68,9 @@ def points(ax, x, method="truth", size=3, label=None, limit=None):
     x = torch.as_tensor(x).cpu()
     color = METHODS[method]["color"]
     ax.scatter(*x.T, s=size, color=color, alpha=0.5, linewidths=0, label=label, rasterized=True)
-    ax.set_aspect("equal")
+    ax.set(aspect="equal", xticks=[], yticks=[])
     if limit:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    ax.set(xticks=[], yticks=[])
 
 
 def sheet(ax, x, columns=10, title=None):
@@ -158,8 +160,7 @@ def heat(ax, x, y, values, label, cmap="viridis", centre=None, fmt="{:.3f}", bar
     ax.set_yticks(range(len(y)), [f"{v:g}" for v in y])
     ax.spines[:].set_visible(False)
     for (i, j), v in np.ndenumerate(values):
-        dark = np.mean(image.cmap(image.norm(v))[:3]) < 0.5
-        ink = "white" if dark else "black"
+        ink = "white" if np.mean(image.to_rgba(v)[:3]) < 0.5 else "black"
         ax.text(j, i, fmt.format(v), ha="center", va="center", fontsize=10, color=ink)
     if bar:
         ax.figure.colorbar(image, ax=ax, label=label)

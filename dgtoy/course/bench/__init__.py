@@ -14,7 +14,7 @@ import time
 import torch
 
 from ...checkpoint import write_text
-from ...train import denoising_loss
+from ...train import denoising_loss, fit
 from ..records import record
 
 
@@ -106,6 +106,13 @@ def rates(what, unit, note, took, ours=1, plain=1):
     """
     ours, plain = ours / took["ours"], plain / took["plain"]
     return row(what, ours, plain, unit, note, ours / plain)
+
+
+def fit_seconds(net, data, recipe, steps, plain, loss, device):
+    """Seconds of so many steps of `fit`, and of one step of `plain_step` on the network `plain`."""
+    optimizer = torch.optim.Adam(plain.parameters(), lr=recipe.lr)
+    ours = advance(fit(net, data, recipe, net.clone()), steps)
+    return seconds(dict(ours=ours, plain=plain_step(plain, loss, optimizer)), device)
 
 
 def plain_loss(net, x0, sigma, label):

@@ -16,8 +16,8 @@ from ...dit.fast import fast
 from ...guidance import domain_guidance
 from ...pipeline import finetune as tuning
 from ...samplers import dpmpp_2m, karras, last, log_normal
-from ...train import Points, Recipe, fit
-from . import advance, machine_speed, plain_loss, plain_step, rates, seconds
+from ...train import Points, Recipe
+from . import advance, fit_seconds, machine_speed, plain_loss, plain_step, rates, seconds
 
 XL = dict(CONFIGS["DiT-XL/2"], input_size=32, in_channels=4)
 SMALL = {  # name: (network, training batch, images sampled at once)
@@ -117,11 +117,8 @@ def small_training(name, net, batch, peak, device, steps=8):
         sigma = log_normal(torch.randn(batch, device=device), -1.0, 1.4)
         return plain_loss(plain, data.x0[0, rows], sigma, data.label[0, rows])
 
-    step = plain_step(plain.net, loss, torch.optim.Adam(plain.net.parameters(), lr=1e-4))
-    ours = advance(
-        fit(quick.compile(), data, Recipe(steps=10_000, batch=batch, lr=1e-4), quick.clone()), steps
-    )
-    took = seconds(dict(ours=ours, plain=step), device)
+    recipe = Recipe(steps=10_000, batch=batch, lr=1e-4)
+    took = fit_seconds(quick.compile(), data, recipe, steps, plain.net, loss, device)
     note = f"{of_peak(3 * flops(config) * steps * batch, took['ours'], peak)}; plain: eager float32"
     return rates(f"training, {name}, batch {batch}", "images/s", note, took, steps * batch, batch)
 

@@ -10,9 +10,9 @@ from ...gmm import GaussianMixture
 from ...guidance import domain_guidance
 from ...nets import MLP, Ensemble
 from ...samplers import heun, karras, last, log_normal
-from ...train import Recipe, fit
+from ...train import Recipe
 from ..worlds import domains
-from . import advance, plain_loss, plain_step, rates, row, seconds
+from . import fit_seconds, plain_loss, rates, row, seconds
 
 NETWORK = dict(num_classes=10, width=64, depth=4)
 SIGMAS = (0.005, 20.0)
@@ -38,17 +38,10 @@ def training(device, batch=512, steps=16):
         label = torch.where(torch.rand(batch, device=device) < 0.1, single.null, label)
         return plain_loss(single, x0, log_normal(torch.randn(batch, device=device)), label)
 
-    step = plain_step(single, loss, torch.optim.Adam(single.parameters(), lr=1e-3))
-    ours = advance(fit(net, source, Recipe(steps=10_000, batch=batch), net.clone()), steps)
-    took = seconds(dict(ours=ours, plain=lambda: [step() for _ in range(steps)]), device)
-    return rates(
-        f"training, {seeds} seeds, batch {batch}",
-        "seed-steps/s",
-        "EMA and fresh data included; plain: one network, Adam, .item() each step",
-        took,
-        seeds * steps,
-        steps,
-    )
+    took = fit_seconds(net, source, Recipe(steps=10_000, batch=batch), steps, single, loss, device)
+    what = f"training, {seeds} seeds, batch {batch}"
+    note = "EMA and fresh data included; plain: one network, Adam, .item() each step"
+    return rates(what, "seed-steps/s", note, took, seeds * steps)
 
 
 def scores(device, components=1016, n=200_000, plain_n=4_000):

@@ -71,16 +71,15 @@ def _peaks():
     """Where a world and its left clump differ most, and where by other readings.  -> {reading: sigma}"""
     clump = GaussianMixture([1.0], MU[:1, None], S[:1, None, None] ** 2)
     levels = torch.logspace(-1, 1, 81, dtype=torch.float64)
-    found = {"right": [], "score": [], "world": [], "clean": []}
+    found = []
     for sigma in levels.tolist():
         x = torch.linspace(-4 - 4 * sigma, 4 + 4 * sigma, 1001).double()[:, None]
         square = (clump.score(x, sigma) - WORLD.score(x, sigma))[:, 0] ** 2
         noisy = clump.logp(x, sigma).softmax(0) @ square
-        found["right"].append(sigma**2 * noisy)
-        found["score"].append(noisy)
-        found["world"].append(sigma**2 * WORLD.logp(x, sigma).softmax(0) @ square)
-        found["clean"].append(sigma**2 * clump.logp(x).softmax(0) @ square)
-    return {reading: levels[torch.tensor(values).argmax()].item() for reading, values in found.items()}
+        world, clean = (m.softmax(0) @ square for m in (WORLD.logp(x, sigma), clump.logp(x)))
+        found.append([sigma**2 * noisy, noisy, sigma**2 * world, sigma**2 * clean])
+    peaks = levels[torch.tensor(found).argmax(0)].tolist()
+    return dict(zip(("right", "score", "world", "clean"), peaks, strict=True))
 
 
 @number(rtol=0.15)
