@@ -1,6 +1,7 @@
 """How much guidance does a model need? Least-squares weights from held-out data, one for each noise level."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import torch
@@ -34,9 +35,8 @@ class Calibration:
         sigma = torch.as_tensor(sigma)
         order = self.sigmas.argsort()
         where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
-        return torch.from_numpy(np.asarray(np.interp(sigma.cpu().double().log().numpy(), where, what))).to(
-            sigma.device
-        )
+        at = np.interp(sigma.cpu().double().log().numpy(), where, what)
+        return torch.as_tensor(at, device=sigma.device)
 
 
 def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=400, batch=1024):
@@ -59,13 +59,10 @@ def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
     directions = 1 if middle is None else 2
-    size = directions * directions + directions  # entries of the normal equations
-    sums = torch.zeros(1 + resamples, len(sigmas), size, dtype=torch.float64)
+    sums = 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
     for x0, label in _batches(data, batch):
-        D = main(label) if label is not None else main
-        rows = torch.stack(
-            [_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1
-        )  # (B, n, size)
+        D = main if label is None else main(label)
+        rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)  # (B, n, ...)
         counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64)
         host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
@@ -96,25 +93,18 @@ def _equations(main, guide, middle, x0, sigma, generator):
 
 def _batches(data, size):
     """(x0, label or None) pairs, arrays cut into pieces."""
-    if torch.is_tensor(data):
+    pair = isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[1])
+    if torch.is_tensor(data) or (pair and not data[1].is_floating_point()):
         data = [data]
-    elif (
-        isinstance(data, (tuple, list))
-        and len(data) == 2
-        and torch.is_tensor(data[1])
-        and not data[1].is_floating_point()
-    ):
-        data = [tuple(data)]
-    empty = True
+    count = 0
     for item in data:
         x0, label = item if isinstance(item, (tuple, list)) else (item, None)
         if label is not None and len(label) != len(x0):
             raise ValueError(
                 f"data holds {len(x0)} points with {len(label)} labels; expected one label per point"
             )
-        labels = label.split(size) if label is not None else [None] * len(x0.split(size))
-        for piece in zip(x0.split(size), labels):
-            empty = empty and not len(piece[0])
-            yield piece
-    if empty:
+        count += len(x0)
+        labels = itertools.repeat(None) if label is None else label.split(size)
+        yield from zip(x0.split(size), labels)
+    if not count:
         raise ValueError("data holds no points; expected held-out samples of the target")

@@ -1,6 +1,6 @@
-"""Tensors and a JSON header on disk: one safetensors file, or a folder of small parts; complete or not
-there."""
+"""Tensors and a JSON header on disk: one safetensors file, or a folder of small parts; whole or not there."""
 
+import collections
 import contextlib
 import glob
 import json
@@ -53,21 +53,20 @@ def load_state(path):
         return None
     read = [read_safetensors(p) for p in sorted(saves[-1].glob("*.safetensors"))]
     abouts = [about for _, about in read]
-    found = sorted({about.get("save") or "none" for about in abouts})
-    if any(save != saves[-1].name for save in found):
-        raise ValueError(f"{saves[-1]} holds parts of {', '.join(found)}; expected those of one save")
-    have = {about["part"] for about in abouts}
+    found = {about.get("save") or "none" for about in abouts}
+    if found - {saves[-1].name}:
+        raise ValueError(f"{saves[-1]} holds parts of {', '.join(sorted(found))}; expected those of one save")
     expected = abouts[0]["parts"] if abouts else 1
-    missing = sorted(set(range(expected)) - have)
+    missing = sorted(set(range(expected)) - {about["part"] for about in abouts})
     if missing:
         raise ValueError(
             f"{saves[-1]} is not complete: {missing[0]:05d}.safetensors"
             f" is missing, one of {len(missing)} of {expected} parts"
         )
-    pieces = {}
+    pieces = collections.defaultdict(list)
     for tensors, _ in read:
         for name, piece in tensors.items():
-            pieces.setdefault(name.partition("|")[0], []).append(piece)
+            pieces[name.partition("|")[0]].append(piece)
     joined = {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in pieces.items()}
     return joined, abouts[0]["header"]
 
@@ -100,34 +99,32 @@ def _pieces(tensors, room):
 
 def write_safetensors(path, tensors, header):
     """Tensors and a JSON header into `path`, which appears complete or not at all."""
+    tensors = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    with _whole(path) as part:
+        save_file(tensors, part, {"json": json.dumps(header)})
+
+
+def write_text(path, text):
+    """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all."""
+    with _whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """A hidden file that becomes `path` when it has been written, in a folder that is made.
+
+    Those that killed processes left behind go: untouched for ten minutes.
+    """
     path = pathlib.Path(path)
-    part = _part(path)
-    try:
-        save_file(
-            {k: v.detach().contiguous().cpu() for k, v in tensors.items()}, part, {"json": json.dumps(header)}
-        )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _part(path):
-    """The hidden file that is to become `path`, in a folder that exists. Those that killed processes left
-    behind go: untouched for ten minutes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > 600:
                 left.unlink()
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def write_text(path, text):
-    """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all."""
-    path = pathlib.Path(path)
-    part = _part(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -151,9 +148,16 @@ def alone(path):
         yield
 
 
+def check_shapes(path, tensors, expected):
+    """Raise ValueError naming the first tensor that is missing, superfluous or of another shape."""
+    for name in sorted(tensors.keys() | expected.keys()):
+        came, wanted = (tuple(d[name].shape) if name in d else "nothing" for d in (tensors, expected))
+        if came != wanted:
+            raise ValueError(f"{path}: {name} has shape {came}; expected {wanted}")
+
+
 def read_safetensors(path):
-    """tensors, header of a file made by `write_safetensors`. Raises ValueError if it is damaged or another
-    kind of file."""
+    """tensors, header of what `write_safetensors` wrote. Raises ValueError for any other file."""
     try:
         with safe_open(path, "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["json"])

@@ -1,8 +1,8 @@
-"""Several processes that share a batch: those that `torchrun` or `accelerate launch` started, one a card, or
-on the CPU.
+"""Several processes that share a batch: those that `torchrun` or `accelerate launch` started.
 
-Every process draws the random numbers of the whole batch and computes its own slice; losses and gradients are
-averaged. So the result does not depend on the number of processes, but for rounding.
+One a card, or on the CPU. Every process draws the random numbers of the whole batch and computes its own
+slice; losses and gradients are averaged. So the result does not depend on the number of processes, but for
+rounding.
 """
 
 import os
@@ -41,8 +41,10 @@ def barrier():
 
 
 def local(batch):
-    """The slice of a batch that this process computes. Raises ValueError unless the batch is a multiple of
-    the processes."""
+    """The slice of a batch that this process computes.
+
+    Raises ValueError unless the batch is a multiple of the processes.
+    """
     if batch % count():
         raise ValueError(f"batch is {batch}; expected a multiple of the {count()} processes")
     each = batch // count()

@@ -1,5 +1,4 @@
-"""The exact world: Gaussian mixtures whose density, score and denoiser are known at every noise level; class
-labels.
+"""The exact world: Gaussian mixtures whose density, score and denoiser are known at every noise level.
 
 Adding noise of level sigma to a mixture gives a mixture again, component k becoming N(mu_k, Sigma_k + sigma^2
 I). With Sigma_k = U_k diag(lambda_k) U_k^T nothing needs inverting: along axis e of component k, x lies z =
@@ -10,7 +9,7 @@ import math
 
 import torch
 
-from .samplers import check_sigma
+from .samplers import check_shape, check_sigma
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
 
@@ -53,12 +52,7 @@ class GaussianMixture:
 
     def score(self, x, sigma=0.0):
         """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
-        axes, parts = _columns(self.axes, x), []
-        for log_joint, pulls, room in self._blocks(x, check_sigma(sigma, x, zero=True)):
-            _, p = _scaled(log_joint, room[0])
-            towards = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
-            parts.append(-towards / p.sum(-1, keepdim=True))
-        return torch.cat(parts).reshape(x.shape)
+        return -self._average(x, check_sigma(sigma, x, zero=True), self.axes)
 
     def denoise(self, x, sigma):
         """The denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma).
@@ -66,17 +60,10 @@ class GaussianMixture:
         = sum_k r_k (mu_k + Sigma_k (Sigma_k + sigma^2 I)^-1 (x - mu_k)), which keeps its digits at a large
         sigma. x (..., D) -> (..., D)
         """
-        (means,) = _columns(self.means[..., None], x)
-        axes, parts = _columns(self.axes * self.variances[:, None], x), []
-        for log_joint, pulls, room in self._blocks(x, check_sigma(sigma, x)):
-            _, p = _scaled(log_joint, room[0])
-            back = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
-            parts.append((p @ means + back) / p.sum(-1, keepdim=True))
-        return torch.cat(parts).reshape(x.shape)
+        return self._average(x, check_sigma(sigma, x), self.axes * self.variances[:, None], self.means)
 
     def log_responsibilities(self, x, sigma=0.0):
-        """log p(component k | x; sigma), finite where p itself is 0 in floating point.  x (..., D) -> (...,
-        K)"""
+        """log p(component k | x; sigma), finite where p itself underflows to 0.  x (..., D) -> (..., K)"""
         blocks = self._blocks(x, check_sigma(sigma, x, zero=True))
         parts = [log_joint.log_softmax(-1) for log_joint, _, _ in blocks]
         return torch.cat(parts).reshape(*x.shape[:-1], len(self.weights))
@@ -84,6 +71,17 @@ class GaussianMixture:
     def responsibilities(self, x, sigma=0.0):
         """p(component k | x; sigma).  x (..., D) -> (..., K)"""
         return self.log_responsibilities(x, sigma).exp()
+
+    def _average(self, x, sigma, axes, means=None):
+        """sum_k r_k (means_k + sum_e pull_ke axes_ke), r the responsibilities.  x (..., D) -> (..., D)"""
+        axes, parts = _columns(axes, x), []
+        for log_joint, pulls, room in self._blocks(x, sigma):
+            _, p = _scaled(log_joint, room[0])
+            total = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
+            if means is not None:
+                total = p @ _columns(means[..., None], x)[0] + total
+            parts.append(total / p.sum(-1, keepdim=True))
+        return torch.cat(parts).reshape(x.shape)
 
     def _blocks(self, x, sigma):
         """What the functions above are made of, for each block of points.
@@ -121,8 +119,7 @@ class GaussianMixture:
             yield log_joint, pulls, room[-2:]
 
     def subset(self, keep):
-        """The mixture of the components with keep (K,), as a distribution of its own: p(x | those
-        components)."""
+        """p(x | the components with keep (K,)), a mixture of its own."""
         weights = self.weights[keep]
         part = GaussianMixture(weights / weights.sum(), self.means[keep], self.covs[keep])
         part.dtype = self.dtype
@@ -134,14 +131,13 @@ class GaussianMixture:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")
         if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma is {sigma}; expected a finite value >= 0")
-        device = generator.device if generator is not None else self.means.device
+        device = self.means.device if generator is None else generator.device
         draw = dict(generator=generator, device=device, dtype=self.dtype)
         x = self.to(device).from_noise(torch.rand(n, **draw), torch.randn(n, self.means.shape[1], **draw))
         return x + sigma * torch.randn(x.shape, **draw) if sigma else x
 
     def from_noise(self, u, z):
-        """Points as a function of uniforms u (...) and normals z (..., D): component by u, place by z.  ->
-        (..., D)"""
+        """Points (..., D) as a function of uniforms u (...) and normals z (..., D): component, then place."""
         k = self._component(u)
         root = (self.axes * self.variances.sqrt()[:, None, :]).to(z.dtype)  # (K, D, D)
         return self.means.to(z.dtype)[k] + (root[k] @ z[..., None])[..., 0]
@@ -152,16 +148,14 @@ class GaussianMixture:
 
 
 def _scaled(log_joint, room):
-    """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^-80: below 1e-38 exp is
-    slow."""
+    """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^-80: below, exp is slow."""
     top = log_joint.amax(-1, keepdim=True)
     below = torch.clamp(torch.sub(log_joint, top, out=room), min=-80, out=room)
     return top, torch.exp(below, out=room)
 
 
 def _columns(matrix, x):
-    """A matrix (D, n) per component, as n tables (K, D) in x's precision, laid out for fast matrix
-    products."""
+    """A matrix (D, n) per component, as n tables (K, D) in x's precision, laid out for fast products."""
     return [column.to(x.dtype).contiguous().T for column in matrix.permute(2, 1, 0)]
 
 
@@ -194,17 +188,13 @@ class LabelledMixture(GaussianMixture):
 
     def denoiser(self, label):
         """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
-        label = check_label(label, self.null)
-        if not torch.is_tensor(label) or label.ndim == 0:
+        label = torch.as_tensor(check_label(label, self.null))
+        if label.ndim == 0:
             return self.given(int(label)).denoise
         parts = {c: self.given(c).denoise for c in label.unique().tolist()}
 
         def D(x, sigma):
-            if label.shape != x.shape[:-1]:
-                raise ValueError(
-                    f"label has shape {tuple(label.shape)}; "
-                    f"expected {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
-                )
+            check_shape("label", label, x.shape[:-1], x)
             out = torch.empty_like(x)
             for c, part in parts.items():
                 rows = label == c
@@ -220,8 +210,7 @@ class LabelledMixture(GaussianMixture):
 
 
 def check_label(label, null):
-    """label unchanged if every entry is an integer in 0..null, null being the model's own null label; else
-    ValueError."""
+    """label as it came. Raises ValueError unless it holds integers in 0..null, null the model's own."""
     values = torch.as_tensor(label)
     if values.dtype.is_floating_point or values.dtype == torch.bool:
         raise ValueError(f"label has dtype {values.dtype}; expected integers")

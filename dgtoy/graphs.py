@@ -1,12 +1,10 @@
-"""A function of tensors as captured CUDA graphs: small networks wait for launches, not for arithmetic, and a
-graph is one launch."""
+"""Functions of tensors as CUDA graphs: small networks wait for launches, and a graph is one launch."""
 
 import torch
 
 
 class Captured:
-    """f(*tensors) -> tensor or None, replayed as one CUDA graph for each kind (shape and type) of inputs; on
-    the CPU f itself.
+    """f(*tensors) -> tensor or None, one CUDA graph per kind (shape and type) of inputs; on a CPU f itself.
 
     What f reads besides its inputs (weights) it reads where it lay at the first call, so it follows changes
     in place; what it decides in Python it decides once. warm: calls before the capture, in which libraries

@@ -11,7 +11,7 @@ import math
 import torch
 
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
-from .samplers import check_sigma, per_sample
+from .samplers import append_dims, check_interval, check_shape, check_sigma
 
 
 def guided(main, guide, w, interval=(0.0, math.inf)):
@@ -104,9 +104,9 @@ def reused(D, every):
         fresh = calls % every == 0
         calls, last_sigma = calls + 1, level
         if not fresh:
-            return x - per_sample(sigma, x) * eps
+            return x - append_dims(sigma, x) * eps
         x0_hat = D(x, sigma)
-        eps = (x - x0_hat) / per_sample(sigma, x)
+        eps = (x - x0_hat) / append_dims(sigma, x)
         return x0_hat
 
     return guide
@@ -141,19 +141,19 @@ def _weight(w, name, sigma, interval, x):
     if lo > 0 or hi < math.inf:
         inside = (sigma >= lo) & (sigma <= hi)
         weight = torch.where(inside, weight.to(inside.device), 1.0)
-    if weight.shape != x.shape[: weight.ndim]:
-        shape = tuple(weight.shape)
-        raise ValueError(
-            f"{name} has shape {shape}; expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}"
-        )
-    return per_sample(weight, x)
+    check_shape(name, weight, x.shape[: max(1, weight.ndim)], x)
+    return append_dims(weight, x)
 
 
 def _lerp(start, end, weight):
     """start + weight (end - start), exactly start at 0 and end at 1; of two precisions the finer one."""
     dtype = torch.promote_types(start.dtype, end.dtype)
     start, end = start.to(dtype), end.to(dtype)
-    return torch.lerp(start, end, _factor(weight, end))
+    factor = _factor(weight, end)
+    between = torch.lerp(start, end, factor)
+    if weight.ndim:  # 0 times a number that is not finite is none either
+        between = torch.where(factor == 1, end, torch.where(factor == 0, start, between))
+    return between
 
 
 def _factor(weight, x):
@@ -166,6 +166,4 @@ def _check(interval, **weights):
     for name, w in weights.items():
         if not callable(w) and not torch.as_tensor(w).isfinite().all():
             raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
-    lo, hi = interval
-    if not 0 <= lo < hi:
-        raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
+    check_interval(interval)

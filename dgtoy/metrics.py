@@ -7,6 +7,8 @@ Distances between samples are unbiased or compared at equal counts.
 import numpy as np
 import torch
 
+from .samplers import normal
+
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
     """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
@@ -56,9 +58,7 @@ def sliced_wasserstein(x, y, directions=128, generator=None):
             f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples"
         )
     generator = generator or torch.Generator(x.device).manual_seed(0)
-    v = torch.randn(x.shape[1], directions, generator=generator, device=generator.device, dtype=x.dtype).to(
-        x.device
-    )
+    v = normal(x.new_empty(x.shape[1], directions), generator)
     v = v / v.norm(dim=0)
     return ((x @ v).sort(0).values - (y @ v).sort(0).values).abs().mean()
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .gmm import check_label
-from .samplers import check_sigma
+from .samplers import check_shape, check_sigma
 
 WAVES = 8  # of ln sigma, 0.25 to 2 radians a unit
 
@@ -49,7 +49,8 @@ class MLP(nn.Module):
             bound = 1 / math.sqrt(layer.in_features)
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-        self._new_table(generator)
+        table = self.body[0].weight.data[:, -num_classes - 1 :]  # the columns that the label selects
+        nn.init.normal_(table, 0, 0.02, generator=generator)  # as small as DiT's table
         nn.init.zeros_(self.body[-1].weight)
         nn.init.zeros_(self.body[-1].bias)
 
@@ -63,20 +64,12 @@ class MLP(nn.Module):
 
     def with_classes(self, num_classes, seed):
         """The same network with a fresh label table for new classes; null is the last row of the table."""
-        new = type(self)(**{**self.config, "num_classes": num_classes, "seed": seed}).to(
-            self.body[0].weight.device
-        )
-        keep = new.body[0].in_features - num_classes - 1
-        with torch.no_grad():
-            new.body[0].weight[:, :keep] = self.body[0].weight[:, :keep]
-            new.body[0].bias.copy_(self.body[0].bias)
-            for mine, theirs in zip(new.body[2::2], self.body[2::2]):
-                mine.load_state_dict(theirs.state_dict())
+        new, state = type(self)(**self.config | dict(num_classes=num_classes, seed=seed)), self.state_dict()
+        new.to(state["body.0.weight"].device)
+        table = new.body[0].weight[:, -num_classes - 1 :]
+        state["body.0.weight"] = torch.cat([state["body.0.weight"][:, : -self.null - 1], table], 1)
+        new.load_state_dict(state)
         return new
-
-    def _new_table(self, generator):
-        """The columns of the first layer that the one-hot label selects, at first as small as DiT's table."""
-        nn.init.normal_(self.body[0].weight.data[:, -self.null - 1 :], 0, 0.02, generator=generator)
 
 
 class Ensemble:
@@ -89,9 +82,10 @@ class Ensemble:
     def __init__(self, members):
         if not members:
             raise ValueError("members is empty; an ensemble needs at least one network")
-        self.model, self.config = type(members[0]), {**members[0].config}
+        first = members[0]
+        self.model, self.config, self.shape = type(first), dict(first.config), (first.config["dim"],)
+        self.null, self.sigma_data = first.null, first.sigma_data
         self.seeds = [m.config["seed"] for m in members]
-        self.null, self.sigma_data, self.shape = members[0].null, members[0].sigma_data, (self.config["dim"],)
         states = [m.state_dict() for m in members]
         stacked = {name: torch.stack([s[name] for s in states]) for name in states[0]}
         self.params = {
@@ -111,10 +105,11 @@ class Ensemble:
         return preconditioned(self._body, x, sigma, label, self.null, self.sigma_data)
 
     def _body(self, h):
-        *hidden, out = zip(list(self.params.values())[::2], list(self.params.values())[1::2])
-        for weight, bias in hidden:
-            h = nn.functional.silu(torch.baddbmm(bias[:, None], h, weight))  # (S, B, width)
-        return torch.baddbmm(out[1][:, None], h, out[0])  # (S, B, dim)
+        parameters = list(self.params.values())
+        *hidden, (weight, bias) = zip(parameters[::2], parameters[1::2])
+        for w, b in hidden:
+            h = nn.functional.silu(torch.baddbmm(b[:, None], h, w))  # (S, B, width)
+        return torch.baddbmm(bias[:, None], h, weight)  # (S, B, dim)
 
     def denoiser(self, label):
         """D(x (S, B, dim), sigma () or (S, B)) for a label: an int, or (S, B)."""
@@ -122,15 +117,12 @@ class Ensemble:
 
     def member(self, k):
         """Network k on its own, a copy."""
-        net = self.model(**{**self.config, "seed": self.seeds[k]}).to(self.device)
-        net.load_state_dict(
-            {name: p[k].detach().mT if p.ndim == 3 else p[k].detach() for name, p in self.params.items()}
-        )
+        net = self.model(**self.config | dict(seed=self.seeds[k])).to(self.device)
+        net.load_state_dict({name: p[k].mT if p.ndim == 3 else p[k] for name, p in self.params.items()})
         return net
 
     def with_classes(self, num_classes, seeds=None):
-        """Every member with a fresh label table; "
-        "`seeds` (by default the members') draw it and later training."""
+        """Every member with a fresh label table; `seeds`, by default the members', draw it and later data."""
         seeds = self.seeds if seeds is None else list(seeds)
         if len(seeds) != len(self):
             raise ValueError(f"seeds is {seeds}; expected {len(self)}, one per member")
@@ -157,11 +149,7 @@ def _denoiser(net, label):
     def D(x, sigma):
         if x.shape[-1:] != (dim,) or x.shape[: len(lead)] != lead:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {(*lead, 'B', dim)}")
-        if label.ndim and label.shape != x.shape[:-1]:
-            raise ValueError(
-                f"label has shape {tuple(label.shape)}; "
-                f"expected () or {tuple(x.shape[:-1])} for x {tuple(x.shape)}"
-            )
+        check_shape("label", label, x.shape[:-1], x)
         sigma = check_sigma(sigma, x)
         with torch.no_grad():
             return net(x, sigma[..., 0] if sigma.ndim else sigma, label)

@@ -8,6 +8,7 @@ given, sees step i where it starts: x = x0_hat + sigma eps.
 
 import collections
 import functools
+import itertools
 import math
 
 import torch
@@ -16,8 +17,7 @@ import torch
 
 
 def karras(n, sigma_min, sigma_max, rho=7.0):
-    """n noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0.  -> (n + 1,)
-    float64
+    """n noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0: (n + 1,) float64.
 
     sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho. Karras et al. 2022,
     eq. 5. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
@@ -36,8 +36,10 @@ def karras(n, sigma_min, sigma_max, rho=7.0):
 
 
 def log_normal(z, P_mean=-0.5, P_std=1.6):
-    """Training noise levels from standard normals z: ln sigma = P_mean + P_std z. Karras et al. 2022, table
-    1."""
+    """Training noise levels from standard normals z: ln sigma = P_mean + P_std z.
+
+    Karras et al. 2022, table 1.
+    """
     return torch.exp(P_mean + P_std * z)
 
 
@@ -56,36 +58,46 @@ def pairs(sigmas):
         raise ValueError(
             f"sigmas runs from {sigmas[0]:g} to {sigmas[-1]:g}; expected finite levels ending at 0 or above"
         )
-    for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:])):
+    steps = list(itertools.pairwise(sigmas))
+    for i, (sigma, sigma_next) in enumerate(steps, 1):
         if sigma_next >= sigma:
-            raise ValueError(f"sigmas[{i + 1}] = {sigma_next:g} follows {sigma:g}; a schedule must decrease")
-    return list(zip(sigmas, sigmas[1:]))
+            raise ValueError(f"sigmas[{i}] = {sigma_next:g} follows {sigma:g}; a schedule must decrease")
+    return steps
 
 
 def check_sigma(sigma, x, zero=False):
-    """sigma () or (*B,) in the dtype and on the device of x (*B, *D), shaped to broadcast: (), or (*B, 1,
-    ...).
+    """sigma () or (*B,) in x's dtype and on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...).
 
     zero: whether sigma = 0 is meaningful (a density has a score there, a denoiser has nothing to do).
     Raises ValueError if sigma is negative, 0 where it must not be, not finite, or of a shape that does not
     lead x's.
     """
     sigma = sigma if torch.is_tensor(sigma) else torch.as_tensor(sigma, dtype=torch.float64)
-    if sigma.shape != x.shape[: sigma.ndim]:
-        raise ValueError(
-            f"sigma has shape {tuple(sigma.shape)}; "
-            f"expected () or {tuple(x.shape[:1])} for x {tuple(x.shape)}"
-        )
+    check_shape("sigma", sigma, x.shape[: max(1, sigma.ndim)], x)
     if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
         bad = ~sigma.isfinite() | (sigma < 0 if zero else sigma <= 0)
         if bad.any():
             raise ValueError(
                 f"sigma is {sigma[bad].flatten()[0]:g}; expected a finite value {'>= 0' if zero else '> 0'}"
             )
-    return per_sample(sigma.to(x.device, x.dtype), x)
+    return append_dims(sigma.to(x.device, x.dtype), x)
 
 
-def per_sample(value, x):
+def check_shape(name, value, lead, x):
+    """Raise ValueError unless a tensor has shape () or `lead`, the first axes of x."""
+    if value.shape not in ((), lead):
+        came, expected, of = tuple(value.shape), tuple(lead), tuple(x.shape)
+        raise ValueError(f"{name} has shape {came}; expected () or {expected} for x {of}")
+
+
+def check_interval(interval):
+    """Raise ValueError for an interval of noise levels that holds none."""
+    lo, hi = interval
+    if not 0 <= lo < hi:
+        raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
+
+
+def append_dims(value, x):
     """value () or (*B,) shaped to multiply x (*B, *D): an axis of length 1 for each further one of x."""
     return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
 
@@ -94,8 +106,7 @@ def per_sample(value, x):
 
 
 def _sampler(steps):
-    """Check the schedule at the call; give D its sigma in x's dtype, on x's device; keep no gradient
-    graph."""
+    """Check the schedule at the call; give D its sigma in x's dtype, on x's device; keep no graph."""
     steps = torch.no_grad()(steps)  # on while the generator works, and the caller's own in between
 
     @functools.wraps(steps)
@@ -195,8 +206,7 @@ def trajectory(x_T, steps, every=1):
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
     if every < 1:
         raise ValueError(f"every is {every}; expected 1 or more steps")
-    kept = [x_T.cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0]
-    return torch.stack(kept)
+    return torch.stack([x_T.cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])
 
 
 def normal(x, generator=None):
@@ -207,6 +217,6 @@ def normal(x, generator=None):
                 f"generator holds {len(generator)} generators; expected {len(x)}, "
                 f"one for each entry of x {tuple(x.shape)}"
             )
-        return torch.stack([normal(row, g) for row, g in zip(x, generator, strict=True)])
-    device = generator.device if generator is not None else x.device
+        return torch.stack([normal(row, g) for row, g in zip(x, generator)])
+    device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import torch
 
+from .samplers import check_interval
+
 
 def gaussian_guidance(target, source, w, interval=(0.0, math.inf)):
     """Exact end of the guided probability-flow ODE for a Gaussian source and target, direction by direction.
@@ -32,14 +34,12 @@ def gaussian_endpoint(parts, interval=(0.0, math.inf)):
     Outside `interval` only the last part acts, with weight 1.
     Raises ValueError if the weights do not sum to 1, a std is not positive or the interval is empty.
     """
-    lo, hi = interval
-    if not 0 <= lo < hi:
-        raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
+    check_interval(interval)
     weights, means, stds = _columns(parts)  # first axis: the parts
     off = np.zeros_like(weights)
     off[-1] = 1.0
     near, far = 1e-12 * stds.min(), 1e12 * stds.max()  # in between lies all of the integral, to 1e-12
-    lo, hi = np.clip([lo, hi], near, far)
+    lo, hi = np.clip(interval, near, far)
 
     def grow(lam, start, end):  # log Phi(end) / Phi(start) where the weights are lam, summed over the parts
         return (lam * np.log((stds**2 + end**2) / (stds**2 + start**2)) / 2).sum(-stds.ndim)
@@ -108,11 +108,11 @@ def alignment(mixture, domains, label, domain, x, sigma):
 
 def _columns(parts):
     """parts as weights (n, 1), means (n, dirs), stds (n, dirs), or without the last axis for numbers."""
-    weights = np.array([float(p[0]) for p in parts])
+    weights = np.array([float(weight) for weight, _, _ in parts])
     if not np.isfinite(weights).all() or abs(weights.sum() - 1) > 1e-9:
         raise ValueError(f"the weights of parts sum to {weights.sum():g}; expected 1")
-    values = [np.asarray(a, dtype=float) for _, *mean_and_std in parts for a in mean_and_std]
-    values = np.stack(np.broadcast_arrays(*values))
+    values = np.broadcast_arrays(*(a for _, mean, std in parts for a in (mean, std)))
+    values = np.stack(values).astype(float)
     means, stds = values[::2], values[1::2]
     if not np.isfinite(means).all():
         raise ValueError(f"a mean of parts is {means[~np.isfinite(means)][0]}; expected finite numbers")

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from . import distributed
-from .checkpoint import load_state, save_state
+from .checkpoint import check_shapes, load_state, save_state
 from .gmm import LabelledMixture, check_label
 from .graphs import Captured
-from .samplers import log_normal
+from .samplers import append_dims, log_normal
 
 BLOCK = 64  # steps whose random numbers `fit` draws together
 
@@ -46,27 +46,22 @@ class TrainingConfig:
     decay: float = 0.2
 
     def __post_init__(self):
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a share between 0 and 1")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; expected 0 <= ema < 1")
-        if self.batch < 1 or self.steps < 0 or not 0 < self.lr < math.inf:
-            raise ValueError(
-                f"steps, batch, lr are {self.steps}, {self.batch}, {self.lr};"
-                f" expected >= 0, >= 1, > 0 and finite"
-            )
+        check_ranges(
+            self,
+            steps="[0, inf)",
+            batch="[1, inf)",
+            lr="(0, inf)",
+            dropout="[0, 1]",
+            ema="[0, 1)",
+            weight_decay="[0, inf)",
+            clip="[0, inf)",
+            warmup="[0, inf)",
+            decay="(0, 1]",
+        )
         if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas is {self.betas}; expected two numbers, 0 <= beta < 1")
-        if not 0 <= self.weight_decay < math.inf or not 0 <= self.clip < math.inf:
-            raise ValueError(
-                f"weight_decay, clip are {self.weight_decay}, {self.clip}; expected >= 0 and finite"
-            )
         if self.schedule not in ("constant", "cosine", "wsd"):
             raise ValueError(f"schedule is {self.schedule!r}; expected constant, cosine or wsd")
-        if self.warmup < 0 or not 0 < self.decay <= 1:
-            raise ValueError(
-                f"warmup, decay are {self.warmup}, {self.decay}; expected >= 0 and 0 < decay <= 1"
-            )
 
     def lr_at(self, step):
         """The learning rate of a step, counted from 0."""
@@ -78,20 +73,28 @@ class TrainingConfig:
         return lr
 
     def same_until(self, step):
-        """Whether the first `step` steps do not depend on how many follow: then a run may go on for
-        longer."""
+        """Whether the first `step` steps do not depend on how many follow: then a run may go on longer."""
         if self.schedule == "wsd":
             return step <= (1 - self.decay) * self.steps
         return self.schedule == "constant"
 
 
+def check_ranges(config, **ranges):
+    """Raise ValueError unless each named field lies in its interval, written as "[0, 1)"."""
+    for name, interval in ranges.items():
+        value = getattr(config, name)
+        low, high = map(float, interval[1:-1].split(","))
+        at_an_end = (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
+        if not (low < value < high or at_an_end):
+            raise ValueError(f"{name} is {value}; expected a number in {interval}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe(TrainingConfig):
-    """How `fit` trains. P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022,
-    table 1).
+    """How `fit` trains.
 
-    w: 1, or the weight of Domain Guidance that is learned into the network after the share `late` of the
-    steps.
+    P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022, table 1). w: 1, or the
+    weight of Domain Guidance that is learned into the network after the share `late` of the steps.
     """
 
     P_mean: float = -0.5
@@ -101,16 +104,8 @@ class Recipe(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not math.isfinite(self.P_mean) or not 0 <= self.P_std < math.inf:
-            raise ValueError(
-                f"P_mean, P_std are {self.P_mean}, {self.P_std}; expected finite numbers, P_std >= 0"
-            )
-        if not 1 <= self.w < 2 or not 0 <= self.late <= 1:
-            raise ValueError(
-                f"w, late are {self.w}, {self.late};"
-                f" expected 1 <= w < 2 (beyond, the learned field has no fixed point)"
-                " and 0 <= late <= 1"
-            )
+        # beyond w = 2 the learned field has no fixed point
+        check_ranges(self, P_mean="(-inf, inf)", P_std="[0, inf)", w="[1, 2)", late="[0, 1]")
 
     def same_until(self, step):
         """As above; with w > 1 the number of steps says when guidance starts."""
@@ -155,8 +150,8 @@ class Trainer:
         for p in self.params.values():
             self.optimizer.state[p] = dict(
                 step=torch.zeros((), device=p.device),
-                exp_avg=torch.zeros_like(p, requires_grad=False),
-                exp_avg_sq=torch.zeros_like(p, requires_grad=False),
+                exp_avg=torch.zeros_like(p),
+                exp_avg_sq=torch.zeros_like(p),
             )
         self._halves = {}
 
@@ -175,8 +170,7 @@ class Trainer:
             loss = gradient(*following)
             if self.step + 1 < self.recipe.steps:
                 following = batch_fn(self.step + 1)  # drawn while the device works
-            if distributed.count() > 1:
-                distributed.average_([loss, *(p.grad for p in params if p.grad is not None)])
+            distributed.average_([loss, *(p.grad for p in params if p.grad is not None)])
             self._check(loss)
             self._set_lr(self.recipe.lr_at(self.step))
             update(loss)
@@ -188,8 +182,7 @@ class Trainer:
             yield Step(self.step, loss)
 
     def saved(self, batch_fn, path, every=500, **how):
-        """As `run`, with the state saved every `every` steps, at the end and at a loss that is not finite; by
-        the first process."""
+        """As `run`; the first process saves every `every` steps, at the end and when a loss is not finite."""
         try:
             for step in self.run(batch_fn):
                 if step.step % every == 0 or step.step == self.recipe.steps:
@@ -222,10 +215,7 @@ class Trainer:
         tensors, header = found
         self._check_header(path, tensors, header)
         mine = self._state()
-        for name, target in mine.items():
-            came = tuple(tensors[name].shape) if name in tensors else "nothing"
-            if came != tuple(target.shape):
-                raise ValueError(f"{path}: {name} has shape {came}; expected {tuple(target.shape)}")
+        check_shapes(path, tensors, mine)
         for name, target in mine.items():
             target.detach().copy_(tensors[name])
         self.step = header["step"]
@@ -268,16 +258,13 @@ class Trainer:
             raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
 
     def _captured(self, batch):
-        """The two halves of a step on batches of this kind; the update reads gradients from where its
-        gradient leaves them."""
+        """Both halves of a step for this kind of batch; an update reads gradients where its half put them."""
         kind = tuple((a.shape, a.dtype) for a in batch)
         if kind not in self._halves:
-            alone = distributed.count() == 1
-            self._halves[kind] = (
-                (Captured(self._gradient), Captured(self._update, warm=0))
-                if alone
-                else (self._gradient, self._update)
-            )
+            halves = self._gradient, self._update
+            if distributed.count() == 1:
+                halves = Captured(self._gradient), Captured(self._update, warm=0)
+            self._halves[kind] = halves
         return self._halves[kind]
 
     def _gradient(self, *batch):
@@ -357,24 +344,17 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     return x0, label, sigma, x0 + append_dims(sigma, x0) * z[:, 1 + dim :].movedim(1, -1).unflatten(-1, shape)
 
 
-def append_dims(a, x):
-    """a (*B) with axes of length 1 appended until it has as many as x (*B, *D), so that the two multiply."""
-    return a.reshape(a.shape + (1,) * (x.ndim - a.ndim))
-
-
 def denoising_loss(x0_hat, x0, sigma, sigma_data):
-    """Mean over the batch of (1/sigma^2 + 1/sigma_data^2) |x0_hat - x0|^2.  (..., B, *D) -> (...). Karras et
-    al. 2022, eq. 8.
+    """Mean over the batch of (1/sigma^2 + 1/sigma_data^2) |x0_hat - x0|^2.  (..., B, *D) -> (...)
 
-    sigma (..., B) tells where the axes of a point begin.
+    sigma (..., B) tells where the axes of a point begin. Karras et al. 2022, eq. 8.
     """
     weight = 1 / sigma**2 + 1 / sigma_data**2
     return (append_dims(weight, x0) * (x0_hat - x0) ** 2).mean(tuple(range(sigma.ndim - 1, x0.ndim)))
 
 
 def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
-    """Train an `Ensemble` or an `EDM` in place, every member on its own seed's data order; a generator of
-    `Step`.
+    """Train an `Ensemble` or an `EDM` in place, each member on its seed's data order; yields `Step`s.
 
     data: see `batches`. ema: a clone of net that receives the moving average of its weights (warm-up: decay
     min(ema, (1 + t) / (10 + t))). checkpoint: a file written every `every` steps and at the end, complete or
@@ -392,31 +372,27 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
             f" expected a guide with w > 1 and none with w = 1"
         )
     trainer = Trainer(net, functools.partial(_loss, guide), recipe, ema)
-    batch_fn = _Batches(net, data, recipe)
+    batch_fn = _batch_fn(net, data, recipe)
     if checkpoint is None:
         return trainer.run(batch_fn)
     trainer.resume(checkpoint)
     return trainer.saved(batch_fn, checkpoint, every)
 
 
-class _Batches:
-    """What each step of `fit` sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is
-    learned."""
+def _batch_fn(net, data, recipe):
+    """step -> what it sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is learned."""
 
-    def __init__(self, net, data, recipe):
-        self.net, self.data, self.recipe = net, data, recipe
-        self.block = functools.lru_cache(maxsize=1)(self._block)
+    @functools.lru_cache(maxsize=1)
+    def drawn(block):
+        return batches(data, net.seeds, recipe, net.null, block, net.shape, net.device)
 
-    def _block(self, block):
-        return batches(
-            self.data, self.net.seeds, self.recipe, self.net.null, block, self.net.shape, self.net.device
-        )
-
-    def __call__(self, step):
-        batch = [a[:, step % BLOCK] for a in self.block(step // BLOCK)]
-        if self.recipe.w > 1 and step >= self.recipe.late * self.recipe.steps:
-            batch.append(torch.full((), self.recipe.w - 1, device=self.net.device))
+    def batch_fn(step):
+        batch = [a[:, step % BLOCK] for a in drawn(step // BLOCK)]
+        if recipe.w > 1 and step >= recipe.late * recipe.steps:
+            batch.append(torch.full((), recipe.w - 1, device=net.device))
         return batch
+
+    return batch_fn
 
 
 def _loss(guide, net, x0, label, sigma, x, extra=None):
@@ -435,23 +411,18 @@ def _check_data(net, data):
             f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net])) or an EDM"
         )
     if isinstance(data, Points):
-        expected = (len(net.seeds), data.x0.shape[1], *net.shape)
-        if data.x0.shape != expected:
-            raise ValueError(
-                f"data has x0 of shape {tuple(data.x0.shape)};"
-                f" expected ({expected[0]}, n, {', '.join(map(str, net.shape))})"
-            )
-        check_label(data.label, net.null)
+        came = f"x0 of shape {tuple(data.x0.shape)}"
+        expected = f"x0 of shape {(len(net.seeds), data.x0.shape[1], *net.shape)}"
+        labels = data.label
     elif isinstance(data, LabelledMixture):
-        if (data.means.shape[1],) != net.shape:
-            raise ValueError(
-                f"data has dimension {data.means.shape[1]}; expected {', '.join(map(str, net.shape))}"
-            )
-        check_label(data.labels, net.null)
+        came, expected = f"points of shape {tuple(data.means.shape[1:])}", f"points of shape {net.shape}"
+        labels = data.labels
     elif hasattr(data, "num_classes"):
-        came, expected = (data.num_classes, getattr(data, "size", net.shape[-1])), (net.null, net.shape[-1])
-        if came != expected:
-            raise ValueError(
-                f"data has {came[0]} classes and images of side {came[1]};"
-                f" expected {expected[0]} and {expected[1]}"
-            )
+        came = f"{data.num_classes} classes and images of side {getattr(data, 'size', net.shape[-1])}"
+        expected = f"{net.null} classes and images of side {net.shape[-1]}"
+        labels = net.null
+    else:
+        return
+    if came != expected:
+        raise ValueError(f"data has {came}; expected {expected}")
+    check_label(labels, net.null)

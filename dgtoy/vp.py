@@ -13,42 +13,42 @@ import math
 import torch
 
 from .guidance import guided
-from .samplers import normal
+from .samplers import append_dims, normal
 
 TIMES = 1000
 
 
-def linear_betas(n=TIMES, first=1e-4, last=0.02):
-    """The variances added from step to step, (n,) float64. Ho et al. 2020."""
-    return torch.linspace(first, last, n, dtype=torch.float64)
+def linear_betas():
+    """The variances added from step to step, (1000,) float64. Ho et al. 2020."""
+    return torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
 
 
-def respaced(n, total=TIMES):
-    """n of the training times, 0 to total - 1, evenly spread and rounded: for ancestral sampling.
+def respaced(n):
+    """n of the training times, 0 to 999, evenly spread and rounded: for ancestral sampling.
 
-    Nichol & Dhariwal 2021. Raises ValueError unless 1 <= n <= total.
+    Nichol & Dhariwal 2021. Raises ValueError unless 1 <= n <= 1000.
     """
-    if not 1 <= n <= total:
-        raise ValueError(f"n is {n}; expected 1 to {total} steps")
-    if n == 1:
-        return [0]
-    return [round(i * ((total - 1) / (n - 1))) for i in range(n)]
+    if not 1 <= n <= TIMES:
+        raise ValueError(f"n is {n}; expected 1 to {TIMES} steps")
+    stride = (TIMES - 1) / max(1, n - 1)
+    return [round(i * stride) for i in range(n)]
 
 
-def strided(n, total=TIMES):
+def strided(n):
     """n of the training times, 0, k, 2k, ...: for DDIM. Song et al. 2021.
 
     Raises ValueError if no stride k gives exactly n.
     """
-    for k in range(1, total):
-        if len(range(0, total, k)) == n:
-            return list(range(0, total, k))
-    raise ValueError(f"n is {n}; no whole stride divides {total} times into that many steps")
+    for k in range(1, TIMES):
+        times = list(range(0, TIMES, k))
+        if len(times) == n:
+            return times
+    raise ValueError(f"n is {n}; no whole stride divides {TIMES} times into that many steps")
 
 
 def sigma_to_t(sigma):
     """The training time of a noise level, linear in ln sigma, 0 to 999.  (...) -> (...) float32"""
-    levels = _log_sigmas(sigma.device)  # ascending
+    levels = _sigmas(sigma.device).log()  # ascending
     where = sigma.double().log()
     i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
     return (i - 1 + (where - levels[i - 1]) / (levels[i] - levels[i - 1])).clamp(0, TIMES - 1).float()
@@ -56,7 +56,7 @@ def sigma_to_t(sigma):
 
 def t_to_sigma(t):
     """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32"""
-    levels, t = _log_sigmas(t.device), t.double().clamp(0, TIMES - 1)
+    levels, t = _sigmas(t.device).log(), t.double().clamp(0, TIMES - 1)
     i = t.long().clamp(max=TIMES - 2)
     return (levels[i] + (t - i) * (levels[i + 1] - levels[i])).exp().float()
 
@@ -64,11 +64,6 @@ def t_to_sigma(t):
 @functools.cache
 def _sigmas(device):
     return Process().to(device).sigmas
-
-
-@functools.cache
-def _log_sigmas(device):
-    return Process().sigmas.log().to(device)
 
 
 class Process:
@@ -122,8 +117,13 @@ class Process:
         eps, v = out.chunk(2, 1)
         at = _take(x, i)
         frac = (v + 1) / 2
-        mean = at(self.posterior_mean_coef1) * self.x0_hat(x, i, eps) + at(self.posterior_mean_coef2) * x
-        return mean, frac * at(self.log_variance_max) + (1 - frac) * at(self.log_variance_min)
+        log_variance = frac * at(self.log_variance_max) + (1 - frac) * at(self.log_variance_min)
+        return self.posterior_mean(self.x0_hat(x, i, eps), x, i), log_variance
+
+    def posterior_mean(self, x0, x, i):
+        """The mean of q(x_{i-1} | x_i = x, x0)."""
+        at = _take(x, i)
+        return at(self.posterior_mean_coef1) * x0 + at(self.posterior_mean_coef2) * x
 
 
 @torch.no_grad()
@@ -178,10 +178,9 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
         c = x.shape[1] if channels is None else channels
         if not 1 <= c <= x.shape[1]:
             raise ValueError(f"channels is {c}; expected 1 to {x.shape[1]}")
-        out = main(x, t)
-        eps = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)(
-            x, _sigmas(x.device).to(x.dtype)[t.long()]
-        )
+        out, sigma = main(x, t), _sigmas(x.device).to(x.dtype)[t.long()]
+        D = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)
+        eps = D(x, sigma)
         return torch.cat([eps, out[:, c:]], 1)
 
     return model
@@ -197,22 +196,11 @@ def training_loss(out, x0, x, i, eps, process):
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))
-    at = _take(x, i)
-    true_mean, true_log = (
-        at(process.posterior_mean_coef1) * x0 + at(process.posterior_mean_coef2) * x,
-        at(process.log_variance_min),
-    )
-    kl = 0.5 * (
-        log_variance
-        - true_log
-        + (true_log - log_variance).exp()
-        + (true_mean - mean).square() * (-log_variance).exp()
-        - 1
-    )
-    bits = torch.where(
-        (i == 0).reshape(-1, 1), _pixel_bits(x0, mean, log_variance).flatten(1), kl.flatten(1) / math.log(2)
-    )
-    vb = bits.mean(1)
+    log_ratio = _take(x, i)(process.log_variance_min) - log_variance
+    offset = process.posterior_mean(x0, x, i) - mean
+    kl = 0.5 * (log_ratio.exp() - log_ratio + offset.square() * (-log_variance).exp() - 1)
+    bits = torch.where(append_dims(i == 0, x), _pixel_bits(x0, mean, log_variance), kl / math.log(2))
+    vb = bits.flatten(1).mean(1)
     return mse + vb, mse, vb
 
 
@@ -230,4 +218,4 @@ def _pixel_bits(x0, mean, log_variance):
 
 def _take(x, i):
     """A function that reads a table (n,) at indices i (B,), shaped to multiply x (B, C, H, W)."""
-    return lambda table: table.to(x.device)[i].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
+    return lambda table: append_dims(table.to(x.device)[i].to(x.dtype), x)

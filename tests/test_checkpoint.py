@@ -241,11 +241,11 @@ def test_a_training_is_the_plain_loop_of_torch(how):
     [
         (dict(betas=(0.9, 1.0)), "betas is (0.9, 1.0)"),
         (dict(betas=(0.9,)), "betas is (0.9,)"),
-        (dict(weight_decay=-1.0), "weight_decay, clip are -1.0"),
-        (dict(clip=math.nan), "nan"),
+        (dict(weight_decay=-1.0), "weight_decay is -1.0"),
+        (dict(clip=math.nan), "clip is nan"),
         (dict(schedule="linear"), "schedule is 'linear'; expected constant, cosine or wsd"),
-        (dict(warmup=-1), "warmup, decay are -1"),
-        (dict(decay=0.0), "warmup, decay are 0, 0.0"),
+        (dict(warmup=-1), "warmup is -1"),
+        (dict(decay=0.0), "decay is 0.0; expected a number in (0, 1]"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, word):

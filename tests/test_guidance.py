@@ -57,6 +57,14 @@ def test_a_weight_for_each_sample_guides_row_by_row():
     close(guided(NARROW, WIDE, torch.tensor(1.5))(X, 0.7), guided(NARROW, WIDE, 1.5)(X, 0.7))
 
 
+def test_what_is_not_finite_stays_in_the_rows_that_use_it():
+    """0 times NaN is NaN: where a weight is 1 the guide does not count, where it is 0 the main model."""
+    broken = lambda x, sigma: torch.full_like(x, math.nan)
+    w = torch.tensor([0.0, 1.0, 1.5, 1.0])
+    assert guided(NARROW, broken, w)(X, 0.7).isnan().flatten().tolist() == [True, False, True, False]
+    assert guided(broken, WIDE, w)(X, 0.7).isnan().flatten().tolist() == [False, True, True, True]
+
+
 def test_weights_for_another_number_of_samples_are_refused_before_any_call():
     main, guide, _ = counted()
     with refuses("w has shape (3,)", "() or (4,)", "(4, 1)"):

@@ -152,11 +152,11 @@ def test_the_averages_of_an_edm_are_those_of_a_plain_loop(never_stopped):
     [
         (
             Points(torch.zeros(1, 5, 3, 4, 4), torch.zeros(1, 5, dtype=torch.long)),
-            ("x0 of shape (1, 5, 3, 4, 4)", "(1, n, 3, 8, 8)"),
+            ("x0 of shape (1, 5, 3, 4, 4)", "expected x0 of shape (1, 5, 3, 8, 8)"),
         ),
         (
             Points(torch.zeros(2, 5, *SHAPE), torch.zeros(2, 5, dtype=torch.long)),
-            ("x0 of shape (2, 5, 3, 8, 8)", "(1, n, 3, 8, 8)"),
+            ("x0 of shape (2, 5, 3, 8, 8)", "expected x0 of shape (1, 5, 3, 8, 8)"),
         ),
         (Points(torch.zeros(1, 5, *SHAPE), torch.full((1, 5), 3)), ("label 3", "out of range for 2 classes")),
         (World("0AB", size=8), ("data has 3 classes", "expected 2")),
@@ -175,8 +175,8 @@ DOGFIT = dataclasses.replace(RECIPE, w=1.5)
 @pytest.mark.parametrize(
     "change, words",
     [
-        *((dict(w=w), (f"w, late are {w}, 0.5", "1 <= w < 2")) for w in (2.0, 3.0, 0.5, float("nan"))),
-        *((dict(w=1.5, late=late), (f"1.5, {late}", "0 <= late <= 1")) for late in (-0.1, 1.1, float("nan"))),
+        *((dict(w=w), (f"w is {w}", "[1, 2)")) for w in (2.0, 3.0, 0.5, float("nan"))),
+        *((dict(w=1.5, late=late), (f"late is {late}", "[0, 1]")) for late in (-0.1, 1.1, float("nan"))),
     ],
 )
 def test_a_weight_without_a_fixed_point_is_refused(change, words):

@@ -259,7 +259,7 @@ def test_data_of_another_kind_is_refused(place, tmp_path, monkeypatch):
         finetune.finetune(
             finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2), data, RECIPE, tmp_path
         )
-    with refuses("steps, batch, lr are 5, 0, 0.001"):
+    with refuses("batch is 0"):
         dataclasses.replace(RECIPE, batch=0)
     with refuses("dropout is 2"):
         dataclasses.replace(RECIPE, dropout=2)

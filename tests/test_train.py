@@ -447,13 +447,13 @@ def test_a_file_that_is_not_there_is_missed_by_its_own_error(tmp_path):
         (dict(ema=1.0), "ema is 1.0"),
         (dict(ema=-0.1), "ema is -0.1"),
         (dict(ema=math.nan), "ema is nan"),
-        (dict(batch=0), "steps, batch, lr"),
-        (dict(steps=-1), "-1"),
-        (dict(lr=0.0), "0.0"),
-        (dict(lr=math.nan), "nan"),
-        (dict(lr=math.inf), "inf"),
-        (dict(P_std=-1.0), "P_mean, P_std are -0.5, -1.0"),
-        (dict(P_mean=math.nan), "P_mean, P_std are nan"),
+        (dict(batch=0), "batch is 0; expected a number in [1, inf)"),
+        (dict(steps=-1), "steps is -1"),
+        (dict(lr=0.0), "lr is 0.0; expected a number in (0, inf)"),
+        (dict(lr=math.nan), "lr is nan"),
+        (dict(lr=math.inf), "lr is inf"),
+        (dict(P_std=-1.0), "P_std is -1.0"),
+        (dict(P_mean=math.nan), "P_mean is nan"),
     ],
 )
 def test_a_recipe_that_is_none_is_refused(change, word):
@@ -482,7 +482,7 @@ def test_points_and_labels_that_do_not_agree_are_refused():
             ("label 3", "out of range for 2 classes"),
         ),
         (lambda: random_labelled(classes=6, dtype=torch.float32), ("label 3", "out of range for 2 classes")),
-        (lambda: random_labelled(d=5, dtype=torch.float32), ("dimension 5", "2")),
+        (lambda: random_labelled(d=5, dtype=torch.float32), ("points of shape (5,)", "(2,)")),
     ],
 )
 def test_data_of_another_shape_is_refused_at_the_call(make, words):

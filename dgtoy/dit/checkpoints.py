@@ -8,6 +8,7 @@ import re
 import torch
 from safetensors.torch import load_file
 
+from ..checkpoint import check_shapes
 from .network import CONFIGS, DiT
 
 
@@ -27,12 +28,9 @@ def load_checkpoint(path):
     except FileNotFoundError:
         raise
     except Exception as e:
-        code = re.search(
-            r"GLOBAL \S+|operand \d+", str(e)
-        )  # torch's own text says how to run it all the same
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
-        if code:
-            why = f"its pickle asks for {code[0]}"
+        if code := re.search(r"GLOBAL \S+|operand \d+", str(e)):
+            why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
         raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
     state = state.get("ema", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
@@ -49,10 +47,10 @@ def load_checkpoint(path):
 
 
 def config_of(state, num_heads=None, path="state"):
-    """The sizes of a DiT from its weights. Heads leave no trace in them: by default those of the named size
-    of that width.
+    """The sizes of a DiT from its weights.
 
-    Raises ValueError for another width without num_heads, and if a weight that tells the sizes is missing.
+    Heads leave no trace in them: by default those of the named size of that width. Raises ValueError for
+    another width without num_heads, and if a weight that tells the sizes is missing.
     """
     for name, axes in (
         ("x_embedder.proj.weight", 4),
@@ -100,9 +98,5 @@ def load_weights(net, state, path="state"):
 
     Raises ValueError naming the first weight that is missing, superfluous or of another shape.
     """
-    mine = net.state_dict()
-    for name in sorted(mine.keys() | state.keys()):
-        came, expected = (tuple(d[name].shape) if name in d else "nothing" for d in (state, mine))
-        if came != expected:
-            raise ValueError(f"{path}: {name} has shape {came}; expected {expected}")
+    check_shapes(path, state, net.state_dict())
     net.load_state_dict(state, assign=next(net.parameters()).is_meta)

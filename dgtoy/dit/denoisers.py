@@ -7,7 +7,7 @@ import torch
 from .. import vp
 from ..gmm import check_label
 from ..graphs import Captured
-from ..samplers import check_sigma
+from ..samplers import append_dims, check_shape, check_sigma
 
 
 class Preconditioned:
@@ -33,7 +33,7 @@ class Preconditioned:
         lead = x.shape[:-3]
         x = x.flatten(0, -4)  # (B, C, H, W)
         sigma, label = (torch.as_tensor(a, device=x.device).expand(lead).flatten() for a in (sigma, label))
-        c_skip, c_out, scale = self.scalings(sigma.to(x.dtype)[:, None, None, None])
+        c_skip, c_out, scale = self.scalings(append_dims(sigma.to(x.dtype), x))
         out = self._run(x / scale, self.sigma_to_t(sigma), label)
         return (c_skip * x + c_out * out[:, : x.shape[1]]).unflatten(0, lead)
 
@@ -58,15 +58,11 @@ class Preconditioned:
             if x.ndim < 4 or tuple(x.shape[-3:]) != self.shape:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
             lead = x.shape[:-3]
-            if label.ndim and label.shape != lead:
-                raise ValueError(
-                    f"label has shape {tuple(label.shape)}; expected () or {tuple(lead)}, as x has"
-                )
+            check_shape("label", label, lead, x)
             sigma = check_sigma(sigma, x[..., 0, 0, 0])  # one per sample: it may not follow x's channels
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)
-                sigma = torch.as_tensor(sigma, device=x.device, dtype=x.dtype)
                 return self.graphs(x, sigma.expand(lead), label.expand(lead))
 
         return D

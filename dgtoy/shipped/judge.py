@@ -1,6 +1,7 @@
 """The network that names glyph, font and style of a small image: the judge of the worlds of glyphs."""
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -11,8 +12,7 @@ HUE = 7  # the style knob that is a circle
 
 
 class FeatureNet(nn.Module):
-    """Convolutions from an image (B, 3, 32, 32) to 64 features, and linear heads from these to glyph, font
-    and style.
+    """Convolutions from an image (B, 3, 32, 32) to 64 features; linear heads to glyph, font and style.
 
     glyphs, fonts, knobs: how many there are. The style head gives knobs + 1 numbers: cosine of the hue in its
     place, sine last.
@@ -23,17 +23,10 @@ class FeatureNet(nn.Module):
         self.config = dict(glyphs=glyphs, fonts=fonts, knobs=knobs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            widths = (3, 32, 64, 96, 128)
             layers = []
-            for i, o in zip(widths, widths[1:]):
-                layers += [
-                    nn.Conv2d(i, o, 3, 1 if i == 3 else 2, 1),
-                    nn.GroupNorm(8, o),
-                    nn.SiLU(),
-                    nn.Conv2d(o, o, 3, 1, 1),
-                    nn.GroupNorm(8, o),
-                    nn.SiLU(),
-                ]
+            for i, o in itertools.pairwise((3, 32, 32, 64, 64, 96, 96, 128, 128)):
+                stride = 2 if o > i > 3 else 1  # where it widens: 32 pixels, 16, 8, 4
+                layers += [nn.Conv2d(i, o, 3, stride, 1), nn.GroupNorm(8, o), nn.SiLU()]
             self.body = nn.Sequential(*layers, nn.Conv2d(128, 32, 1), nn.Flatten(), nn.Linear(32 * 16, SIZE))
             head = lambda n: nn.Sequential(nn.SiLU(), nn.Linear(SIZE, n))
             self.glyph, self.font, self.style = head(glyphs), head(fonts), head(knobs + 1)
@@ -54,8 +47,7 @@ class FeatureNet(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """features (n, 64), log probabilities of glyph (n, glyphs) and font (n, fonts), style (n, knobs) in
-    fractions of its range."""
+    """features (n, 64), log probabilities of glyph and font (n, how many), style (n, knobs) in [0, 1]."""
 
     features: torch.Tensor
     glyph: torch.Tensor
@@ -64,7 +56,6 @@ class Reading:
 
 
 def style_of(out):
-    """The style head's output (..., knobs + 1) as fractions (..., knobs): the hue is read from cosine and
-    sine."""
+    """The style head's output (..., knobs + 1) as fractions (..., knobs): the hue from cosine and sine."""
     hue = torch.atan2(out[..., -1], out[..., HUE]) / (2 * math.pi) % 1
     return torch.cat([out[..., :HUE], hue[..., None], out[..., HUE + 1 : -1]], -1)
