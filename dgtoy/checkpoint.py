@@ -18,12 +18,11 @@ PART_BYTES = 16 * 2**20
 
 
 def save_state(path, tensors, header, part_bytes=PART_BYTES):
-    """A state to go on from, into `path`: a file NAME.safetensors, or a folder, in files of at most
-    `part_bytes` each.
+    """A state to go on from, into `path`: a file NAME.safetensors, or a folder of small files.
 
-    header: JSON, its "step" the steps taken. Within the folder a save has a folder of its own, STEP-ID, which
-    appears when all its parts are written; only then those of earlier saves go. So a process that is killed
-    leaves one that is complete.
+    part_bytes: of such a file, at most. header: JSON, its "step" the steps taken. Within the folder a save
+    has a folder of its own, STEP-ID, which appears when all its parts are written; only then those of earlier
+    saves go. So a process that is killed leaves one that is complete.
     Raises ValueError if one row of a tensor is larger than a part.
     """
     path = pathlib.Path(path)

@@ -25,16 +25,13 @@ class GaussianMixture:
     def __init__(self, weights, means, covs):
         weights, means, covs = (torch.as_tensor(a) for a in (weights, means, covs))
         self.dtype = means.dtype if means.dtype.is_floating_point else torch.get_default_dtype()
-        _check_shapes(weights, means, covs)
         weights, means, covs = weights.double(), means.double(), covs.double()
-        _check_values(weights, means, covs)
+        _check_parts(weights, means, covs)
         self.weights, self.means, self.covs = weights / weights.sum(), means, covs
         self.variances, self.axes = torch.linalg.eigh(covs)  # (K, D), (K, D, D): columns are the axes
-        if self.variances.min() <= 0:
-            k = int(self.variances.min(-1).values.argmin())
-            raise ValueError(
-                f"covs[{k}] is not positive definite: its least eigenvalue is {self.variances[k].min():.3g}"
-            )
+        least, k = self.variances[:, 0].min(0)  # eigenvalues ascend
+        if least <= 0:
+            raise ValueError(f"covs[{k}] is not positive definite: its least eigenvalue is {least:.3g}")
 
     def to(self, device):
         """A copy of this mixture on another device, as a tensor's `to` makes one."""
@@ -222,18 +219,17 @@ def check_label(label, null):
     return label
 
 
-def _check_shapes(weights, means, covs):
+def _check_parts(weights, means, covs):
     if means.ndim != 2 or 0 in means.shape:
         raise ValueError(f"means has shape {tuple(means.shape)}; expected (K, D)")
-    k, d = means.shape
-    if tuple(weights.shape) != (k,):
-        raise ValueError(f"weights has shape {tuple(weights.shape)}; expected ({k},), one a row of means")
-    if tuple(covs.shape) != (k, d, d):
-        raise ValueError(f"covs has shape {tuple(covs.shape)}; expected ({k}, {d}, {d})")
-
-
-def _check_values(weights, means, covs):
-    for name, value in (("weights", weights), ("means", means), ("covs", covs)):
+    k, d = means.shape  # K components in D dimensions
+    for name, value, shape in (
+        ("weights", weights, (k,)),
+        ("means", means, (k, d)),
+        ("covs", covs, (k, d, d)),
+    ):
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape} for means {(k, d)}")
         if not value.isfinite().all():
             raise ValueError(f"{name} holds a value that is not finite")
     if weights.min() <= 0 or abs(weights.sum() - 1) > 1e-4:

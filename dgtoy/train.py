@@ -1,6 +1,6 @@
-"""Training: one loop with one optimizer step and one average of the weights, for every network here; and
-`fit`, its use on the small ones.
+"""Training: one loop, one optimizer step and one average of the weights, for every network here.
 
+`fit` is its use on the small ones.
 The randomness of step t of seed k is a function of (k, t) alone. So a member of an ensemble sees what it
 would see alone, a resumed run what it would have seen, and several processes together what one sees.
 """
@@ -138,16 +138,17 @@ class Trainer:
         self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
         self.params = _params(net)
         self.averages = {} if ema is None else _params(ema)
-        first = next(iter(self.params.values()))
+        params = list(self.params.values())
+        on_cuda = params[0].is_cuda  # there a captured update reads the learning rate from where it lies
         self.optimizer = torch.optim.AdamW(
-            list(self.params.values()),
-            lr=torch.tensor(recipe.lr, device=first.device) if first.is_cuda else recipe.lr,
+            params,
+            lr=torch.tensor(recipe.lr, device=params[0].device) if on_cuda else recipe.lr,
             betas=tuple(recipe.betas),
             weight_decay=recipe.weight_decay,
             fused=True,
-            capturable=first.is_cuda,
+            capturable=on_cuda,
         )
-        for p in self.params.values():
+        for p in params:
             self.optimizer.state[p] = dict(
                 step=torch.zeros((), device=p.device),
                 exp_avg=torch.zeros_like(p),
@@ -246,14 +247,11 @@ class Trainer:
         longer = dataclasses.replace(self.recipe, steps=recipe.get("steps", 0))
         if longer.same_until(step) and self.recipe.same_until(step):
             recipe = recipe | dict(steps=self.recipe.steps)
-        for what, came, expected in (
-            ("recipe", recipe, mine["recipe"]),
-            ("seeds", header["seeds"], mine["seeds"]),
-            ("model", header["model"], mine["model"]),
-            ("ema", any(name.startswith("ema.") for name in tensors), bool(self.averages)),
-        ):
-            if came != expected:
-                raise ValueError(f"{path} was made with {what} {came}; this run has {expected}")
+        came = header | dict(recipe=recipe, ema=any(name.startswith("ema.") for name in tensors))
+        mine["ema"] = bool(self.averages)
+        for what in ("recipe", "seeds", "model", "ema"):
+            if came[what] != mine[what]:
+                raise ValueError(f"{path} was made with {what} {came[what]}; this run has {mine[what]}")
         if step > self.recipe.steps:
             raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
 
@@ -281,7 +279,7 @@ class Trainer:
 
     def _set_lr(self, lr):
         group = self.optimizer.param_groups[0]
-        if torch.is_tensor(group["lr"]):  # a captured update reads it where it lies
+        if torch.is_tensor(group["lr"]):
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
@@ -319,7 +317,7 @@ class Points:
         """u (S, ...) uniform -> x0 (S, ..., *D), label (S, ...)"""
         n = self.x0.shape[1]
         rows = (u * n).long().clamp_(max=n - 1)
-        seed = torch.arange(len(u), device=u.device).reshape(-1, *(1,) * (u.ndim - 1))
+        seed = append_dims(torch.arange(len(u), device=u.device), u)
         return self.x0[seed, rows], self.label[seed, rows]
 
 

@@ -1,5 +1,4 @@
-"""DiT to diffusers' `DiTTransformer2DModel` and back: the weights are the same; the layout, and two
-constants, are not.
+"""DiT to diffusers' `DiTTransformer2DModel` and back: the same weights in another layout.
 
 diffusers copies the embedders of time and label into every block and splits qkv in three. For equal weights
 its network differs from the official one in two constants, which are set here: `downscale_freq_shift` of the

@@ -1,5 +1,4 @@
-"""A DiT at speed on a CUDA device, for sampling: bfloat16 or fp8 products, and between two of them one
-kernel.
+"""A DiT at speed on a CUDA device, for sampling: products in bfloat16 or fp8, one kernel between two.
 
 The network of `network` stays the reference: what runs here holds the same parameters under the same names.
 The tokens themselves, to which every layer adds, are kept in float32: their rounding is most of the error of
@@ -22,11 +21,10 @@ FP8_MAX = 448  # the largest number of float8_e4m3fn
 
 
 def fast(*models, fp8=False):
-    """Make `EDM`s and `VP`s fast for sampling, in place: weights in bfloat16, and on a CUDA device fused
-    layers.
+    """Make denoisers fast for sampling, in place: bfloat16 weights, and on a CUDA device fused layers.
 
-    models: None among them is skipped. fp8: see `fused`; then on every device, so that its error can be seen
-    anywhere. No switch of torch is touched.
+    models: `EDM`s, `VP`s and their like; None among them is skipped. fp8: see `fused`; then on every device,
+    so that its error can be seen anywhere. No switch of torch is touched.
     """
     for model in models:
         if model is not None:
@@ -38,8 +36,7 @@ def fast(*models, fp8=False):
 
 @functools.singledispatch
 def fused(net, fp8=False):
-    """A DiT with fused layers around the parameters of `net`, which stays as it is; any other network is
-    returned.
+    """A DiT with fused layers around the parameters of `net`, which stays as it is; other networks come back.
 
     GELU comes with the product before it; residual, layer norm and modulation are one kernel. For sampling:
     it has no gradient. Layers that a LoRA adapter wraps are used as they are. fp8: the four products of every

@@ -22,9 +22,10 @@ NAMES = tuple(NETWORKS)
 
 
 def load(name, device="cpu", folder=FOLDER):
-    """A network by name, in float32: "glyphs", a small pre-trained DiT -> EDM (compiled on a GPU), "dit", a
-    smaller one of DiT's own process -> VP, or "features", the judge of glyphs -> FeatureNet.
+    """A network that comes with the library, by name, in float32.
 
+    "glyphs": a small pre-trained DiT -> EDM, compiled on a GPU. "dit": a smaller one of DiT's own process ->
+    VP. "features": the judge of glyphs -> FeatureNet.
     Raises ValueError for another name, a file whose checksum is not the one in its JSON, and JSON that is
     damaged; FileNotFoundError if one is missing. Each names the remedy.
     """
