@@ -134,7 +134,7 @@ def _weight(w, name, sigma, interval, x):
     """The weight at sigma in float64, shaped to multiply x: (), or (B, 1, ...); 1 outside the interval."""
     sigma = sigma if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=torch.float64)
     weight = torch.as_tensor(w(sigma) if callable(w) else w, dtype=torch.float64)
-    if callable(w) and not weight.isfinite().all():
+    if not weight.isfinite().all():
         levels, finite = torch.broadcast_tensors(sigma, weight.isfinite())
         raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
     lo, hi = interval
