@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .samplers import normal
+from .samplers import Denoiser, normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,16 @@ class Calibration:
         return torch.as_tensor(at, device=sigma.device)
 
 
-def calibrate(main, guide, data, sigmas, middle=None, generator=None, resamples=400, batch=1024):
+def calibrate(
+    main: Denoiser | Callable[[Tensor], Denoiser],
+    guide: Denoiser,
+    data,
+    sigmas: Tensor,
+    middle: Denoiser | None = None,
+    generator: torch.Generator | None = None,
+    resamples: int = 400,
+    batch: int = 1024,
+) -> Calibration:
     """The weights that bring guided denoising closest to held-out data, level by level.
 
     With x = x0 + sigma eps it minimises E |x0 - D_w(x, sigma)|^2 over the weights of the affine combination:

@@ -8,6 +8,7 @@ U_ke . (x - mu_k) from the mean, and the variance there is lambda_ke + sigma^2.
 import math
 
 import torch
+from torch import Tensor
 
 from .samplers import check_shape, check_sigma
 
@@ -39,7 +40,7 @@ class GaussianMixture:
         moved.__dict__ = {k: v.to(device) if torch.is_tensor(v) else v for k, v in self.__dict__.items()}
         return moved
 
-    def logp(self, x, sigma=0.0):
+    def logp(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p(x; sigma), the log density of the mixture blurred by noise sigma.  x (..., D) -> (...)"""
         parts = []
         for log_joint, _, room in self._blocks(x, check_sigma(sigma, x, zero=True)):
@@ -47,11 +48,11 @@ class GaussianMixture:
             parts.append(top[:, 0] + p.sum(-1).log())
         return torch.cat(parts).reshape(x.shape[:-1])
 
-    def score(self, x, sigma=0.0):
+    def score(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
         return -self._average(x, check_sigma(sigma, x, zero=True), self.axes)
 
-    def denoise(self, x, sigma):
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma).
 
         = sum_k r_k (mu_k + Sigma_k (Sigma_k + sigma^2 I)^-1 (x - mu_k)), which keeps its digits at a large
@@ -122,7 +123,7 @@ class GaussianMixture:
         part.dtype = self.dtype
         return part
 
-    def sample(self, n, sigma=0.0, generator=None):
+    def sample(self, n: int, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")

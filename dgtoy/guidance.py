@@ -7,14 +7,20 @@ is D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
-from .samplers import append_dims, check_interval, check_shape, check_sigma
+from .samplers import Denoiser, append_dims, check_interval, check_shape, check_sigma
+
+Weight = float | Tensor | Callable[[Tensor], float | Tensor]  # a number, one per sample (B,), or w(sigma)
 
 
-def guided(main, guide, w, interval=(0.0, math.inf)):
+def guided(
+    main: Denoiser, guide: Denoiser, w: Weight, interval: tuple[float, float] = (0.0, math.inf)
+) -> Denoiser:
     """D_guide + w (D_main - D_guide) for sigma in `interval` (ends included), D_main outside it.
 
     main, guide: denoisers. w: a number, one per sample (B,), or a function of sigma; 1 is off, 0 is the
@@ -35,7 +41,9 @@ def guided(main, guide, w, interval=(0.0, math.inf)):
     return D
 
 
-def cfg(model, y, null, w, interval=(0.0, math.inf)):
+def cfg(
+    model, y: int | Tensor, null: int, w: Weight, interval: tuple[float, float] = (0.0, math.inf)
+) -> Denoiser:
     """Classifier-free guidance: the model's labelled branch, guided by its own label-dropped branch.
 
     model offers `denoiser(label)` and `null`; y is an int or (B,). Raises ValueError if `null` is another
@@ -46,7 +54,9 @@ def cfg(model, y, null, w, interval=(0.0, math.inf)):
     return guided(model.denoiser(y), model.denoiser(null), w, interval)
 
 
-def domain_guidance(finetuned, pretrained, w, interval=(0.0, math.inf)):
+def domain_guidance(
+    finetuned: Denoiser, pretrained: Denoiser, w: Weight, interval: tuple[float, float] = (0.0, math.inf)
+) -> Denoiser:
     """Domain Guidance: the fine-tuned denoiser, guided by the pre-trained one.
 
     D_pre + w (D_ft - D_pre). `finetuned` carries its label, `pretrained` its own null label.
@@ -55,7 +65,9 @@ def domain_guidance(finetuned, pretrained, w, interval=(0.0, math.inf)):
     return guided(finetuned, pretrained, w, interval)
 
 
-def autoguidance(model, weaker, w, interval=(0.0, math.inf)):
+def autoguidance(
+    model: Denoiser, weaker: Denoiser, w: Weight, interval: tuple[float, float] = (0.0, math.inf)
+) -> Denoiser:
     """Autoguidance: a denoiser guided by a smaller or less trained version of itself, same label.
 
     D_weaker + w (D_model - D_weaker). Karras et al. 2024.
@@ -63,7 +75,7 @@ def autoguidance(model, weaker, w, interval=(0.0, math.inf)):
     return guided(model, weaker, w, interval)
 
 
-def blurred(D, b):
+def blurred(D: Denoiser, b: float) -> Denoiser:
     """A denoiser's own density blurred by b: the exact denoiser of p * N(0, b^2 I), where D is that of p.
 
     x + sigma^2 / s^2 (D(x, s) - x) with s^2 = sigma^2 + b^2: as a guide it needs no second model and no null
@@ -84,7 +96,7 @@ def blurred(D, b):
     return G
 
 
-def reused(D, every):
+def reused(D: Denoiser, every: int) -> Denoiser:
     """A cheaper guide: D is called at every `every`-th noise level; in between, its last noise stands in.
 
     There the value is x - sigma eps with eps = (x' - D(x', sigma')) / sigma' of the last call. A level that
@@ -112,7 +124,14 @@ def reused(D, every):
     return guide
 
 
-def plane(pretrained, finetuned_null, finetuned, a, b, interval=(0.0, math.inf)):
+def plane(
+    pretrained: Denoiser,
+    finetuned_null: Denoiser,
+    finetuned: Denoiser,
+    a: Weight,
+    b: Weight,
+    interval: tuple[float, float] = (0.0, math.inf),
+) -> Denoiser:
     """D_pre + a (D_null - D_pre) + b (D_c - D_null): the domain and the class direction, weighted apart.
 
     (1, 1) is no guidance, (1, w) CFG, (w, w) Domain Guidance. a and b are numbers, one per sample (B,), or

@@ -10,13 +10,17 @@ import collections
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D)
 
 # noise levels
 
 
-def karras(n, sigma_min, sigma_max, rho=7.0):
+def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
     """n noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0: (n + 1,) float64.
 
     sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho. Karras et al. 2022,
@@ -35,7 +39,7 @@ def karras(n, sigma_min, sigma_max, rho=7.0):
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
-def log_normal(z, P_mean=-0.5, P_std=1.6):
+def log_normal(z: Tensor, P_mean: float = -0.5, P_std: float = 1.6) -> Tensor:
     """Training noise levels from standard normals z: ln sigma = P_mean + P_std z.
 
     Karras et al. 2022, table 1.
@@ -118,7 +122,7 @@ def _sampler(steps):
 
 
 @_sampler
-def euler(D, x_T, sigmas, callback=None):
+def euler(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = None) -> Iterator[Tensor]:
     """First order: x + (sigma_next - sigma) (x - x0_hat) / sigma. One call per step; equals DDIM.
 
     Yields x (B, *D).
@@ -133,7 +137,7 @@ def euler(D, x_T, sigmas, callback=None):
 
 
 @_sampler
-def heun(D, x_T, sigmas, callback=None):
+def heun(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = None) -> Iterator[Tensor]:
     """Second order: average the slope at both ends of the step. Two calls per step, one in a step to 0.
 
     Karras et al. 2022, algorithm 1. Yields x (B, *D).
@@ -153,7 +157,7 @@ def heun(D, x_T, sigmas, callback=None):
 
 
 @_sampler
-def dpmpp_2m(D, x_T, sigmas, callback=None):
+def dpmpp_2m(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = None) -> Iterator[Tensor]:
     """Second order with one call per step, by remembering the step before: DPM-Solver++(2M).
 
     In h = ln(sigma / sigma_next): x sigma_next / sigma + (1 - e^-h) (x0_hat + (x0_hat - x0_hat_prev) h / (2
@@ -177,7 +181,9 @@ def dpmpp_2m(D, x_T, sigmas, callback=None):
 
 
 @_sampler
-def ancestral(D, x_T, sigmas, generator=None, callback=None):
+def ancestral(
+    D: Denoiser, x_T: Tensor, sigmas: Tensor, generator=None, callback: Callable | None = None
+) -> Iterator[Tensor]:
     """Stochastic: x0_hat is blurred back to sigma_next with the exact variance of q(x_next | x, x0).
 
     x0_hat + k (x - x0_hat) + sigma_next sqrt(1 - k) eps with k = (sigma_next / sigma)^2: Ho et al. 2020 in
@@ -196,13 +202,13 @@ def ancestral(D, x_T, sigmas, generator=None, callback=None):
         yield x
 
 
-def last(steps):
+def last(steps: Iterable[Tensor]) -> Tensor:
     """The last item of a sampler (or of any iterable), holding one at a time."""
     (x,) = collections.deque(steps, maxlen=1)
     return x
 
 
-def trajectory(x_T, steps, every=1):
+def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
     if every < 1:
         raise ValueError(f"every is {every}; expected 1 or more steps")

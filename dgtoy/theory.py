@@ -8,7 +8,9 @@ import torch
 from .samplers import check_interval
 
 
-def gaussian_guidance(target, source, w, interval=(0.0, math.inf)):
+def gaussian_guidance(
+    target: tuple, source: tuple, w: float, interval: tuple[float, float] = (0.0, math.inf)
+) -> tuple:
     """Exact end of the guided probability-flow ODE for a Gaussian source and target, direction by direction.
 
     target, source: (mean, std), numbers or arrays with one entry a direction. Inside `interval` the score is
@@ -22,7 +24,7 @@ def gaussian_guidance(target, source, w, interval=(0.0, math.inf)):
     return gaussian_endpoint([(1 - w, *source), (w, *target)], interval)
 
 
-def gaussian_endpoint(parts, interval=(0.0, math.inf)):
+def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, math.inf)) -> tuple:
     """Exact end of the probability-flow ODE under an affine combination of Gaussians' scores.
 
     parts: [(weight, mean, std), ...] with weights summing to 1, mean and std numbers or arrays. From sigma =

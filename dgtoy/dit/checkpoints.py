@@ -12,7 +12,7 @@ from ..checkpoint import check_shapes
 from .network import CONFIGS, DiT
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """The weights in a file, by their official names, in float32; of a training file the averaged ones.
 
     Reads official flat files and training files (.pt, with `ema` and an argparse Namespace: exactly that
@@ -81,7 +81,9 @@ def config_of(state, num_heads=None, path="state"):
     ) | (dict(velocity=True) if "velocity" in state else {})
 
 
-def load_pretrained(path, num_classes=None, num_heads=None, seed=0):
+def load_pretrained(
+    path: str | pathlib.Path, num_classes: int | None = None, num_heads: int | None = None, seed: int = 0
+) -> DiT:
     """A DiT with the weights of a checkpoint; with `num_classes`, a fresh table of so many labels.
 
     Raises ValueError naming the first weight that is missing, superfluous or of another shape.
