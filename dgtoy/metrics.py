@@ -74,7 +74,8 @@ def frechet_distance(x, y):
     values, vectors = torch.linalg.eigh(cx)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cy @ root).clamp(min=0).sqrt().sum()
-    return (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * cross
+    distance = (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * cross
+    return distance.clamp(min=0)  # rounding leaves -1e-8 between equal sets
 
 
 def prdc(real, fake, k=5):

@@ -129,12 +129,14 @@ class Trainer:
 
     net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving
     average of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
+    origin {}: what the run is made from, fingerprints by name; `resume` refuses the state of another.
     loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks that share no weight. On
     a CUDA device a step is two captured graphs, gradient and update. Processes of a group
     (`distributed.join`) average their gradients; each calls the trainer on its own slice of the batch.
     """
 
     def __init__(self, net, loss_fn, recipe, ema=None):
+        self.origin = {}
         self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
         self.params = _params(net)
         self.averages = {} if ema is None else _params(ema)
@@ -237,21 +239,23 @@ class Trainer:
             recipe=json.loads(json.dumps(dataclasses.asdict(self.recipe))),
             seeds=list(getattr(self.net, "seeds", [0])),
             model=getattr(self.net, "config", {}),
+            origin=self.origin,
         )
 
     def _check_header(self, path, tensors, header):
         mine = self._header()
-        if not mine.keys() <= header.keys():
+        if not mine.keys() - {"origin"} <= header.keys():
             raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
         step, recipe = header["step"], header["recipe"]
         longer = dataclasses.replace(self.recipe, steps=recipe.get("steps", 0))
         if longer.same_until(step) and self.recipe.same_until(step):
             recipe = recipe | dict(steps=self.recipe.steps)
-        came = header | dict(recipe=recipe, ema=any(name.startswith("ema.") for name in tensors))
-        mine["ema"] = bool(self.averages)
-        for what in ("recipe", "seeds", "model", "ema"):
-            if came[what] != mine[what]:
-                raise ValueError(f"{path} was made with {what} {came[what]}; this run has {mine[what]}")
+        came = header | header.get("origin", {})
+        came |= dict(recipe=recipe, ema=any(name.startswith("ema.") for name in tensors))
+        mine |= self.origin | dict(ema=bool(self.averages))
+        for what in ("recipe", "seeds", "model", "ema", *self.origin):
+            if came.get(what) != mine[what]:
+                raise ValueError(f"{path} was made with {what} {came.get(what)}; this run has {mine[what]}")
         if step > self.recipe.steps:
             raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
 

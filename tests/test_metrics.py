@@ -200,6 +200,7 @@ def test_frechet_distance_agrees_with_scipy_s_matrix_root(seed, d):
 def test_frechet_distance_with_fewer_samples_than_dimensions_is_a_number():
     x = cloud(5, 20)
     assert metrics.frechet_distance(x, x).item() == pytest.approx(0, abs=1e-6)
+    assert all(metrics.frechet_distance(y, y) >= 0 for y in (cloud(9, 30, seed) for seed in range(20)))
     assert metrics.frechet_distance(x.float(), cloud(5, 20, 1).float()) > 0
 
 

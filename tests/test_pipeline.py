@@ -169,6 +169,52 @@ def test_another_recipe_does_not_resume(place, tmp_path):
         train(place, tmp_path, dataclasses.replace(RECIPE, lr=1e-2))
 
 
+def another_base(place, path):
+    """A checkpoint of the same shape with other weights."""
+    weights = {k: 1.5 * v for k, v in load_file(place / "pre.safetensors").items()}
+    write_safetensors(path / "other.safetensors", weights, {})
+    return path / "other.safetensors"
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_other_data_and_another_base_do_not_resume(rank, place, tmp_path):
+    config = dataclasses.replace(RECIPE, rank=rank)
+    train(place, tmp_path, config, stop=3)
+    start = lambda path: finetune.start(path, 3, config, num_heads=2)
+    renamed, redrawn = Latents(place / "latents"), Latents(place / "latents")
+    renamed.classes = ["a", "c", "b"]
+    redrawn.mean = redrawn.mean + 1
+    for data in (renamed, redrawn):
+        with refuses("was made with data", f"this run has {data.fingerprint}"):
+            finetune.finetune(start(place / "pre.safetensors"), data, config, tmp_path)
+    with refuses("was made with base", "this run has"):
+        net = start(another_base(place, tmp_path))
+        finetune.finetune(net, Latents(place / "latents"), config, tmp_path)
+
+
+def test_a_lora_on_another_base_is_refused(place, tmp_path):
+    train(place, tmp_path, dataclasses.replace(RECIPE, rank=2))
+    other = another_base(place, tmp_path)
+    with refuses("ema.safetensors is a LoRA on the base", "other.safetensors is", "expected the one it was"):
+        finetune.pair(tmp_path / "ema.safetensors", other, num_heads=2)
+
+
+def test_names_of_classes_travel_with_weights_and_samples_and_are_matched_by_name(place, tuned, tmp_path):
+    assert finetune.header(tuned)["classes"] == ["a", "b", "c"]
+    main([*sampling(place, tuned, tmp_path / "s")])
+    assert json.loads((tmp_path / "s" / "manifest.json").read_text(encoding="utf-8"))["classes"] == [
+        "a",
+        "b",
+        "c",
+    ]
+    data = Latents(place / "latents")
+    names = [data.classes[k] for k in data.label]
+    data.matched(["c", "d", "a", "b"])
+    assert [data.classes[k] for k in data.label] == names and data.classes == ["c", "d", "a", "b"]
+    with refuses("latents hold class c; expected of a, b"):
+        Latents(place / "latents").matched(["a", "b"])
+
+
 def test_recomputing_activations_changes_nothing_but_memory(place, tuned, tmp_path):
     train(place, tmp_path, dataclasses.replace(RECIPE, checkpointing=True))
     one, other = load_file(tmp_path / "ema.safetensors"), load_file(tuned)
@@ -269,8 +315,12 @@ def test_data_of_another_kind_is_refused(place, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_names_its_step_and_leaves_the_last_good_state(place, tmp_path):
     train(place, tmp_path, stop=3)
-    data = Latents(place / "latents")
-    data.mean = data.mean * math.nan
+
+    class Broken(Latents):
+        def draw(self, rows, flip, z):
+            return math.nan * z, self.label[rows]
+
+    data = Broken(place / "latents")
     net = finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2)
     with refuses("the loss of seed 0 is not finite at step 3", error=FloatingPointError):
         list(finetune.finetune(net, data, RECIPE, tmp_path))
@@ -484,6 +534,26 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
     ):
         with refuses(message):
             dataclasses.replace(DRAWS, **change)
+
+
+@pytest.mark.parametrize("sampler", sample.SAMPLERS)
+def test_samples_that_are_not_finite_stop_before_a_picture_is_written(sampler, place, tuned, tmp_path):
+    nets = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
+    config = dataclasses.replace(DRAWS, sampler=sampler, w=1e30)
+    with refuses("image 0 of seed 0 is not finite at step", "of 4, w = 1e+30", error=FloatingPointError):
+        list(sample.sample(*nets, Unshuffle(), config, tmp_path, {}))
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_codec_that_overflows_stops_before_a_picture_is_written(place, tuned, tmp_path):
+    class Broken(Unshuffle):
+        def decode(self, z):
+            return super().decode(z) * math.inf
+
+    nets = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
+    with refuses("codec unshuffle decodes images 0 to 5 of seed 0", error=FloatingPointError):
+        list(sample.sample(*nets, Broken(), DRAWS, tmp_path, {}))
+    assert not (tmp_path / "images").exists()
 
 
 def test_a_guide_of_other_latents_is_refused(place, tuned, tmp_path):

@@ -237,11 +237,16 @@ def _sample_options(parser):
 
 def _models(args, device):
     """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
-    from .finetune import load, pair
+    from .finetune import header, load, pair
 
     weaker = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else None
     other = weaker or args.pretrained
     names = dict(finetuned=checksum(args.finetuned)) | (dict(guide=checksum(other)) if other else {})
+    classes = header(args.finetuned).get("classes")
+    if weaker and header(weaker).get("classes") != classes:
+        raise ValueError(
+            f"weaker has classes {header(weaker).get('classes')}; expected {classes}, as finetuned"
+        )
     if weaker or not other:
         nets = (
             load(path, args.pretrained, device, args.heads) if path else None
@@ -264,7 +269,9 @@ def sample(args):
     tuned, guide, names = _models(args, device)
     if str(device).startswith("cuda") or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
-    origin = names | {k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank")}
+    origin = names | {
+        k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank", "classes")
+    }
     part = distributed.rank(), distributed.count()
     bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)
     for done, total in run(tuned, guide, codec(args.vae, device), config, args.out, origin, args.batch, part):
@@ -331,13 +338,20 @@ def calibrate(args):
     matplotlib.use("Agg")
     from .calibrate import Config, figure, recommend, to_json
     from .calibrate import calibrate as run
+    from .finetune import header
     from .latents import Latents
 
     if not args.pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
     device = environment.device(args.device)
     tuned, guide, names = _models(args, device)
-    found = run(tuned, guide, Latents(args.latents), _config_from(args, Config), device)
+    data = Latents(args.latents)
+    classes = header(args.finetuned).get("classes")
+    if classes:
+        data.matched(classes)
+    elif len(data.classes) != tuned.null:
+        raise ValueError(f"latents hold {len(data.classes)} classes; expected {tuned.null}, as the fine-tune")
+    found = run(tuned, guide, data, _config_from(args, Config), device)
     out = pathlib.Path(args.out)
     write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
     figure(found).savefig(out / "calibration.png")

@@ -81,7 +81,7 @@ class DINOv2:
         except Exception as e:
             raise FileNotFoundError(f"{_missing('dinov2', weights)} ({type(e).__name__})") from None
         self.net = net.to(device).eval()
-        self.checksum, self.device = weights_checksum(self.net), device
+        self.checksum, self.device = weights_checksum(self.net.state_dict()), device
 
     def __call__(self, images):
         """images (B, 3, H, W) uint8 -> (B, hidden)"""
@@ -157,6 +157,19 @@ def features(net, images, batch=64):
     return torch.cat(found), digest.hexdigest()[:16]
 
 
+def _varied(images, source):
+    """The images as they pass. Raises ValueError after the last if all are alike or of one colour each."""
+    n, plain, kinds = 0, 0, set()
+    for image in images:
+        n += 1
+        plain += bool((image == image[0, 0]).all())
+        kinds.add(hash(image.tobytes()))
+        yield image
+    if n > 1 and (plain == n or len(kinds) == 1):
+        what = "of one colour each" if plain == n else "all alike"
+        raise ValueError(f"images {source}: the {n} pictures are {what}; expected pictures that differ")
+
+
 def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     """Fréchet distance, precision, recall, density and coverage of samples against reference images.  ->
     {"scores", "manifest"}
@@ -166,9 +179,9 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     of them as there are samples, drawn at random (seed 0). made: the samples' own manifest, where there is
     one.
     """
-    fake, images = features(net, read_images(samples, n), batch)
+    fake, images = features(net, _varied(read_images(samples, n), samples), batch)
     size = next(read_images(samples)).shape[0]
-    real, against = features(net, read_images(reference, size=size), batch)
+    real, against = features(net, _varied(read_images(reference, size=size), reference), batch)
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
     neighbours = real[order[: len(fake)]]  # as many true images as samples
     scores = dict(

@@ -20,6 +20,7 @@ from ..checkpoint import read_safetensors, write_safetensors
 from ..dit import VP, load_pretrained
 from ..interop import add_lora, lora_guide
 from ..train import Trainer, TrainingConfig, generator
+from .manifest import data_checksum, weights_checksum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Data(Protocol):
 
     shape: tuple  # (C, h, w) of one image
     classes: list
+    fingerprint: str  # of all that it holds
 
     def __len__(self): ...
 
@@ -65,6 +67,10 @@ class LatentTensors:
     def __init__(self, x0, label, num_classes):
         self.x0, self.label = x0.cpu(), label.cpu()
         self.shape, self.classes = tuple(x0.shape[1:]), list(range(num_classes))
+
+    @property
+    def fingerprint(self):
+        return data_checksum((self.x0, self.label), self.classes)
 
     def __len__(self):
         return len(self.x0)
@@ -130,8 +136,9 @@ def finetune(net, data, config, out, every=1000, objective=None):
 
     data: see `Data`. objective: see `NoiseObjective`, the default. Processes of a group (`distributed.join`)
     share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
-    LoRA fine-tune only what trained.
-    Raises ValueError for data of another shape or number of classes, FloatingPointError at a non-finite loss,
+    LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
+    Raises ValueError for data of another shape or number of classes, and to go on in an OUT that was made
+    from other data or another base; FloatingPointError at a non-finite loss,
     naming the step.
     """
     out = pathlib.Path(out)
@@ -143,8 +150,15 @@ def finetune(net, data, config, out, every=1000, objective=None):
     distributed.local(config.batch)  # refuses a batch that the processes cannot share
     ema = net.clone()
     trainer, batch_fn = training(net, data, config, ema, objective)
+    trainer.origin = dict(data=data.fingerprint, base=base_checksum(net))
     trainer.resume(out / "last.safetensors")
-    return _written(trainer, batch_fn, ema, out, every)
+    return _written(trainer, batch_fn, ema, out, every, data.classes)
+
+
+def base_checksum(net):
+    """The checksum of the weights that a fine-tune starts from: all but adapters and label tables."""
+    weights = net.net.state_dict()
+    return weights_checksum({k: v for k, v in weights.items() if "lora_" not in k and "y_embedder" not in k})
 
 
 def training(net, data, config, ema, objective=None):
@@ -172,7 +186,7 @@ def averaged(net, data, config, at):
     return kept
 
 
-def _written(trainer, batch_fn, ema, out, every):
+def _written(trainer, batch_fn, ema, out, every, classes):
     """The run, with averaged weights written at the steps that are kept and at the end, each before the state
     that lies behind it."""
     config = trainer.recipe
@@ -181,9 +195,8 @@ def _written(trainer, batch_fn, ema, out, every):
         if distributed.rank() == 0 and (done or step.step in config.keep):
             name = "ema" if done else f"ema-{step.step:06d}"
             state = ema.params if config.rank else ema.net.state_dict()
-            write_safetensors(
-                out / f"{name}.safetensors", state, dict(step=step.step, **dataclasses.asdict(config))
-            )
+            made = dict(step=step.step, classes=classes, **trainer.origin, **dataclasses.asdict(config))
+            write_safetensors(out / f"{name}.safetensors", state, made)
         if done or step.step % every == 0:
             trainer.save(out / "last.safetensors")
         yield step
@@ -228,7 +241,7 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
     """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its
     `pretrained` checkpoint.  -> VP
 
-    Raises ValueError for a LoRA without it, or on top of another network than its own kind.
+    Raises ValueError for a LoRA without it, or on top of another network than it was trained on.
     """
     made = header(path)
     if not made.get("rank"):
@@ -245,6 +258,12 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
         raise ValueError(
             f"{path} holds {len(tensors)} trained weights that do not fit {pretrained};"
             f" expected those of a LoRA of rank {made['rank']} on it"
+        )
+    base = base_checksum(tuned)
+    if made.get("base", base) != base:
+        raise ValueError(
+            f"{path} is a LoRA on the base {made['base']}; {pretrained} is {base}, expected the one it was"
+            " trained on"
         )
     for name, p in tuned.params.items():
         p.data.copy_(tensors[name])

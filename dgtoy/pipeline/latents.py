@@ -14,7 +14,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..checkpoint import read_safetensors, write_safetensors
 from ..environment import needs
-from .manifest import agree, weights_checksum
+from .manifest import agree, data_checksum, weights_checksum
 from .pictures import centre_crop
 
 SHARD = 256  # images per file
@@ -66,7 +66,7 @@ class VAE:
                 "diffusion_pytorch_model.safetensors"
             ) from None
         self.net = net.to(device, dtype).eval().requires_grad_(False)
-        self.name = f"vae-{weights_checksum(self.net)[:12]}"
+        self.name = f"vae-{weights_checksum(self.net.state_dict())[:12]}"
         self.shrink = 2 ** (len(self.net.config.block_out_channels) - 1)
         self.scale = self.net.config.scaling_factor
 
@@ -167,7 +167,7 @@ class Latents:
         self.mean, self.std, self.label = (
             torch.cat([p[k] for p in parts]).to(device) for k in ("mean", "std", "label")
         )
-        if len(self.label) != count or self.label.max() >= len(self.classes):
+        if len(self.label) != count or not 0 <= self.label.min() <= self.label.max() < len(self.classes):
             raise ValueError(
                 f"latents {folder} holds {len(self.label)} images; "
                 f"its plan says {count} of {len(self.classes)} classes"
@@ -175,6 +175,24 @@ class Latents:
 
     def __len__(self):
         return len(self.label)
+
+    def matched(self, classes):
+        """Number the labels as `classes` does, by name, in place.  -> self
+
+        Raises ValueError for a class that is not among them.
+        """
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise ValueError(
+                f"latents hold class {unknown[0]}; expected of {', '.join(map(str, classes))[:60]}"
+            )
+        number = torch.tensor([classes.index(name) for name in self.classes], device=self.label.device)
+        self.label, self.classes = number[self.label], list(classes)
+        return self
+
+    @property
+    def fingerprint(self):
+        return data_checksum((self.mean, self.std, self.label), self.classes)
 
     @property
     def shape(self):

@@ -16,7 +16,8 @@ def agree(path, manifest, made="made"):
         theirs, mine = held.get(what), manifest.get(what)
         if theirs != mine:
             raise ValueError(
-                f"{path.parent} was {made} with {what} {str(theirs)[:60]}; this run has {str(mine)[:60]}"
+                f"{path.parent} was {made} with {what} {str(theirs)[:60]}; this run has {str(mine)[:60]}:"
+                f" {path.name} there decides, so delete the folder or give another --out"
             )
 
 
@@ -25,9 +26,17 @@ def checksum(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
 
 
-def weights_checksum(net):
-    """The first 16 digits of the SHA-256 over a network's names and weights in float32."""
+def data_checksum(tensors, classes):
+    """The first 16 digits of the SHA-256 over a data set's tensors and the names of its classes."""
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_checksum(weights):
+    """The first 16 digits of the SHA-256 over weights {name: tensor} in float32."""
     digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,10 @@
 """Pictures from a folder, a Hugging Face data set or an .npz, all read by `open_picture`, and their crop."""
 
 import hashlib
+import io
+import os
 import pathlib
+import warnings
 
 import numpy as np
 import torch
@@ -9,31 +12,72 @@ import torch
 from ..environment import needs
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+NOT_READ = (".gif", ".heic", ".heif", ".avif", ".jxl")  # pictures too: named when skipped
 
 
-def open_picture(source):
-    """A picture in RGB, as PIL has it. source: a path, an array (H, W, 3) uint8, or a PIL image, as hub data
-    sets hold.
+def open_picture(source, name=None):
+    """A picture in RGB, upright, transparency laid on white, of an animation the first frame.
 
-    Raises ValueError, one line, naming what cannot be read.
+    source: a path, an open file, an array (H, W, 3) uint8, or a PIL image, as hub data sets hold. name: what
+    an error calls it. Raises ValueError, one line, naming what cannot be read.
     """
     from PIL import Image
 
+    name = name or (source if isinstance(source, str | pathlib.Path) else type(source).__name__)
     try:
         if isinstance(source, Image.Image):
-            return source.convert("RGB")
+            return _in_rgb(source, name)
         if isinstance(source, np.ndarray):
-            return Image.fromarray(source).convert("RGB")
+            return _in_rgb(Image.fromarray(source), name)
         with Image.open(source) as image:
-            return image.convert("RGB")
+            return _in_rgb(image, name)
     except Exception as e:
-        name = source if isinstance(source, str | pathlib.Path) else type(source).__name__
         raise ValueError(f"image {name} cannot be read ({type(e).__name__}: {str(e)[:80]})") from None
 
 
+def _in_rgb(image, name):
+    from PIL import Image, ImageOps
+
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a phone's MPO holds one picture and its previews
+        warnings.warn(f"image {name} holds {frames} frames; the first is read", stacklevel=3)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"its mode is {image.mode}, whose range is not known; expected 8 or 16 bits a channel"
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+    return image.convert("RGB")
+
+
 def picture_paths(folder):
-    """Every picture below a folder, by its ending, in order of name."""
-    return sorted(p for p in pathlib.Path(folder).rglob("*") if p.suffix.lower() in ENDINGS)
+    """Every picture below a folder and the folders it links to, by its ending, in order of name.
+
+    Hidden names and __MACOSX are passed over; pictures of a kind that is not read are warned about.
+    """
+    found, skipped, seen = [], [], set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        folders[:] = sorted(filter(_visible, folders)) if place not in seen else []  # links may make a circle
+        paths = [pathlib.Path(here, name) for name in filter(_visible, names)] if place not in seen else []
+        seen.add(place)
+        found += [p for p in paths if p.suffix.lower() in ENDINGS]
+        skipped += [p for p in paths if p.suffix.lower() in NOT_READ]
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} pictures of {folder} are skipped, first {min(skipped).name};"
+            f" expected {', '.join(ENDINGS)}",
+            stacklevel=2,
+        )
+    return sorted(found)
+
+
+def _visible(name):
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def centre_crop(image, size):
@@ -67,7 +111,7 @@ def read_images(source, n=None, size=None):
     """
     source = pathlib.Path(source)
     if source.suffix == ".npz":
-        images = np.load(source, allow_pickle=False)["arr_0"]
+        images = _npz(source)
     elif source.is_dir():
         images = picture_paths(source)
     else:
@@ -79,6 +123,23 @@ def read_images(source, n=None, size=None):
     if size is None:
         return map(np.asarray, pictures)
     return (centre_crop(picture, size).permute(1, 2, 0).numpy() for picture in pictures)
+
+
+def _npz(path):
+    """The images (N, H, W, 3) uint8 of an .npz. Raises ValueError for one that holds anything else."""
+    expected = "expected arr_0 of uint8 (N, H, W, 3)"
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
+            if "arr_0" not in held:
+                raise ValueError(f"it holds {', '.join(held)}")
+            images = held["arr_0"]
+    except FileNotFoundError:
+        raise
+    except Exception as e:  # cut, no archive, or objects inside
+        raise ValueError(f"images {path} cannot be read ({str(e)[:80]}); {expected}") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"images {path} holds arr_0 of {images.dtype} {images.shape}; {expected}")
+    return images
 
 
 class ImageFolder:
@@ -95,7 +156,7 @@ class ImageFolder:
             raise FileNotFoundError(
                 f"folder is {folder}; expected a folder with one folder of images a class"
             )
-        self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and _visible(p.name))
         if not self.classes:
             raise ValueError(f"folder {folder} holds no class folders; expected one folder of images a class")
         _check_classes(f"folder {folder}", self.classes, expected)
@@ -109,7 +170,7 @@ class ImageFolder:
             self.paths += paths
             self.labels += [label] * len(paths)
         names = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size}" for p in self.paths)
-        self.fingerprint = hashlib.sha256(names.encode()).hexdigest()[:16]
+        self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
     def __len__(self):
         return len(self.paths)
@@ -121,8 +182,9 @@ class ImageFolder:
 class HubImages:
     """A Hugging Face data set with an `image` and a `label` column, by name or as a folder of `save_to_disk`.
 
-    Raises ImportError naming the extra without `datasets`, ValueError if a column is missing or the number of
-    classes is another than `expected`.
+    Labels are a ClassLabel's, or strings, or integers without gaps. Raises ImportError naming the extra
+    without `datasets`, ValueError if a column or the split is missing, for a label that is none of the
+    classes, or another number of classes than `expected`.
     """
 
     def __init__(self, name, split="train", expected=None):
@@ -133,24 +195,66 @@ class HubImages:
             data = datasets.load_from_disk(str(name))
         else:
             data = datasets.load_dataset(name, split=split)
-        data = data[split] if isinstance(data, datasets.DatasetDict) else data
+        if isinstance(data, datasets.DatasetDict):
+            if split not in data:
+                raise ValueError(f"dataset {name} has no split {split}; expected --split {' or '.join(data)}")
+            data = data[split]
         missing = {"image", "label"} - set(data.features)
         if missing:
             columns = ", ".join(data.features)
             raise ValueError(
                 f"dataset {name} has columns {columns}; expected {' and '.join(sorted(missing))}"
             )
-        self.data, self.fingerprint = data, data._fingerprint
-        names = getattr(data.features["label"], "names", None)
-        self.classes = list(names) if names else [str(k) for k in range(1 + max(data["label"]))]
+        if not isinstance(data.features["image"], datasets.Image):
+            raise ValueError(
+                f"dataset {name} has an image column of {data.features['image']}; expected Image()"
+            )
+        self.data, self.fingerprint, self.name = data, data._fingerprint, name
+        self.data = data.cast_column("image", datasets.Image(decode=False))  # decoded by `open_picture`
+        self.classes, self.labels = _classes(
+            name, data["label"], getattr(data.features["label"], "names", None)
+        )
         _check_classes(f"dataset {name}", self.classes, expected)
 
     def __len__(self):
         return len(self.data)
 
     def __getitem__(self, i):
-        row = self.data[i]
-        return open_picture(row["image"]), int(row["label"])
+        image = self.data[i]["image"] or {}
+        source = io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path")
+        return open_picture(source, f"{i} of {self.name}"), self.labels[i]
+
+
+def _classes(dataset, labels, names):
+    """The classes' names, given or found among the labels, and each label as an index into them.
+
+    Raises ValueError, one line, for a label that names no class, and for a gap among classes without names.
+    """
+    labels = list(labels)
+    told = names is not None
+    if all(isinstance(label, str) for label in labels):
+        names = names or sorted(set(labels))
+        number = {name: k for k, name in enumerate(names)}
+        labels = [number[label] for label in labels]
+    other = [label for label in labels if type(label) is not int]
+    if other or not labels:
+        came = f"label {other[0]!r}" if other else "no labels"
+        raise ValueError(f"dataset {dataset} has {came}; expected integers, or strings throughout")
+    names = names or [str(k) for k in range(1 + max(labels))]
+    wrong = [label for label in labels if not 0 <= label < len(names)]
+    if wrong:
+        raise ValueError(
+            f"dataset {dataset} has label {wrong[0]} for {len(wrong)} of {len(labels)} images;"
+            f" expected 0 to {len(names) - 1}"
+        )
+    empty = sorted(set(range(len(names))) - set(labels))
+    if empty:
+        share = f"{len(empty)} of {len(names)} classes, first {names[empty[0]]}"
+        text = f"dataset {dataset} holds no images of {share}"
+        if not told:
+            raise ValueError(f"{text}; expected labels without gaps")
+        warnings.warn(text, stacklevel=3)
+    return list(names), labels
 
 
 def _check_classes(what, classes, expected):

@@ -75,13 +75,25 @@ def draw_latents(tuned, guide, config, images, num_classes):
         model = vp.guided_noise(main, guiding, w, config.channels or None, config.interval)
         if config.sampler == "ddim":
             process = vp.Process(vp.strided(config.steps)).to(tuned.device)
-            return last(vp.ddim(model, x_T, process))
+            return last(_finite(vp.ddim(model, x_T, process), config, images))
         process = vp.Process(vp.respaced(config.steps)).to(tuned.device)
-        return last(vp.ancestral(model, x_T, process, generators))
+        return last(_finite(vp.ancestral(model, x_T, process, generators), config, images))
     sigmas = levels(config.steps)
     D = guided(tuned.denoiser(label), other.denoiser(other_label), w, config.interval)
     sampler = heun if config.sampler == "heun" else dpmpp_2m
-    return last(sampler(D, scaled(x_T, sigmas), sigmas))
+    return last(_finite(sampler(D, scaled(x_T, sigmas), sigmas), config, images))
+
+
+def _finite(states, config, images):
+    """The states of a sampler as they come. Raises FloatingPointError at one that is not finite."""
+    for step, x in enumerate(states, 1):
+        bad = (~x.flatten(1).isfinite().all(1)).nonzero()
+        if len(bad):
+            raise FloatingPointError(
+                f"image {images[int(bad[0])]} of seed {config.seed} is not finite at step {step} of"
+                f" {config.steps}, w = {config.w}; no picture of its batch is written"
+            )
+        yield x
 
 
 def levels(steps):
@@ -101,7 +113,8 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
 
     origin: what made the samples, by name (checksums of both checkpoints); it goes into OUT/manifest.json,
     and an OUT made otherwise is refused with a ValueError. part: (process, processes). `collect` makes one
-    file of the images.
+    file of the images. Raises FloatingPointError, naming image, seed and step, before a picture that is not
+    finite is written.
     """
     if config.method in ("dog", "autoguidance") and guide is None:
         raise ValueError(
@@ -109,7 +122,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
         )
     out = pathlib.Path(out)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    made = dict(kind="samples", codec=coder.name, classes=tuned.null, **settings, **origin)
+    made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings | origin
     agree(out / "manifest.json", made)
     mine = range(part[0], config.count, part[1])
 
@@ -120,6 +133,11 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
         for at in range(0, len(missing), batch):
             images = missing[at : at + batch]
             decoded = coder.decode(draw_latents(tuned, guide, config, images, tuned.null))
+            if not decoded.isfinite().all():
+                raise FloatingPointError(
+                    f"codec {coder.name} decodes images {images[0]} to {images[-1]} of seed {config.seed}"
+                    " to pixels that are not finite; none of them is written"
+                )
             pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()  # (b, H, W, 3)
             with ThreadPoolExecutor() as threads:  # compressing 10,000 images in turn would take minutes
                 list(threads.map(_write_png, (image_path(out, i) for i in images), pixels))
