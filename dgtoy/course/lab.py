@@ -57,6 +57,10 @@ class Judge:
         sigmas = self.setting.sigmas(steps)
         return last(sampler(D, sigmas[0].float() * noise, sigmas, **options))
 
+    def judged(self, method, seed=None, **options):
+        """The scores of a method's samples."""
+        return self.score(self.sample(method, seed, **options))
+
 
 class Presets:
     """quick(): minutes on a CPU. An experiment adds full(), for a GPU, and most add replica():
@@ -124,7 +128,17 @@ class PointSetting(Setting):
 
 
 FULL = PointSetting(seeds=64, samples=1024)
-REPLICA = PointSetting(seeds=16, domain="spirals", layout=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PointConfig(Presets):
+    """Presets of experiments on points that are repeated on another target and source."""
+
+    setting: PointSetting = PointSetting()
+
+    @classmethod
+    def replica(cls):
+        return cls(PointSetting(seeds=16, domain="spirals", layout=1))
 
 
 def pretrained(setting, device="cpu", progress=False):
@@ -149,6 +163,12 @@ def prepared(setting, device="cpu", progress=False):
     """What experiments on points start from: pre-trained networks, fine-tuned ones, the judge."""
     networks = [make(setting, device, progress) for make in (pretrained, finetuned)]
     return *networks, PointJudge(setting, device)
+
+
+def scores(setting, weights, device="cpu", progress=False, **options):
+    """A row for each of the `methods` with these options: method, w and each metric by seed."""
+    pre, ft, judge = prepared(setting, device, progress)
+    return [dict(method=name, w=w, **judge.judged(D)) for name, w, D in methods(ft, pre, weights, **options)]
 
 
 def trained(name, net, data, recipe, progress=False):

@@ -8,7 +8,7 @@ from .. import metrics
 from .. import shipped as weights
 from ..samplers import dpmpp_2m
 from ..train import Points, Recipe, fit
-from .lab import Judge, Setting, replace
+from .lab import Judge, Presets, Setting, replace
 from .worlds import glyphs
 
 
@@ -45,6 +45,13 @@ QUICK = PictureSetting(
     finetune=replace(PictureSetting().finetune, steps=60, batch=32, lr=1e-3),
 )
 BROAD = PictureSetting(classes=62, size=20)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureConfig(Presets):
+    """What configurations of experiments on pictures begin with."""
+
+    setting: PictureSetting = QUICK
 
 
 def replica(config, **smaller):
@@ -96,6 +103,11 @@ def finetuned(setting, seed, device="cpu", at=(), start=None, guide=None):
         if step.step in at:
             kept[step.step] = ema.clone()
     return kept if at else ema
+
+
+def prepared(setting, device="cpu"):
+    """What experiments on pictures start from: the judge, the shipped model."""
+    return PictureJudge(setting, device), weights.load("glyphs", device)
 
 
 def course(setting, stages, seed, device="cpu"):

@@ -74,13 +74,13 @@ def revision(folder=PACKAGE):
         return None, None
 
 
-def caption(record):
-    """What a figure's foot says: the world, the number of seeds, the kind of interval."""
+def caption(record, more=""):
+    """What a figure's foot says: the world, the number of seeds, the kind of interval, and what more."""
     setting = record["config"]["setting"]
     world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
     if "truth" in setting:
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
-    return f"{world}{len(record['seeds'])} seeds, 95% bootstrap intervals"
+    return f"{world}{len(record['seeds'])} seeds, 95% bootstrap intervals{more}"
 
 
 def save(record, figure, folder):

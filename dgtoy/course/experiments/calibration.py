@@ -5,18 +5,17 @@ classes, then the detail; after them one that is finished and one that has overf
 """
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from ...calibration import calibrate
 from ...guidance import cfg, domain_guidance, plane
 from .. import plot
-from ..lab import FULL, REPLICA, PointSetting, Presets, methods, prepared, replace
-from ..records import record, values
-from .panels import foot
+from ..lab import FULL, PointConfig, methods, prepared, replace
+from ..records import caption, values
+from .panels import frame, level
+from .runs import recorded
 
 SHOWN = {
     "100 steps": dict(color="#D55E00", linestyle="-", marker="o"),
@@ -27,11 +26,10 @@ SHOWN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """`stages`: (name, target points per class, fine-tuning steps, learning rate).
     `held_out`: points per class."""
 
-    setting: PointSetting = PointSetting()
     stages: tuple = (
         ("100 steps", 256, 100, 1e-4),
         ("300 steps", 256, 300, 1e-4),
@@ -48,24 +46,21 @@ class Config(Presets):
         ends = (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
         return cls(FULL, course + ends, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
 
-    @classmethod
-    def replica(cls):
-        return cls(REPLICA)
 
-
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of stage, method, w ("calibrated" or a constant) and each metric by seed;
     `fits`: the weights by seed."""
-    started, found, fits = time.time(), [], []
+    found, fits = [], []
     for stage, size, steps, lr in config.stages:
         setting = replace(config.setting, size=size, finetune=dict(steps=steps, lr=lr))
         pre, ft, judge = prepared(setting, device, progress)
         fit = _by_seed(config, judge.target, ft, pre)
         for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, _stacked(fit))]:
-            found.append(dict(stage=stage, method=name, w=w, **judge.score(judge.sample(method))))
+            found.append(dict(stage=stage, method=name, w=w, **judge.judged(method)))
         rounded = {m: [c.weights.round(decimals=5).tolist() for c in fit[m]] for m in fit}
         fits.append(dict(stage=stage, **rounded))
-    return record("calibration", config, dict(rows=found, fits=fits), started, device)
+    return dict(rows=found, fits=fits)
 
 
 def weigh(finetuned, pretrained, data, levels, seed):
@@ -119,19 +114,20 @@ def _stacked(fit):
 def figure(record):
     """The plane's a*(sigma) and b*(sigma) at four stages, and the match of calibrated
     guidance, stage by stage."""
-    with plot.style():
-        fig, axes = plt.subplots(1, 3, figsize=(17.5, 5))
+    titles = (
+        "Held-out data see what is unfinished:\nfirst the domain ...",
+        "... then the classes",
+        "Calibrated guidance completes it,\nwith no search over w",
+    )
+    with frame(titles, (17.5, 5), caption(record)) as (fig, axes):
         _weights(axes[0], record, 0)
         _weights(axes[1], record, 1)
         axes[0].set(ylabel="a*(σ), domain direction")
         axes[1].set(ylabel="b*(σ), class direction", yscale="log")
         axes[1].set_yticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
         axes[1].minorticks_off()
-        axes[0].set_title("Held-out data see what is unfinished:\nfirst the domain ...")
-        axes[1].set_title("... then the classes")
         axes[0].legend()
         _match(axes[2], record)
-        foot(fig, record)
     return fig
 
 
@@ -140,7 +136,7 @@ def _weights(ax, record, column):
     fits = {f["stage"]: np.array(f["plane"]) for f in record["results"]["fits"]}  # (S, levels, 2)
     for stage, look in SHOWN.items():
         plot.sweep(ax, record["config"]["levels"], fits[stage][:, :, column].T, "none", stage, **look)
-    ax.axhline(1, color="black", linewidth=1)
+    level(ax, 1)
     ax.set(xscale="log", xlabel="noise level σ")
 
 
@@ -152,8 +148,7 @@ def _match(ax, record):
             w = 1.0 if method == "none" else "calibrated"
             relative = values(record, "energy", stage=stage, method=method, w=w) / base
             plot.bar(ax, i + 0.2 * (j - 1.5), relative, method, method if i == 0 else None)
-    ax.axhline(1, color="black", linewidth=1)
+    level(ax, 1)
     ax.set_xticks(range(len(SHOWN)), SHOWN)
     ax.set(ylabel="energy distance / that of none", ylim=(0, 1.6))
-    ax.set_title("Calibrated guidance completes it,\nwith no search over w")
     ax.legend(fontsize=11, ncols=4, loc="upper center", columnspacing=1, handlelength=1)

@@ -4,7 +4,6 @@ it does to each direction (C3)."""
 import dataclasses
 import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -15,6 +14,7 @@ from ...samplers import heun, karras, last
 from .. import plot
 from ..lab import Presets
 from ..records import record, rows
+from .panels import frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +45,14 @@ def _decomposition(g, seed):
     """Largest relative error of C1 over random points and levels of a random labelled
     mixture with two domains."""
     k, d = 12, int(g.integers(1, 4))
-    a = torch.from_numpy(g.normal(size=(k, d, d)))
-    mixture = LabelledMixture(
-        torch.from_numpy(g.dirichlet(5 * np.ones(k))),
-        torch.from_numpy(3 * g.normal(size=(k, d))),
-        a @ a.mT + 0.05 * torch.eye(d),
-        torch.arange(k) % 3,
-    )
+    a = g.normal(size=(k, d, d))
+    weights, means = g.dirichlet(5 * np.ones(k)), 3 * g.normal(size=(k, d))
+    covs = a @ a.transpose(0, 2, 1) + 0.05 * np.eye(d)
+    mixture = LabelledMixture(weights, means, covs, torch.arange(k) % 3)
     domains, w = torch.arange(k) // 6, float(g.uniform(1, 4))
     x = torch.from_numpy(4 * g.normal(size=(256, d)))
     sigma = torch.from_numpy(np.exp(g.uniform(-2, 2, size=256)))
-    keep = (domains == 1) & (mixture.labels == 2)
-    inside = GaussianMixture(
-        mixture.weights[keep] / mixture.weights[keep].sum(), mixture.means[keep], mixture.covs[keep]
-    )
+    inside = mixture.subset((domains == 1) & (mixture.labels == 2))
     direct = guided(inside.denoise, mixture.denoise, w)(x, sigma)
     direct = (direct - x) / sigma[:, None] ** 2
     conditional, class_term, domain_term = theory.alignment(mixture, domains, 2, 1, x, sigma)
@@ -74,16 +68,8 @@ def _tilted(g, config):
     quantiles and no noise enters.
     """
     w = 1.5
-    source = GaussianMixture(
-        [0.3, 0.4, 0.3],
-        torch.from_numpy(g.uniform(-3, 3, (3, 1))),
-        torch.from_numpy(g.uniform(1, 3, (3, 1, 1)) ** 2),
-    )
-    target = GaussianMixture(
-        [0.5, 0.5],
-        torch.from_numpy(g.uniform(-2, 2, (2, 1))),
-        torch.from_numpy(g.uniform(0.2, 0.6, (2, 1, 1)) ** 2),
-    )
+    source = GaussianMixture([0.3, 0.4, 0.3], g.uniform(-3, 3, (3, 1)), g.uniform(1, 3, (3, 1, 1)) ** 2)
+    target = GaussianMixture([0.5, 0.5], g.uniform(-2, 2, (2, 1)), g.uniform(0.2, 0.6, (2, 1, 1)) ** 2)
     u = (torch.arange(config.points, dtype=torch.float64) + 0.5) / config.points
     sigmas = karras(config.steps, 1e-3, 200.0)
     x_T = (sigmas[0] * torch.special.ndtri(u))[:, None]
@@ -103,12 +89,8 @@ def _directions(g, config):
     is affine: three points fix it."""
     s_T, ratio, w = float(g.uniform(0.05, 1)), float(np.exp(g.uniform(0, np.log(30)))), float(g.uniform(1, 3))
     mu_T, s_S = float(g.uniform(0.5, 3)), s_T * ratio
-    source, target = (
-        GaussianMixture(
-            [1.0], torch.tensor([[m]], dtype=torch.float64), torch.tensor([[[s * s]]], dtype=torch.float64)
-        )
-        for m, s in ((0.0, s_S), (mu_T, s_T))
-    )
+    source = GaussianMixture([1.0], np.array([[0.0]]), [[[s_S**2]]])
+    target = GaussianMixture([1.0], np.array([[mu_T]]), [[[s_T**2]]])
     mean, std = theory.gaussian_guidance((mu_T, s_T), (0.0, s_S), w)
     sigmas = karras(4 * config.steps, 1e-2 * s_T * ratio ** (1 - w), 300 * (s_S + mu_T), rho=15)
     x_T = sigmas[0] * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
@@ -126,13 +108,15 @@ def _directions(g, config):
 
 def figure(record):
     """Prediction against simulation for std and mean; guided sampling's distance from the tilted density."""
-    with plot.style():
-        fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.6))
+    titles = (
+        "Sharpening is predicted:\nend std / target std",
+        "So is overshoot:\nend mean / target mean",
+        "Guided samples are not\nthe tilted density's",
+    )
+    with frame(titles, (15, 4.6)) as (fig, (left, middle, right)):
         _against_theory(left, record, "std")
         shown = _against_theory(middle, record, "overshoot")
         fig.colorbar(shown, ax=middle, label="source std / target std")
-        left.set_title("Sharpening is predicted:\nend std / target std")
-        middle.set_title("So is overshoot:\nend mean / target mean")
         _against_tilted(right, record)
     return fig
 
@@ -156,5 +140,4 @@ def _against_tilted(ax, record):
         look = plot.METHODS[method]
         ax.scatter(range(len(y)), y, color=look["color"], marker=look["marker"], label=label)
     ax.set(yscale="log", xlabel="random mixture, in order", ylabel="W1 to the tilted density / its std")
-    ax.set_title("Guided samples are not\nthe tilted density's")
     ax.legend(fontsize=11)

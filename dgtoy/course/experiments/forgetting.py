@@ -1,15 +1,13 @@
 """What does fine-tuning forget? The error of each branch against the exact denoiser it should be. (C4)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import torch
 
-from .. import plot
-from ..lab import FULL, REPLICA, PointSetting, Presets, finetuned, pretrained, replace
-from ..records import record, rows
-from .panels import foot
+from ..lab import FULL, PointConfig, finetuned, pretrained, replace
+from ..records import caption, rows
+from .panels import curve, frame
+from .runs import recorded
 
 BRANCHES = {  # name in the record: whose colour it has, and its line
     "labelled branch on its class": ("DoG", "-"),
@@ -20,10 +18,9 @@ BRANCHES = {  # name in the record: whose colour it has, and its line
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """Target points per class, and the noise levels at which errors are measured."""
 
-    setting: PointSetting = PointSetting()
     sizes: tuple = (16, 64, 256)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -31,17 +28,14 @@ class Config(Presets):
     def full(cls):
         return cls(replace(FULL, samples=2048), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
 
-    @classmethod
-    def replica(cls):
-        return cls(REPLICA)
 
-
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of size, branch and the excess error by seed: E|D - D*|^2 / E|x0 - D*|^2, averaged over levels.
 
     D* is the exact denoiser of the law that the branch stands for, and x0 a fresh sample of that law.
     """
-    started, found = time.time(), []
+    found = []
     for size in config.sizes:
         setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
@@ -55,7 +49,7 @@ def run(config, device="cpu", progress=False):
         )
         for branch, error in zip(BRANCHES, errors, strict=True):
             found.append(dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()]))
-    return record("forgetting", config, dict(rows=found), started, device)
+    return dict(rows=found)
 
 
 def _excess(D, law, config):
@@ -75,14 +69,11 @@ def _excess(D, law, config):
 
 def figure(record):
     """Each branch's excess error against the size of the target set."""
-    with plot.style():
-        fig, ax = plt.subplots(figsize=(8.5, 5))
+    title = "The null branch has lost the source and,\ngiven enough data, is the weaker one"
+    with frame([title], (8.5, 5), caption(record)) as (fig, (ax,)):
         for branch, (look, line) in BRANCHES.items():
-            errors = [r["excess"] for r in rows(record, branch=branch)]
-            plot.sweep(ax, record["config"]["sizes"], errors, look, branch, linestyle=line)
+            curve(ax, rows(record, branch=branch), "size", "excess", look, branch, linestyle=line)
         ax.set(xscale="log", yscale="log", xlabel="target points a class")
         ax.set_ylabel("excess denoising error (0 is exact)")
-        ax.set_title("The null branch has lost the source and,\ngiven enough data, is the weaker one")
         ax.legend(fontsize=11)
-        foot(fig, record)
     return fig

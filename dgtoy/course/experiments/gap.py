@@ -1,16 +1,16 @@
 """Where does it help, where does it hurt? A map over domain gap, source breadth and w. (C8)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm
 
 from ... import theory
 from .. import plot
-from ..lab import FULL, PointSetting, Presets, methods, prepared, replace
-from ..records import record, row, values
+from ..lab import FULL, PointSetting, Presets, replace, scores
+from ..records import row, rows, values
+from .panels import frame
+from .runs import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +32,17 @@ class Config(Presets):
         )
 
 
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of gap, breadth, method, w and each metric by seed, with the closed form's
     out-of-domain rate for that cell."""
-    started, found = time.time(), []
+    found = []
     for breadth in config.breadths:
         for gap in config.gaps:
             setting = replace(config.setting, gap=gap, breadth=breadth)
-            pre, ft, judge = prepared(setting, device, progress)
-            for name, w, method in methods(ft, pre, config.weights):
-                cell = dict(gap=gap, breadth=breadth, method=name, w=w, predicted=predicted(setting, w))
-                found.append(cell | judge.score(judge.sample(method)))
-    return record("gap", config, dict(rows=found), started, device)
+            for r in scores(setting, config.weights, device, progress):
+                found.append(dict(gap=gap, breadth=breadth, predicted=predicted(setting, r["w"]), **r))
+    return dict(rows=found)
 
 
 def predicted(setting, w):
@@ -82,12 +81,21 @@ def saved(record, w, method="DoG", metric="out_of_domain"):
     guidance helps.  (breadths, gaps)"""
 
     def cell(**where):
-        none, guided = (
-            values(record, metric, **where, **at) for at in (dict(method="none"), dict(method=method, w=w))
-        )
-        return (none - guided).mean()
+        none = values(record, metric, method="none", **where)
+        return (none - values(record, metric, method=method, w=w, **where)).mean()
 
     return over_map(record, cell)
+
+
+def helped(record):
+    """Where DoG lowers the out-of-domain rate and where the closed form says so, at every gap, breadth and w.
+
+    -> rows of DoG, what it saves (rows, S), whether that is predicted (rows,)
+    """
+    found = rows(record, method="DoG")
+    none = [values(record, "out_of_domain", gap=r["gap"], breadth=r["breadth"], method="none") for r in found]
+    saved = np.subtract(none, [r["out_of_domain"] for r in found])
+    return found, saved, np.array([r["predicted"] < 0.01 for r in found])
 
 
 def figure(record):
@@ -96,16 +104,13 @@ def figure(record):
     title = "DoG helps (blue) where the closed form says"
     if len(weights) > 1:
         title += ": a broad source, a near target, a small w"
-    seeds = len(record["seeds"])
-    with plot.style():
-        size = (1 + 6.2 * len(weights), 5)
-        fig, axes = plt.subplots(1, len(weights), figsize=size, sharey=True, squeeze=False)
-        for ax, w in zip(axes[0], weights, strict=True):
+    seeds, size = len(record["seeds"]), (1 + 6.2 * len(weights), 5)
+    foot = f"out-of-domain rate, none minus DoG; {seeds} seeds; black: the closed form's boundary"
+    with frame([f"w = {w}" for w in weights], size, foot, sharey=True) as (fig, axes):
+        for ax, w in zip(axes, weights, strict=True):
             draw(ax, record, w)
-        axes[0, 0].set(ylabel="source breadth")
+        axes[0].set(ylabel="source breadth")
         fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        foot = f"out-of-domain rate, none minus DoG; {seeds} seeds; black: the closed form's boundary"
-        fig.supxlabel(foot, fontsize=11)
     return fig
 
 
@@ -118,4 +123,4 @@ def draw(ax, record, w):
     logs = np.log(np.maximum(rates, 1e-12)) - np.log(0.01)
     if logs.min() < 0 < logs.max():
         ax.contour(np.clip(logs, -2, 2), levels=[0.0], colors="black", linewidths=3.5)
-    ax.set(xlabel="domain gap (1: target at the source's edge)", title=f"w = {w}")
+    ax.set(xlabel="domain gap (1: target at the source's edge)")

@@ -5,17 +5,16 @@ unfinished one, which it can complete.
 """
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import torch
 
 from ...guidance import guided
 from ...nets import Ensemble
 from .. import plot
-from ..lab import FULL, REPLICA, PointSetting, Presets, finetuned, prepared, pretrained, replace
-from ..records import record, values
-from .panels import foot
+from ..lab import FULL, PointConfig, finetuned, prepared, pretrained, replace
+from ..records import caption, values
+from .panels import frame
+from .runs import recorded
 
 GUIDES = {  # name in the record: what it is
     "ancestor": "DoG: the pre-trained model",
@@ -34,10 +33,9 @@ LOOKS = {"ancestor": "DoG", "own null": "CFG", "weaker self": "autoguidance"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """`stages`: (name, fine-tuning steps, learning rate)."""
 
-    setting: PointSetting = PointSetting()
     stages: tuple = (("finished", 2000, 1e-3), ("unfinished", 100, 1e-4))
     weights: tuple = (1.25,)
 
@@ -45,25 +43,22 @@ class Config(Presets):
     def full(cls):
         return cls(FULL, weights=(1.1, 1.25, 1.5, 2.0))
 
-    @classmethod
-    def replica(cls):
-        return cls(REPLICA)
 
-
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of stage, guide, w and each metric by seed."""
-    started, found = time.time(), []
+    found = []
     for stage, steps, lr in config.stages:
         setting = replace(config.setting, finetune=dict(steps=steps, lr=lr))
         pre, ft, judge = prepared(setting, device, progress)
         pairs = _pairs(setting, pre, ft, device, progress)
-        found.append(dict(stage=stage, guide="none", w=1.0, **judge.score(judge.sample(ft.denoiser))))
+        found.append(dict(stage=stage, guide="none", w=1.0, **judge.judged(ft.denoiser)))
         for w in config.weights:
             for name in GUIDES:
                 main, guide = pairs[name]
-                x = judge.sample(lambda c: guided(main(c), guide(c), w))
-                found.append(dict(stage=stage, guide=name, w=w, **judge.score(x)))
-    return record("guides", config, dict(rows=found), started, device)
+                score = judge.judged(lambda c: guided(main(c), guide(c), w))
+                found.append(dict(stage=stage, guide=name, w=w, **score))
+    return dict(rows=found)
 
 
 def _pairs(setting, pre, ft, device, progress):
@@ -117,18 +112,17 @@ def figure(record):
     """Each guide's metric at one weight, with intervals: finished by out-of-domain rate,
     unfinished by energy distance."""
     w, names = 1.25, ["none", *GUIDES]
-    panels = (
-        ("finished", "out_of_domain", "Finished: any broad guide\nkeeps samples in the domain"),
-        ("finished", "energy", "and they all cost match"),
-        ("unfinished", "energy", "Unfinished: only a model of\nthe source completes it"),
-    )
-    with plot.style():
-        fig, axes = plt.subplots(1, 3, figsize=(16, 5.6), sharey=True)
-        for ax, (stage, metric, title) in zip(axes, panels, strict=True):
+    panels = {
+        ("finished", "out_of_domain"): "Finished: any broad guide\nkeeps samples in the domain",
+        ("finished", "energy"): "and they all cost match",
+        ("unfinished", "energy"): "Unfinished: only a model of\nthe source completes it",
+    }
+    foot = caption(record, f"; w = {w}; lower is better")
+    with frame(panels.values(), (16, 5.6), foot, sharey=True) as (fig, axes):
+        for ax, (stage, metric) in zip(axes, panels, strict=True):
             weight = lambda name: 1.0 if name == "none" else w
             by_guide = [values(record, metric, stage=stage, guide=n, w=weight(n)) for n in names]
             plot.bars(ax, by_guide, ["not guided", *GUIDES.values()], [LOOKS.get(n, "none") for n in names])
             ax.set_xscale("symlog", linthresh=0.05 if stage == "finished" else 1.0)
-            ax.set(xlim=(0, None), xlabel=plot.NAMES[metric], title=title)
-        foot(fig, record, f"; w = {w}; lower is better")
+            ax.set(xlim=(0, None), xlabel=plot.NAMES[metric])
     return fig

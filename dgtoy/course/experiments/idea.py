@@ -1,16 +1,15 @@
 """The idea in one picture: the same noise without guidance, with CFG and with DoG, beside the target."""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from ...metrics import mode_coverage
 from .. import plot
 from ..lab import PointSetting, Presets, methods, prepared
-from ..records import record
+from .panels import frame
+from .runs import recorded
 
 CALLS = {"none": 1, "CFG": 2, "DoG": 2}  # network calls per step
 TITLES = {
@@ -34,9 +33,9 @@ class Config(Presets):
         return cls()
 
 
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """A row for each picture: its points by class, which of them lie outside, and coverage."""
-    started = time.time()
     setting = config.setting
     pre, ft, judge = prepared(setting, device, progress)
     dots, generator = setting.seeds * setting.samples, torch.Generator(device).manual_seed(2)
@@ -46,7 +45,7 @@ def run(config, device="cpu", progress=False):
         pictures[name] = [x.flatten(0, 1) for x in judge.sample(method)]  # (dots, 2) of each class
     found = [dict(method="source", x=_rounded(source))]
     found += [dict(method=name, calls=CALLS.get(name), **_measured(x, judge)) for name, x in pictures.items()]
-    return record("idea", config, dict(rows=found), started, device)
+    return dict(rows=found)
 
 
 def _measured(by_class, judge):
@@ -64,8 +63,7 @@ def figure(record):
     """Four pictures of the same world, dots outside the target ringed; below each what was counted."""
     by_method = {r["method"]: r for r in record["results"]["rows"]}
     limit = record["config"]["limit"]
-    with plot.style():
-        fig, axes = plt.subplots(1, 4, figsize=(10, 2.95), dpi=200)
+    with frame([""] * len(TITLES), (10, 2.95), dpi=200) as (fig, axes):
         plot.points(axes[0], by_method["source"]["x"], "source", size=4)
         for ax, (method, title) in zip(axes, TITLES.items(), strict=True):
             r = by_method[method]

@@ -5,27 +5,24 @@ the same noise, and a seed is a new target set, a new label table, new batches a
 """
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from ... import shipped as weights
-from .. import cache, plot
-from ..lab import Presets, methods, replace
-from ..pictures import QUICK, PictureJudge, PictureSetting, course, replica, tenth
-from ..records import family, held_out, merge, record
-from .panels import over_weights, unguided
+from .. import plot
+from ..lab import methods, replace
+from ..pictures import PictureConfig, PictureJudge, PictureSetting, course, prepared, replica, tenth
+from ..records import family, held_out
+from .panels import frame, level, over_weights, unguided
+from .runs import in_cells, merged
 
 METHODS = ("CFG", "DoG", "autoguidance", "DoG on an interval")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`grid`: (classes, images a class) of the targets. `stages`: fine-tuning steps.
     `interval`: where the interval method guides."""
 
-    setting: PictureSetting = QUICK
     grid: tuple = ((10, 20),)
     stages: tuple = (20, 60)
     weights: tuple = (1.5,)
@@ -45,31 +42,26 @@ class Config(Presets):
         return replica(cls.full(), grid=((62, 20),))
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of classes, size, steps, method, w and each metric by seed; `floor`: truth
-    against truth, by classes."""
-    found, seconds = compute(config, device, progress=progress)
-    judges = {c: PictureJudge(replace(config.setting, classes=c), device) for c, _ in config.grid}
-    results = dict(rows=merge(found.values()), floor={str(c): judges[c].floor() for c in sorted(judges)})
-    return record("images", config, results, time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(*g, s) for g in config.grid for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
 def _cell(config, device, classes, size, seed):
-    setting = replace(config.setting, classes=classes, size=size)
-    judge, pre, found = PictureJudge(setting, device), weights.load("glyphs", device), []
+    """Rows of classes, size, steps, method, w and each metric."""
+    setting, found = replace(config.setting, classes=classes, size=size), []
+    judge, pre = prepared(setting, device)
     tuned = course(setting, config.stages, seed, device)
     for steps in config.stages:
         options = dict(interval=config.interval, weaker=tuned[tenth(steps)])
         for name, w, method in methods(tuned[steps], pre, config.weights, ("none", *METHODS), **options):
             where = dict(classes=classes, size=size, steps=steps, method=name, w=w)
-            found.append(dict(where, score=judge.score(judge.sample(method, seed))))
+            found.append(dict(where, score=judge.judged(method, seed)))
     return found
+
+
+def _results(config, device, found):
+    """The rows of all cells; `floor`: truth against truth, by classes."""
+    judges = {c: PictureJudge(replace(config.setting, classes=c), device) for c, _ in sorted(config.grid)}
+    return merged(config, device, found) | dict(floor={str(c): judge.floor() for c, judge in judges.items()})
+
+
+compute, run = in_cells(_cell, lambda config: config.grid, _results)
 
 
 def figure(record):
@@ -83,19 +75,17 @@ def figure(record):
         "style_error": "truer in style,",
         "coverage": "and broader, up to a point",
     }
-    with plot.style():
-        fig, axes = plt.subplots(1, 4, figsize=(19, 5.2), width_ratios=(1, 1, 1, 1.2))
-        for ax, (metric, title) in zip(axes, titles.items(), strict=False):
+    shown = f"{classes} classes, {size} images per class, {where['steps']} steps"
+    foot = f"left: {shown}; {len(record['seeds'])} seeds, 95% bootstrap intervals"
+    with frame((*titles.values(), ""), (19, 5.2), foot, width_ratios=(1, 1, 1, 1.2)) as (fig, axes):
+        for ax, metric in zip(axes, titles, strict=False):
             over_weights(ax, record, metric, METHODS, **where)
             unguided(ax, record, metric, **where)
             truth = np.mean(record["results"]["floor"][str(classes)][metric])
-            ax.axhline(truth, color="black", linewidth=1, label="truth")
-            ax.set_title(title)
+            level(ax, truth, label="truth")
         axes[2].set_ylabel("coverage of the true images")
         axes[0].legend(fontsize=10)
         gains(axes[3], record)
-        shown = f"left: {classes} classes, {size} images per class, {where['steps']} steps"
-        fig.supxlabel(f"{shown}; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
 
 

@@ -4,20 +4,17 @@ fewer steps), and against precision."""
 import copy
 import dataclasses
 import math
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from ... import shipped as weights
 from ...dit.fast import fast
 from ...guidance import domain_guidance, reused
-from .. import cache, plot
-from ..lab import Presets
-from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, finetuned
-from ..records import merge, record, rows, values
+from .. import plot
+from ..pictures import BROAD, PictureConfig, finetuned, prepared
+from ..records import caption, rows, values
 from .images_dogfit import counted
-from .panels import foot
+from .panels import frame
+from .runs import in_cells
 
 PRECISIONS = (
     "float32",
@@ -32,11 +29,10 @@ WAYS = {  # the guide is called: in whose look, and in words
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`w`: of Domain Guidance. `every`: the guide is called in every so many-th step. `intervals`: of
     noise levels in which it is called."""
 
-    setting: PictureSetting = QUICK
     w: float = 1.5
     steps: tuple = (5, 10)
     every: tuple = (1, 2, 3)
@@ -47,22 +43,11 @@ class Config(Presets):
         return cls(BROAD, steps=(10, 20, 40), every=(1, 2, 3, 4), intervals=((0.2, 2.0), (0.2, 8.0)))
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of steps, way, every or interval, and by seed each metric and the calls of both networks for an
-    image; and rows of precisions."""
-    found, seconds = compute(config, device, progress=progress)
-    return record("images_cost", config, dict(rows=merge(found.values())), time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(s,) for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
 def _cell(config, device, seed):
-    judge, pre, found = PictureJudge(config.setting, device), weights.load("glyphs", device), []
-    ft, calls = finetuned(config.setting, seed, device), []
+    """Rows of steps, way, every or interval, and each metric and the calls of both networks for an image;
+    and rows of precisions."""
+    judge, pre = prepared(config.setting, device)
+    ft, calls, found = finetuned(config.setting, seed, device), [], []
     guide = counted(pre.denoiser, calls)(pre.null)
 
     def guided(guide, interval=(0.0, math.inf)):
@@ -70,7 +55,7 @@ def _cell(config, device, seed):
 
     def add(method, steps, **where):
         calls.clear()
-        score = judge.score(judge.sample(method, seed, steps=steps))
+        score = judge.judged(method, seed, steps=steps)
         found.append(dict(steps=steps, **where, score=score | dict(calls=steps + len(calls))))
 
     for steps in config.steps:
@@ -81,6 +66,9 @@ def _cell(config, device, seed):
             inside = (lo, math.inf if hi is None else hi)
             add(guided(guide, inside), steps, way="interval", lo=lo, hi=hi)
     return found + _precisions(config, judge, ft, pre, seed)
+
+
+compute, run = in_cells(_cell)
 
 
 def _precisions(config, judge, ft, pre, seed):
@@ -105,8 +93,12 @@ def figure(record):
     line for each number of steps."""
     config = record["config"]
     fades = np.linspace(0.35, 1, len(config["steps"]))
-    with plot.style():
-        fig, axes = plt.subplots(1, 3, figsize=(19, 5.4))
+    titles = (
+        "Fewer calls of the guide (k written beside)",
+        "Paler: fewer steps",
+        f"Fewer bits, {config['setting']['steps']} steps",
+    )
+    with frame(titles, (19, 5.4), caption(record, f"; w = {config['w']:g}")) as (fig, axes):
         for ax, metric in zip(axes[:2], ("frechet", "style_error"), strict=True):
             for steps, fade in zip(config["steps"], fades, strict=True):
                 labels = steps == max(config["steps"]) and metric == "frechet"
@@ -116,11 +108,7 @@ def figure(record):
         more = [v - by_precision[0] for v in by_precision[1:]]
         plot.bars(axes[2], more, PRECISIONS[1:], ["DoG"] * len(more))
         axes[2].set_xlabel("Fréchet distance, change to float32")
-        axes[2].set_title(f"Fewer bits, {config['setting']['steps']} steps")
-        axes[0].set_title("Fewer calls of the guide (k written beside)")
-        axes[1].set_title("Paler: fewer steps")
         axes[0].legend(fontsize=11)
-        foot(fig, record, f"; w = {config['w']:g}")
     return fig
 
 

@@ -5,24 +5,20 @@ compared with Domain Guidance of that weight, 1 / (2 - w).
 """
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
-
-from ... import shipped as weights
 from ...guidance import domain_guidance
-from .. import cache, plot
-from ..lab import Presets, replace
-from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, finetuned, replica
-from ..records import merge, record, values
-from .panels import foot, unguided
+from .. import plot
+from ..lab import replace
+from ..pictures import BROAD, PictureConfig, finetuned, prepared, replica
+from ..records import caption, values
+from .panels import frame, unguided
+from .runs import in_cells
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`weights`: of Domain Guidance, each also learned; the training weight is 2 - 1 / w."""
 
-    setting: PictureSetting = QUICK
     weights: tuple = (1.5,)
 
     @classmethod
@@ -34,27 +30,16 @@ class Config(Presets):
         return replica(cls.full(), weights=(1.5, 2.0))
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of method, w, each metric and calls a step, by seed. How long a call takes: `bench`."""
-    found, seconds = compute(config, device, progress=progress)
-    return record("images_dogfit", config, dict(rows=merge(found.values())), time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(s,) for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
 def _cell(config, device, seed):
-    judge, pre, found = PictureJudge(config.setting, device), weights.load("glyphs", device), []
-    calls, plain = [], pre.denoiser(pre.null)
+    """Rows of method, w, each metric and calls a step. How long a call takes: `bench`."""
+    judge, pre = prepared(config.setting, device)
+    found, calls, plain = [], [], pre.denoiser(pre.null)
     ft = counted(finetuned(config.setting, seed, device).denoiser, calls)
     guide = counted(pre.denoiser, calls)(pre.null)
 
     def add(name, w, method):
         calls.clear()
-        score = judge.score(judge.sample(method, seed))
+        score = judge.judged(method, seed)
         per_step = dict(calls=len(calls) / config.setting.steps)
         found.append(dict(method=name, w=w, score=score | per_step))
 
@@ -65,6 +50,9 @@ def _cell(config, device, seed):
         add("DoG", w, lambda y: domain_guidance(ft(y), guide, w))
         add("DogFit", w, counted(learned.denoiser, calls))
     return found
+
+
+compute, run = in_cells(_cell)
 
 
 def counted(method, calls):
@@ -85,19 +73,16 @@ def counted(method, calls):
 def figure(record):
     """Each metric with DoG and with DogFit at equal weight, and the calls of both."""
     weights = record["config"]["weights"]
-    names = {"frechet": None, "style_error": None, "coverage": "coverage of the true images"}
-    with plot.style():
-        fig, axes = plt.subplots(1, 4, figsize=(18, 4.6))
-        for ax, metric in zip(axes, (*names, "calls"), strict=True):
+    names = plot.NAMES | dict(coverage="coverage of the true images", calls="network calls a step")
+    titles = ("Learned guidance, the match", "", "", "at half the calls")
+    with frame(titles, (18, 4.6), caption(record)) as (fig, axes):
+        for ax, metric in zip(axes, ("frechet", "style_error", "coverage", "calls"), strict=True):
             for i, w in enumerate(weights):
                 for offset, method in ((-0.2, "DoG"), (0.2, "DogFit")):
                     by_seed = values(record, metric, method=method, w=w)
                     plot.bar(ax, i + offset, by_seed, method, method if i == 0 else None, width=0.36)
             unguided(ax, record, metric)
             ax.set_xticks(range(len(weights)), [f"w = {w:g}" for w in weights])
-            ax.set_ylabel(names.get(metric) or plot.NAMES.get(metric, "network calls a step"))
+            ax.set_ylabel(names[metric])
         axes[0].legend(fontsize=11)
-        axes[0].set_title("Learned guidance, the match")
-        axes[3].set_title("at half the calls")
-        foot(fig, record)
     return fig

@@ -2,20 +2,19 @@
 directions sharpen. (C14)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ... import shipped as weights
 from ...theory import gaussian_guidance
-from .. import cache, plot
-from ..lab import Presets, methods, replace
-from ..pictures import QUICK, PictureJudge, PictureSetting, finetuned, replica
-from ..records import merge, record, values
+from .. import plot
+from ..lab import methods, replace
+from ..pictures import PictureConfig, PictureJudge, PictureSetting, finetuned, prepared, replica
+from ..records import values
 from ..worlds import glyphs
 from .directions import generalized, within
+from .panels import frame
+from .runs import in_cells, merged
 
 HANDWRITTEN = 80  # images a class: what every class of scikit-learn's digits has, half held out
 ROTATION = glyphs.KNOBS.index("rotation")
@@ -23,11 +22,10 @@ DEGREES = glyphs.SOURCE["rotation"][1] - glyphs.SOURCE["rotation"][0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`gaps`: of the target's rotations, in half-widths of the source's;
     "handwriting": scikit-learn's digits."""
 
-    setting: PictureSetting = QUICK
     gaps: tuple = (0.0, 1.5, "handwriting")
     weights: tuple = (1.5, 2.0)
 
@@ -41,32 +39,17 @@ class Config(Presets):
         return replica(cls.full(), gaps=(0.0, 1.5, "handwriting"))
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of gap, method, w: each metric, mean and std of the rotation read off the samples, and along 64
-    directions of features and of pixels the std within a class, all by seed. `truth`, by gap: the same of
-    source and target, and the predictions."""
-    found, seconds = compute(config, device, progress=progress)
-    truth = {str(gap): _truth(config, _judge(config, device, gap)) for gap in config.gaps}
-    results = dict(rows=merge(found.values()), truth=truth)
-    return record("images_gap", config, results, time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(g, s) for g in config.gaps for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
-def _judge(config, device, gap):
+def _setting(config, gap):
     if gap != "handwriting":
-        return PictureJudge(replace(config.setting, gap=gap), device)
-    size = min(config.setting.size, HANDWRITTEN)
-    return PictureJudge(replace(config.setting, domain=gap, size=size), device)
+        return replace(config.setting, gap=gap)
+    return replace(config.setting, domain=gap, size=min(config.setting.size, HANDWRITTEN))
 
 
 def _cell(config, device, gap, seed):
-    judge, pre, found = _judge(config, device, gap), weights.load("glyphs", device), []
-    axes, ft = directions(judge), finetuned(judge.setting, seed, device)
+    """Rows of gap, method, w: each metric, mean and std of the rotation read off the samples, and along 64
+    directions of features and of pixels the std within a class."""
+    judge, pre = prepared(_setting(config, gap), device)
+    axes, ft, found = directions(judge), finetuned(judge.setting, seed, device), []
     for name, w, method in methods(ft, pre, config.weights):
         x = judge.sample(method, seed)
         found.append(dict(gap=gap, method=name, w=w, score=judge.score(x) | _measure(judge, axes, x)))
@@ -112,6 +95,15 @@ def directions(judge):
     return {view: generalized(source[view], target[view], label) for view in ("features", "pixels")}
 
 
+def _results(config, device, found):
+    """The rows of all cells; `truth`, by gap: the same of source and target, and the predictions."""
+    judges = {str(gap): PictureJudge(_setting(config, gap), device) for gap in config.gaps}
+    return merged(config, device, found) | dict(truth={g: _truth(config, j) for g, j in judges.items()})
+
+
+compute, run = in_cells(_cell, lambda config: [(gap,) for gap in config.gaps], _results)
+
+
 def _truth(config, judge):
     """What the closed form needs and says: r along every direction; rotation of source and
     target as read, and its end by w.
@@ -144,10 +136,8 @@ def changes(record, gap, view, w=2.0):
     """log(std DoG / std none) along each direction: the closed form's (w - 1) log r, and measured.
     -> (d,), (S, d)"""
     predicted = (w - 1) * np.log(record["results"]["truth"][str(gap)]["ratio"][view])
-    none, dog = (
-        values(record, f"std_{view}", gap=gap, method=m, w=v) for m, v in (("none", 1.0), ("DoG", w))
-    )
-    return predicted, np.log(dog / none)
+    std = lambda method, w: values(record, f"std_{view}", gap=gap, method=method, w=w)
+    return predicted, np.log(std("DoG", w) / std("none", 1.0))
 
 
 def sharpening(record, gap, view="features"):
@@ -163,12 +153,16 @@ def figure(record):
     sharpening direction by direction."""
     config = record["config"]
     w = max(x for x in config["weights"] if x <= 2)
-    with plot.style():
-        fig, axes = plt.subplots(1, 3, figsize=(18, 5.2))
+    titles = (
+        "Fréchet distance of DoG\nagainst no guidance",
+        f"Outside, the style is overshot (w = {w:g})",
+        "Inside, which directions sharpen?",
+    )
+    foot = f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals"
+    with frame(titles, (18, 5.2), foot) as (fig, axes):
         _changed(axes[0], record)
         _overshoot(axes[1], record, w)
         directions_against_theory(axes[2], record, config["gaps"][0], w)
-        fig.supxlabel(f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals", fontsize=11)
     return fig
 
 
@@ -180,7 +174,7 @@ def _changed(ax, record):
     look = dict(cmap="RdBu_r", centre=0, fmt="{:+.0f}%", bar=False, reach=100)
     plot.heat(ax, weights, range(len(gaps)), table, "", **look)
     ax.set_yticks(range(len(gaps)), [f"gap {g}" if g != "handwriting" else g for g in gaps])
-    ax.set(xlabel="guidance weight w", title="Fréchet distance of DoG\nagainst no guidance")
+    ax.set(xlabel="guidance weight w")
 
 
 def _overshoot(ax, record, w):
@@ -195,7 +189,6 @@ def _overshoot(ax, record, w):
     predicted = [t["predicted"][str(w)][0] - t["exact"][0][0] for t in truth]
     ax.plot(gaps, predicted, color="black", label="closed form, DoG")
     ax.set(xlabel="gap of the target's rotation", ylabel="rotation beyond the target's, degrees")
-    ax.set_title(f"Outside, the style is overshot (w = {w:g})")
     ax.legend(fontsize=11)
 
 

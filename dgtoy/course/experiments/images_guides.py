@@ -2,22 +2,20 @@
 
 import dataclasses
 import math
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from ... import shipped as weights
 from ...checkpoint import read_safetensors, write_safetensors
 from ...dit import EDM, DiT, load_weights
 from ...guidance import domain_guidance, guided
 from ...samplers import dpmpp_2m, heun
 from .. import cache, plot, recipes
-from ..lab import Presets, methods, replace
-from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, course, tenth
-from ..records import merge, record, rows, values
+from ..lab import methods, replace
+from ..pictures import BROAD, PictureConfig, course, prepared, tenth
+from ..records import caption, rows, values
 from .guides import LOOKS, label_free
-from .panels import foot
+from .panels import curve, frame
+from .runs import in_cells
 
 GUIDES = {  # name in the record: what it is
     "ancestor": "DoG: the pre-trained model",
@@ -36,11 +34,10 @@ SAMPLERS = dict(dpmpp_2m=dpmpp_2m, heun=heun)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`w`: of all methods. `sampling`: (sampler, steps) pairs. `intervals`: None is no upper end.
     `recipe`: of the shipped model, of which the other guides are variants."""
 
-    setting: PictureSetting = QUICK
     stages: tuple = (60,)
     w: float = 1.5
     sampling: tuple = (("dpmpp_2m", 5), ("dpmpp_2m", 10))
@@ -57,19 +54,6 @@ class Config(Presets):
             intervals=((0.0, None), (0.0, 2.0), (0.2, 2.0), (0.2, 8.0)),
             recipe=recipes.Config(),
         )
-
-
-def run(config, device="cpu", progress=False):
-    """Rows of stage, guide or sampler and steps or interval, and each metric by seed; with
-    intervals the guide's share of calls."""
-    found, seconds = compute(config, device, progress=progress)
-    return record("images_guides", config, dict(rows=merge(found.values())), time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(s,) for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
 
 
 def stranger(kind, config, device):
@@ -89,11 +73,13 @@ def stranger(kind, config, device):
 
 
 def _cell(config, device, seed):
-    judge, pre, found = PictureJudge(config.setting, device), weights.load("glyphs", device), []
-    tuned = course(config.setting, config.stages, seed, device)
+    """Rows of stage, guide or sampler and steps or interval, and each metric; with intervals the guide's
+    share of calls."""
+    judge, pre = prepared(config.setting, device)
+    tuned, found = course(config.setting, config.stages, seed, device), []
 
     def add(method, /, more=None, sampler=dpmpp_2m, steps=None, **where):
-        score = judge.score(judge.sample(method, seed, sampler, steps))
+        score = judge.judged(method, seed, sampler=sampler, steps=steps)
         found.append(dict(**where, score=score | (more or {})))
 
     strangers = {kind: label_free(stranger(kind, config, device)) for kind in STRANGERS}
@@ -118,21 +104,24 @@ def _cell(config, device, seed):
     return found
 
 
+compute, run = in_cells(_cell)
+
+
 def figure(record):
     """Each guide's Fréchet distance at each stage, and each method's against
     the number of network evaluations."""
-    stages = record["config"]["stages"]
-    with plot.style():
-        fig, axes = plt.subplots(1, len(stages) + 1, figsize=(6.5 * (len(stages) + 1), 5.2))
+    config = record["config"]
+    stages = config["stages"]
+    titles = [f"Which guide? {stage} steps, w = {config['w']:g}" for stage in stages]
+    titles.append("Ten steps are enough")
+    with frame(titles, (6.5 * len(titles), 5.2), caption(record)) as (fig, axes):
         for i, (ax, stage) in enumerate(zip(axes, stages, strict=False)):
             names = ["none", *GUIDES]
             found = [values(record, "frechet", what="guide", stage=stage, guide=n) for n in names]
             labels = ["not guided", *GUIDES.values()] if i == 0 else [""] * len(names)
             plot.bars(ax, found, labels, [LOOKS.get(n, "none") for n in names])
-            title = f"Which guide? {stage} steps, w = {record['config']['w']:g}"
-            ax.set(xlabel="Fréchet distance", title=title)
+            ax.set(xlabel="Fréchet distance")
         _over_calls(axes[-1], record)
-        foot(fig, record)
     return fig
 
 
@@ -141,12 +130,9 @@ def _over_calls(ax, record):
     calls a step, by crosses."""
     for method in ("none", "CFG", "DoG"):
         found = {s: rows(record, what="sampling", name=s, method=method) for s in SAMPLERS}
-        steps = [r["n"] for r in found["dpmpp_2m"]]
-        distances = [r["frechet"] for r in found["dpmpp_2m"]]
-        plot.sweep(ax, steps, distances, method, f"{method}, DPM-Solver++")
+        curve(ax, found["dpmpp_2m"], "n", "frechet", method, f"{method}, DPM-Solver++")
         calls = [2 * r["n"] - 1 for r in found["heun"]]
         means = [np.mean(r["frechet"]) for r in found["heun"]]
         ax.plot(calls, means, "x", color=plot.METHODS[method]["color"], markersize=9)
     ax.set(xlabel="calls of each network (crosses: Heun)", ylabel="Fréchet distance")
-    ax.set_title("Ten steps are enough")
     ax.legend(fontsize=11, loc="upper right", bbox_to_anchor=(1, 0.88))

@@ -2,28 +2,24 @@
 images ask for. (C18, C19)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ... import shipped as weights
 from ...guidance import plane
-from .. import cache, plot
-from ..lab import Presets
-from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, course, replica
-from ..records import best, merge, record, rows, values
+from .. import plot
+from ..pictures import BROAD, PictureConfig, course, prepared, replica
+from ..records import best, caption, merge, rows, values
 from .calibration import calibrated, weigh
-from .panels import foot, plane_lines
+from .panels import frame, level, plane_lines
+from .runs import in_cells
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """The grid of weights at each stage (fine-tuning steps); `held_out` images and
     `levels` for calibration."""
 
-    setting: PictureSetting = QUICK
     stages: tuple = (20, 60)
     a: tuple = (1.0, 1.5)
     b: tuple = (1.0, 1.5)
@@ -42,27 +38,8 @@ class Config(Presets):
         return replica(cls.full(), a=grid, b=grid)
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of stage, method, a, b ("calibrated" or numbers) and each metric by seed; `fits`:
-    calibrated weights by seed."""
-    found, seconds = compute(config, device, progress=progress)
-    seeds = list(found.values())
-    fits = [
-        dict(stage=stage, **{m: [r["fits"][i][m] for r in seeds] for m in ("CFG", "DoG", "plane")})
-        for i, stage in enumerate(config.stages)
-    ]
-    results = dict(rows=merge(r["rows"] for r in seeds), fits=fits)
-    return record("images_plane", config, results, time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(s,) for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
 def _cell(config, device, seed):
-    judge, pre = PictureJudge(config.setting, device), weights.load("glyphs", device)
+    judge, pre = prepared(config.setting, device)
     tuned = course(config.setting, config.stages, seed, device)
     x0 = judge.draw(config.held_out, 7_000 + seed)  # images that the fine-tune has not seen
     held_out = (x0, torch.arange(len(x0), device=x0.device) % judge.world.num_classes)
@@ -75,9 +52,22 @@ def _cell(config, device, seed):
         tried = [(*point, method) for *point, method in _grid(config, ft, pre)]
         tried += [(name, w, w, method) for name, w, method in calibrated(ft, pre, asked)]
         for name, a, b, method in tried:
-            score = judge.score(judge.sample(method, seed))
-            found.append(dict(stage=stage, method=name, a=a, b=b, score=score))
+            found.append(dict(stage=stage, method=name, a=a, b=b, score=judge.judged(method, seed)))
     return dict(rows=found, fits=fits)
+
+
+def _results(config, device, found):
+    """Rows of stage, method, a, b ("calibrated" or numbers) and each metric by seed; `fits`: calibrated
+    weights by seed."""
+    seeds = list(found.values())
+    fits = [
+        dict(stage=stage, **{m: [r["fits"][i][m] for r in seeds] for m in ("CFG", "DoG", "plane")})
+        for i, stage in enumerate(config.stages)
+    ]
+    return dict(rows=merge(r["rows"] for r in seeds), fits=fits)
+
+
+compute, run = in_cells(_cell, results=_results)
 
 
 def _grid(config, ft, pre):
@@ -104,19 +94,24 @@ def figure(record):
     """At each stage the map of the Fréchet distance with both lines, and the
     calibrated weights against sigma."""
     stages = record["config"]["stages"]
-    with plot.style():
-        fig, axes = plt.subplots(len(stages), 2, figsize=(13, 5 * len(stages)))
-        for (left, right), stage, fit in zip(axes, stages, record["results"]["fits"], strict=True):
+    titles = [
+        title.format(stage)
+        for stage in stages
+        for title in ("Match to the target, {} steps", "What held-out images ask for, {} steps")
+    ]
+    size = (13, 5 * len(stages))
+    with frame(titles, size, caption(record), rows=len(stages)) as (fig, axes):
+        for left, right, stage, fit in zip(
+            axes[::2], axes[1::2], stages, record["results"]["fits"], strict=True
+        ):
             _map(left, record, stage)
             for column, (name, method) in enumerate((("a*, domain", "DoG"), ("b*, class", "CFG"))):
                 by_level = np.array(fit["plane"])[:, :, column].T  # (levels, S)
                 plot.sweep(right, record["config"]["levels"], by_level, method, name)
-            right.axhline(1, color="black", linewidth=1)
+            level(right, 1)
             right.set(xscale="log", xlabel="noise level σ", ylabel="calibrated weight")
-            right.set_title(f"What held-out images ask for, {stage} steps")
             right.legend(fontsize=11)
-        axes[0, 0].legend(fontsize=11, frameon=True, facecolor="white", framealpha=1, loc="upper right")
-        foot(fig, record)
+        axes[0].legend(fontsize=11, frameon=True, facecolor="white", framealpha=1, loc="upper right")
     return fig
 
 
@@ -131,4 +126,4 @@ def _map(ax, record, stage):
     point = best(families(record, stage)["plane"])
     look = plot.METHODS["plane"] | dict(linestyle="", markersize=16, label="best off the lines")
     ax.plot(point["a"], point["b"], **look)
-    ax.set(title=f"Match to the target, {stage} steps", xlim=(0.97, None))
+    ax.set(xlim=(0.97, None))

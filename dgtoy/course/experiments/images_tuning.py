@@ -2,17 +2,15 @@
 dropout, in full and by LoRA. (C16)"""
 
 import dataclasses
-import time
-
-import matplotlib.pyplot as plt
 
 from ... import shipped as weights
 from ...interop import add_lora, lora_guide
-from .. import cache, plot
-from ..lab import Presets, methods, replace
-from ..pictures import BROAD, QUICK, PictureJudge, PictureSetting, finetuned, replica
-from ..records import merge, record
-from .panels import foot, over_weights, unguided
+from .. import plot
+from ..lab import methods, replace
+from ..pictures import BROAD, PictureConfig, finetuned, prepared, replica
+from ..records import caption
+from .panels import frame, over_weights, unguided
+from .runs import in_cells, merged
 
 VARIANTS = {  # label dropout, and whether by LoRA
     "full": (0.1, False),
@@ -23,11 +21,10 @@ VARIANTS = {  # label dropout, and whether by LoRA
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PictureConfig):
     """`variants`: some of VARIANTS. `rank`: of LoRA. `rate`: LoRA's learning rate
     relative to the full fine-tune's."""
 
-    setting: PictureSetting = QUICK
     variants: tuple = ("full", "LoRA")
     weights: tuple = (1.5,)
     rank: int = 16
@@ -43,31 +40,26 @@ class Config(Presets):
         return replica(cls.full(), variants=("full", "LoRA"))
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of variant, method, w and each metric by seed; `memory`: bytes of the weights that
-    sampling holds, by variant."""
-    found, seconds = compute(config, device, progress=progress)
-    results = dict(rows=merge(found.values()), memory=_memory(config))
-    return record("images_tuning", config, results, time.time() - seconds, device)
-
-
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """The results of every cell, or of a part of them, and the seconds they took."""
-    keys = [(v, s) for v in config.variants for s in config.setting.each_seed()]
-    return cache.cells(_cell, config, device, keys, part, progress)
-
-
 def _cell(config, device, variant, seed):
+    """Rows of variant, method, w and each metric."""
     dropout, low_rank = VARIANTS[variant]
     rate = config.setting.finetune.lr * (config.rate if low_rank else 1)
     setting = replace(config.setting, finetune=dict(dropout=dropout, lr=rate))
-    judge, pre, found = PictureJudge(setting, device), weights.load("glyphs", device), []
+    judge, pre = prepared(setting, device)
     start = add_lora(pre, judge.world.num_classes, config.rank, seed).compile() if low_rank else None
     ft = finetuned(setting, seed, device, start=start)
-    for name, w, method in methods(ft, lora_guide(ft) if low_rank else pre, config.weights):
-        score = judge.score(judge.sample(method, seed))
-        found.append(dict(variant=variant, method=name, w=w, score=score))
-    return found
+    return [
+        dict(variant=variant, method=name, w=w, score=judge.judged(method, seed))
+        for name, w, method in methods(ft, lora_guide(ft) if low_rank else pre, config.weights)
+    ]
+
+
+def _results(config, device, found):
+    """The rows of all cells; `memory`: bytes of the weights that sampling holds, by variant."""
+    return merged(config, device, found) | dict(memory=_memory(config))
+
+
+compute, run = in_cells(_cell, lambda config: [(variant,) for variant in config.variants], _results)
 
 
 def _memory(config):
@@ -85,16 +77,14 @@ def _memory(config):
 def figure(record):
     """Fréchet distance and style error over w, one column for each variant."""
     variants, finetune = record["config"]["variants"], record["config"]["setting"]["finetune"]
-    with plot.style():
-        size = (1 + 5 * len(variants), 8)
-        fig, axes = plt.subplots(2, len(variants), figsize=size, sharex=True, sharey="row")
-        for column, variant in zip(axes.T, variants, strict=True):
+    titles = [v[0].upper() + v[1:] for v in variants] + [""] * len(variants)
+    size, foot = (1 + 5 * len(variants), 8), caption(record, f"; {finetune['steps']} steps of fine-tuning")
+    with frame(titles, size, foot, rows=2, sharex=True, sharey="row") as (fig, axes):
+        for column, variant in zip(axes.reshape(2, -1).T, variants, strict=True):
             for ax, metric in zip(column, ("frechet", "style_error"), strict=True):
                 over_weights(ax, record, metric, variant=variant)
                 unguided(ax, record, metric, variant=variant)
                 ax.set(xlabel="", ylabel=plot.NAMES[metric] if variant == "full" else "")
-            column[0].set_title(variant[0].upper() + variant[1:])
             column[1].set_xlabel("guidance weight w")
-        axes[0, 0].legend()
-        foot(fig, record, f"; {finetune['steps']} steps of fine-tuning")
+        axes[0].legend()
     return fig

@@ -1,17 +1,44 @@
-"""Parts of figures that several experiments share: functions of (ax, record)."""
+"""Parts of figures that several experiments share: the frame, and functions of (ax, record)."""
 
+import contextlib
+
+import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import plot
-from ..records import caption, family, values
+from ..records import family, values
+
+
+@contextlib.contextmanager
+def frame(titles, size, foot="", rows=1, **options):
+    """A figure in the course's style, and its axes in reading order, each under its title.
+
+    foot: what is written below them. options: of `plt.subplots`.
+    """
+    with plot.style():
+        fig, axes = plt.subplots(rows, len(titles) // rows, figsize=size, squeeze=False, **options)
+        for ax, title in zip(axes.flat, titles, strict=True):
+            ax.set_title(title)
+        yield fig, axes.ravel()
+        if foot:
+            fig.supxlabel(foot, fontsize=11)
+
+
+def curve(ax, rows, x, y, method, label=None, **look):
+    """A method's rows: the mean over seeds of field `y`, with its band, against field `x`."""
+    plot.sweep(ax, [r[x] for r in rows], [r[y] for r in rows], method, label, **look)
 
 
 def over_weights(ax, record, metric, methods=("CFG", "DoG"), **where):
     """A metric against w: a line for each method, all from no guidance at w = 1."""
     for method in methods:
-        found = family(record, method, **where)
-        plot.sweep(ax, [r["w"] for r in found], [r[metric] for r in found], method)
+        curve(ax, family(record, method, **where), "w", metric, method)
     ax.set(xlabel="guidance weight w", ylabel=plot.NAMES.get(metric, metric))
+
+
+def level(ax, y, **look):
+    """A thin black horizontal line for comparison."""
+    ax.axhline(y, color="black", linewidth=1, **look)
 
 
 def unguided(ax, record, metric, **where):
@@ -26,8 +53,3 @@ def plane_lines(ax, a, b):
     ax.plot([1, 1], [min(b), max(b)], label="CFG (a = 1)", **plot.METHODS["CFG"] | dict(marker=""))
     ax.plot([low, high], [low, high], label="DoG (a = b)", **plot.METHODS["DoG"] | dict(marker=""))
     ax.set(xlabel="a, weight of the domain direction", ylabel="b, weight of the class direction")
-
-
-def foot(fig, record, more=""):
-    """What the figure shows, on how many seeds, with which intervals."""
-    fig.supxlabel(caption(record) + more, fontsize=11)

@@ -2,24 +2,22 @@
 one of their lines? (C19)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from ...guidance import plane
 from .. import plot
-from ..lab import FULL, REPLICA, PointSetting, Presets, prepared
-from ..records import record, rows, values
+from ..lab import FULL, PointConfig, prepared
+from ..records import caption, rows, values
 from .gap import moments
-from .panels import foot, plane_lines
+from .panels import frame, plane_lines
+from .runs import recorded
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """The grid of domain weights a and class weights b."""
 
-    setting: PointSetting = PointSetting()
     a: tuple = (1.0, 1.1, 1.25, 1.5)
     b: tuple = (1.0, 1.1, 1.25, 1.5)
 
@@ -28,25 +26,20 @@ class Config(Presets):
         grid = (0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.75, 2.0)
         return cls(FULL, a=grid[:10], b=grid)
 
-    @classmethod
-    def replica(cls):
-        return cls(REPLICA)
 
-
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of a, b and each metric by seed, and the stds of source, target and class for the closed form."""
-    started, found = time.time(), []
+    found = []
     pre, ft, judge = prepared(config.setting, device, progress)
     guide, null = pre.denoiser(pre.null), ft.denoiser(ft.null)
     for a in config.a:
         for b in config.b:
-            x = judge.sample(lambda c: plane(guide, null, ft.denoiser(c), a, b))
-            found.append(dict(a=a, b=b, **judge.score(x)))
+            score = judge.judged(lambda c: plane(guide, null, ft.denoiser(c), a, b))
+            found.append(dict(a=a, b=b, **score))
     world = config.setting.world()
     laws = dict(source=world.source, domain=world.target, label=world.target.given(0))
-    return record(
-        "plane", config, dict(rows=found, stds={k: _std(v) for k, v in laws.items()}), started, device
-    )
+    return dict(rows=found, stds={k: _std(v) for k, v in laws.items()})
 
 
 def _std(law):
@@ -87,14 +80,12 @@ def best_points(record, on=slice(None), budget=0.015):
 def figure(record):
     """Maps of out-of-domain rate and energy distance over the plane, the two lines and the
     closed form's level sets."""
-    with plot.style():
-        fig, axes = plt.subplots(1, 2, figsize=(14, 5.6))
+    titles = ("Out of domain: both directions help", "Match: best between the lines")
+    foot = caption(record, "; dashed: equal std by the closed form")
+    with frame(titles, (14, 5.6), foot) as (fig, axes):
         for ax, metric in zip(axes, ("out_of_domain", "energy"), strict=True):
             draw(ax, record, metric)
-        axes[0].set_title("Out of domain: both directions help")
-        axes[1].set_title("Match: best between the lines")
         axes[0].legend(loc="upper left", fontsize=11)
-        foot(fig, record, "; dashed: equal std by the closed form")
     return fig
 
 

@@ -1,25 +1,22 @@
 """Does the ordering survive other samplers and fewer steps? (C12)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
 import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
-from .. import plot
-from ..lab import FULL, REPLICA, PointSetting, Presets, methods, prepared
-from ..records import record, rows
-from .panels import foot
+from ..lab import FULL, PointConfig, methods, prepared
+from ..records import caption, rows
+from .panels import curve, frame
+from .runs import recorded
 
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """Each sampler at each number of steps, at one weight."""
 
-    setting: PointSetting = PointSetting()
     samplers: tuple = tuple(SAMPLERS)
     steps: tuple = (8, 32)
     w: float = 1.25
@@ -28,22 +25,19 @@ class Config(Presets):
     def full(cls):
         return cls(FULL, steps=(4, 8, 16, 32, 64, 128))
 
-    @classmethod
-    def replica(cls):
-        return cls(REPLICA)
 
-
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of sampler, steps, method and each metric by seed."""
-    started, found = time.time(), []
+    found = []
     pre, ft, judge = prepared(config.setting, device, progress)
     for sampler in config.samplers:
         for steps in config.steps:
             for name, _, method in methods(ft, pre, [config.w]):
                 options = _noise(config.setting, device) if sampler == "ancestral" else {}
-                x = judge.sample(method, sampler=SAMPLERS[sampler], steps=steps, **options)
-                found.append(dict(sampler=sampler, steps=steps, method=name, **judge.score(x)))
-    return record("steps", config, dict(rows=found), started, device)
+                score = judge.judged(method, sampler=SAMPLERS[sampler], steps=steps, **options)
+                found.append(dict(sampler=sampler, steps=steps, method=name, **score))
+    return dict(rows=found)
 
 
 def _noise(setting, device):
@@ -55,20 +49,18 @@ def figure(record):
     """Out-of-domain rate against the number of steps, one panel for each sampler."""
     config = record["config"]
     samplers = config["samplers"]
-    with plot.style():
-        fig, axes = plt.subplots(1, len(samplers), figsize=(4.2 * len(samplers), 4.6), sharey=True)
+    with frame(samplers, (4.2 * len(samplers), 4.6), caption(record), sharey=True) as (fig, axes):
         for ax, sampler in zip(axes, samplers, strict=True):
             for method in ("none", "CFG", "DoG"):
                 found = rows(record, sampler=sampler, method=method)
-                plot.sweep(ax, [r["steps"] for r in found], [r["out_of_domain"] for r in found], method)
-            ax.set(xscale="log", xlabel="steps", title=sampler)
+                curve(ax, found, "steps", "out_of_domain", method)
+            ax.set(xscale="log", xlabel="steps")
             ax.set_xticks(config["steps"], config["steps"], minor=False)
             ax.set_xticks([], minor=True)
-        axes[0].set(ylabel="out-of-domain rate", yscale="symlog")
+        axes[0].set(ylabel="out-of-domain rate")
         axes[0].set_yscale("symlog", linthresh=0.02)
         axes[0].set_ylim(0, 1.05)
         axes[0].legend(loc="upper right", fontsize=11)
         title = f"DoG stays lowest once the sampler has converged (w = {config['w']})"
         fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
-        foot(fig, record)
     return fig

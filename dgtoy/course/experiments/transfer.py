@@ -1,14 +1,11 @@
 """The sweep over w: does Domain Guidance keep samples in the domain, and what does it cost? (C5, C7)"""
 
 import dataclasses
-import time
 
-import matplotlib.pyplot as plt
-
-from .. import plot
-from ..lab import FULL, PointSetting, Presets, methods, prepared, replace
-from ..records import record
-from .panels import foot, over_weights, unguided
+from ..lab import FULL, PointSetting, Presets, replace, scores
+from ..records import caption
+from .panels import frame, level, over_weights, unguided
+from .runs import recorded
 
 METHODS = ("CFG", "DoG", "DoG on an interval")
 
@@ -28,15 +25,15 @@ class Config(Presets):
         return cls(FULL, domains=("moons", "spirals", "grid"), weights=weights)
 
 
-def run(config, device="cpu", progress=False):
+@recorded
+def run(config, device, progress):
     """Rows of domain, method, w and each metric by seed."""
-    started, found = time.time(), []
+    found, options = [], dict(names=("none", *METHODS), interval=config.interval)
     for domain in config.domains:
-        pre, ft, judge = prepared(replace(config.setting, domain=domain), device, progress)
-        for name, w, method in methods(ft, pre, config.weights, ("none", *METHODS), config.interval):
-            score = judge.score(judge.sample(method))
-            found.append(dict(domain=domain, method=name, w=w, **score))
-    return record("transfer", config, dict(rows=found), started, device)
+        setting = replace(config.setting, domain=domain)
+        tried = scores(setting, config.weights, device, progress, **options)
+        found += [dict(domain=domain, **r) for r in tried]
+    return dict(rows=found)
 
 
 def figure(record):
@@ -47,14 +44,12 @@ def figure(record):
         "coverage": "and in diversity",
     }
     ticks = [1, 1.5, 2, 2.5, 3] if max(record["config"]["weights"]) > 2 else [1, 1.25, 1.5, 1.75, 2]
-    with plot.style():
-        fig, axes = plt.subplots(1, 3, figsize=(15, 4.6))
-        for ax, (metric, title) in zip(axes, titles.items(), strict=True):
+    with frame(titles.values(), (15, 4.6), caption(record)) as (fig, axes):
+        for ax, metric in zip(axes, titles, strict=True):
             over_weights(ax, record, metric, METHODS, domain="moons")
             unguided(ax, record, metric, domain="moons")
-            ax.set(title=title, xticks=ticks)
-        axes[0].axhline(0.01, color="black", linewidth=1)
+            ax.set(xticks=ticks)
+        level(axes[0], 0.01)
         axes[0].annotate("true samples", (1.0, 0.012), fontsize=11)
         axes[0].legend(fontsize=11)
-        foot(fig, record)
     return fig
