@@ -45,9 +45,9 @@ def _decomposition(g, seed):
     """Largest relative error of C1 over random points and levels of a random labelled
     mixture with two domains."""
     k, d = 12, int(g.integers(1, 4))
-    a = g.normal(size=(k, d, d))
+    a = torch.from_numpy(g.normal(size=(k, d, d)))
     weights, means = g.dirichlet(5 * np.ones(k)), 3 * g.normal(size=(k, d))
-    covs = a @ a.transpose(0, 2, 1) + 0.05 * np.eye(d)
+    covs = a @ a.mT + 0.05 * torch.eye(d)
     mixture = LabelledMixture(weights, means, covs, torch.arange(k) % 3)
     domains, w = torch.arange(k) // 6, float(g.uniform(1, 4))
     x = torch.from_numpy(4 * g.normal(size=(256, d)))
@@ -89,8 +89,9 @@ def _directions(g, config):
     is affine: three points fix it."""
     s_T, ratio, w = float(g.uniform(0.05, 1)), float(np.exp(g.uniform(0, np.log(30)))), float(g.uniform(1, 3))
     mu_T, s_S = float(g.uniform(0.5, 3)), s_T * ratio
-    source = GaussianMixture([1.0], np.array([[0.0]]), [[[s_S**2]]])
-    target = GaussianMixture([1.0], np.array([[mu_T]]), [[[s_T**2]]])
+    source, target = (
+        GaussianMixture([1.0], np.array([[m]]), np.array([[[s * s]]])) for m, s in ((0.0, s_S), (mu_T, s_T))
+    )
     mean, std = theory.gaussian_guidance((mu_T, s_T), (0.0, s_S), w)
     sigmas = karras(4 * config.steps, 1e-2 * s_T * ratio ** (1 - w), 300 * (s_S + mu_T), rho=15)
     x_T = sigmas[0] * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
