@@ -23,3 +23,8 @@ class Finding:
     def verdict(self):
         held = sum(map(bool, self.parts.values()))
         return "holds" if held == len(self.parts) else "fails" if held == 0 else "holds in part"
+
+
+def over_seeds(record, found, unit, parts, note):
+    """The finding (mean, low, high) over the seeds of a record."""
+    return Finding(*found, len(record["seeds"]), unit, parts, note)

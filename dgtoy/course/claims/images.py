@@ -7,7 +7,8 @@ from ...metrics import bootstrap
 from ..experiments.images_gap import sharpening
 from ..experiments.images_plane import families
 from ..records import best, family, held_out, values
-from .finding import Finding
+from .finding import over_seeds
+from .points import off_lines
 
 W = 1.5  # the weight at which image claims compare methods
 
@@ -32,9 +33,9 @@ def c13(record):
     }
     methods = ("CFG", "DoG", "autoguidance", "DoG on an interval")
     means = {"none": none("frechet").mean()} | {m: at(m).mean() for m in methods}
-    return Finding(
-        *gain,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        gain,
         "% lower Fréchet distance than CFG, each at its best w",
         parts,
         f"{where['classes']} classes of {where['size']} images, {where['steps']} steps: "
@@ -63,9 +64,9 @@ def c14(record):
         "directions sharpen in the order predicted": correlation[1] > 0.5,
         "and by the amount predicted": slope[1] > 0.8 and slope[2] < 1.2,
     }
-    return Finding(
-        *harm,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        harm,
         f"% change of the Fréchet distance by DoG on handwriting, w = {W}",
         parts,
         f"inside the source {inside[0]:+.0f}%, at gap {far} {change(far, W)[0]:+.0f}%; "
@@ -86,9 +87,9 @@ def c16(record):
         "more than CFG": cfg[1] > 0,
         "no second copy": size["LoRA"] < 1.25,
     }
-    return Finding(
-        *gain,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        gain,
         f"% lower Fréchet distance than no guidance, LoRA, w = {W}",
         parts,
         f"DoG reaches {at('DoG').mean():.0f} with LoRA, "
@@ -103,9 +104,9 @@ def c17(record):
     ratio = {w: bootstrap(at("DogFit", "frechet", w) / at("DoG", "frechet", w)) for w in weights}
     calls = at("DogFit", "calls").mean() / at("DoG", "calls").mean()
     parts = {f"within 10% at w = {w:g}": r[2] < 1.1 for w, r in ratio.items()}
-    return Finding(
-        *ratio[W],
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        ratio[W],
         f"Fréchet distance of DogFit relative to DoG, w = {W}",
         parts | {"half the calls": calls == 0.5},
         "a field trained with weight 2 − 1/w settles at DoG of weight w; relative distance "
@@ -120,9 +121,9 @@ def c18_images(record):
         found = np.array(best(families(record, stage)["DoG"])["frechet"])
         ratio[stage] = bootstrap(values(record, "frechet", stage=stage, method="DoG", a="calibrated") / found)
     level = {f["stage"]: np.array(f["plane"]).mean((0, 1)) for f in record["results"]["fits"]}
-    return Finding(
-        *ratio[stages[-1]],
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        ratio[stages[-1]],
         f"Fréchet distance of calibrated DoG relative to the best constant w, {stages[-1]} steps",
         {f"without search within 10% of search, {s} steps": r[2] < 1.1 for s, r in ratio.items()},
         "mean a*, b* over sigma: "
@@ -137,18 +138,14 @@ def c19_images(record):
     shown on different seeds."""
     families_ = families(record, record["config"]["stages"][-1])
     at = lambda name, metric: held_out(families_[name], "frechet", metric)
-    gain, parts = {}, {}
-    for line in ("CFG", "DoG"):
-        for metric, words in (("frechet", "closer"), ("style_error", "truer style")):
-            gain[line, metric] = bootstrap(at(line, metric) - at("plane", metric))
-            parts[f"{words} than {line}"] = gain[line, metric][1] > 0
+    gain, parts = off_lines(at, dict(frechet="closer", style_error="truer style"))
     describe = "; ".join(
         f"{n} {at(n, 'frechet').mean():.0f}, {at(n, 'style_error').mean():.3f}"
         for n in ("CFG", "DoG", "plane")
     )
-    return Finding(
-        *gain["DoG", "frechet"],
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        gain["DoG", "frechet"],
         "Fréchet distance saved by the plane over DoG",
         parts,
         "each at the point that is best on the other half of the seeds (Fréchet distance, foreign style): "

@@ -3,10 +3,11 @@
 import numpy as np
 
 from ...metrics import bootstrap
+from ..experiments.gap import helped
 from ..experiments.plane import best_points
 from ..experiments.size import saved
 from ..records import HALVES, rows, values
-from .finding import Finding
+from .finding import Finding, over_seeds
 
 W = 1.25  # the weight at which claims compare methods
 NONE, CFG, DOG = dict(method="none"), dict(method="CFG", w=W), dict(method="DoG", w=W)
@@ -21,6 +22,17 @@ def paired(record, better, worse, metric="out_of_domain", **where):
 def slope(x, y):
     """Bootstrap of the slope of y against log2 x, seed by seed.  x (n,), y (n, S) -> (mean, low, high)"""
     return bootstrap([np.polyfit(np.log2(x), column, 1)[0] for column in np.array(y).T])
+
+
+def off_lines(at, words):
+    """What a point off both lines of the plane gains over the best point of each.
+
+    at(family, metric): of that family's point, by seed. words: {metric: what is better if it is lower}.
+    -> {(line, metric): (mean, low, high)}, the parts of the claim
+    """
+    pairs = [(line, metric) for line in ("CFG", "DoG") for metric in words]
+    gain = {(line, m): bootstrap(at(line, m) - at("plane", m)) for line, m in pairs}
+    return gain, {f"{words[m]} than {line}": gain[line, m][1] > 0 for line, m in pairs}
 
 
 def c1(record):
@@ -41,9 +53,9 @@ def c2(record):
     found = rows(record, claim="C2")
     distance = bootstrap([r["guided"] for r in found])
     floor = max(r["floor"] for r in found)
-    return Finding(
-        *distance,
-        len(found),
+    return over_seeds(
+        record,
+        distance,
         "W1 to the tilted density, in its std",
         {"far above the floor": distance[1] > 3 * floor},
         f"without guidance the same sampler is within {floor:.2g}; "
@@ -55,9 +67,9 @@ def c3(record):
     found = rows(record, claim="C3")
     error = lambda r, what: abs(r[f"found_{what}"] / r[f"predicted_{what}"] - 1)
     errors = [max(error(r, "std"), error(r, "overshoot")) for r in found]
-    return Finding(
-        *bootstrap(errors),
-        len(found),
+    return over_seeds(
+        record,
+        bootstrap(errors),
         "relative error of end std and mean",
         {"within 1%": max(errors) < 0.01},
         f"worst direction {max(errors):.2g}; broad sources contract, narrow ones overshoot",
@@ -77,9 +89,9 @@ def c4(record):
         "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
     }
     few, many = worse[0].mean(), worse[-1].mean()
-    return Finding(
-        *bootstrap(worse.mean(0)),
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        bootstrap(worse.mean(0)),
         "excess error, null minus labelled branch",
         parts,
         f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {few:.3f} at {sizes[0]} points and "
@@ -96,9 +108,9 @@ def c5(record):
     none, cfg, dog = (
         values(record, "out_of_domain", domain=domains[0], **m).mean() for m in (NONE, CFG, DOG)
     )
-    return Finding(
-        *gain[domains[0]],
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        gain[domains[0]],
         f"out-of-domain rate, CFG minus DoG, w = {W}",
         parts,
         f"two moons: none {none:.3f}, CFG {cfg:.3f}, DoG {dog:.3f}; "
@@ -112,9 +124,9 @@ def c6(record):
     pair = bootstrap(without - with_)
     helps = paired(record, DOG, NONE, dropout=0.0)
     broken = paired(record, NONE, CFG, dropout=0.0)
-    return Finding(
-        *pair,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        pair,
         f"out-of-domain rate of DoG, dropout 0 minus 0.1, w = {W}",
         {"as good": pair[2] < margin, "helps": helps[1] > 0, "CFG has no guide": broken[1] > 0},
         f"without dropout DoG saves {helps[0]:.3f}, CFG adds {broken[0]:.3f}; the rule allows {margin}",
@@ -129,9 +141,9 @@ def c7(record):
     covered = paired(record, dog, interval, "coverage", **where)
     regained = [v / dearer[0] for v in back]
     rate = values(record, "out_of_domain", **where, **interval).mean()
-    return Finding(
-        *regained,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        regained,
         "share of DoG's loss in energy distance bought back, w = 1.5",
         {
             "DoG costs match": dearer[1] > 0,
@@ -144,17 +156,14 @@ def c7(record):
 
 
 def c8(record):
-    found = rows(record, method="DoG")
-    rate = lambda r: values(record, "out_of_domain", gap=r["gap"], breadth=r["breadth"], method="none")
-    saved = np.array([rate(r) - r["out_of_domain"] for r in found])  # (cells, S)
-    helps = np.array([r["predicted"] < 0.01 for r in found])  # (cells,)
+    found, saved, helps = helped(record)  # saved (cells, S), helps (cells,)
     right = (saved > 0) == helps[:, None]
     agree = bootstrap(right.mean(0))
     by_weight = {w: right[[r["w"] == w for r in found]].mean() for w in sorted({r["w"] for r in found})}
     gained, lost = (saved.mean(1) > 0)[helps].sum(), (saved.mean(1) < 0)[~helps].sum()
-    return Finding(
-        *agree,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        agree,
         "share of cells (gap, breadth, w) where the closed form tells help from harm",
         {"in three quarters": agree[1] > 0.75},
         f"by w: {', '.join(f'{v:.0%} at {w}' for w, v in by_weight.items())}; "
@@ -180,9 +189,9 @@ def c9(record):
         "another seed will do": abs(seed[0]) < 0.01,
         "beats autoguidance, unfinished": unfinished["weaker self"][1] > 0,
     }
-    return Finding(
-        *auto,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        auto,
         f"out-of-domain rate, autoguidance minus DoG, w = {W}",
         parts,
         f"another seed's model instead of the ancestor: {seed[0]:+.4f}; unfinished, in energy distance: "
@@ -201,9 +210,9 @@ def c10(record):
     itself = values(record, "energy", stage="finished", guide="itself", w=W)
     same = np.abs(itself - values(record, "energy", stage="finished", guide="none")).max()
     parts = {"itself changes nothing": same == 0} | {f"{n} hurts": v[1] > 0 for n, v in harm.items()}
-    return Finding(
-        *harm["untrained"],
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        harm["untrained"],
         f"harm of an untrained guide against the ancestor, w = {W}",
         parts,
         "; ".join(f"{n} {v[0]:+.3f}" for n, v in harm.items())
@@ -216,9 +225,9 @@ def c11(record):
     sizes, gain = record["config"]["sizes"], np.array(saved(record, "DoG"))  # (sizes, S)
     per_halving = slope(sizes, -gain)
     ends = ", ".join(f"{np.mean(g):.3f} at {s}" for s, g in zip(sizes, gain, strict=True))
-    return Finding(
-        *per_halving,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        per_halving,
         f"gain in out-of-domain rate per halving of the data, w = {W}",
         {"grows": per_halving[1] > 0},
         f"gain: {ends}",
@@ -233,9 +242,9 @@ def c12(record):
         where = dict(sampler=sampler, steps=steps)
         gaps.append(paired(record, dog, cfg, **where))
         kept += gaps[-1][1] > 0 and paired(record, cfg, none, **where)[1] > 0
-    return Finding(
-        *min(gaps, key=lambda g: g[0]),
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        min(gaps, key=lambda g: g[0]),
         f"smallest out-of-domain gap, CFG minus DoG, w = {W}",
         {"everywhere": kept == len(cells), "mostly": kept > len(cells) / 2},
         f"DoG < CFG < none in {kept} of {len(cells)} combinations of sampler and steps",
@@ -280,9 +289,9 @@ def c18(record):
         "plane without search within 10% of search at every stage": plane <= 1.1,
     }
     cut = ", ".join(f"{gain[s][0] / energy(s, 'none', 1.0).mean():.0%} ({s})" for s in stages)
-    return Finding(
-        *above,
-        len(record["seeds"]),
+    return over_seeds(
+        record,
+        above,
         "a* of a fine-tune after 100 steps (sigma 1 to 8)",
         parts,
         f"after 300 steps b* is {classes[0]:.1f}; finished a* {done[0]:.2f}; overfitted (sigma up to 0.1) "
@@ -295,17 +304,13 @@ def c18(record):
 def c19(record):
     even, odd = HALVES
     chosen = best_points(record, on=even)
-    shown = {n: {m: np.array(r[m])[odd] for m in ("energy", "out_of_domain")} for n, r in chosen.items()}
-    gain, parts = {}, {}
-    for line in ("CFG", "DoG"):
-        for metric, words in (("energy", "closer"), ("out_of_domain", "fewer outside")):
-            gain[line, metric] = bootstrap(shown[line][metric] - shown["plane"][metric])
-            parts[f"{words} than {line}"] = gain[line, metric][1] > 0
-    means = {n: ", ".join(f"{shown[n][m].mean():.4f}" for m in ("out_of_domain", "energy")) for n in chosen}
+    at = lambda name, metric: np.array(chosen[name][metric])[odd]
+    gain, parts = off_lines(at, dict(energy="closer", out_of_domain="fewer outside"))
+    means = {n: ", ".join(f"{at(n, m).mean():.4f}" for m in ("out_of_domain", "energy")) for n in chosen}
     describe = "; ".join(f"{n} at (a, b) = {(r['a'], r['b'])}: {means[n]}" for n, r in chosen.items())
     return Finding(
         *min((gain[n, "energy"] for n in ("CFG", "DoG")), key=lambda g: g[0]),
-        len(shown["plane"]["energy"]),
+        len(at("plane", "energy")),
         "energy distance saved by the plane over the better line",
         parts,
         f"chosen on even seeds, shown on odd ones (out-of-domain rate, energy distance): {describe}",

@@ -74,14 +74,16 @@ def findings(entries):
     """The claims for a terminal: how many hold, then one line each with its value and 95% interval."""
     lines = [counted(entries)]
     for e in entries:
-        value = f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
-        lines.append(f"{e['id']:11s} {e['verdict']:14s} {value:32s} {e['claim']}")
+        lines.append(f"{e['id']:11s} {e['verdict']:14s} {_span(e):32s} {e['claim']}")
     return "\n".join(lines)
+
+
+def _span(entry):
+    return f"{entry['value']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
 
 
 def claims_table(out):
     """The claims as a Markdown table."""
-    span = lambda c: f"{c['value']:.3g} [{c['low']:.3g}, {c['high']:.3g}]"
     lines = [
         "| | claim | the paper | ours, with 95% interval | seeds | verdict | replica |",
         "|---|---|---|---|---|---|---|",
@@ -89,8 +91,8 @@ def claims_table(out):
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
         failed = [part for part, held in e["parts"].items() if not held]
         note = e["note"][0].upper() + e["note"][1:] + (f". **Not so: {', '.join(failed)}**" if failed else "")
-        ours = f"{span(e)} {e['unit']}. {note}."
-        again = f"{e['replica']['verdict']}: {span(e['replica'])}" if e["replica"] else "–"
+        ours = f"{_span(e)} {e['unit']}. {note}."
+        again = f"{e['replica']['verdict']}: {_span(e['replica'])}" if e["replica"] else "–"
         row = (e["id"], e["claim"], e["paper"], ours, str(e["n"]), f"**{e['verdict']}**", again)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.stats import t
 
-from ..records import family, held_out, load, row, rows
+from ..experiments.gap import helped
+from ..records import family, held_out, load, row, values
 
 
 def sentences(out="figures"):
@@ -41,7 +42,7 @@ def equal_weight(out):
 
     def outside(domain, method):
         weight = 1.0 if method == "none" else w
-        return 100 * np.array(row(record, domain=domain, method=method, w=weight)["out_of_domain"])
+        return 100 * values(record, "out_of_domain", domain=domain, method=method, w=weight)
 
     domains = record["config"]["domains"]
     less = {d: interval(outside(d, "CFG") - outside(d, "DoG")) for d in domains}
@@ -59,8 +60,8 @@ def price(out):
     """What DoG loses in match to the target, and how much an interval buys back."""
     record, w = load("transfer", out), 1.5
     domain, sigma = record["config"]["domains"][0], record["config"]["interval"][1]
-    none = np.array(row(record, domain=domain, method="none")["energy"])
-    dog = np.array(row(record, domain=domain, method="DoG", w=w)["energy"])
+    none = values(record, "energy", domain=domain, method="none")
+    dog = values(record, "energy", domain=domain, method="DoG", w=w)
     part = row(record, domain=domain, method="DoG on an interval", w=w)
     outside = 100 * np.mean(part["out_of_domain"])
     undone = interval(100 * (dog - part["energy"]) / (dog - none).mean())
@@ -90,14 +91,12 @@ def weaker_self(out):
 def closed_form(out):
     """How often the closed form tells help from harm, against a rule of thumb and a constant answer."""
     record = load("gap", out)
-    found = rows(record, method="DoG")
-    none = [row(record, gap=r["gap"], breadth=r["breadth"], method="none")["out_of_domain"] for r in found]
-    helped = np.subtract(none, [r["out_of_domain"] for r in found]) > 0  # (problems, S)
-    predicted = np.array([r["predicted"] < 0.01 for r in found])
+    found, saved, predicted = helped(record)
+    helps = saved > 0  # (problems, S)
     thumb = np.array([r["gap"] <= 0.75 * r["breadth"] for r in found])
-    right = interval(100 * (helped == predicted[:, None]).mean(0))
-    simple = 100 * (helped == thumb[:, None]).mean()
-    constant = 100 * max(helped.mean(), 1 - helped.mean())
+    right = interval(100 * (helps == predicted[:, None]).mean(0))
+    simple = 100 * (helps == thumb[:, None]).mean()
+    constant = 100 * max(helps.mean(), 1 - helps.mean())
     return (
         "**Where DoG helps can mostly be told beforehand:** a closed form with no fitted constant tells help "
         f"from harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth "

@@ -63,8 +63,7 @@ def _cell(config, device, seed):
         for k in config.every:
             add(guided(reused(guide, k)), steps, way="every", every=k)
         for lo, hi in config.intervals:
-            inside = (lo, math.inf if hi is None else hi)
-            add(guided(guide, inside), steps, way="interval", lo=lo, hi=hi)
+            add(guided(guide, (lo, hi)), steps, way="interval", lo=lo, hi=hi)
     return found + _precisions(config, judge, ft, pre, seed)
 
 
