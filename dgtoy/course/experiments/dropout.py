@@ -23,11 +23,10 @@ class Config(PointConfig):
 @recorded
 def run(config, device, progress):
     """Rows of dropout, method, w and each metric by seed. Without dropout the null label is never trained."""
-    found = []
     for dropout in config.dropouts:
         setting = replace(config.setting, finetune=dict(dropout=dropout))
-        found += [dict(dropout=dropout, **r) for r in scores(setting, config.weights, device, progress)]
-    return dict(rows=found)
+        for r in scores(setting, config.weights, device, progress):
+            yield dict(dropout=dropout, **r)
 
 
 def figure(record):

@@ -35,7 +35,6 @@ def run(config, device, progress):
 
     D* is the exact denoiser of the law that the branch stands for, and x0 a fresh sample of that law.
     """
-    found = []
     for size in config.sizes:
         setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
@@ -48,8 +47,7 @@ def run(config, device, progress):
             _excess(pre.denoiser(pre.null), world.source, config),
         )
         for branch, error in zip(BRANCHES, errors, strict=True):
-            found.append(dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()]))
-    return dict(rows=found)
+            yield dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()])
 
 
 def _excess(D, law, config):

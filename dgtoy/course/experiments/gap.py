@@ -36,13 +36,11 @@ class Config(Presets):
 def run(config, device, progress):
     """Rows of gap, breadth, method, w and each metric by seed, with the closed form's
     out-of-domain rate for that cell."""
-    found = []
     for breadth in config.breadths:
         for gap in config.gaps:
             setting = replace(config.setting, gap=gap, breadth=breadth)
             for r in scores(setting, config.weights, device, progress):
-                found.append(dict(gap=gap, breadth=breadth, predicted=predicted(setting, r["w"]), **r))
-    return dict(rows=found)
+                yield dict(gap=gap, breadth=breadth, predicted=predicted(setting, r["w"]), **r)
 
 
 def predicted(setting, w):

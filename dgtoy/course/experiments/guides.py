@@ -47,18 +47,16 @@ class Config(PointConfig):
 @recorded
 def run(config, device, progress):
     """Rows of stage, guide, w and each metric by seed."""
-    found = []
     for stage, steps, lr in config.stages:
         setting = replace(config.setting, finetune=dict(steps=steps, lr=lr))
         pre, ft, judge = prepared(setting, device, progress)
         pairs = _pairs(setting, pre, ft, device, progress)
-        found.append(dict(stage=stage, guide="none", w=1.0, **judge.judged(ft.denoiser)))
+        yield dict(stage=stage, guide="none", w=1.0, **judge.judged(ft.denoiser))
         for w in config.weights:
             for name in GUIDES:
                 main, guide = pairs[name]
                 score = judge.judged(lambda c: guided(main(c), guide(c), w))
-                found.append(dict(stage=stage, guide=name, w=w, **score))
-    return dict(rows=found)
+                yield dict(stage=stage, guide=name, w=w, **score)
 
 
 def _pairs(setting, pre, ft, device, progress):

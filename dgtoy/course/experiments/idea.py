@@ -43,9 +43,9 @@ def run(config, device, progress):
     pictures = {"truth": [part.sample(dots, generator=generator) for part in judge.parts]}
     for name, _, method in methods(ft, pre, [config.w]):
         pictures[name] = [x.flatten(0, 1) for x in judge.sample(method)]  # (dots, 2) of each class
-    found = [dict(method="source", x=_rounded(source))]
-    found += [dict(method=name, calls=CALLS.get(name), **_measured(x, judge)) for name, x in pictures.items()]
-    return dict(rows=found)
+    yield dict(method="source", x=_rounded(source))
+    for name, x in pictures.items():
+        yield dict(method=name, calls=CALLS.get(name), **_measured(x, judge))
 
 
 def _measured(by_class, judge):

@@ -6,10 +6,10 @@ import dataclasses
 import numpy as np
 import torch
 
-from ...guidance import plane
 from .. import plot
 from ..pictures import BROAD, PictureConfig, course, prepared, replica
 from ..records import best, caption, merge, rows, values
+from . import plane
 from .calibration import calibrated, weigh
 from .panels import frame, level, plane_lines
 from .runs import in_cells
@@ -49,7 +49,7 @@ def _cell(config, device, seed):
         fit = weigh(ft, pre, held_out, config.levels, seed)
         fits.append({method: c.weights.round(decimals=4).tolist() for method, c in fit.items()})
         asked = dict(CFG=[fit["CFG"].w], DoG=[fit["DoG"].w], plane=[fit["plane"].a, fit["plane"].b])
-        tried = [(*point, method) for *point, method in _grid(config, ft, pre)]
+        tried = [("plane", *point) for point in plane.grid(config, ft, pre)]
         tried += [(name, w, w, method) for name, w, method in calibrated(ft, pre, asked)]
         for name, a, b, method in tried:
             found.append(dict(stage=stage, method=name, a=a, b=b, score=judge.judged(method, seed)))
@@ -70,24 +70,11 @@ def _results(config, device, found):
 compute, run = in_cells(_cell, results=_results)
 
 
-def _grid(config, ft, pre):
-    """Every point of the plane: ("plane", a, b, label -> denoiser)."""
-    guide, null = pre.denoiser(pre.null), ft.denoiser(ft.null)
-    for a in config.a:
-        for b in config.b:
-            yield "plane", a, b, lambda y, a=a, b=b: plane(guide, null, ft.denoiser(y), a, b)
-
-
 def families(record, stage):
     """The points of each method's family at a stage, weights found by calibration aside.
     -> {"none", "CFG", "DoG", "plane": rows}"""
-    grid = [r for r in rows(record, stage=stage, method="plane") if r["a"] != "calibrated"]
-    return dict(
-        none=[r for r in grid if r["a"] == r["b"] == 1],
-        CFG=[r for r in grid if r["a"] == 1],
-        DoG=[r for r in grid if r["a"] == r["b"]],
-        plane=[r for r in grid if r["a"] != 1 and r["a"] != r["b"]],
-    )
+    found = rows(record, stage=stage, method="plane")
+    return plane.families([r for r in found if r["a"] != "calibrated"])
 
 
 def figure(record):

@@ -30,16 +30,30 @@ class Config(PointConfig):
 @recorded
 def run(config, device, progress):
     """Rows of a, b and each metric by seed, and the stds of source, target and class for the closed form."""
-    found = []
     pre, ft, judge = prepared(config.setting, device, progress)
-    guide, null = pre.denoiser(pre.null), ft.denoiser(ft.null)
-    for a in config.a:
-        for b in config.b:
-            score = judge.judged(lambda c: plane(guide, null, ft.denoiser(c), a, b))
-            found.append(dict(a=a, b=b, **score))
+    found = [dict(a=a, b=b, **judge.judged(method)) for a, b, method in grid(config, ft, pre)]
     world = config.setting.world()
     laws = dict(source=world.source, domain=world.target, label=world.target.given(0))
     return dict(rows=found, stds={k: _std(v) for k, v in laws.items()})
+
+
+def grid(config, finetuned, pretrained):
+    """Every point of the plane: (a, b, label -> denoiser)."""
+    guide, null = pretrained.denoiser(pretrained.null), finetuned.denoiser(finetuned.null)
+    for a in config.a:
+        for b in config.b:
+            yield a, b, lambda y, a=a, b=b: plane(guide, null, finetuned.denoiser(y), a, b)
+
+
+def families(points):
+    """The points of each method's family, which all have weights a and b.
+    -> {"none", "CFG", "DoG", "plane": rows}"""
+    return dict(
+        none=[r for r in points if r["a"] == r["b"] == 1],
+        CFG=[r for r in points if r["a"] == 1],
+        DoG=[r for r in points if r["a"] == r["b"]],
+        plane=[r for r in points if r["a"] != 1 and r["a"] != r["b"]],
+    )
 
 
 def _std(law):
@@ -64,9 +78,8 @@ def best_points(record, on=slice(None), budget=0.015):
             return min(family, key=lambda r: mean(r, "out_of_domain"))
         return min(inside, key=lambda r: mean(r, "energy"))
 
-    cfg = on_line([r for r in rows(record) if r["a"] == 1])
-    dog = on_line([r for r in rows(record) if r["a"] == r["b"]])
-    off = [r for r in rows(record) if r["a"] != 1 and r["a"] != r["b"]]
+    found = families(rows(record))
+    cfg, dog, off = on_line(found["CFG"]), on_line(found["DoG"]), found["plane"]
     if not off:
         raise ValueError("the grid has no point off the lines a = 1 and a = b")
 

@@ -1,6 +1,7 @@
 """How experiments run: at once, or in cells that are kept one by one."""
 
 import functools
+import inspect
 import time
 
 from .. import cache
@@ -8,12 +9,14 @@ from ..records import merge, record
 
 
 def recorded(run):
-    """run(config, device, progress) -> results, made to return the record, named as its module."""
+    """run(config, device, progress), which yields rows or returns results, made to return the record."""
 
     @functools.wraps(run)
     def made(config, device="cpu", progress=False):
-        started = time.time()
-        return record(_name(run), config, run(config, device, progress), started, device)
+        started, results = time.time(), run(config, device, progress)
+        if inspect.isgenerator(results):
+            results = dict(rows=list(results))
+        return record(_name(run), config, results, started, device)
 
     return made
 

@@ -24,12 +24,10 @@ class Config(PointConfig):
 @recorded
 def run(config, device, progress):
     """Rows of size, method and each metric by seed."""
-    found = []
     for size in config.sizes:
         pre, ft, judge = prepared(replace(config.setting, size=size), device, progress)
         for name, _, method in methods(ft, pre, [config.w]):
-            found.append(dict(size=size, method=name, **judge.judged(method)))
-    return dict(rows=found)
+            yield dict(size=size, method=name, **judge.judged(method))
 
 
 def saved(record, method):

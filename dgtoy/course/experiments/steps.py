@@ -29,15 +29,13 @@ class Config(PointConfig):
 @recorded
 def run(config, device, progress):
     """Rows of sampler, steps, method and each metric by seed."""
-    found = []
     pre, ft, judge = prepared(config.setting, device, progress)
     for sampler in config.samplers:
         for steps in config.steps:
             for name, _, method in methods(ft, pre, [config.w]):
                 options = _noise(config.setting, device) if sampler == "ancestral" else {}
                 score = judge.judged(method, sampler=SAMPLERS[sampler], steps=steps, **options)
-                found.append(dict(sampler=sampler, steps=steps, method=name, **score))
-    return dict(rows=found)
+                yield dict(sampler=sampler, steps=steps, method=name, **score)
 
 
 def _noise(setting, device):

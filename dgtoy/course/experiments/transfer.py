@@ -28,12 +28,11 @@ class Config(Presets):
 @recorded
 def run(config, device, progress):
     """Rows of domain, method, w and each metric by seed."""
-    found, options = [], dict(names=("none", *METHODS), interval=config.interval)
+    options = dict(names=("none", *METHODS), interval=config.interval)
     for domain in config.domains:
         setting = replace(config.setting, domain=domain)
-        tried = scores(setting, config.weights, device, progress, **options)
-        found += [dict(domain=domain, **r) for r in tried]
-    return dict(rows=found)
+        for r in scores(setting, config.weights, device, progress, **options):
+            yield dict(domain=domain, **r)
 
 
 def figure(record):
