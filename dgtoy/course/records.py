@@ -135,6 +135,12 @@ def values(record, metric, **wanted):
     return np.array(row(record, **wanted)[metric])
 
 
+def of_method(record, metric, method, w, **where):
+    """A method's metric at weight w, by seed; none has no weight.  -> (S,)"""
+    weight = {} if method == "none" else dict(w=w)
+    return values(record, metric, method=method, **weight, **where)
+
+
 def family(record, method, **where):
     """A method at every weight, and none, which is the method at w = 1."""
     return rows(record, method="none", **where) + rows(record, method=method, **where)

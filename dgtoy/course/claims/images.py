@@ -6,7 +6,7 @@ import numpy as np
 from ...metrics import bootstrap
 from ..experiments.images_gap import sharpening
 from ..experiments.images_plane import families
-from ..records import best, family, held_out, values
+from ..records import best, family, held_out, of_method, values
 from .finding import over_seeds
 from .points import off_lines
 
@@ -78,8 +78,8 @@ def c14(record):
 
 
 def c16(record):
-    at = lambda method, w=W, variant="LoRA": values(record, "frechet", variant=variant, method=method, w=w)
-    gain, cfg = bootstrap(100 * (1 - at("DoG") / at("none", 1.0))), bootstrap(at("CFG") - at("DoG"))
+    at = lambda method, variant="LoRA": of_method(record, "frechet", method, W, variant=variant)
+    gain, cfg = bootstrap(100 * (1 - at("DoG") / at("none"))), bootstrap(at("CFG") - at("DoG"))
     memory = record["results"]["memory"]
     size = {k: memory[k] / memory["one network"] for k in ("full", "LoRA")}
     parts = {

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import t
 
 from ..experiments.gap import helped
-from ..records import family, held_out, load, row, values
+from ..records import family, held_out, load, of_method, row, values
 
 
 def sentences(out="figures"):
@@ -41,8 +41,7 @@ def equal_weight(out):
     record, w = load("transfer", out), 1.25
 
     def outside(domain, method):
-        weight = 1.0 if method == "none" else w
-        return 100 * values(record, "out_of_domain", domain=domain, method=method, w=weight)
+        return 100 * of_method(record, "out_of_domain", method, w, domain=domain)
 
     domains = record["config"]["domains"]
     less = {d: interval(outside(d, "CFG") - outside(d, "DoG")) for d in domains}

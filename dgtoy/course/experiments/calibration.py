@@ -13,7 +13,7 @@ from ...calibration import calibrate
 from ...guidance import cfg, domain_guidance, plane
 from .. import plot
 from ..lab import FULL, PointConfig, methods, prepared, replace
-from ..records import caption, values
+from ..records import caption, of_method, values
 from .panels import frame, level
 from .runs import recorded
 
@@ -145,8 +145,7 @@ def _match(ax, record):
     for i, stage in enumerate(SHOWN):
         base = values(record, "energy", stage=stage, method="none").mean()
         for j, method in enumerate(("none", "CFG", "DoG", "plane")):
-            w = 1.0 if method == "none" else "calibrated"
-            relative = values(record, "energy", stage=stage, method=method, w=w) / base
+            relative = of_method(record, "energy", method, "calibrated", stage=stage) / base
             plot.bar(ax, i + 0.2 * (j - 1.5), relative, method, method if i == 0 else None)
     level(ax, 1)
     ax.set_xticks(range(len(SHOWN)), SHOWN)

@@ -106,10 +106,17 @@ def _noisy(fresh, device):
     return noisy
 
 
+def compare(ax, guides, by_guide):
+    """A row for no guide and for each of `guides` {name: words}; by_guide(name): its values by seed."""
+    names = ["none", *guides]
+    looks = [LOOKS.get(name, "none") for name in names]
+    plot.bars(ax, [by_guide(name) for name in names], ["not guided", *guides.values()], looks)
+
+
 def figure(record):
     """Each guide's metric at one weight, with intervals: finished by out-of-domain rate,
     unfinished by energy distance."""
-    w, names = 1.25, ["none", *GUIDES]
+    w = 1.25
     panels = {
         ("finished", "out_of_domain"): "Finished: any broad guide\nkeeps samples in the domain",
         ("finished", "energy"): "and they all cost match",
@@ -119,8 +126,8 @@ def figure(record):
     with frame(panels.values(), (16, 5.6), foot, sharey=True) as (fig, axes):
         for ax, (stage, metric) in zip(axes, panels, strict=True):
             weight = lambda name: 1.0 if name == "none" else w
-            by_guide = [values(record, metric, stage=stage, guide=n, w=weight(n)) for n in names]
-            plot.bars(ax, by_guide, ["not guided", *GUIDES.values()], [LOOKS.get(n, "none") for n in names])
+            by_guide = lambda name: values(record, metric, stage=stage, guide=name, w=weight(name))
+            compare(ax, GUIDES, by_guide)
             ax.set_xscale("symlog", linthresh=0.05 if stage == "finished" else 1.0)
             ax.set(xlim=(0, None), xlabel=plot.NAMES[metric])
     return fig

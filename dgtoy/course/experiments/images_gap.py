@@ -10,7 +10,7 @@ from ...theory import gaussian_guidance
 from .. import plot
 from ..lab import methods, replace
 from ..pictures import PictureConfig, PictureJudge, PictureSetting, finetuned, prepared, replica
-from ..records import values
+from ..records import of_method
 from ..worlds import glyphs
 from .directions import generalized, within
 from .panels import frame
@@ -59,11 +59,10 @@ def _cell(config, device, gap, seed):
 def _measure(judge, axes, x):
     """Rotation in degrees, and the std within a class along each axis."""
     angle = _degrees(judge, x)
-    spread = {
-        f"std_{view}": within(z @ axes[view][0], judge.label.cpu()).tolist()
-        for view, z in _views(judge, x).items()
-    }
-    stds = {name: [float(f"{v:.5g}") for v in values] for name, values in spread.items()}
+    stds = {}
+    for view, z in _views(judge, x).items():
+        spread = within(z @ axes[view][0], judge.label.cpu()).tolist()
+        stds[f"std_{view}"] = [float(f"{v:.5g}") for v in spread]
     return dict(rotation=round(angle.mean().item(), 4), rotation_std=round(angle.std().item(), 4), **stds)
 
 
@@ -136,8 +135,8 @@ def changes(record, gap, view, w=2.0):
     """log(std DoG / std none) along each direction: the closed form's (w - 1) log r, and measured.
     -> (d,), (S, d)"""
     predicted = (w - 1) * np.log(record["results"]["truth"][str(gap)]["ratio"][view])
-    std = lambda method, w: values(record, f"std_{view}", gap=gap, method=method, w=w)
-    return predicted, np.log(std("DoG", w) / std("none", 1.0))
+    none, dog = (of_method(record, f"std_{view}", m, w, gap=gap) for m in ("none", "DoG"))
+    return predicted, np.log(dog / none)
 
 
 def sharpening(record, gap, view="features"):
@@ -156,7 +155,7 @@ def figure(record):
     titles = (
         "Fréchet distance of DoG\nagainst no guidance",
         f"Outside, the style is overshot (w = {w:g})",
-        "Inside, which directions sharpen?",
+        "",
     )
     foot = f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals"
     with frame(titles, (18, 5.2), foot) as (fig, axes):
@@ -169,8 +168,8 @@ def figure(record):
 def _changed(ax, record):
     """By how much DoG changes the Fréchet distance, over gap and weight."""
     gaps, weights = record["config"]["gaps"], record["config"]["weights"]
-    mean = lambda gap, method, w: values(record, "frechet", gap=gap, method=method, w=w).mean()
-    table = [[100 * (mean(g, "DoG", w) / mean(g, "none", 1.0) - 1) for w in weights] for g in gaps]
+    mean = lambda gap, method, w: of_method(record, "frechet", method, w, gap=gap).mean()
+    table = [[100 * (mean(g, "DoG", w) / mean(g, "none", w) - 1) for w in weights] for g in gaps]
     look = dict(cmap="RdBu_r", centre=0, fmt="{:+.0f}%", bar=False, reach=100)
     plot.heat(ax, weights, range(len(gaps)), table, "", **look)
     ax.set_yticks(range(len(gaps)), [f"gap {g}" if g != "handwriting" else g for g in gaps])
@@ -182,8 +181,7 @@ def _overshoot(ax, record, w):
     gaps = [g for g in record["config"]["gaps"] if g != "handwriting"]
     truth = [record["results"]["truth"][str(g)] for g in gaps]
     for method in ("none", "CFG", "DoG"):
-        at = dict(method=method, w=1.0 if method == "none" else w)
-        angles = [values(record, "rotation", gap=g, **at) for g in gaps]
+        angles = [of_method(record, "rotation", method, w, gap=g) for g in gaps]
         beyond = [a - t["target"][0] for a, t in zip(angles, truth, strict=True)]
         plot.sweep(ax, gaps, beyond, method)
     predicted = [t["predicted"][str(w)][0] - t["exact"][0][0] for t in truth]

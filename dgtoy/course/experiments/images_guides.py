@@ -8,14 +8,15 @@ import numpy as np
 from ...checkpoint import read_safetensors, write_safetensors
 from ...dit import EDM, DiT, load_weights
 from ...guidance import domain_guidance, guided
-from ...samplers import dpmpp_2m, heun
+from ...samplers import dpmpp_2m
 from .. import cache, plot, recipes
 from ..lab import methods, replace
 from ..pictures import BROAD, PictureConfig, course, prepared, tenth
 from ..records import caption, rows, values
-from .guides import LOOKS, label_free
+from .guides import compare, label_free
 from .panels import curve, frame
 from .runs import in_cells
+from .steps import SAMPLERS
 
 GUIDES = {  # name in the record: what it is
     "ancestor": "DoG: the pre-trained model",
@@ -30,7 +31,6 @@ STRANGERS = {  # a guide that is not the ancestor: what of its recipe differs, i
     "early ancestor": (dict(), 0, 16),
     "smaller": (dict(hidden_size=96, depth=4), 2, 2),
 }
-SAMPLERS = dict(dpmpp_2m=dpmpp_2m, heun=heun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +115,11 @@ def figure(record):
     titles = [f"Which guide? {stage} steps, w = {config['w']:g}" for stage in stages]
     titles.append("Ten steps are enough")
     with frame(titles, (6.5 * len(titles), 5.2), caption(record)) as (fig, axes):
-        for i, (ax, stage) in enumerate(zip(axes, stages, strict=False)):
-            names = ["none", *GUIDES]
-            found = [values(record, "frechet", what="guide", stage=stage, guide=n) for n in names]
-            labels = ["not guided", *GUIDES.values()] if i == 0 else [""] * len(names)
-            plot.bars(ax, found, labels, [LOOKS.get(n, "none") for n in names])
+        for ax, stage in zip(axes, stages, strict=False):
+            compare(ax, GUIDES, lambda g: values(record, "frechet", what="guide", stage=stage, guide=g))
             ax.set(xlabel="Fréchet distance")
+        for ax in axes[1:-1]:
+            ax.set_yticks(ax.get_yticks(), [""] * len(ax.get_yticks()))
         _over_calls(axes[-1], record)
     return fig
 
@@ -129,7 +128,7 @@ def _over_calls(ax, record):
     """Each method against the calls of each network: DPM-Solver++ by lines, Heun, two
     calls a step, by crosses."""
     for method in ("none", "CFG", "DoG"):
-        found = {s: rows(record, what="sampling", name=s, method=method) for s in SAMPLERS}
+        found = {s: rows(record, what="sampling", name=s, method=method) for s in ("dpmpp_2m", "heun")}
         curve(ax, found["dpmpp_2m"], "n", "frechet", method, f"{method}, DPM-Solver++")
         calls = [2 * r["n"] - 1 for r in found["heun"]]
         means = [np.mean(r["frechet"]) for r in found["heun"]]
