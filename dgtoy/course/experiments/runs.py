@@ -18,6 +18,7 @@ def recorded(run):
             results = dict(rows=list(results))
         return record(_name(run), config, results, started, device)
 
+    del made.__wrapped__  # help shows the signature of `made`
     return made
 
 
