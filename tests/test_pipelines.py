@@ -2,6 +2,9 @@
 against the plain pipeline.
 """
 
+import contextlib
+import copy
+import io
 import warnings
 
 import numpy as np
@@ -228,6 +231,12 @@ def images(kind, net, w, seed=7):
     ).images
 
 
+def off(kind):
+    """Flux says that it is not guided; for the others w = 1 asks for it."""
+    flux = pytest.warns(UserWarning, match="true_cfg_scale is 1.0: this FluxPipeline is not guided")
+    return flux if "Flux" in kind else contextlib.nullcontext()
+
+
 class Spelled(torch.nn.Module):
     """The formula with no halves in it: both networks are called on the whole batch, and the answer is taken
     from either.
@@ -277,9 +286,9 @@ def test_a_guided_pipeline_is_the_formula(kind):
 def test_with_guidance_off_it_is_the_fine_tuned_pipeline(kind):
     make = KINDS[kind][0]
     finetuned, pretrained = random(1, make), random(2, make)
-    assert np.array_equal(
-        images(kind, DomainGuidedModel(finetuned, pretrained), 1.0), images(kind, finetuned, 1.0)
-    )
+    with off(kind):
+        found = images(kind, DomainGuidedModel(finetuned, pretrained), 1.0)
+    assert np.array_equal(found, images(kind, finetuned, 1.0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -693,6 +702,288 @@ def test_the_lora_guide_of_a_pipeline_is_its_base():
     )
 
 
+# inputs as people have them
+
+
+def draw(pipe, w=W, seeds=(7,), **more):
+    """A Stable Diffusion pipeline's images, one per seed, each of its own prompt."""
+    pipe.set_progress_bar_config(disable=True)
+    n = len(seeds)
+    return pipe(
+        prompt_embeds=text(n, 5, 12, seed=3).to(pipe.unet.dtype),
+        negative_prompt_embeds=text(n, 5, 12, seed=4).to(pipe.unet.dtype),
+        guidance_scale=w,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        num_inference_steps=2,
+        output_type="np",
+        **{} if "image" in more else dict(height=16, width=16),
+        **more,
+    ).images
+
+
+def guided_sd(**options):
+    return guide_pipeline(sd(random(1, unet()))[0], random(2, unet()), **options)
+
+
+def test_one_seed_for_two_prompts_with_guidance_off_is_the_plain_pipeline():
+    """Equal latents are no sign of guidance."""
+    assert np.array_equal(draw(guided_sd(), 1.0, (7, 7)), draw(sd(random(1, unet()))[0], 1.0, (7, 7)))
+    one, two = draw(guided_sd(), W, (7, 8)), draw(guided_sd(), W, (7, 9))
+    assert np.abs(one[0] - two[0]).max() < 1e-5
+
+
+def test_a_weight_below_one_is_warned_of_once_per_weight():
+    pipe = guided_sd()
+    for w in (0.5, 0.0):
+        with pytest.warns(
+            UserWarning, match=f"guidance_scale is {w}: this StableDiffusionPipeline is not"
+        ) as said:
+            draw(pipe, w)
+        assert len(said) == 1
+    draw(pipe, 0.0)
+
+
+def test_a_network_that_folds_guidance_in_is_warned_of():
+    make = unet(time_cond_proj_dim=4)
+    pipe = guide_pipeline(sd(random(1, make))[0], random(2, make))
+    with pytest.warns(UserWarning, match="guidance_scale is 2.5: this StableDiffusionPipeline is not guided"):
+        draw(pipe)
+
+
+def test_pipelines_with_other_branches_are_refused_at_their_first_step(monkeypatch):
+    from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPAGPipeline
+
+    def made(cls, make, **more):
+        parts = guide_pipeline(sd(random(1, make))[0], random(2, make)).components
+        return cls(**parts, requires_safety_checker=False, **more)
+
+    pix2pix = made(StableDiffusionInstructPix2PixPipeline, unet(in_channels=8))
+    with refuses("a StableDiffusionInstructPix2PixPipeline calls its network 6 rows for 2 images"):
+        draw(pix2pix, seeds=(7, 8), image=torch.rand(2, 3, 16, 16))
+    with refuses("a StableDiffusionPAGPipeline calls its network 3 rows for 1 images; expected two branches"):
+        draw(made(StableDiffusionPAGPipeline, unet(), pag_applied_layers=["mid"]), pag_scale=1.0)
+    x = torch.zeros(2, 4, 8, 8)  # LEDITS++ with one edit
+    monkeypatch.setattr("dgtoy.interop.pipelines._pipeline_call", lambda: dict(self=pix2pix, latents=x[:1]))
+    with refuses("calls its network without a guidance_scale"):
+        DomainGuidedModel(random(1, unet()), random(2, unet()))(
+            x, 10, encoder_hidden_states=text(2, 5, 12, seed=1)
+        )
+
+
+def test_a_pipeline_made_of_a_guided_one_is_asked_itself():
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipe, image = guided_sd(), torch.rand(1, 3, 16, 16)
+    again = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    plain = StableDiffusionImg2ImgPipeline(
+        **sd(random(1, unet()))[0].components, requires_safety_checker=False
+    )
+    draw(pipe)  # its own scale is not the other's
+    assert np.array_equal(draw(again, 1.0, image=image), draw(plain, 1.0, image=image))
+    assert np.abs(draw(again, image=image) - draw(plain, image=image)).max() > 1e-3
+
+
+def test_flux_pipelines_that_name_no_branch_are_guided():
+    from diffusers import FluxImg2ImgPipeline
+
+    make, build, _ = KINDS["Flux, true CFG"]
+
+    def drawn(net):
+        pipe, more = build(net)
+        pipe = FluxImg2ImgPipeline(**pipe.components)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(
+            prompt_embeds=text(2, 5, 12, seed=3),
+            negative_prompt_embeds=text(2, 5, 12, seed=4),
+            image=torch.ones(2, 3, 16, 16) / 2,
+            strength=1.0,
+            num_inference_steps=2,
+            true_cfg_scale=W,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+            **more,
+        ).images
+
+    main, guide = random(1, make), Counted(random(2, make))
+    assert np.abs(drawn(DomainGuidedModel(main, main)) - drawn(main)).max() < 1e-4
+    assert np.abs(drawn(DomainGuidedModel(main, guide)) - drawn(main)).max() > 1e-3 and guide.calls == 2
+
+
+@pytest.mark.parametrize("mine, its", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_a_guide_in_another_dtype_answers_in_its_own(mine, its):
+    main, guide = random(1, unet()).to(mine), random(2, unet()).to(its)
+    null = text(1, 5, 12, seed=9)
+    both = DomainGuidedModel(main, guide, null=dict(encoder_hidden_states=null))
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1).to(mine), text(2, 5, 12, seed=2).to(mine)
+    found = both(x, torch.tensor(981.0), encoder_hidden_states=hidden).sample
+    alone = guide(x[:1].to(its), torch.tensor(981.0), encoder_hidden_states=null.to(its)).sample
+    assert found.dtype == mine and guide.dtype == its and torch.equal(found[:1], alone.to(mine))
+
+
+def test_a_guide_moves_to_the_latents():
+    guide, moved = Counted(random(2, unet())), []
+    guide.device, guide.to = torch.device("meta"), moved.append
+    draw(guide_pipeline(sd(random(1, unet()))[0], guide))
+    assert moved and set(moved) == {torch.device("cpu")}
+
+
+def test_a_guided_network_is_copied_and_pickled_whole(tuned):
+    for net in (guided_sd().unet, lora_guide(sd(tuned[0])[0]).unet):
+        file = io.BytesIO()
+        torch.save(net, file)
+        file.seek(0)
+        for again in (copy.deepcopy(net), torch.load(file, weights_only=False)):
+            assert type(again) is DomainGuidedModel and again.finetuned is not net.finetuned
+            assert np.array_equal(draw(sd(again)[0]), draw(sd(net)[0]))
+            shares = isinstance(net.pretrained, WithoutAdapter)
+            assert not shares or again.pretrained.net is again.finetuned
+
+
+def test_a_network_in_a_wrapper_is_refused_with_what_to_give():
+    from peft import LoraConfig, get_peft_model
+
+    net = random(1, unet())
+    with refuses("finetuned is a OptimizedModule; expected net.compile(), which compiles in place"):
+        DomainGuidedModel(torch.compile(net, backend="eager"), net)
+    with refuses("pretrained is a DataParallel; expected its module"):
+        DomainGuidedModel(net, torch.nn.DataParallel(net))
+    tuned = get_peft_model(random(1, unet()), LoraConfig(r=2, target_modules=["to_q"]))
+    with refuses("finetuned is a PeftModel; expected what its get_base_model() returns"):
+        lora_guide(sd(tuned)[0])
+    lora_guide(sd(tuned.get_base_model())[0])
+
+
+def test_a_guided_network_compiles_around_and_in_place():
+    expected = draw(guided_sd())
+    for compiled in (lambda net: torch.compile(net, backend="eager", fullgraph=True), in_place):
+        torch._dynamo.reset()
+        pipe = guided_sd()
+        pipe.unet = compiled(pipe.unet)
+        assert np.abs(draw(pipe) - expected).max() < 1e-5
+
+
+def in_place(net):
+    net.compile(backend="eager", fullgraph=True)
+    assert net.finetuned._compiled_call_impl and net.pretrained._compiled_call_impl
+    return net
+
+
+@pytest.mark.parametrize("kind", ["FreeU", "processor", "casting", "qkv"])
+def test_what_changes_the_network_later_changes_its_guide(kind):
+    from diffusers.models.attention_processor import AttnProcessor
+
+    change = dict(
+        FreeU=lambda net: net.enable_freeu(s1=0.5, s2=0.5, b1=1.5, b2=1.5),
+        processor=lambda net: net.set_attn_processor({k: AttnProcessor() for k in net.attn_processors}),
+        casting=lambda net: net.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+        qkv=lambda net: net.fuse_qkv_projections(),
+    )[kind]
+    main, guide, both = random(1, unet()), random(2, unet()), guided_sd().unet
+    for net in (main, guide, both):
+        change(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, expected = draw(sd(both)[0]), draw(sd(Spelled(main, guide, "second"))[0])
+        assert np.abs(found - expected).max() < 1e-4
+        assert np.abs(found - draw(guided_sd())).max() > (1e-4 if kind in ("FreeU", "casting") else -1)
+
+
+def test_class_labels_of_other_networks_are_theirs():
+    """The x4 upscaler's are noise levels."""
+    make = unet(num_class_embeds=20)
+    main, guide = random(1, make), random(2, make)
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
+    given = dict(encoder_hidden_states=hidden, class_labels=torch.tensor([7, 7]))
+    found = DomainGuidedModel(main, guide)(x, 10, **given).sample
+    close(found[:1], guide(x, 10, **given).sample[:1], rtol=1e-4, atol=1e-5)
+
+
+# adapters of every kind
+
+
+def adapted(net, config, name="default"):
+    """peft's adapter in a network, its weights and those that it trains whole drawn at random."""
+    from peft import inject_adapter_in_model
+
+    before = set(net.state_dict())
+    inject_adapter_in_model(config, net, name)
+    torch.manual_seed(5)
+    for key, value in net.state_dict().items():
+        if key not in before and "base_layer" not in key and "original_module" not in key:
+            value.normal_(std=0.3)
+    return net.requires_grad_(False)
+
+
+def test_the_guide_of_any_adapter_is_the_base():
+    from peft import LoHaConfig, LoraConfig
+
+    low = dict(r=2, target_modules=["to_q", "conv1"])
+    kinds = [
+        [LoraConfig(**low)],
+        [LoraConfig(**low, modules_to_save=["conv_in"])],
+        [LoraConfig(**low, use_dora=True)],
+        [LoHaConfig(**low)],
+        [LoraConfig(**low), LoraConfig(r=2, target_modules=["to_k", "to_q"])],
+    ]
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
+    call = lambda net, **more: net(x, 10, encoder_hidden_states=hidden, **more).sample
+    base = random(1, unet())
+    for configs in kinds:
+        net = random(1, unet())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft, of a second adapter
+            for i, config in enumerate(configs):
+                adapted(net, config, f"a{i}")
+        if len(configs) > 1:
+            net._hf_peft_config_loaded = True
+            net.set_adapter(["a0", "a1"])
+        guided = lora_guide(sd(net)[0]).unet
+        assert torch.equal(call(guided.pretrained), call(base))
+        for scale in (1.0, 0.5):
+            options = dict(cross_attention_kwargs=dict(scale=scale))
+            found, with_adapter = call(guided, **options), call(net, **options)
+            close(found, torch.cat([call(base)[:1], with_adapter[1:]]), rtol=1e-4, atol=1e-4)
+        assert (call(net) - call(base)).abs().max() > 1e-3
+
+
+def test_adapters_that_hide_the_base_are_refused(tuned):
+    from peft import LoraConfig
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    low = dict(r=2, target_modules=["to_q"])
+    with refuses("adapter default has bias lora_only, init_lora_weights True: it changes the base's weights"):
+        lora_guide(sd(adapted(random(1, unet()), LoraConfig(**low, bias="lora_only")))[0])
+    with refuses("adapter default has bias none, init_lora_weights pissa"):
+        lora_guide(sd(adapted(random(1, unet()), LoraConfig(**low, init_lora_weights="pissa")))[0])
+    pipe = lora_guide(sd(tuned[0])[0])
+    pipe.unet.fuse_lora()
+    with refuses("adapter is fused into the weights; expected it unfused: unfuse_lora()"):
+        draw(pipe)
+    sizes = dict(
+        vocab_size=20, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    pipe = sd(adapted(random(1, unet()), LoraConfig(**low)))[0]
+    pipe.text_encoder = adapted(
+        CLIPTextModel(CLIPTextConfig(**sizes)), LoraConfig(r=2, target_modules=["q_proj"])
+    )
+    with refuses("null is None and text_encoder has an adapter"):
+        lora_guide(pipe)
+    own = text(1, 5, 12, seed=9)
+    assert lora_guide(pipe, null=dict(encoder_hidden_states=own)).unet.null["encoder_hidden_states"] is own
+
+
+def test_a_loras_guide_and_nested_conditions_are_denoisers(tuned):
+    net, x = tuned[0], text(2, 4, 8, 8, seed=1)
+    hidden = text(1, 5, 12, seed=2)
+    D = denoiser(WithoutAdapter(net), ddim(), encoder_hidden_states=hidden)
+    plain = random(1, unet())
+    plain.load_state_dict(tuned[1])
+    close(D(x, 1.0), denoiser(plain, ddim(), encoder_hidden_states=hidden)(x, torch.tensor(1.0)))
+    nested = dict(text_embeds=text(1, 10, seed=5), time_ids=torch.ones(1, 6))
+    D = denoiser(random(1, unet(**XL)), ddim(), encoder_hidden_states=hidden, added_cond_kwargs=nested)
+    close(D(x, 1.0)[:1], D(x[:1], 1.0), rtol=1e-4, atol=1e-4)
+
+
 # velocities
 
 
@@ -917,6 +1208,31 @@ def test_the_guider_is_the_formula_and_leaves_the_network_as_it_was(modular):
         one_step(DomainGuidance(main, W), main, x, t, labelled, null),
         call(main, null) + W * (call(main, labelled) - call(main, null)),
     )
+
+
+def test_a_hook_on_the_networks_forward_stays(modular):
+    """Offloading puts one there: it runs in the labelled call and afterwards, also after an error."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    from dgtoy.interop.guider import DomainGuidance
+
+    main, guide, x, t, labelled, null = modular
+    expected, runs = one_step(DomainGuidance(guide, W), main, x, t, labelled, null), []
+
+    class Mover(ModelHook):
+        def pre_forward(self, module, *args, **kwargs):
+            runs.append(1)
+            return args, kwargs
+
+    add_hook_to_module(main, Mover())
+    hooked = main.__dict__["forward"]
+    guider = DomainGuidance(guide, W)
+    close(one_step(guider, main, x, t, labelled, null), expected)
+    assert len(runs) == 1 and main.__dict__["forward"] is hooked
+    with pytest.raises(RuntimeError):
+        one_step(guider, main, x, t, labelled, null[..., :3])
+    close(one_step(guider, main, x, t, labelled, null), expected)
+    assert main.__dict__["forward"] is hooked
 
 
 def test_outside_its_steps_the_guide_is_not_called(modular):

@@ -4,6 +4,8 @@ import contextlib
 
 from torch import nn
 
+EXACT = (True, False, "gaussian", "eva")  # initializations that leave the base's weights alone
+
 
 class WithoutAdapter(nn.Module):
     """A network with peft adapters as the network that it was without them; the weights are shared.
@@ -17,6 +19,8 @@ class WithoutAdapter(nn.Module):
         self.adapter = adapter
 
     config = property(lambda self: self.net.config)
+    dtype = property(lambda self: self.net.dtype)
+    device = property(lambda self: self.net.device)
 
     def forward(self, *args, **kwargs):
         """As the network's own forward, the adapter off."""
@@ -28,15 +32,23 @@ class WithoutAdapter(nn.Module):
 def adapter_off(net, adapter=None):
     """Within the block every peft layer of a network does without `adapter`, by default without any.
 
-    Raises ValueError if it is active in no layer.
+    Raises ValueError if it is active in no layer, or where the weights below it are not the base's: fused,
+    trained biases, an initialization that changed them.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
+    layers = peft_layers(net)
     active = {name for m in layers for name in m.active_adapters}
     if not layers or adapter not in (None, *active):
         names = ", ".join(sorted(active)) or "none"
         raise ValueError(f"adapter is {adapter}; active in the network: {names}")
+    if any(getattr(m, "merged", False) for m in layers):
+        raise ValueError("adapter is fused into the weights; expected it unfused: unfuse_lora()")
+    for name, config in getattr(net, "peft_config", {}).items():
+        bias, init = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", True)
+        if adapter in (None, name) and (bias != "none" or init not in EXACT):
+            raise ValueError(
+                f"adapter {name} has bias {bias}, init_lora_weights {init}: it changes the base's weights; "
+                "expected none, and True, False, gaussian or eva"
+            )
     states = [(m, m._disable_adapters, m._active_adapter) for m in layers]
     try:
         for m in layers:
@@ -46,6 +58,14 @@ def adapter_off(net, adapter=None):
     finally:
         for m, disabled, names in states:
             m._disable_adapters, m._active_adapter = disabled, names
+
+
+def peft_layers(net):
+    """The layers of a network that peft put in: adapters, and modules trained whole (modules_to_save)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    return [m for m in net.modules() if isinstance(m, BaseTunerLayer | ModulesToSaveWrapper)]
 
 
 class BatchMismatch(ValueError):
@@ -59,9 +79,8 @@ def sole_adapter(net, adapter=None):
     adapter: the name that it must have, or None for any.
     """
     from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [m for m in net.modules() if isinstance(m, BaseTunerLayer)]
+    layers = peft_layers(net)
     for m in layers:
         if not isinstance(m, LoraLayer) or m.merged or m.disable_adapters or any(m.use_dora.values()):
             return None

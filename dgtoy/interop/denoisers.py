@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from .pipelines import each_tensor
+
 
 def denoiser(net, scheduler, **condition):
     """A pipeline's network as D(x, sigma) -> x0_hat, x = x0 + sigma eps: for `calibrate`, `plane` and every
@@ -11,7 +13,7 @@ def denoiser(net, scheduler, **condition):
     scheduler: tells the noise levels and what the network predicts: epsilon or v_prediction of a
     variance-preserving process (`alphas_cumprod`), or the velocity of flow matching, x_t = (1 - t) x0 + t
     eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep, of one row or
-    as many as x has. Raises ValueError for another prediction type.
+    as many as x has, nested dicts as well. Raises ValueError for another prediction type.
     """
     flow = not hasattr(scheduler, "alphas_cumprod")
     kind = "flow" if flow else scheduler.config.prediction_type
@@ -20,13 +22,13 @@ def denoiser(net, scheduler, **condition):
 
     @torch.no_grad()
     def D(x, sigma):
-        sigma = torch.as_tensor(sigma, dtype=torch.float64).expand(len(x))  # (B,)
+        sigma = torch.as_tensor(sigma).cpu().double().expand(len(x))  # (B,)
         scale = 1 + sigma if flow else (1 + sigma**2).sqrt()  # x_t = x / scale
         time = scheduler.config.num_train_timesteps * sigma / scale if flow else _sigma_to_t(sigma, scheduler)
         out = net(
             (x / _like(scale, x)).to(net.dtype),
             timestep=time.to(x.device, net.dtype if flow else torch.float32),
-            **{name: _rows(value, len(x)) for name, value in condition.items()},
+            **each_tensor(lambda v: v.expand(len(x), *v.shape[1:]), condition),
             return_dict=False,
         )[0]
         out = out[:, : x.shape[1]].to(x.dtype)
@@ -42,11 +44,6 @@ def denoiser(net, scheduler, **condition):
 def _like(v, x):
     """v (B,) in x's dtype and on its device, shaped to multiply x (B, *D)."""
     return v.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _rows(value, n):
-    """A tensor of one row, or of n, as n rows; anything else as it is."""
-    return value.expand(n, *value.shape[1:]) if torch.is_tensor(value) else value
 
 
 def _sigma_to_t(sigma, scheduler):

@@ -8,6 +8,7 @@ are an experimental feature there (extra `dit`).
 import pathlib
 
 from ..environment import needs
+from .pipelines import call_as
 
 needs("dit", "diffusers")
 from diffusers.configuration_utils import register_to_config  # noqa: E402
@@ -35,18 +36,27 @@ class DomainGuidance(ClassifierFreeGuidance):
         super().__init__(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled)
         is_folder = isinstance(pretrained, str | pathlib.Path)
         self.network = None if is_folder else pretrained
+        self.before = None  # the pipeline's network and the hook on its forward, while the guide answers
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def prepare_models(self, denoiser):
         """Called before each forward: the second of a step, the null one, goes to the pre-trained network."""
         super().prepare_models(denoiser)
-        denoiser.__dict__.pop("forward", None)  # a step before may have ended in an error
+        self.cleanup_models(denoiser)  # a step before may have ended in an error
         if self.is_unconditional:
-            denoiser.__dict__["forward"] = self._guide(denoiser).forward
+            guide, hooked = self._guide(denoiser), denoiser.__dict__.get("forward")
+            if guide is not denoiser:
+                self.before = denoiser, hooked
+                denoiser.__dict__["forward"] = lambda *args, **kwargs: call_as(guide, args, kwargs)
 
     def cleanup_models(self, denoiser):
-        """Called after each forward: the pipeline's network is itself again."""
-        denoiser.__dict__.pop("forward", None)
+        """Called after each forward: the pipeline's network is itself again, with the hook on its forward."""
+        if self.before is None:
+            return
+        (network, hooked), self.before = self.before, None
+        del network.__dict__["forward"]
+        if hooked is not None:
+            network.__dict__["forward"] = hooked
 
     def _guide(self, denoiser):
         if self.network is None:

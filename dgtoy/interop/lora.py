@@ -10,7 +10,7 @@ from ..dit import LabelEmbedder, Preconditioned
 from ..dit.fast import fused
 from ..environment import needs
 from ..graphs import Captured
-from .adapters import WithoutAdapter, adapter_off
+from .adapters import WithoutAdapter, adapter_off, peft_layers
 from .pipelines import DomainGuidedModel, network_name
 
 TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
@@ -84,19 +84,30 @@ def add_lora(net, num_classes, rank=16, seed=0):
     return new
 
 
-def lora_guide(net, adapter=None):
+def lora_guide(net, adapter=None, null=None, **options):
     """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.
 
     net: what `add_lora` returned -> an `EDM` or `VP`, with `denoiser` and `null`; or a diffusers pipeline,
     guided in place -> the pipeline, whose guidance_scale now means w. adapter: which one of a pipeline's, by
-    name; by default all. Raises ValueError if the network carries no such adapter, or for a pipeline without
-    a network of a known class.
+    name; by default all. null, options: of `DomainGuidedModel`, for a pipeline. Raises ValueError if the
+    network carries no such adapter or the guide would not be its base: an adapter that is fused or changed
+    the weights below it, or one in a text encoder where no `null` is given, as it would read the null prompt.
     """
     if not isinstance(net, Preconditioned):
         name = network_name(net)
         tuned = getattr(net, name)
+        for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+            encoder = getattr(net, part, None)
+            if (
+                null is None
+                and encoder is not None
+                and any(not m.disable_adapters for m in peft_layers(encoder))
+            ):
+                raise ValueError(
+                    f"null is None and {part} has an adapter; expected the null prompt as read without it"
+                )
         with adapter_off(tuned, adapter):  # refuses an adapter that is not there
-            setattr(net, name, DomainGuidedModel(tuned, WithoutAdapter(tuned, adapter)))
+            setattr(net, name, DomainGuidedModel(tuned, WithoutAdapter(tuned, adapter), null, **options))
         return net
     if not isinstance(net.net.y_embedder, LabelTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")

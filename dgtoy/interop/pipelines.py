@@ -3,11 +3,18 @@
 Pipelines with classifier-free guidance call their network on a batch of two halves, labelled and null, or,
 some, once for each. Here the labelled half goes to the fine-tuned network and the null half to the
 pre-trained one, so that `guidance_scale` means w: null + w (labelled - null).
+
+Whether guidance is on, and of how many branches, is read where it is decided: in the variables of the
+pipeline's call. So it holds for every pipeline that the network is in, `from_pipe` and copies included.
 """
 
 import contextlib
+import copy
 import inspect
 import math
+import re
+import sys
+import warnings
 
 import torch
 from torch import nn
@@ -36,6 +43,13 @@ SHARED = (
 # the first that a network has is the width of its text
 WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
 TEXT = ("hidden_size", "d_model", "vocab_size")
+WRAPPERS = {  # what a network may be wrapped in, by an attribute: what to give instead
+    "_orig_mod": "net.compile(), which compiles in place",
+    "get_base_model": "what its get_base_model() returns",
+    "module": "its module",
+}
+# methods that change how a network computes or is held: the guide follows, adapters apart
+CHANGES = re.compile(r"(enable|disable|set|reset|fuse|unfuse|compile)_(?!adapter|lora)")
 PARTS = {  # what the parts around two networks must have in common
     "scheduler": (
         "prediction_type",
@@ -65,8 +79,12 @@ class DomainGuidedModel(nn.Module):
     (outside the guide is not called). every: call the guide in every so many-th step and use its last answer
     in between.
 
-    With guidance off (one half) it is the fine-tuned network. Everything that a pipeline asks of its network
-    besides a call, saving included, is answered by the fine-tuned one, so a pipeline saves as it did before.
+    With guidance off it is the fine-tuned network, and a warning says so where w is not 1. A pipeline with
+    other branches than two is refused at its first step. A guide in another dtype or on another device is
+    given the inputs in its own dtype, and moved. What a pipeline asks of its network besides a call, saving
+    included, is answered by the fine-tuned one, so a pipeline saves as it did before; what changes how a
+    network computes (FreeU, attention processors, casting) is done to both. Called outside a pipeline, an
+    even batch with equal halves is taken for a guided one.
     Raises ValueError for networks that no pipeline here can serve together.
     """
 
@@ -87,13 +105,9 @@ class DomainGuidedModel(nn.Module):
             )
         self.finetuned, self.pretrained, self.null = finetuned, pretrained, null or {}
         self.domain, self.interval, self.every = domain, interval, every
-        self.steps, self.last_time, self.last_guide = (
-            0,
-            -math.inf,
-            None,
-        )  # guided steps of this run, for `every`
-        self.was_guided = True  # whether the last call was on two halves
+        self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # of this run, for `every`
         self.branch, self.last_main = "cond", None  # where the branches are called apart
+        self.warned = None  # the last warning, until guidance is on again
         self.__dict__["__module__"] = (
             finetuned.__class__.__module__
         )  # a pipeline writes it down, with __class__
@@ -107,7 +121,25 @@ class DomainGuidedModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.finetuned, name)
+            of_finetuned = getattr(super().__getattr__("finetuned"), name)
+        if not CHANGES.match(name) or isinstance(self.pretrained, WithoutAdapter):
+            return of_finetuned
+
+        def change_both(*args, **kwargs):
+            getattr(self.pretrained, name)(*map(copy.copy, args), **kwargs)  # a dict of processors is emptied
+            return of_finetuned(*args, **kwargs)
+
+        return change_both
+
+    def __reduce_ex__(self, protocol):
+        """Copied and pickled as what it is, not as its `__class__`."""
+        return DomainGuidedModel.__new__, (DomainGuidedModel,), self.__dict__
+
+    def compile(self, *args, **kwargs):
+        """Compile both networks in place."""
+        self.finetuned.compile(*args, **kwargs)
+        if not isinstance(self.pretrained, WithoutAdapter):
+            self.pretrained.compile(*args, **kwargs)
 
     @contextlib.contextmanager
     def cache_context(self, name):
@@ -119,35 +151,59 @@ class DomainGuidedModel(nn.Module):
             finally:
                 self.branch = "cond"
 
+    @torch.compiler.disable(recursive=False)  # it reads its callers' variables
     def forward(self, *args, **kwargs):
         """As the network's own forward. A call on two halves is answered half by half."""
+        pipeline = _pipeline_call()
         if self.order == "apart":
-            return self._apart(args, kwargs)
+            return self._apart(args, kwargs, pipeline)
         x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-        if len(x) % 2:
+        if not self._is_guided(x, pipeline):
             return self.finetuned(*args, **kwargs)
         n, adapter = len(x) // 2, self._mixable_adapter()
-        is_doubled = _later(
-            (x[:n] == x[n:]).all()
-        )  # pipelines double their latents where they guide, only there
         halves = [[_rows(v, rows, 2 * n) for v in (args, kwargs)] for rows in (slice(n), slice(n, None))]
         labelled, null = self._ordered(*halves)
-        main = None
-        if self.was_guided and not adapter:  # probably guided again: let the device work while it is asked
-            main = self.finetuned(*labelled[0], **labelled[1])
-        self.was_guided = is_doubled()
-        if not self.was_guided:
-            return self.finetuned(*args, **kwargs)
         if adapter and self._is_on(*null):
             names = self._ordered([adapter] * n, ["__base__"] * n)
+            nulls = slice(n, None) if self.order == "first" else slice(n)
             with contextlib.suppress(BatchMismatch), mixed_batch(self.finetuned, names[0] + names[1]):
-                return self.finetuned(*args, **self._with_null_label(kwargs, n))
-        if main is None:
-            main = self.finetuned(*labelled[0], **labelled[1])
+                return self.finetuned(*args, **_unlabelled(self.finetuned, kwargs, nulls))
+        main = self.finetuned(*labelled[0], **labelled[1])
         guide = main  # outside the interval: nothing is added
         if self._is_on(*null):
             guide, main = self._plane_or_line(main, *null, n)
         return _joined(*self._ordered(main, guide))
+
+    @torch.compiler.disable
+    def _is_guided(self, x, pipeline):
+        """Whether a call is on a labelled and a null half, as the pipeline that makes it has it."""
+        latents = pipeline.get("latents", pipeline.get("intermediate_images"))
+        if latents is None:  # called from elsewhere
+            n = len(x) // 2
+            return len(x) % 2 == 0 and bool((x[:n] == x[n:]).all())
+        pipe, w = pipeline["self"], pipeline.get("guidance_scale")
+        is_on = pipeline.get("do_classifier_free_guidance", w is None or w > 1)
+        if not getattr(pipe, "do_classifier_free_guidance", is_on):
+            self._warn(pipe, "guidance_scale", w)
+            return False
+        if len(x) <= len(latents):  # one branch by itself
+            return False
+        if w is None or len(x) != 2 * len(latents):
+            came = "without a guidance_scale" if w is None else f"{len(x)} rows for {len(latents)} images"
+            raise ValueError(
+                f"a {type(pipe).__name__} calls its network {came}; expected two branches, labelled and null"
+            )
+        self.warned = None
+        return True
+
+    def _warn(self, pipe, name, w):
+        """Say once that a pipeline leaves its guide out, unless that is what w = 1 asks for."""
+        text = f"{name} is {w}: this {type(pipe).__name__} is not guided; expected {name} above 1"
+        if self.order == "apart":
+            text += " and a negative prompt (guidance_scale is not w here)"
+        if text != self.warned and (w != 1 or self.order == "apart"):
+            warnings.warn(text, stacklevel=2)
+        self.warned = text
 
     def _ordered(self, labelled, null):
         """The two halves in the pipeline's order; also the two halves in that order as labelled and null."""
@@ -162,16 +218,6 @@ class DomainGuidedModel(nn.Module):
         if not same or self.null or self.domain is not None or self.every > 1:
             return None
         return sole_adapter(self.finetuned, self.pretrained.adapter)
-
-    def _with_null_label(self, kwargs, n):
-        """The inputs of both halves, the null half with the network's own null label."""
-        if kwargs.get("class_labels") is None:
-            return kwargs
-        labels = kwargs["class_labels"].clone()
-        labels[slice(n, None) if self.order == "first" else slice(n)] = (
-            self.finetuned.config.num_embeds_ada_norm
-        )
-        return kwargs | dict(class_labels=labels)
 
     def _is_on(self, args, kwargs):
         """Whether guidance is on at this call's timestep; without an interval no device is waited for."""
@@ -190,26 +236,30 @@ class DomainGuidedModel(nn.Module):
     def _guide(self, main, args, kwargs, n):
         """The guide's answer for the null half, or its last one where it rests."""
         if self.every == 1:
-            return self.pretrained(*args, **self._guide_inputs(kwargs, n))
+            return self._call_guide(args, kwargs, n)
         time = _timestep(args, kwargs)
         if time >= self.last_time:  # another run, or its first step
             self.steps = 0
         self.last_time = time
         if self.steps % self.every == 0 or _sample(self.last_guide).shape != _sample(main).shape:
-            self.last_guide = self.pretrained(*args, **self._guide_inputs(kwargs, n))
+            self.last_guide = self._call_guide(args, kwargs, n)
         self.steps += 1
         return self.last_guide
 
-    def _guide_inputs(self, kwargs, n):
-        """The guide's inputs, with its own null condition."""
+    def _call_guide(self, args, kwargs, n):
+        """The guide's answer for the null half, with its own null condition."""
         own = {name: value.expand(n, *value.shape[1:]) for name, value in self.null.items()}
-        return _unlabelled(self.pretrained, kwargs) | own
+        return call_as(self.pretrained, args, _unlabelled(self.pretrained, kwargs) | own)
 
-    def _apart(self, args, kwargs):
+    def _apart(self, args, kwargs, pipeline):
         """The answer of one branch, the labelled one first."""
-        if self.branch == "cond":
+        null = pipeline.get("negative_prompt_embeds")
+        if self.branch == "cond" and (null is None or kwargs.get("encoder_hidden_states") is not null):
+            if pipeline and not pipeline.get("do_true_cfg"):
+                self._warn(pipeline["self"], "true_cfg_scale", pipeline.get("true_cfg_scale"))
             self.last_main = self.finetuned(*args, **kwargs)
             return self.last_main
+        self.warned = None
         if not self._is_on(args, kwargs):
             return self.last_main
         return self._guide(self.last_main, args, kwargs, len(_sample(self.last_main)))
@@ -239,6 +289,10 @@ def network_name(pipe):
 
 def _check_networks(finetuned, pretrained):
     """Raise if the two are not of one class that is known here, and alike in what a pipeline asks of them."""
+    for what, net in (("finetuned", finetuned), ("pretrained", pretrained)):
+        for name, remedy in WRAPPERS.items():
+            if hasattr(net, name):
+                raise ValueError(f"{what} is a {type(net).__name__}; expected {remedy}")
     kind = finetuned.__class__.__name__  # not type(): wrappers answer for what they hold
     if kind not in ORDER:
         raise ValueError(
@@ -305,37 +359,62 @@ def _check_null(null, net):
         )
 
 
-def _later(flag):
-    """A function that returns a flag () as a bool, waiting only for what the device did before it."""
-    if not flag.is_cuda:
-        return lambda: bool(flag)
-    copy, done = torch.empty((), dtype=torch.bool, pin_memory=True), torch.cuda.Event()
-    copy.copy_(flag, non_blocking=True)
-    done.record()
+def call_as(net, args, kwargs):
+    """A network's answer, in the latents' dtype, to inputs of another dtype or device than its own.
 
-    def ask():
-        done.synchronize()
-        return bool(copy)
+    Timesteps keep their dtype. The network moves to the latents' device, unless offloading moves it.
+    """
+    x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+    is_offloaded = hasattr(net, "_hf_hook") or hasattr(net, "_diffusers_hook")
+    if net.device != x.device and not is_offloaded:
+        net.to(x.device)
 
-    return ask
+    def cast(value):
+        if value.ndim < 2:  # a timestep
+            return value.to(x.device)
+        return value.to(x.device, net.dtype if value.is_floating_point() else value.dtype)
+
+    out = net(*each_tensor(cast, args), **each_tensor(cast, kwargs))
+    return out if _sample(out).dtype == x.dtype else _answer(out, _sample(out).to(x.dtype))
 
 
-def _rows(value, rows, whole):
-    """The rows of every tensor that is as long as the batch, in nested dicts, lists and tuples."""
+@torch.compiler.disable
+def _pipeline_call():
+    """The variables of the pipeline's method that is calling, with its `self`; {} outside a pipeline."""
+    from diffusers import DiffusionPipeline
+
+    frame = sys._getframe(1)
+    while frame is not None:
+        if isinstance(frame.f_locals.get("self"), DiffusionPipeline):
+            return frame.f_locals
+        frame = frame.f_back
+    return {}
+
+
+def each_tensor(change, value):
+    """Every tensor in nested dicts, lists and tuples changed by a function."""
     if torch.is_tensor(value):
-        return value[rows] if value.ndim and len(value) == whole else value
+        return change(value)
     if isinstance(value, dict):
-        return {k: _rows(v, rows, whole) for k, v in value.items()}
+        return {k: each_tensor(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_rows(v, rows, whole) for v in value)
+        return type(value)(each_tensor(change, v) for v in value)
     return value
 
 
-def _unlabelled(net, kwargs):
-    """The inputs of a network that knows classes, with its own null: DiT's pipeline takes 1000 for all."""
-    if kwargs.get("class_labels") is None:
-        return dict(kwargs)
-    return {**kwargs, "class_labels": torch.full_like(kwargs["class_labels"], net.config.num_embeds_ada_norm)}
+def _rows(value, rows, whole):
+    """The rows of every tensor that is as long as the batch."""
+    return each_tensor(lambda v: v[rows] if v.ndim and len(v) == whole else v, value)
+
+
+def _unlabelled(net, kwargs, rows=slice(None)):
+    """The inputs with a DiT's own null label in `rows`, where its pipeline takes 1000; others as they are."""
+    null = getattr(net.config, "num_embeds_ada_norm", None)
+    if kwargs.get("class_labels") is None or null is None:
+        return kwargs
+    labels = kwargs["class_labels"].clone()
+    labels[rows] = null
+    return kwargs | dict(class_labels=labels)
 
 
 def _timestep(args, kwargs):
@@ -356,15 +435,14 @@ def _on_plane(pre, null, main, a):
     """
     D_pre, D_null, D_c = (_sample(out) for out in (pre, null, main))
     N = D_pre + a * (D_null - D_pre)
-    L = N + D_c - D_null
-    if isinstance(pre, tuple):
-        return (N,), (L,)
-    return type(pre)(sample=N), type(pre)(sample=L)
+    return _answer(pre, N), _answer(pre, N + D_c - D_null)
 
 
 def _joined(one, other):
-    """Two halves' outputs, tuples or diffusers' output objects, as one."""
-    if isinstance(one, tuple):
-        pairs = zip(one, other, strict=True)
-        return tuple(torch.cat(pair) if torch.is_tensor(pair[0]) else pair[0] for pair in pairs)
-    return type(one)(sample=torch.cat([one.sample, other.sample]))
+    """Two halves' outputs as one."""
+    return _answer(one, torch.cat([_sample(one), _sample(other)]))
+
+
+def _answer(out, sample):
+    """A network's answer with another prediction in it."""
+    return (sample, *out[1:]) if isinstance(out, tuple) else type(out)(sample=sample)
