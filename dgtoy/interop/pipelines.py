@@ -365,14 +365,15 @@ def call_as(net, args, kwargs):
     Timesteps keep their dtype. The network moves to the latents' device, unless offloading moves it.
     """
     x = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+    device, dtype = getattr(net, "device", x.device), getattr(net, "dtype", x.dtype)
     is_offloaded = hasattr(net, "_hf_hook") or hasattr(net, "_diffusers_hook")
-    if net.device != x.device and not is_offloaded:
+    if device != x.device and not is_offloaded:
         net.to(x.device)
 
     def cast(value):
         if value.ndim < 2:  # a timestep
             return value.to(x.device)
-        return value.to(x.device, net.dtype if value.is_floating_point() else value.dtype)
+        return value.to(x.device, dtype if value.is_floating_point() else value.dtype)
 
     out = net(*each_tensor(cast, args), **each_tensor(cast, kwargs))
     return out if _sample(out).dtype == x.dtype else _answer(out, _sample(out).to(x.dtype))
