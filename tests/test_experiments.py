@@ -59,6 +59,12 @@ SMALL = {  # what else makes an experiment small
     "scale": dict(
         truth=100, held_out=20, samples=20, steps=2, variants=("full", "LoRA"), targets=("course", "outside")
     ),
+    "why": dict(
+        study=replace(
+            experiments.get("scale").Config(), targets=("ten digits",), truth=100, samples=20, steps=2
+        ),
+        points=4,
+    ),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
     "images_guides": dict(

@@ -4,6 +4,7 @@ record: test_experiments.)"""
 import base64
 import dataclasses
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_a_held_set_gives_its_rows_and_mirrors_none():
 
 
 def test_the_target_of_a_name_is_what_the_table_says():
-    worlds = {name: scale_setup.world(name) for name in scale_setup.TARGETS}
+    worlds = {name: scale_setup.LatentSetting(domain=name).world() for name in scale_setup.TARGETS}
     assert worlds["ten digits"].num_classes == 10 and worlds["course"].num_classes == 62
     assert worlds["course"].size == 64 and worlds["other fonts"].fonts != worlds["course"].fonts
 
@@ -65,15 +66,10 @@ def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
 def test_the_judge_draws_what_the_pipeline_draws_and_true_codes_score_as_true_pictures():
     config = scale.Config(samples=62, truth=400)
     judge = scale_setup.LatentJudge(config, "course", "cpu")
-    net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62).requires_grad_(False))
-    one = judge.latents(net, None, seed=3, method="none", batch=10)
-    other = sample.draw_latents(
-        net,
-        None,
-        sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3),
-        range(62),
-        62,
-    )
+    net = VP(DiT(**scale.SMALL, num_classes=62).requires_grad_(False))
+    how = sample.Config(method="none", sampler=config.sampler, steps=config.steps, seed=3)
+    parts = [sample.draw_latents(net, None, how, images, 62) for images in (range(10), range(10, 62))]
+    one, other = judge.latents(net, None, seed=3, method="none"), torch.cat(parts)
     close(one, other, rtol=1e-4, atol=1e-4)
     close(judge.sample(net.denoiser, 3), other, rtol=1e-4, atol=1e-4)
     true, noise = judge.score(judge.draw(62, 77)), judge.score(torch.randn(62, 4, 32, 32))
@@ -94,7 +90,7 @@ def test_pre_training_learns_and_is_kept(tmp_path, monkeypatch):
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(6))
     x = process.noised(x0, i, eps)
     mse = lambda n: vp.training_loss(n.net(x, i, label), x0, x, i, eps, process)[1].mean().item()
-    fresh = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62))
+    fresh = VP(DiT(**scale.SMALL, num_classes=62))
     with torch.no_grad():
         assert mse(net) < 0.95 * mse(fresh)
 
@@ -136,58 +132,46 @@ def test_the_rule_of_c15(dog, verdict):
     assert found.verdict == verdict and (found.value > 15) == (dog < 100)
 
 
+def judge_of(target):
+    """A world and a device, in the place of the judge."""
+    return SimpleNamespace(world=scale_setup.LatentSetting(domain=target).world(), device="cpu")
+
+
 def test_the_two_terms_are_those_of_domain_guidance():
     """With w, D_dog - D_ft = (w - 1) (domain + class): the two terms that `why` measures."""
-    config, judge = (
-        why.Config(points=3, levels=(2.0,)),
-        type("Judge", (), dict(world=scale_setup.world("course"), device="cpu")),
-    )
-    base, tuned = (
-        VP(
-            DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62, seed=s).requires_grad_(
-                False
-            )
-        )
-        for s in (1, 2)
-    )
-    for net in (base, tuned):
-        for p in net.net.parameters():
-            p.data += 0.1 * torch.randn(
-                p.shape, generator=torch.Generator().manual_seed(p.numel() + net.net.pos_embed.numel())
-            )
-    tuned.net.y_embedder.embedding_table.weight.data += 0.5 * torch.randn(
-        63, 32, generator=torch.Generator().manual_seed(9)
-    )
-    x0, label = why._images(config, judge, 0)
+    config, judge = why.Config(points=3, levels=(2.0,)), judge_of("course")
+    base, tuned = (VP(DiT(**scale.SMALL, num_classes=62, seed=s).requires_grad_(False)) for s in (1, 2))
+    g = torch.Generator().manual_seed(9)
+    for p in [*base.net.parameters(), *tuned.net.parameters()]:
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    tuned.net.y_embedder.embedding_table.weight.data += 0.5 * torch.randn(63, 32, generator=g)
+    x0, label = why._images(config, judge, judge.world, 0)
     x, w = why._noised(x0, 2.0, 0), 1.7
     pre, null, labelled = base.denoiser(base.null), tuned.denoiser(tuned.null), tuned.denoiser(label)
-    both = (null(x, 2.0) - pre(x, 2.0)) + (labelled(x, 2.0) - null(x, 2.0))
-    close(domain_guidance(labelled, pre, w)(x, 2.0) - labelled(x, 2.0), (w - 1) * both, rtol=1e-3, atol=1e-3)
-    found = why.terms(config, judge, base, tuned, 0)
-    close(
-        found["domain"][0], (null(x, 2.0) - pre(x, 2.0)).square().mean().sqrt().item(), rtol=1e-3, atol=1e-4
-    )
-    close(
-        found["class"][0],
-        (labelled(x, 2.0) - null(x, 2.0)).square().mean().sqrt().item(),
-        rtol=1e-3,
-        atol=1e-4,
-    )
-    held = why.errors(config, judge, base, tuned, 0)
-    close(
-        held["fine-tuned label, target"][0],
-        (labelled(x, 2.0) - x0).square().mean().item(),
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    domain, by_class = null(x, 2.0) - pre(x, 2.0), labelled(x, 2.0) - null(x, 2.0)
+    added = domain_guidance(labelled, pre, w)(x, 2.0) - labelled(x, 2.0)
+    close(added, (w - 1) * (domain + by_class), rtol=1e-3, atol=1e-3)
+    found = why.over_sigma(config, judge, base, tuned, 0)
+    of_source = why._images(config, judge, scale_setup.SOURCE, 0)[0]
+    x_source, mse = why._noised(of_source, 2.0, 0), lambda a: a.square().mean().item()
+    expected = {
+        "pre-trained null, source": mse(pre(x_source, 2.0) - of_source),
+        "fine-tuned null, source": mse(null(x_source, 2.0) - of_source),
+        "pre-trained null, target": mse(pre(x, 2.0) - x0),
+        "fine-tuned null, target": mse(null(x, 2.0) - x0),
+        "fine-tuned label, target": mse(labelled(x, 2.0) - x0),
+    }
+    assert {k: v[0] for k, v in found["errors"].items()} == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    sizes = [found["terms"]["domain"][0], found["terms"]["class"][0]]
+    assert sizes == pytest.approx([mse(domain) ** 0.5, mse(by_class) ** 0.5], rel=1e-3, abs=1e-4)
 
 
 def test_the_domain_classifier_learns_to_tell_the_target():
-    judge = type("Judge", (), dict(world=scale_setup.world("course"), device="cpu"))
-    net = why.domain_classifier(why.Config(classifier=60), judge, "cpu", batch=32)
+    judge = judge_of("course")
+    net = why.domain_classifier(why.Config(classifier=60), judge, batch=32)
     g = lambda s: torch.Generator().manual_seed(s)
     source, target = (
-        scale_setup.codes(w.sample(40, generator=g(3))[0]) for w in (glyphs.World(size=64), judge.world)
+        scale_setup.codes(w.sample(40, generator=g(3))[0]) for w in (scale_setup.SOURCE, judge.world)
     )
     sigma = torch.full((40,), 0.1)
     assert net(target, sigma).mean() > net(source, sigma).mean() + 0.5
@@ -246,9 +230,9 @@ class Broken(glyphs.World):
 
 def pre_trained(source, checkpoint):
     """Seven steps of pre-training from the same start.  -> the averaged weights, and those of the start"""
-    net = VP(DiT(**dict(input_size=32, in_channels=4) | scale.SMALL, num_classes=62))
+    net = VP(DiT(**scale.SMALL, num_classes=62))
     start = torch.cat([p.detach().flatten() for p in net.net.parameters()])
-    ema = scale_setup.pretrain(net, source, scale.Config(batch=8), 56, checkpoint=checkpoint, every=1)
+    ema = scale_setup.pretrain(net, source, scale.Config(batch=8, images=56), checkpoint=checkpoint, every=1)
     return torch.cat([p.detach().flatten() for p in ema.net.parameters()]), start
 
 

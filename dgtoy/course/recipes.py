@@ -83,7 +83,7 @@ def pretrain_dit(config, seed=0, device="cpu", progress=False):
 
     source = World()
     net = VP(DiT(**config.network, num_classes=source.num_classes, velocity=True, seed=seed)).to(device)
-    return scale_setup.pretrain(net, source, config, config.images, seed, progress)
+    return scale_setup.pretrain(net, source, config, seed, progress)
 
 
 def _run(steps, what, count, progress):

@@ -3,69 +3,48 @@
 import numpy as np
 
 from ...metrics import bootstrap
+from ..experiments.scale import GUIDES, METHODS, W, frechet, own
 from ..experiments.why import sharpening
-from ..records import family, held_out, rows, values
+from ..records import rows, values
 from .finding import Finding
-
-W = 1.5  # the paper's weight
-OUTSIDE = ("outside",)
 
 
 def c15(record):
     config = record["config"]
-    last, weight = config["stages"][-1], W if W in config["weights"] else config["weights"][0]
-
-    def at(target, method, variant="full"):
-        w = 1.0 if method == "none" else weight
-        where = dict(table="weight", target=target, variant=variant, step=last)
-        return values(record, "frechet", method=method, w=w, **where)
-
-    inside = [t for t in config["targets"] if t not in OUTSIDE]
-    gain = bootstrap(np.concatenate([100 * (1 - at(t, "dog") / at(t, "cfg")) for t in inside]))
-    first = config["targets"][0]
-    guide = lambda name: values(record, "frechet", table="guide", guide=name)
+    targets, variants, last = config["targets"], config["variants"], config["stages"][-1]
+    inside = [t for t in targets if t != "outside"]
+    at = lambda method, t: frechet(record, method, target=t)
+    of = lambda method, variant="full": frechet(record, method, variant=variant)
+    guides = {g: values(record, "frechet", table="guide", guide=g) for g in GUIDES}
     by_steps = lambda method: [np.mean(r["frechet"]) for r in rows(record, table="steps", method=method)]
+    gain = bootstrap(np.concatenate([100 * (1 - at("dog", t) / at("cfg", t)) for t in inside]))
+    cfg_gain = bootstrap(np.concatenate([at("none", t) - at("cfg", t) for t in inside]))
+    guide_gain = bootstrap(guides["fine-tuned null"] - guides["pre-trained null"])
     parts = {
         "DoG < CFG on average": gain[1] > 0,
-        "in every target inside the source": all(at(t, "dog").mean() < at(t, "cfg").mean() for t in inside),
-        "CFG < none": bootstrap(np.concatenate([at(t, "none") - at(t, "cfg") for t in inside]))[1] > 0,
+        "in every target inside the source": all(at("dog", t).mean() < at("cfg", t).mean() for t in inside),
+        "CFG < none": cfg_gain[1] > 0,
         "with every sampler and number of steps": bool(np.all(np.less(by_steps("dog"), by_steps("cfg")))),
-        "the pre-trained guide beats the fine-tuned null": bootstrap(
-            guide("fine-tuned null") - guide("pre-trained null")
-        )[1]
-        > 0,
+        "the pre-trained guide beats the fine-tuned null": guide_gain[1] > 0,
     }
-    if "no label dropout" in config["variants"]:
-        parts["without label dropout as well"] = (
-            bootstrap(at(first, "dog", "no label dropout") / at(first, "dog"))[2] < 1.1
-        )
-    if "LoRA" in config["variants"]:
-        parts["with LoRA as well"] = bootstrap(at(first, "none", "LoRA") - at(first, "dog", "LoRA"))[1] > 0
-    describe = "; ".join(
-        f"{t} " + ", ".join(f"{at(t, m).mean():.0f}" for m in ("none", "cfg", "dog"))
-        for t in config["targets"]
-    )
-    where = dict(table="weight", variant="full", step=last)
-    own = lambda t, m: held_out(family(record, m, target=t, **where)).mean()
-    describe += "; each at its own weight, chosen on the other seeds, DoG against CFG: " + ", ".join(
-        f"{t} {100 * (own(t, 'dog') / own(t, 'cfg') - 1):+.0f}%" for t in config["targets"]
-    )
+    if "no label dropout" in variants:
+        worse = bootstrap(of("dog", "no label dropout") / of("dog"))
+        parts["without label dropout as well"] = worse[2] < 1.1
+    if "LoRA" in variants:
+        parts["with LoRA as well"] = bootstrap(of("none", "LoRA") - of("dog", "LoRA"))[1] > 0
+    means = {t: ", ".join(f"{at(m, t).mean():.0f}" for m, _ in METHODS) for t in targets}
+    changes = {
+        t: own(record, "dog", target=t).mean() / own(record, "cfg", target=t).mean() - 1 for t in targets
+    }
     return Finding(
         *gain,
         len(record["seeds"]),
-        f"% lower Fréchet distance than CFG, w = {weight:g}, mean over {len(inside)} targets",
+        f"% lower Fréchet distance than CFG, w = {W:g}, mean over {len(inside)} targets",
         parts,
-        f"none, CFG, DoG after {last} steps: {describe}; guides: "
-        + ", ".join(
-            f"{g} {guide(g).mean():.0f}"
-            for g in (
-                "pre-trained null",
-                "pre-trained label",
-                "fine-tuned null",
-                "other model",
-                "weaker self",
-            )
-        ),
+        f"none, CFG, DoG after {last} steps: {'; '.join(f'{t} {means[t]}' for t in targets)}"
+        "; each at its own weight, chosen on the other seeds, DoG against CFG: "
+        f"{', '.join(f'{t} {100 * changes[t]:+.0f}%' for t in targets)}"
+        f"; guides: {', '.join(f'{g} {v.mean():.0f}' for g, v in guides.items())}",
     )
 
 

@@ -6,10 +6,15 @@ import torch
 from scipy.linalg import eigh
 
 
+def centred(z, label):
+    """z (n, d) around the means of its classes."""
+    means = torch.stack([z[label == c].mean(0) for c in range(int(label.max()) + 1)])
+    return z - means[label]
+
+
 def within(z, label):
     """Std of z (n, d) around the means of its classes, pooled.  -> (d,)"""
-    means = torch.stack([z[label == c].mean(0) for c in range(int(label.max()) + 1)])
-    return ((z - means[label]).square().sum(0) / (len(z) - len(means))).sqrt()
+    return (centred(z, label).square().sum(0) / (len(z) - int(label.max()) - 1)).sqrt()
 
 
 def principal(x, rank):
@@ -33,7 +38,6 @@ def generalized(source, target, label, rank=64):
     source (m, D), target (n, D), label (n,), float64 on the CPU -> V (D, rank), r (rank,)
     """
     basis = principal(source, rank)
-    s, t = source @ basis, target @ basis
-    t = t - torch.stack([t[label == c].mean(0) for c in range(int(label.max()) + 1)])[label]
+    s, t = source @ basis, centred(target @ basis, label)
     ratio, v = eigh(torch.cov(t.T).numpy(), torch.cov(s.T).numpy())
     return basis @ torch.from_numpy(v), np.sqrt(np.clip(ratio, 0, None))

@@ -7,7 +7,8 @@ data, size of the network, length of training.
 """
 
 import dataclasses
-import math
+import functools
+import itertools
 import time
 
 import matplotlib.pyplot as plt
@@ -20,9 +21,11 @@ from ...pipeline import calibrate as calibration
 from ...pipeline import finetune as tuning
 from .. import cache, plot
 from ..lab import Presets
-from ..records import family, held_out, merge, record, row, rows
+from ..pictures import tenth
+from ..records import family, held_out, merge, record, values
 from .scale_setup import TARGETS, LatentJudge, codes, pretrained, ready
 
+W = 1.5  # the paper's weight, one of every preset's
 SMALL = dict(hidden_size=32, depth=2, num_heads=2, patch_size=4)
 VARIANTS = {"full": dict(), "no label dropout": dict(dropout=0.0), "LoRA": dict(rank=16, lr=5e-4)}
 METHODS = (("none", "none"), ("cfg", "CFG"), ("dog", "DoG"))
@@ -35,7 +38,7 @@ class Config(Presets):
     pre-training. The seeds are first, first + 1, ...; the two models' own are first and first + 1.
 
     targets, variants: of TARGETS and VARIANTS; variants beyond the first are run on the first target alone.
-    stages: fine-tuning steps at which it is sampled, before the last at the second weight alone. sampler,
+    stages: fine-tuning steps at which it is sampled, before the last at W alone. sampler,
     steps: of every table but that of steps.
     """
 
@@ -103,9 +106,9 @@ class Config(Presets):
 
 def keys(config):
     """(target, variant, seed) of every cell: all targets in full, the first target in every variant."""
-    pairs = [(t, config.variants[0]) for t in config.targets]
-    pairs += [(config.targets[0], v) for v in config.variants[1:]]
-    return [(t, v, s) for s in range(config.first, config.first + config.seeds) for t, v in pairs]
+    targets, variants = config.targets, config.variants
+    pairs = [(t, v) for v in variants for t in targets if v == variants[0] or t == targets[0]]
+    return [(*pair, s) for s in range(config.first, config.first + config.seeds) for pair in pairs]
 
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
@@ -117,247 +120,169 @@ def run(config, device="cpu", progress=False):
     """Rows of table, target, variant, step, method and what else the table varies, each metric
     by seed; `floor` by target."""
     found, seconds = compute(config, device, progress=progress)
-    groups = {}
-    for key, result in found.items():
-        groups.setdefault(key[:2], []).append(result)
-    rows = [row for group in groups.values() for row in merge(group)]
     floors = {t: LatentJudge(config, t, device).floor(range(3)) for t in config.targets}
-    return record("scale", config, dict(rows=rows, floor=floors), time.time() - seconds, device)
+    results = dict(rows=merge(found.values()), floor=floors)
+    return record("scale", config, results, time.time() - seconds, device)
 
 
-def tuned_at(config, base, judge, variant, seed, device):
+def tuned_at(config, base, judge, variant, seed):
     """The fine-tune at every stage, and at a tenth of the last.  -> {step: VP}"""
-    world = judge.world
-    x0, label = world.sample(
-        config.size * world.num_classes, generator=torch.Generator().manual_seed(9_000 + seed), device=device
-    )
-    data = tuning.LatentTensors(codes(x0), label, world.num_classes)
+    classes, g = judge.world.num_classes, torch.Generator().manual_seed(9_000 + seed)
+    x0, label = judge.world.sample(config.size * classes, generator=g, device=judge.device)
+    data = tuning.LatentTensors(codes(x0), label, classes)
     recipe = dataclasses.replace(config.recipe, seed=seed, **VARIANTS[variant])
-    net = (
-        add_lora(base, world.num_classes, recipe.rank, seed)
-        if recipe.rank
-        else base.with_classes(world.num_classes, seed)
-    )
-    ready(net)
-    kept = tuning.averaged(net, data, recipe, {*config.stages, max(1, max(config.stages) // 10)})
+    net = add_lora(base, classes, recipe.rank, seed) if recipe.rank else base.with_classes(classes, seed)
+    kept = tuning.averaged(ready(net), data, recipe, {*config.stages, tenth(config.stages[-1])})
     return {step: ready(net) for step, net in kept.items()}
 
 
 def _cell(config, device, target, variant, seed):
-    base, judge, found = (
-        pretrained(config, config.network, config.first, device),
-        LatentJudge(config, target, device),
-        [],
+    base = pretrained(config, config.network, config.first, device)
+    judge = LatentJudge(config, target, device)
+    tuned, last, found = tuned_at(config, base, judge, variant, seed), config.stages[-1], []
+
+    def add(table, score, **fields):
+        found.append(dict(table=table, target=target, variant=variant, **fields, score=score))
+
+    def sampled(net, guide, w=W, **how):
+        return judge.score(judge.latents(net, guide, seed, w=w, **how))
+
+    for step in config.stages:
+        net = tuned[step]
+        guide = lora_guide(net) if variant == "LoRA" else base
+        add("calibration", _calibrated(config, judge, net, guide, seed), step=step)
+        weights = config.weights if step == last else (W,)
+        for w, method in [(1.0, "none"), *itertools.product(weights, ("cfg", "dog"))]:
+            add("weight", sampled(net, guide, w, method=method), step=step, method=method, w=w)
+    if (target, variant) != (config.targets[0], config.variants[0]):
+        return found
+
+    # the first target alone: the plane, samplers, guides
+    pre = base.denoiser(base.null)
+    for step, a, b in itertools.product(config.stages, config.plane, config.plane):
+        net = tuned[step]
+        x = judge.sample(lambda y: plane(pre, net.denoiser(net.null), net.denoiser(y), a, b), seed)
+        found.append(dict(table="plane", step=step, a=a, b=b, score=judge.score(x)))
+    for (sampler, steps), (method, _) in itertools.product(config.step_table, METHODS):
+        how = dict(sampler=sampler, steps=steps, method=method)
+        add("steps", sampled(tuned[last], base, **how), **how)
+    less = dataclasses.replace(config, images=config.other_images)
+    other = pretrained(less, config.other, config.first + 1, device)
+    guides = (  # each takes the place that DoG's or autoguidance's guide has
+        ("dog", base),
+        ("autoguidance", base),
+        ("cfg", None),
+        ("dog", other),
+        ("autoguidance", tuned[tenth(last)]),
     )
-    kept = tuned_at(config, base, judge, variant, seed, device)
-    where = dict(target=target, variant=variant)
-
-    def add(table, tuned, guide, rest, **changes):
-        found.append(
-            dict(
-                table=table, **where, **rest, score=judge.score(judge.latents(tuned, guide, seed, **changes))
-            )
-        )
-
-    for stage in config.stages:
-        tuned = kept[stage]
-        guide = lora_guide(tuned) if VARIANTS[variant].get("rank") else base
-        found.append(
-            dict(
-                table="calibration", **where, step=stage, score=_calibrated(config, judge, tuned, guide, seed)
-            )
-        )
-        add("weight", tuned, guide, dict(step=stage, method="none", w=1.0), method="none")
-        for w in config.weights if stage == max(config.stages) else config.weights[1:2] or config.weights:
-            for method in ("cfg", "dog"):
-                add("weight", tuned, guide, dict(step=stage, method=method, w=w), method=method, w=w)
-    if (target, variant) == (config.targets[0], config.variants[0]):
-        _plane(config, kept, base, judge, seed, found)
-        for sampler, steps in config.step_table:
-            for method in ("none", "cfg", "dog"):
-                add(
-                    "steps",
-                    kept[max(config.stages)],
-                    base,
-                    dict(sampler=sampler, steps=steps, method=method),
-                    method=method,
-                    w=1.5,
-                    sampler=sampler,
-                    steps=steps,
-                )
-        _guides(config, kept, base, judge, device, add)
+    for name, (method, guide) in zip(GUIDES, guides, strict=True):
+        add("guide", sampled(tuned[last], guide, method=method), guide=name)
     return found
 
 
 def _calibrated(config, judge, tuned, guide, seed):
     """Weights that held-out images ask for, as a score for each level: {"DoG 8": w,
     ..., "a 8": a, "b 8": b}."""
-    x0 = judge.draw(config.held_out, 7_000 + seed)
-    classes = judge.world.num_classes
+    x0, classes = judge.draw(config.held_out, 7_000 + seed), judge.world.num_classes
     data = tuning.LatentTensors(x0, torch.arange(len(x0)) % classes, classes)
-    found = calibration.calibrate(
-        tuned,
-        guide,
-        data,
-        calibration.Config(levels=config.levels, count=config.held_out, seed=seed),
-        judge.device,
-    )
-    names = {"DoG": (("DoG", 0),), "CFG": (("CFG", 0),), "plane": (("a", 0), ("b", 1))}
+    asked = calibration.Config(config.levels, config.held_out, seed)
+    found = calibration.calibrate(tuned, guide, data, asked, judge.device)
     return {
-        f"{name} {s:g}": round(found[m].weights[i, column].item(), 4)
-        for m in names
-        for name, column in names[m]
-        for i, s in enumerate(config.levels)
+        f"{name} {level:g}": round(found[method].weights[i, column].item(), 4)
+        for name, method, column in (
+            ("DoG", "DoG", 0),
+            ("CFG", "CFG", 0),
+            ("a", "plane", 0),
+            ("b", "plane", 1),
+        )
+        for i, level in enumerate(config.levels)
     }
 
 
-def _plane(config, kept, base, judge, seed, found):
-    for stage in config.stages:
-        tuned = kept[stage]
-        for a in config.plane:
-            for b in config.plane:
-                trio = [base.denoiser(base.null), tuned.denoiser(tuned.null)]
-                x = judge.sample(lambda y: plane(*trio, tuned.denoiser(y), a, b), seed)
-                found.append(dict(table="plane", step=stage, a=a, b=b, score=judge.score(x)))
+def frechet(record, method, w=W, **where):
+    """Fréchet distance of a method, by seed; after the last stage of a full fine-tune on the first
+    target, where nothing else is said.  -> (S,)"""
+    where = in_full(record, **where)
+    return values(record, "frechet", method=method, w=1.0 if method == "none" else w, **where)
 
 
-def _guides(config, kept, base, judge, device, add):
-    """Which guide, at w = 1.5: each takes the place that DoG's or autoguidance's guide has."""
-    last, other = (
-        kept[max(config.stages)],
-        pretrained(config, config.other, config.first + 1, device, images=config.other_images),
-    )
-    names = {
-        "pre-trained null": ("dog", base),
-        "pre-trained label": ("autoguidance", base),
-        "fine-tuned null": ("cfg", None),
-        "other model": ("dog", other),
-        "weaker self": ("autoguidance", kept[max(1, max(config.stages) // 10)]),
-    }
-    for name in GUIDES:
-        method, guide = names[name]
-        add("guide", last, guide, dict(guide=name), method=method, w=1.5)
+def in_full(record, **where):
+    """What rows of the table of weights are found by: `where`, and else the first target,
+    fine-tuned in full, at the last stage."""
+    config = record["config"]
+    usual = dict(target=config["targets"][0], variant="full", step=config["stages"][-1])
+    return dict(table="weight") | usual | where
 
 
-def of_weight(ax, record, target, variant="full"):
+def own(record, method, **where):
+    """Fréchet distance at the method's own weight, chosen on other seeds.  -> (S,)"""
+    return held_out(family(record, method, **in_full(record, **where)))
+
+
+def of_weight(ax, record, target="course"):
     """Fréchet distance over w, after the last stage."""
-    at = dict(table="weight", target=target, variant=variant, step=record["config"]["stages"][-1])
-    none = row(record, method="none", **at)["frechet"]
     for method, name in METHODS[1:]:
-        found = rows(record, method=method, **at)
-        plot.sweep(ax, [1.0, *(r["w"] for r in found)], [none, *(r["frechet"] for r in found)], name)
+        found = family(record, method, **in_full(record, target=target))
+        plot.sweep(ax, [r["w"] for r in found], [r["frechet"] for r in found], name)
     ax.set(xlabel="guidance weight w", title=f"Weight; target: {target}")
 
 
-def grouped(ax, groups):
-    """Bars of none, CFG and DoG for each group, {name: function of the method's key -> values by seed}."""
-    for i, values in enumerate(groups.values()):
+def grouped(ax, groups, distance):
+    """Bars of none, CFG and DoG for each group {name: fields}: distance(method, **fields), by seed."""
+    for i, where in enumerate(groups.values()):
         for k, (method, name) in enumerate(METHODS):
-            plot.bar(ax, i + 0.25 * (k - 1), values(method), name, name if i == 0 else None, width=0.22)
+            label = name if i == 0 else None
+            plot.bar(ax, i + 0.25 * (k - 1), distance(method, **where), name, label, width=0.22)
     ax.set_xticks(range(len(groups)), groups, rotation=20)
 
 
-def of_target(ax, record, w):
+def of_target(ax, record):
     """Every target at one weight."""
-    at = lambda target: (
-        lambda method: row(
-            record,
-            table="weight",
-            target=target,
-            variant="full",
-            step=record["config"]["stages"][-1],
-            method=method,
-            w=1.0 if method == "none" else w,
-        )["frechet"]
-    )
-    grouped(ax, {t: at(t) for t in record["config"]["targets"]})
-    ax.set_title(f"Targets, w = {w:g}")
+    grouped(ax, {t: dict(target=t) for t in record["config"]["targets"]}, functools.partial(frechet, record))
+    ax.set_title(f"Targets, w = {W:g}")
 
 
 def of_variant(ax, record):
     """The first target by kind of fine-tune, each method at its own weight."""
-    config = record["config"]
-    where = dict(table="weight", target=config["targets"][0], step=config["stages"][-1])
-    at = lambda variant: lambda method: held_out(family(record, method, variant=variant, **where))
-    grouped(ax, {v: at(v) for v in config["variants"]})
+    grouped(ax, {v: dict(variant=v) for v in record["config"]["variants"]}, functools.partial(own, record))
     ax.set_title("Kind of fine-tune, best w")
 
 
 def of_sampler(ax, record):
     """The first target by sampler and number of steps."""
-    kinds = [(r["sampler"], r["steps"]) for r in rows(record, table="steps", method="none")]
-    at = lambda sampler, steps: (
-        lambda method: row(record, table="steps", sampler=sampler, steps=steps, method=method)["frechet"]
-    )
-    grouped(ax, {f"{s} {n}": at(s, n) for s, n in kinds})
-    ax.set_title("Sampler and steps, w = 1.5")
+    table = [dict(table="steps", sampler=s, steps=n) for s, n in record["config"]["step_table"]]
+    groups = {f"{g['sampler']} {g['steps']}": g for g in table}
+    grouped(ax, groups, lambda method, **where: values(record, "frechet", method=method, **where))
+    ax.set_title(f"Sampler and steps, w = {W:g}")
 
 
-def of_duration(ax, record, w):
+def of_duration(ax, record, w=W):
     """The first target by length of fine-tuning."""
-    config = record["config"]
+    stages = record["config"]["stages"]
     for method, name in METHODS:
-        weight = 1.0 if method == "none" else w
-        plot.sweep(
-            ax,
-            config["stages"],
-            [
-                row(
-                    record,
-                    table="weight",
-                    target=config["targets"][0],
-                    variant="full",
-                    step=s,
-                    method=method,
-                    w=weight,
-                )["frechet"]
-                for s in config["stages"]
-            ],
-            name,
-        )
-    ax.set(xlabel="fine-tuning steps", title="How long it was fine-tuned", xscale="log")
-    ax.set_xticks(config["stages"], config["stages"])
+        plot.sweep(ax, stages, [frechet(record, method, w, step=s) for s in stages], name)
+    ax.set(xlabel="fine-tuning steps", ylabel=plot.NAMES["frechet"], title="How long it was fine-tuned")
+    ax.set(xscale="log")
+    ax.set_xticks(stages, stages)
     ax.minorticks_off()
 
 
 def of_guide(ax, record):
     """The first target by guide."""
-    plot.bars(
-        ax,
-        [row(record, table="guide", guide=g)["frechet"] for g in GUIDES],
-        GUIDES,
-        ["DoG", "DoG", "CFG", "none", "autoguidance"],
-    )
-    ax.set(xlabel="Fréchet distance", title="Which guide? w = 1.5")
+    found = [values(record, "frechet", table="guide", guide=g) for g in GUIDES]
+    plot.bars(ax, found, GUIDES, ["DoG", "DoG", "CFG", "none", "autoguidance"])
+    ax.set(xlabel=plot.NAMES["frechet"], title=f"Which guide? w = {W:g}")
 
 
 def figure(record):
-    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler;
-    those that the record has."""
-    config = record["config"]
-    w = 1.5 if 1.5 in config["weights"] else config["weights"][0]
-    panels = [
-        lambda ax: of_weight(ax, record, config["targets"][0]),
-        lambda ax: of_target(ax, record, w),
-        lambda ax: of_guide(ax, record),
-        lambda ax: of_sampler(ax, record),
-    ]
-    panels[2:2] = [lambda ax: of_variant(ax, record)] * (len(config["variants"]) > 1) + [
-        lambda ax: of_duration(ax, record, w)
-    ] * (len(config["stages"]) > 1)
+    """The paper's tables as pictures: weight, targets, kind and length of fine-tuning, guide, sampler."""
+    panels = (of_weight, of_target, of_variant, of_duration, of_guide, of_sampler)
     with plot.style():
-        columns = math.ceil(len(panels) / 2)
-        fig, axes = plt.subplots(2, columns, figsize=(5 * columns, 8.4))
-        for draw, ax in zip(panels, axes.flat, strict=False):
-            draw(ax)
-        for ax in axes.flat[len(panels) :]:
-            ax.set_axis_off()
+        fig, axes = plt.subplots(2, 3, figsize=(15, 8.4))
+        for panel, ax in zip(panels, axes.flat, strict=True):
+            panel(ax, record)
+        axes[0, 0].set_ylabel(plot.NAMES["frechet"])
         axes[0, 1].legend(fontsize=11)
-        for ax in axes[:, 0]:
-            if not ax.get_xlabel().startswith("Fréchet"):
-                ax.set_ylabel("Fréchet distance")
-        fig.supxlabel(
-            f"{config['size']} images a class; {len(record['seeds'])} seeds, 95% bootstrap intervals",
-            fontsize=11,
-        )
+        size, seeds = record["config"]["size"], len(record["seeds"])
+        fig.supxlabel(f"{size} images a class; {seeds} seeds, 95% bootstrap intervals", fontsize=11)
     return fig

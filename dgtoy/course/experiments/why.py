@@ -21,14 +21,15 @@ from torch import nn
 from ...guidance import guided
 from ...pipeline import sample as sampling
 from ...pipeline.latents import Unshuffle
+from ...pipeline.pictures import to_uint8
 from ...samplers import dpmpp_2m
+from ...train import append_dims
 from .. import cache, plot
 from ..lab import Presets
 from ..records import record
-from ..worlds import glyphs
 from . import scale
 from .directions import generalized, within
-from .scale_setup import LatentJudge, codes, pretrained
+from .scale_setup import SOURCE, LatentJudge, codes, pretrained
 
 W = 2.0  # the weight at which directions are compared with the closed form
 TERMS = (("domain", "DoG", "domain term"), ("class", "CFG", "class term"))  # name, colour of, label
@@ -59,45 +60,30 @@ def run(config, device="cpu", progress=False):
     """By seed and stage: `terms` and `errors` over sigma; at the last stage `odds` along the sampler's
     steps, `stds` and (first seed) `sheets` of samples by method; `ratio`: the closed form's r."""
     found, seconds = compute(config, device, progress=progress)
-    return record(
-        "why",
-        config,
-        dict(cells=list(found.values()), ratio=_ratios(config, device)),
-        time.time() - seconds,
-        device,
-    )
+    judge = LatentJudge(config.study, config.study.targets[0], device)
+    ratio = {view: r.round(5).tolist() for view, (_, r) in _axes(judge).items()}
+    results = dict(cells=list(found.values()), ratio=ratio)
+    return record("why", config, results, time.time() - seconds, device)
 
 
 def compute(config, device="cpu", part=(0, 1), progress=False):
     """The results of every cell, or of a part of them, and the seconds they took."""
-    return cache.cells(_cell, config, device, [(s,) for s in range(config.study.seeds)], part, progress)
+    return cache.cells(_cell, config, device, [(s,) for s in range(config.seeds)], part, progress)
 
 
 def _cell(config, device, seed):
     study = config.study
-    target = study.targets[0]
-    judge, base = LatentJudge(study, target, device), pretrained(study, study.network, 0, device)
-    kept = scale.tuned_at(study, base, judge, study.variants[0], seed, device)
-    found = dict(
-        stages=[
-            dict(
-                step=s,
-                terms=terms(config, judge, base, kept[s], seed),
-                errors=errors(config, judge, base, kept[s], seed),
-            )
-            for s in study.stages
-        ]
-    )
-    last = kept[max(study.stages)]
-    return found | _trajectories(config, judge, base, last, domain_classifier(config, judge, device), seed)
+    judge, base = LatentJudge(study, study.targets[0], device), pretrained(study, study.network, 0, device)
+    tuned = scale.tuned_at(study, base, judge, study.variants[0], seed)
+    stages = [dict(step=s) | over_sigma(config, judge, base, tuned[s], seed) for s in study.stages]
+    classifier = domain_classifier(config, judge)
+    return dict(stages=stages) | _trajectories(judge, base, tuned[study.stages[-1]], classifier, seed)
 
 
-def _images(config, judge, seed, source=False):
-    """Held-out images of the target or the source, and their labels."""
+def _images(config, judge, world, seed):
+    """Held-out images of a world as latents, and their labels."""
     g = torch.Generator().manual_seed(6_000 + seed)
-    x0, label = (glyphs.World(size=64) if source else judge.world).sample(
-        config.points, generator=g, device=judge.device
-    )
+    x0, label = world.sample(config.points, generator=g, device=judge.device)
     return codes(x0), label
 
 
@@ -106,51 +92,42 @@ def _noised(x0, sigma, seed):
     return x0 + sigma * torch.randn(x0.shape, generator=g).to(x0.device)
 
 
-def terms(config, judge, base, tuned, seed):
-    """Over sigma: rms of domain and class term, the cosine between them, and of each
-    with what is missing, x0 - D_c.
-    -> {name: [by level]}"""
-    x0, label = _images(config, judge, seed)
-    found = {k: [] for k in ("domain", "class", "angle", "domain_to_truth", "class_to_truth")}
-    cosine = lambda a, b: nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).mean().item()
+def over_sigma(config, judge, base, tuned, seed):
+    """`terms`: rms of domain and class term, the cosine between them, and of each with what is missing,
+    x0 - D_c. `errors`: mean squared error of the null branches before and after fine-tuning, on source and
+    target, and of the labelled branch on the target.  -> {kind: {name: [by level]}}"""
+    (x0, label), (source, _) = (_images(config, judge, world, seed) for world in (judge.world, SOURCE))
+    D_pre, D_null = (net.denoiser(net.null) for net in (base, tuned))
+    D_c = tuned.denoiser(label)
+    mse = lambda a, b: (a - b).square().mean()
+    cosine = lambda a, b: nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).mean()
+    terms, errors = {}, {}
     for sigma in config.levels:
-        x = _noised(x0, sigma, seed)
-        pre, null, labelled = (
-            base.denoiser(base.null)(x, sigma),
-            tuned.denoiser(tuned.null)(x, sigma),
-            tuned.denoiser(label)(x, sigma),
-        )
+        x, x_source = _noised(x0, sigma, seed), _noised(source, sigma, seed)
+        pre, null, labelled = D_pre(x, sigma), D_null(x, sigma), D_c(x, sigma)
         domain, by_class, missing = null - pre, labelled - null, x0 - labelled
-        values = (
-            domain.square().mean().sqrt().item(),
-            by_class.square().mean().sqrt().item(),
-            cosine(domain, by_class),
-            cosine(domain, missing),
-            cosine(by_class, missing),
-        )
-        for name, value in zip(found, values, strict=True):
-            found[name].append(round(value, 5))
-    return found
+        for name, value in {
+            "domain": mse(null, pre).sqrt(),
+            "class": mse(labelled, null).sqrt(),
+            "angle": cosine(domain, by_class),
+            "domain_to_truth": cosine(domain, missing),
+            "class_to_truth": cosine(by_class, missing),
+        }.items():
+            terms.setdefault(name, []).append(round(value.item(), 5))
+        for name, value in {
+            "pre-trained null, source": mse(D_pre(x_source, sigma), source),
+            "fine-tuned null, source": mse(D_null(x_source, sigma), source),
+            "pre-trained null, target": mse(pre, x0),
+            "fine-tuned null, target": mse(null, x0),
+            "fine-tuned label, target": mse(labelled, x0),
+        }.items():
+            errors.setdefault(name, []).append(_short(value))
+    return dict(terms=terms, errors=errors)
 
 
-def errors(config, judge, base, tuned, seed):
-    """Over sigma: mean squared error of the null branches before and after fine-tuning, on source and
-    target, and of the labelled branch on the target."""
-    found = {}
-    for where in ("source", "target"):
-        x0, label = _images(config, judge, seed, where == "source")
-        branches = {
-            "pre-trained null": base.denoiser(base.null),
-            "fine-tuned null": tuned.denoiser(tuned.null),
-        }
-        if where == "target":
-            branches["fine-tuned label"] = tuned.denoiser(label)
-        for name, D in branches.items():
-            found[f"{name}, {where}"] = [
-                float(f"{(D(_noised(x0, s, seed), s) - x0).square().mean().item():.5g}")
-                for s in config.levels
-            ]
-    return found
+def _short(value):
+    """A number to five digits."""
+    return float(f"{value:.5g}")
 
 
 class DomainClassifier(nn.Module):
@@ -164,27 +141,25 @@ class DomainClassifier(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * 16, 1))
 
     def forward(self, x, sigma):
-        """x (B, 4, 32, 32), sigma (B,) -> (B,)"""
-        level = (sigma.log() / 4)[:, None, None, None].expand(-1, 1, *x.shape[2:])
-        return self.layers(torch.cat([x / (1 + sigma**2).sqrt()[:, None, None, None], level], 1))[:, 0]
+        """x (B, 4, 32, 32), sigma () or (B,) -> (B,)"""
+        sigma = append_dims(sigma.float().expand(len(x)), x)
+        level = (sigma.log() / 4).expand_as(x[:, :1])
+        return self.layers(torch.cat([x / (1 + sigma**2).sqrt(), level], 1))[:, 0]
 
 
-def domain_classifier(config, judge, device, batch=128):
+def domain_classifier(config, judge, batch=128):
     """A classifier of noised latents, trained on fresh images of source and target in equal shares, sigma
     log-uniform from 0.05 to 100."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = DomainClassifier().to(device)
-    optimizer, g, source = (
-        torch.optim.Adam(net.parameters(), lr=1e-3),
-        torch.Generator(device).manual_seed(11),
-        glyphs.World(size=64),
-    )
+        net = DomainClassifier().to(judge.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    random = dict(generator=torch.Generator(judge.device).manual_seed(11), device=judge.device)
+    is_target = torch.arange(batch, device=judge.device) >= batch // 2
     for _ in range(config.classifier):
-        halves = [codes(w.sample(batch // 2, generator=g, device=device)[0]) for w in (source, judge.world)]
-        sigma = torch.exp(math.log(0.05) + math.log(2000) * torch.rand(batch, generator=g, device=device))
-        x0, is_target = torch.cat(halves), torch.arange(batch, device=device) >= batch // 2
-        x = x0 + sigma[:, None, None, None] * torch.randn(x0.shape, generator=g, device=device)
+        x0 = torch.cat([codes(w.sample(batch // 2, **random)[0]) for w in (SOURCE, judge.world)])
+        sigma = torch.exp(math.log(0.05) + math.log(2000) * torch.rand(batch, **random))
+        x = x0 + append_dims(sigma, x0) * torch.randn(x0.shape, **random)
         loss = nn.functional.binary_cross_entropy_with_logits(net(x, sigma), is_target.float())
         optimizer.zero_grad()
         loss.backward()
@@ -192,49 +167,36 @@ def domain_classifier(config, judge, device, batch=128):
     return net.eval().requires_grad_(False)
 
 
-def _trajectories(config, judge, base, tuned, classifier, seed):
+def _trajectories(judge, base, tuned, classifier, seed):
     """Mean log-odds of the target along each method's trajectory, and the stds of its samples
     along the directions of truth."""
-    guides = {
-        "none": (tuned.denoiser(judge.label), 1.0),
-        "CFG": (tuned.denoiser(tuned.null), 1.5),
-        "DoG": (base.denoiser(base.null), 1.5),
-        f"DoG, w = {W:g}": (base.denoiser(base.null), W),
+    main, null, pre = (tuned.denoiser(judge.label), tuned.denoiser(tuned.null), base.denoiser(base.null))
+    methods = {
+        "none": main,
+        "CFG": guided(main, null, scale.W),
+        "DoG": guided(main, pre, scale.W),
+        f"DoG, w = {W:g}": guided(main, pre, W),
     }
-    sigmas, axes, odds, stds, sheets = sampling.levels(config.study.steps), _axes(judge), {}, {}, {}
-    x_T = sampling.scaled(
-        sampling.noise(sampling.Config(seed=seed), range(judge.setting.samples), tuned.shape)[0].to(
-            judge.device
-        ),
-        sigmas,
-    )
-    for name, (guide, w) in guides.items():
+    sigmas, axes = sampling.levels(judge.setting.steps), _axes(judge)
+    x_T = sampling.scaled(judge.start(seed), sigmas)
+    odds, stds, sheets = {}, {}, {}
+    for name, D in methods.items():
         odds[name] = []
-        for x, sigma in zip(
-            dpmpp_2m(guided(tuned.denoiser(judge.label), guide, w), x_T, sigmas), sigmas[1:], strict=True
-        ):
-            level = max(sigma.item(), 0.05)  # the classifier's lowest; the last x is clean
-            noised = x if sigma > 0.05 else _noised(x, 0.05, seed)
-            odds[name].append(
-                round(classifier(noised, torch.full((len(x),), level, device=x.device)).mean().item(), 4)
-            )
-        stds[name] = {
-            view: [float(f"{v:.5g}") for v in within(z @ axes[view][0], judge.label.cpu())]
-            for view, z in _views(judge, x).items()
-        }
+        for x, sigma in zip(dpmpp_2m(D, x_T, sigmas), sigmas[1:], strict=True):
+            noised = x if sigma > 0.05 else _noised(x, 0.05, seed)  # the classifier's lowest level
+            odds[name].append(round(classifier(noised, sigma.clamp(min=0.05)).mean().item(), 4))
+        spread = {view: within(z @ axes[view][0], judge.label.cpu()) for view, z in _views(judge, x).items()}
+        stds[name] = {view: [_short(v) for v in std] for view, std in spread.items()}
         sheets[name] = sheet(x[:12])
-    return dict(odds=odds, stds=stds, sigmas=[round(s.item(), 5) for s in sigmas[1:]]) | (
-        dict(sheets=sheets) if seed == 0 else {}
-    )
+    found = dict(odds=odds, stds=stds, sigmas=[round(s.item(), 5) for s in sigmas[1:]])
+    return found | (dict(sheets=sheets) if seed == 0 else {})
 
 
 def sheet(z):
     """Latents as one row of grey pictures, a PNG in base64, for a record to hold."""
-    x = Unshuffle().decode(z).clamp(-1, 1)[:, 0]  # (n, 64, 64)
+    grey = to_uint8(Unshuffle().decode(z)[:, 0]).cpu()  # (n, 64, 64)
     held = io.BytesIO()
-    Image.fromarray(((x + 1) * 127.5).round().byte().cpu().permute(1, 0, 2).flatten(1).numpy()).save(
-        held, "PNG"
-    )
+    Image.fromarray(grey.permute(1, 0, 2).flatten(1).numpy()).save(held, "PNG")
     return base64.b64encode(held.getvalue()).decode()
 
 
@@ -244,25 +206,18 @@ def _views(judge, x):
 
 
 def _axes(judge):
-    n = max(judge.setting.truth, 130)
-    source = codes(
-        glyphs.World(size=64).sample(n, generator=torch.Generator().manual_seed(3), device=judge.device)[0]
-    )
-    views = [_views(judge, x) for x in (source, judge.draw(n, 4))]
-    return {
-        k: generalized(views[0][k], views[1][k], torch.arange(n) % judge.world.num_classes) for k in views[0]
-    }
-
-
-def _ratios(config, device):
-    judge = LatentJudge(config.study, config.study.targets[0], device)
-    return {k: r.round(5).tolist() for k, (_, r) in _axes(judge).items()}
+    """By view: directions that the target is narrow in, and the closed form's r along each."""
+    n, g = judge.setting.truth, torch.Generator().manual_seed(3)
+    source = _views(judge, codes(SOURCE.sample(n, generator=g, device=judge.device)[0]))
+    target = _views(judge, judge.draw(n, 4))
+    label = torch.arange(n) % judge.world.num_classes
+    return {view: generalized(source[view], target[view], label) for view in source}
 
 
 def sharpening(record, view):
     """Predicted (W - 1) log r and measured log(std DoG / std none) along each direction.  -> (d,), (S, d)"""
     measured = np.log(widths(record, f"DoG, w = {W:g}", view) / widths(record, "none", view))
-    return (W - 1) * np.log(np.maximum(record["results"]["ratio"][view], 1e-3)), measured
+    return (W - 1) * np.log(record["results"]["ratio"][view]), measured
 
 
 def widths(record, method, view):
@@ -277,104 +232,70 @@ def curve(record, kind, name, stage=-1):
     return np.array([c["stages"][stage][kind][name] for c in record["results"]["cells"]]).T
 
 
+def _over_sigma(ax, sigmas, curves, ylabel, title, level=None):
+    """Curves {label: (values (levels, S), method of the colour)} over sigma, and a line at `level`."""
+    for label, (values, method) in curves.items():
+        plot.sweep(ax, sigmas, values, method, label)
+    if level is not None:
+        ax.axhline(level, color="black", linewidth=1, zorder=1)
+    ax.set(xscale="log", xlabel="noise level σ", ylabel=ylabel, title=title)
+    ax.legend(fontsize=11)
+
+
 def sizes(ax, record, stage=-1):
     """Rms of the two terms over sigma."""
-    for name, method, label in TERMS:
-        plot.sweep(ax, record["config"]["levels"], curve(record, "terms", name, stage), method, label)
-    ax.axhline(0, color="black", linewidth=1)
-    ax.set(ylabel="rms of the term", title="Two terms over the noise")
-    _over_sigma(ax)
+    curves = {label: (curve(record, "terms", name, stage), method) for name, method, label in TERMS}
+    _over_sigma(ax, record["config"]["levels"], curves, "rms of the term", "Two terms over the noise", 0)
 
 
 def pointing(ax, record, stage=-1):
     """Cosine of each term with what is missing, and between the two."""
-    levels = record["config"]["levels"]
-    ax.axhline(0, color="black", linewidth=1)
-    for name, method, label in TERMS:
-        plot.sweep(
-            ax, levels, curve(record, "terms", f"{name}_to_truth", stage), method, f"{label} and truth"
-        )
-    plot.sweep(ax, levels, curve(record, "terms", "angle", stage), "plane", "the two terms")
-    ax.set(ylabel="cosine", title="Do they point to the truth?")
-    _over_sigma(ax)
+    cosine = lambda name: curve(record, "terms", name, stage)
+    curves = {f"{label} and truth": (cosine(f"{name}_to_truth"), method) for name, method, label in TERMS}
+    curves["the two terms"] = cosine("angle"), "plane"
+    _over_sigma(ax, record["config"]["levels"], curves, "cosine", "Do they point to the truth?", 0)
 
 
 def forgotten(ax, record, stage=-1):
     """Error of the fine-tuned null branch over that of the pre-trained one, on the
     source and on the target."""
-    ax.axhline(1, color="black", linewidth=1)
+    error = lambda branch: curve(record, "errors", branch, stage)
     for where, look in (("source", {}), ("target", dict(marker="o", linestyle=":"))):
-        error = lambda branch: curve(record, "errors", f"{branch} null, {where}", stage)
-        plot.sweep(
-            ax,
-            record["config"]["levels"],
-            error("fine-tuned") / error("pre-trained"),
-            "CFG",
-            f"on the {where}",
-            **look,
-        )
-    ax.set(ylabel="its error / pre-trained", title="What the null branch forgot")
-    _over_sigma(ax)
+        ratio = error(f"fine-tuned null, {where}") / error(f"pre-trained null, {where}")
+        plot.sweep(ax, record["config"]["levels"], ratio, "CFG", f"on the {where}", **look)
+    _over_sigma(ax, [], {}, "its error / pre-trained", "What the null branch forgot", 1)
 
 
 def alignment(ax, record):
     """Log-odds of the target along the trajectories of none, CFG and DoG."""
     cells = record["results"]["cells"]
-    for method in ("none", "CFG", "DoG"):
-        name = method if method == "none" else f"{method}, w = 1.5"
-        plot.sweep(
-            ax,
-            np.maximum(cells[0]["sigmas"], 0.05),
-            np.array([c["odds"][method] for c in cells]).T,
-            method,
-            name,
-        )
-    ax.set(ylabel="log-odds of the target", title="Is it of the domain?")
-    _over_sigma(ax)
+    odds = lambda method: np.array([c["odds"][method] for c in cells]).T  # (steps, S)
+    names = {"none": "none", f"CFG, w = {scale.W:g}": "CFG", f"DoG, w = {scale.W:g}": "DoG"}
+    curves = {label: (odds(method), method) for label, method in names.items()}
+    sigmas = np.maximum(cells[0]["sigmas"], 0.05)
+    _over_sigma(ax, sigmas, curves, "log-odds of the target", "Is it of the domain?")
 
 
-def _over_sigma(ax):
-    ax.set(xscale="log", xlabel="noise level σ")
-    ax.legend(fontsize=11)
+DOTS = dict(linestyle="", alpha=0.7)  # one for each direction
 
 
 def by_direction(ax, record, view, **look):
     """Measured against predicted change of log std, a dot for each direction; the line is the closed form."""
     predicted, measured = sharpening(record, view)
-    ax.plot(
-        predicted,
-        measured.mean(0),
-        **dict(color=plot.METHODS["DoG"]["color"], marker="D", linestyle="", label=view, alpha=0.7) | look,
-    )
+    ax.plot(predicted, measured.mean(0), label=view, **plot.METHODS["DoG"] | DOTS | look)
     ax.axline((0, 0), slope=1, color="black", linewidth=1)
-    ax.set(
-        xlabel="predicted, (w − 1) log r",
-        ylabel="measured change of log std",
-        title=f"Which directions sharpen? w = {W:g}",
-    )
+    ax.set(xlabel="predicted, (w − 1) log r", ylabel="measured change of log std")
+    ax.set_title(f"Which directions sharpen? w = {W:g}")
 
 
-def of_truth(ax, record, view="features"):
-    """Widths of the samples of none and DoG against the truth's, a dot for each direction."""
-    truth = np.maximum(record["results"]["ratio"][view], 1e-3)
+def of_truth(ax, record):
+    """Widths of the samples of none and DoG against the truth's in features, a dot for each direction."""
+    truth = record["results"]["ratio"]["features"]
     for name, method in (("none", "none"), (f"DoG, w = {W:g}", "DoG")):
-        look = plot.METHODS[method]
-        ax.plot(
-            truth,
-            widths(record, name, view).mean(0),
-            look["marker"],
-            color=look["color"],
-            label=name,
-            alpha=0.7,
-        )
+        ax.plot(truth, widths(record, name, "features").mean(0), label=name, **plot.METHODS[method] | DOTS)
     ax.axline((1, 1), (2, 2), color="black", linewidth=1)
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel=f"std of true images, {view}",
-        ylabel="std of the samples",
-        title="Broader than the truth",
-    )
+    ax.set(xscale="log", yscale="log", xlabel="std of true images, features", ylabel="std of the samples")
+    ax.set_title("Broader than the truth")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2]))
         axis.set_major_formatter("{x:g}")
@@ -394,10 +315,9 @@ def figure(record):
         of_truth(axes[1, 2], record)
         for ax in axes[1, 1:]:
             ax.legend(fontsize=11)
-        steps = cells[0]["stages"][-1]["step"]
         fig.supxlabel(
-            f"after {steps} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap intervals "
-            "(of two seeds: from one to the other)",
+            f"after {cells[0]['stages'][-1]['step']} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap "
+            "intervals (of two seeds: from one to the other)",
             fontsize=11,
         )
     return fig
