@@ -44,7 +44,7 @@ def test_a_held_set_gives_its_rows_and_mirrors_none():
 
 
 def test_the_target_of_a_name_is_what_the_table_says():
-    worlds = {name: scale_setup.LatentSetting(domain=name).world() for name in scale_setup.TARGETS}
+    worlds = {name: scale_setup.world(name) for name in scale_setup.TARGETS}
     assert worlds["ten digits"].num_classes == 10 and worlds["course"].num_classes == 62
     assert worlds["course"].size == 64 and worlds["other fonts"].fonts != worlds["course"].fonts
 
@@ -134,7 +134,7 @@ def test_the_rule_of_c15(dog, verdict):
 
 def judge_of(target):
     """A world and a device, in the place of the judge."""
-    return SimpleNamespace(world=scale_setup.LatentSetting(domain=target).world(), device="cpu")
+    return SimpleNamespace(world=scale_setup.world(target), device="cpu")
 
 
 def test_the_two_terms_are_those_of_domain_guidance():

@@ -26,16 +26,21 @@ TARGETS = {  # name: which target, see glyphs.target
 }
 
 
+def world(target):
+    """A target at 64 pixels."""
+    return glyphs.target(**dict(classes=62, size=64) | TARGETS[target])
+
+
 def codes(images):
     """Images (n, 3, 64, 64) as latents (n, 4, 32, 32): grey, the squares of four pixels as channels."""
     return Unshuffle().encode(images)[0]
 
 
 class LatentSetting(PictureSetting):
-    """A target of TARGETS, at 64 pixels, as `LatentJudge` asks for it."""
+    """A target of TARGETS, as `LatentJudge` asks for it."""
 
     def world(self):
-        return glyphs.target(**dict(classes=62, size=64) | TARGETS[self.domain])
+        return world(self.domain)
 
 
 class LatentJudge(PictureJudge):

@@ -21,7 +21,6 @@ from torch import nn
 from ...guidance import guided
 from ...pipeline import sample as sampling
 from ...pipeline.latents import Unshuffle
-from ...pipeline.pictures import to_uint8
 from ...samplers import dpmpp_2m
 from ...train import append_dims
 from .. import cache, plot
@@ -194,9 +193,10 @@ def _trajectories(judge, base, tuned, classifier, seed):
 
 def sheet(z):
     """Latents as one row of grey pictures, a PNG in base64, for a record to hold."""
-    grey = to_uint8(Unshuffle().decode(z)[:, 0]).cpu()  # (n, 64, 64)
+    x = Unshuffle().decode(z).clamp(-1, 1)[:, 0]  # (n, 64, 64)
+    row = ((x + 1) * 127.5).round().byte().cpu().permute(1, 0, 2).flatten(1)
     held = io.BytesIO()
-    Image.fromarray(grey.permute(1, 0, 2).flatten(1).numpy()).save(held, "PNG")
+    Image.fromarray(row.numpy()).save(held, "PNG")
     return base64.b64encode(held.getvalue()).decode()
 
 
