@@ -262,8 +262,8 @@ def test_make_test_keeps_a_notebook_in_order_in_one_process_and_is_strict(place)
 def test_both_commands_are_timed_from_an_empty_cache(monkeypatch):
     asked = []
     monkeypatch.setattr(notebooks, "_make", lambda *words: asked.append(words))
-    pathlib.Path("build/notebooks").mkdir(parents=True)
-    pathlib.Path("build/notebooks/notebooks.json").write_text(json.dumps(dict(seconds={"00_sum": 3.0})))
+    pathlib.Path("figures").mkdir(exist_ok=True)
+    pathlib.Path("figures/notebooks.json").write_text(json.dumps(dict(seconds={"00_sum": 3.0})))
     assert notebooks.time_commands().splitlines() == ["make run 0 s", "make test 0 s"]
     timed = json.loads(pathlib.Path("figures/notebooks.json").read_text())
     assert timed == dict(seconds={"00_sum": 3.0}, commands={"make run": 0.0, "make test": 0.0})

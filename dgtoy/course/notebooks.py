@@ -50,7 +50,7 @@ def time_commands(figures="figures"):
             started = time.time()
             _make(command, cache)
             took[f"make {command}"] = round(time.time() - started, 1)
-    timed = _timed("build/notebooks") | dict(commands=took)
+    timed = _timed(figures) | dict(commands=took)
     write_text(pathlib.Path(figures) / "notebooks.json", json.dumps(timed, indent=1) + "\n")
     return "\n".join(f"{command} {seconds:.0f} s" for command, seconds in took.items())
 
