@@ -28,7 +28,9 @@ class TrainingConfig:
     """What every training has: its length, its batch, AdamW and the average of the weights.
 
     dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of
-    the gradient, 0 for any. schedule: of the learning rate after `warmup` steps in which it rises to lr:
+    the gradient, 0 for any. muon: how many times lr the matrices of a transformer's blocks learn with, by
+    Muon (Jordan 2024, with the root mean square of AdamW's steps) instead of AdamW, 0 for AdamW alone; needs
+    torch 2.9. schedule: of the learning rate after `warmup` steps in which it rises to lr:
     "constant"; "cosine", falling to 0; "wsd", constant and in the last share `decay` of the steps falling to
     0 on a line. Raises ValueError for values out of range.
     """
@@ -41,6 +43,7 @@ class TrainingConfig:
     betas: tuple = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float = 0.0
+    muon: float = 0.0
     schedule: str = "constant"
     warmup: int = 0
     decay: float = 0.2
@@ -55,6 +58,7 @@ class TrainingConfig:
             ema="[0, 1)",
             weight_decay="[0, inf)",
             clip="[0, inf)",
+            muon="[0, inf)",
             warmup="[0, inf)",
             decay="(0, 1]",
         )
@@ -124,8 +128,14 @@ def generator(seed, step, device="cpu"):
     return torch.Generator(device).manual_seed(1_000_003 * seed + step)
 
 
+def matrices(params):
+    """The names of the parameters that Muon trains: every matrix of a block but those of its modulation."""
+    return [n for n, p in params.items() if p.ndim == 2 and n.startswith("blocks.") and "adaLN" not in n]
+
+
 class Trainer:
-    """A training run: the weights of `net`, their average `ema`, Adam's moments, and the steps taken.
+    """A training run: the weights of `net`, their average `ema`, the optimizers' moments, and the steps
+    taken.
 
     net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving
     average of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
@@ -140,7 +150,8 @@ class Trainer:
         self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
         self.params = _params(net)
         self.averages = {} if ema is None else _params(ema)
-        params = list(self.params.values())
+        by_muon = matrices(self.params) if recipe.muon else []
+        params = [p for name, p in self.params.items() if name not in by_muon]
         on_cuda = params[0].is_cuda  # there a captured update reads the learning rate from where it lies
         self.optimizer = torch.optim.AdamW(
             params,
@@ -156,6 +167,7 @@ class Trainer:
                 exp_avg=torch.zeros_like(p),
                 exp_avg_sq=torch.zeros_like(p),
             )
+        self.muon = _muon([self.params[name] for name in by_muon], recipe) if by_muon else None
         self._halves = {}
 
     def run(self, batch_fn):
@@ -177,6 +189,8 @@ class Trainer:
             self._check(loss)
             self._set_lr(self.recipe.lr_at(self.step))
             update(loss)
+            if self.muon:
+                self.muon.step()
             if averages:
                 with torch.no_grad():
                     decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
@@ -226,11 +240,15 @@ class Trainer:
             state["step"].fill_(self.step)
 
     def _state(self):
-        """Weights, averages and both moments by name."""
+        """Weights, averages and moments by name."""
         found = {}
         for name, p in self.params.items():
-            moments = self.optimizer.state[p]
-            found |= {f"net.{name}": p, f"m.{name}": moments["exp_avg"], f"v.{name}": moments["exp_avg_sq"]}
+            found[f"net.{name}"] = p
+            if p in self.optimizer.state:
+                found[f"m.{name}"] = self.optimizer.state[p]["exp_avg"]
+                found[f"v.{name}"] = self.optimizer.state[p]["exp_avg_sq"]
+            else:
+                found[f"m.{name}"] = self.muon.state[p]["momentum_buffer"]
         return found | {f"ema.{name}": p for name, p in self.averages.items()}
 
     def _header(self):
@@ -271,7 +289,11 @@ class Trainer:
 
     def _gradient(self, *batch):
         loss = self.loss_fn(self.net, *batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        for p in self.params.values():
+            if self.muon is None:
+                p.grad = None
+            elif p.grad is not None:
+                p.grad.zero_()  # Muon, which is not captured, finds every kind of batch's in one place
         loss.sum().backward()
         return loss.detach()
 
@@ -287,6 +309,8 @@ class Trainer:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+        if self.muon:
+            self.muon.param_groups[0]["lr"] = self.recipe.muon * lr
 
     def _check(self, loss):
         finite = loss.reshape(-1).isfinite()
@@ -296,6 +320,18 @@ class Trainer:
                 f"the loss of seed {seed} is not finite at step {self.step + 1};"
                 f" the weights are those of step {self.step}"
             )
+
+
+def _muon(params, recipe):
+    """torch's Muon with all its state in place."""
+    if not hasattr(torch.optim, "Muon"):
+        raise ImportError(
+            f"muon is {recipe.muon} with torch {torch.__version__}; expected torch 2.9 or newer"
+        )
+    made = torch.optim.Muon(params, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+    for p in params:
+        made.state[p] = dict(momentum_buffer=torch.zeros_like(p))
+    return made
 
 
 def _params(net):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from dgtoy import MLP, Ensemble, LabelledMixture, Points, Recipe, fit, train
 from dgtoy.checkpoint import read_safetensors, write_safetensors, write_text
+from dgtoy.dit import VP, DiT
 from dgtoy.train import batches, denoising_loss
 
 close = torch.testing.assert_close
@@ -516,3 +517,73 @@ def test_what_a_killed_process_left_behind_goes_with_the_next_write(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name} and (
         tmp_path / "a [1].json"
     ).read_text() == "whole"
+
+
+def muon_net():
+    return VP(DiT(8, 2, 3, 32, 2, 2, 4, learn_sigma=False))
+
+
+def muon_batch(step):
+    g = train.generator(0, step)
+    x0 = torch.randn(4, 3, 8, 8, generator=g)
+    return x0, torch.arange(4), torch.randn(4, 3, 8, 8, generator=g)
+
+
+def muon_loss(net, x0, label, eps):
+    return (net.net(x0 + eps, torch.full((4,), 100.0), label) - x0).square().mean()
+
+
+def muon_trainer(**changes):
+    net = muon_net()
+    for p in net.net.parameters():  # no gate is closed
+        torch.nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+    recipe = train.TrainingConfig(**dict(steps=6, batch=4, lr=1e-2, ema=0.9, muon=3.0, clip=1.0) | changes)
+    ema = net.clone()
+    return train.Trainer(net, muon_loss, recipe, ema), net, ema
+
+
+def test_muon_trains_the_blocks_matrices_as_a_plain_loop_does():
+    trainer, net, _ = muon_trainer(steps=2)
+    _, plain, _ = muon_trainer()
+    named = dict(plain.net.named_parameters())
+    ours = train.matrices(named)
+    assert {n.split(".", 2)[2] for n in ours} == {
+        f"{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    muon = torch.optim.Muon(
+        [named[n] for n in ours], lr=3e-2, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+    )
+    adam = torch.optim.AdamW([p for n, p in named.items() if n not in ours], lr=1e-2, weight_decay=0.0)
+    for step, found in enumerate(trainer.run(muon_batch)):
+        loss = muon_loss(plain, *muon_batch(step))
+        muon.zero_grad()
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
+        muon.step()
+        adam.step()
+        close(found.loss, loss.detach(), rtol=1e-4, atol=0)  # Muon's products are of bfloat16
+    for name, p in net.net.named_parameters():
+        assert (p - named[name]).norm() < 5e-3 * named[name].norm(), name
+
+
+def test_a_run_with_muon_goes_on_as_if_it_had_never_stopped(tmp_path):
+    whole, _, _ = muon_trainer()
+    losses = [step.loss for step in whole.run(muon_batch)]
+    part, _, _ = muon_trainer(steps=3)
+    for _ in part.run(muon_batch):
+        pass
+    part.save(tmp_path / "state", part_bytes=60_000)
+    rest, net, ema = muon_trainer()
+    rest.resume(tmp_path / "state")
+    assert rest.step == 3
+    for step in rest.run(muon_batch):
+        assert torch.equal(step.loss, losses[step.step - 1])
+    for name, tensor in whole._state().items():
+        assert torch.equal(tensor, rest._state()[name]), name
+
+
+def test_muon_asks_for_a_torch_that_has_it(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ImportError, match="muon is 3.0 with torch .* expected torch 2.9"):
+        muon_trainer()

@@ -146,6 +146,7 @@ def _finetune_options(parser):
         betas="decays of AdamW's two moments",
         weight_decay="of AdamW",
         clip="largest norm of the gradient; 0: any",
+        muon="how many times lr Muon learns the blocks' matrices with; 0: AdamW alone",
         schedule="of the learning rate: constant; cosine, to 0; wsd, constant, then to 0 on a line",
         warmup="steps in which the learning rate rises",
         decay="share of the steps, the last, in which wsd falls",
