@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import pathlib
+import re
 import shutil
 import time
 import uuid
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 PART_BYTES = 16 * 2**20
+SAVE = re.compile(r"\.?\d{8}-[0-9a-f]{8}")  # the folder of one save; hidden while it is being written
 
 
 def save_state(path, tensors, header, part_bytes=PART_BYTES):
@@ -35,19 +37,27 @@ def save_state(path, tensors, header, part_bytes=PART_BYTES):
         write_safetensors(path / f".{save}" / f"{k:05d}.safetensors", part, about)
     os.replace(path / f".{save}", path / save)
     for other in path.iterdir():
-        if other.name != save:
+        if SAVE.fullmatch(other.name) and other.name != save:
             shutil.rmtree(other)
 
 
 def load_state(path):
     """tensors, header of the latest state in `path`, or None where there is none.
 
-    Raises ValueError if a file is damaged, parts are missing, or parts of several saves are mixed.
+    Raises ValueError if a file is damaged, parts are missing, parts of several saves are mixed, or the folder
+    holds other things.
     """
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path) if path.exists() else None
-    saves = sorted(path.glob("[0-9]*-*"))
+    if path.is_file():
+        raise ValueError(f"checkpoint {path} is a file; expected NAME.safetensors, or a folder of its own")
+    saves = sorted(p for p in path.glob("*") if not p.name.startswith("."))
+    other = [p.name for p in saves if not SAVE.fullmatch(p.name)]
+    if other:
+        raise ValueError(
+            f"checkpoint {path} holds {other[0]}; expected NAME.safetensors, or a folder of its own"
+        )
     if not saves:
         return None
     read = [read_safetensors(p) for p in sorted(saves[-1].glob("*.safetensors"))]

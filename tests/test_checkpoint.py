@@ -89,6 +89,16 @@ def test_a_row_larger_than_a_part_is_refused(tmp_path):
     assert load_state(tmp_path) is None
 
 
+def test_a_folder_that_holds_anything_else_is_refused_and_spared(tmp_path):
+    (tmp_path / "2024-holidays").mkdir()
+    (tmp_path / "2024-holidays" / "beach.jpg").write_bytes(b"sand")
+    for path in (tmp_path, tmp_path / "2024-holidays" / "beach.jpg"):
+        with refuses(f"checkpoint {path}", "expected NAME.safetensors, or a folder of its own"):
+            run(path)
+    save_state(tmp_path, TENSORS, {"step": 3})
+    assert (tmp_path / "2024-holidays" / "beach.jpg").read_bytes() == b"sand"
+
+
 @pytest.mark.parametrize("stop", (3, 4, 11))
 def test_a_run_that_goes_on_from_parts_ends_as_if_it_never_stopped(stop, tmp_path):
     run(tmp_path / "state", stop)
