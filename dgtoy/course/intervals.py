@@ -1,0 +1,70 @@
+"""95% intervals: of a mean, of any statistic, of a ratio. All allow for how few numbers there are.
+
+What is drawn at random is the unit: a training or a source, not a sample. Where several numbers share a draw,
+`clusters` names that of each.
+"""
+
+import numpy as np
+from scipy.special import ndtr, stdtrit
+
+STUDENT = "95% t interval"
+RESAMPLED = "95% bootstrap, joint, tails widened by Student's t"
+TAIL = 0.025
+
+
+def student(values, clusters=None):
+    """The mean of independent numbers (n,), and its 95% t interval.  -> (mean, low, high)
+
+    clusters (n,): numbers that share one count once, by their mean. Raises ValueError for fewer than 2 numbers
+    or clusters, or for one that is not finite. Student 1908.
+    """
+    values = _by_cluster(clusters, values)[0]
+    n = len(values)
+    half = stdtrit(n - 1, 1 - TAIL) * values.std(ddof=1) / n**0.5
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def resampled(statistic, *samples, clusters=None, resamples=4000, seed=0):
+    """statistic(*samples), and its 95% bootstrap interval; places are drawn alike from all samples.
+
+    statistic: of arrays (..., n) over their last axis; samples (n,) each. The percentiles lie farther out than
+    2.5% by as much as Student's t is wider than the normal, and n / (n - 1) than 1: plain ones cover 75% at n
+    = 3.  -> (value, low, high) Hesterberg 2015. Raises ValueError as `student` does.
+    """
+    samples = _by_cluster(clusters, *samples)
+    n = samples.shape[-1]
+    tail = ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 1 - TAIL))
+    picks = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    low, high = np.quantile(statistic(*samples[:, picks]), [tail, 1 - tail])
+    return float(statistic(*samples)), float(low), float(high)
+
+
+def ratio(numerator, denominator, clusters=None):
+    """mean(numerator) / mean(denominator), paired, with its 95% interval.  (n,) each -> (ratio, low, high)
+
+    A t interval of the logarithm, by its linear part at each pair: x / mean(x) - y / mean(y). Raises ValueError
+    as `student` does, and for a mean that is not positive.
+    """
+    x, y = _by_cluster(clusters, numerator, denominator)
+    if min(x.mean(), y.mean()) <= 0:
+        raise ValueError(f"the means are {x.mean():g} and {y.mean():g}; expected positive ones for a ratio")
+    _, low, high = student(x / x.mean() - y / y.mean())
+    value = float(x.mean() / y.mean())
+    return value, value * float(np.exp(low)), value * float(np.exp(high))
+
+
+def _by_cluster(clusters, *samples):
+    """Samples (n,) as one array, each cluster its mean.  -> (samples, n or number of clusters)"""
+    shapes = {np.shape(s) for s in samples} | ({np.shape(clusters)} if clusters is not None else set())
+    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        raise ValueError(f"values have shapes {sorted(shapes)}; expected (n,), all alike")
+    samples = np.array(samples, dtype=float)
+    if clusters is not None:
+        clusters = np.asarray(clusters)
+        samples = np.stack([samples[:, clusters == c].mean(1) for c in np.unique(clusters)], 1)
+    n, finite = samples.shape[1], np.isfinite(samples).all()
+    if n < 2 or not finite:
+        raise ValueError(
+            f"values hold {n} independent numbers{'' if finite else ', not all finite'}; expected 2 or more, finite"
+        )
+    return samples
