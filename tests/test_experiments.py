@@ -221,7 +221,7 @@ def test_a_missing_record_says_which_command_makes_it(tmp_path):
 
 
 def test_a_finding_holds_when_all_its_parts_do():
-    verdict = lambda *held: claims.finding.Finding(0, 0, 0, 8, "", dict(enumerate(held)), "").verdict
+    verdict = lambda *held: claims.finding.Finding(0, 0, 0, 8, "", dict(enumerate(held)), "", "").verdict
     assert (
         verdict(True, True) == "holds"
         and verdict(True, False) == "holds in part"
@@ -270,3 +270,10 @@ def test_the_claims_are_what_the_rules_say_of_the_records():
             math.isclose(claim[k], again[k], rel_tol=1e-2, abs_tol=1e-3) for k in ("low", "value", "high")
         )
         assert claim["low"] <= claim["value"] <= claim["high"]
+
+
+def test_every_claim_says_how_its_interval_was_made_and_over_how_many_draws():
+    for claim in json.loads((FIGURES / "claims.json").read_text()):
+        made = claim["interval"]
+        assert re.match(r"95% (t interval|bootstrap|percentile bootstrap)|range", made), claim["id"]
+        assert str(claim["n"]) in made or "so few seeds" in made, claim["id"]

@@ -10,7 +10,7 @@ from helpers import random_mixture, refuses
 from PIL import Image
 
 from dgtoy.course import plot
-from dgtoy.metrics import bootstrap
+from dgtoy.course.intervals import student
 
 METHODS = [m for m in plot.METHODS if m not in ("truth", "source")]  # those two are backdrop
 # how a colour (linear RGB) looks to eyes without red, green or blue cones, severity 1:
@@ -168,7 +168,7 @@ def test_a_sweep_draws_the_mean_over_seeds_and_its_interval(ax):
     assert np.allclose(line.get_ydata(), [2, 2, 2]) and line.get_label() == "DoG"
     assert (line.get_color(), line.get_marker()) == (plot.METHODS["DoG"]["color"], "D")
     corners = ax.collections[0].get_paths()[0].vertices
-    low, high = bootstrap(values[2])[1:]
+    low, high = student(values[2])[1:]
     assert corners[:, 1].max() == pytest.approx(high) and corners[:, 1].min() == pytest.approx(low)
 
 

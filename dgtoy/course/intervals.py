@@ -15,8 +15,8 @@ TAIL = 0.025
 def student(values, clusters=None):
     """The mean of independent numbers (n,), and its 95% t interval.  -> (mean, low, high)
 
-    clusters (n,): numbers that share one count once, by their mean. Raises ValueError for fewer than 2 numbers
-    or clusters, or for one that is not finite. Student 1908.
+    clusters (n,): numbers that share one count once, by their mean. Raises ValueError for fewer than 2
+    numbers or clusters, or for one that is not finite. Student 1908.
     """
     values = _by_cluster(clusters, values)[0]
     n = len(values)
@@ -27,9 +27,9 @@ def student(values, clusters=None):
 def resampled(statistic, *samples, clusters=None, resamples=4000, seed=0):
     """statistic(*samples), and its 95% bootstrap interval; places are drawn alike from all samples.
 
-    statistic: of arrays (..., n) over their last axis; samples (n,) each. The percentiles lie farther out than
-    2.5% by as much as Student's t is wider than the normal, and n / (n - 1) than 1: plain ones cover 75% at n
-    = 3.  -> (value, low, high) Hesterberg 2015. Raises ValueError as `student` does.
+    statistic: of arrays (..., n) over their last axis; samples (n,) each. The tails are cut farther out than
+    at 2.5%, as Student's t reaches farther than the normal: plain percentiles cover 75% at n = 3.
+    -> (value, low, high) Hesterberg 2015. Raises ValueError as `student` does.
     """
     samples = _by_cluster(clusters, *samples)
     n = samples.shape[-1]
@@ -42,8 +42,8 @@ def resampled(statistic, *samples, clusters=None, resamples=4000, seed=0):
 def ratio(numerator, denominator, clusters=None):
     """mean(numerator) / mean(denominator), paired, with its 95% interval.  (n,) each -> (ratio, low, high)
 
-    A t interval of the logarithm, by its linear part at each pair: x / mean(x) - y / mean(y). Raises ValueError
-    as `student` does, and for a mean that is not positive.
+    A t interval of the logarithm, by its linear part at each pair: x / mean(x) - y / mean(y). Raises
+    ValueError as `student` does, and for a mean that is not positive.
     """
     x, y = _by_cluster(clusters, numerator, denominator)
     if min(x.mean(), y.mean()) <= 0:
@@ -64,7 +64,6 @@ def _by_cluster(clusters, *samples):
         samples = np.stack([samples[:, clusters == c].mean(1) for c in np.unique(clusters)], 1)
     n, finite = samples.shape[1], np.isfinite(samples).all()
     if n < 2 or not finite:
-        raise ValueError(
-            f"values hold {n} independent numbers{'' if finite else ', not all finite'}; expected 2 or more, finite"
-        )
+        came = f"{n} independent numbers{'' if finite else ', not all finite'}"
+        raise ValueError(f"values hold {came}; expected 2 or more, finite")
     return samples

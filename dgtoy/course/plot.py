@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ..metrics import bootstrap
+from .intervals import student
 
 # Okabe & Ito's palette, safe for the colour-blind; a method keeps its colour, marker and line everywhere
 METHODS = {
@@ -138,8 +138,8 @@ def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.
 
 
 def sweep(ax, x, values, method, label=None, **changes):
-    """A method's mean over seeds against x, with its 95% bootstrap band.  values (len(x), seeds)"""
-    mean, low, high = np.array([bootstrap(v) for v in values]).T
+    """A method's mean over seeds against x, with its 95% band.  values (len(x), seeds)"""
+    mean, low, high = np.array([student(v) for v in values]).T
     look = METHODS[method] | changes
     ax.plot(x, mean, label=label or method, markersize=7, **look)
     ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
@@ -168,19 +168,19 @@ def heat(ax, x, y, values, label, cmap="viridis", centre=None, fmt="{:.3f}", bar
 
 
 def _whiskers(values):
-    """The mean over seeds, and how far its 95% bootstrap interval reaches: [[down], [up]]."""
-    mean, low, high = bootstrap(values)
+    """The mean over seeds, and how far its 95% interval reaches: [[down], [up]]."""
+    mean, low, high = student(values)
     return mean, [[mean - low], [high - mean]]
 
 
 def bar(ax, x, values, method, label=None, width=0.18):
-    """One bar: the mean over seeds with its 95% bootstrap interval, in the method's colour."""
+    """One bar: the mean over seeds with its 95% interval, in the method's colour."""
     mean, reach = _whiskers(values)
     ax.bar(x, mean, width, color=METHODS[method]["color"], label=label, yerr=reach, capsize=3)
 
 
 def bars(ax, values, names, methods):
-    """Horizontal points with 95% bootstrap intervals, one per row from the top.  values (rows, seeds)"""
+    """Horizontal points with 95% intervals, one per row from the top.  values (rows, seeds)"""
     for i, (seeds, method) in enumerate(zip(values, methods, strict=True)):
         mean, reach = _whiskers(seeds)
         look = METHODS[method]

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from ..checkpoint import write_text
+from .intervals import STUDENT
 
 PACKAGE = pathlib.Path(__file__).parents[1]
-INTERVALS = "95% bootstrap over seeds, 10,000 resamples"
+INTERVALS = f"{STUDENT} over seeds"
 HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage")
 
 
@@ -80,7 +81,7 @@ def caption(record, more=""):
     world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
     if "truth" in setting:
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
-    return f"{world}{len(record['seeds'])} seeds, 95% bootstrap intervals{more}"
+    return f"{world}{len(record['seeds'])} seeds, 95% t intervals{more}"
 
 
 def save(record, figure, folder):

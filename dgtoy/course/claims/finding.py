@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from ..records import INTERVALS
+from ..intervals import STUDENT
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a rule found: a value with its interval and unit over `n` seeds, whether each part of the claim
-    holds, a note, and how the interval was made."""
+    """What a rule found: a value with its interval and unit over `n` draws, whether each part of the claim
+    holds, a note, and how the interval was made and over what."""
 
     value: float
     low: float
@@ -17,7 +17,7 @@ class Finding:
     unit: str
     parts: dict
     note: str
-    interval: str = INTERVALS
+    interval: str
 
     @property
     def verdict(self):
@@ -25,6 +25,15 @@ class Finding:
         return "holds" if held == len(self.parts) else "fails" if held == 0 else "holds in part"
 
 
-def over_seeds(record, found, unit, parts, note):
+def over_seeds(record, found, unit, parts, note, interval=STUDENT):
     """The finding (mean, low, high) over the seeds of a record."""
-    return Finding(*found, len(record["seeds"]), unit, parts, note)
+    return Finding(*found, len(record["seeds"]), unit, parts, note, f"{interval} over {drawn(record)}")
+
+
+def drawn(record):
+    """What the seeds of a record draw anew, and so what its intervals speak for."""
+    setting, n = record["config"].get("setting", {}), len(record["seeds"])
+    if "domain" not in setting:
+        return f"{n} fine-tunes of one network" if setting else f"{n} random problems"
+    own = setting.get("layout", 0) is None
+    return f"{n} trainings, {'each on a source of its own' if own else 'all on one source'}"

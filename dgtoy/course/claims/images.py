@@ -3,9 +3,9 @@ seeds than it is shown on."""
 
 import numpy as np
 
-from ...metrics import bootstrap
 from ..experiments.images_gap import sharpening
 from ..experiments.images_plane import families
+from ..intervals import student
 from ..records import best, family, held_out, of_method, values
 from .finding import over_seeds
 from .points import off_lines
@@ -22,13 +22,13 @@ def c13(record):
         return held_out(family(record, method, **where), "frechet", metric)
 
     none = lambda metric: values(record, metric, method="none", **where)
-    gain = bootstrap(100 * (1 - at("DoG") / at("CFG")))
+    gain = student(100 * (1 - at("DoG") / at("CFG")))
     wins = [at("DoG", where=c).mean() < at("CFG", where=c).mean() for c in cells]
     parts = {
         "DoG < CFG": gain[1] > 0,
-        "CFG < none": bootstrap(none("frechet") - at("CFG"))[1] > 0,
-        "precision up": bootstrap(at("DoG", "precision") - none("precision"))[1] > 0,
-        "coverage up": bootstrap(at("DoG", "coverage") - none("coverage"))[1] > 0,
+        "CFG < none": student(none("frechet") - at("CFG"))[1] > 0,
+        "precision up": student(at("DoG", "precision") - none("precision"))[1] > 0,
+        "coverage up": student(at("DoG", "coverage") - none("coverage"))[1] > 0,
         "DoG < CFG in every regime": all(wins),
     }
     methods = ("CFG", "DoG", "autoguidance", "DoG on an interval")
@@ -48,15 +48,15 @@ def c14(record):
     gaps, weights = record["config"]["gaps"], record["config"]["weights"]
 
     def change(gap, w, method="DoG"):
-        """Bootstrap of a method's change of the Fréchet distance in per cent."""
+        """Mean and 95% interval of a method's change of the Fréchet distance in per cent."""
         none = values(record, "frechet", gap=gap, method="none")
-        return bootstrap(100 * (values(record, "frechet", gap=gap, method=method, w=w) / none - 1))
+        return student(100 * (values(record, "frechet", gap=gap, method=method, w=w) / none - 1))
 
     far = [g for g in gaps if g != "handwriting"][-1]
     rotation = values(record, "rotation", gap=far, method="DoG", w=2.0)
-    beyond = bootstrap(rotation - record["results"]["truth"][str(far)]["target"][0])
+    beyond = student(rotation - record["results"]["truth"][str(far)]["target"][0])
     harm, inside = change("handwriting", W), change(gaps[0], W)
-    slope, correlation = (bootstrap(v) for v in sharpening(record, gaps[0]))
+    slope, correlation = (student(v) for v in sharpening(record, gaps[0]))
     parts = {
         "inside it helps": inside[2] < 0,
         "on handwriting it harms at every weight": all(change("handwriting", w)[1] > 0 for w in weights),
@@ -79,7 +79,7 @@ def c14(record):
 
 def c16(record):
     at = lambda method, variant="LoRA": of_method(record, "frechet", method, W, variant=variant)
-    gain, cfg = bootstrap(100 * (1 - at("DoG") / at("none"))), bootstrap(at("CFG") - at("DoG"))
+    gain, cfg = student(100 * (1 - at("DoG") / at("none"))), student(at("CFG") - at("DoG"))
     memory = record["results"]["memory"]
     size = {k: memory[k] / memory["one network"] for k in ("full", "LoRA")}
     parts = {
@@ -101,7 +101,7 @@ def c16(record):
 def c17(record):
     at = lambda method, metric, w=W: values(record, metric, method=method, w=w)
     weights = record["config"]["weights"]
-    ratio = {w: bootstrap(at("DogFit", "frechet", w) / at("DoG", "frechet", w)) for w in weights}
+    ratio = {w: student(at("DogFit", "frechet", w) / at("DoG", "frechet", w)) for w in weights}
     calls = at("DogFit", "calls").mean() / at("DoG", "calls").mean()
     parts = {f"within 10% at w = {w:g}": r[2] < 1.1 for w, r in ratio.items()}
     return over_seeds(
@@ -119,7 +119,7 @@ def c18_images(record):
     stages, ratio = record["config"]["stages"], {}
     for stage in stages:
         found = np.array(best(families(record, stage)["DoG"])["frechet"])
-        ratio[stage] = bootstrap(values(record, "frechet", stage=stage, method="DoG", a="calibrated") / found)
+        ratio[stage] = student(values(record, "frechet", stage=stage, method="DoG", a="calibrated") / found)
     level = {f["stage"]: np.array(f["plane"]).mean((0, 1)) for f in record["results"]["fits"]}
     return over_seeds(
         record,

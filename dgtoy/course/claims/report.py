@@ -85,7 +85,7 @@ def _span(entry):
 def claims_table(out):
     """The claims as a Markdown table."""
     lines = [
-        "| | claim | the paper | ours, with 95% interval | seeds | verdict | replica |",
+        "| | claim | the paper | ours, with its interval | interval | verdict | replica |",
         "|---|---|---|---|---|---|---|",
     ]
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
@@ -93,7 +93,7 @@ def claims_table(out):
         note = e["note"][0].upper() + e["note"][1:] + (f". **Not so: {', '.join(failed)}**" if failed else "")
         ours = f"{_span(e)} {e['unit']}. {note}."
         again = f"{e['replica']['verdict']}: {_span(e['replica'])}" if e["replica"] else "–"
-        row = (e["id"], e["claim"], e["paper"], ours, str(e["n"]), f"**{e['verdict']}**", again)
+        row = (e["id"], e["claim"], e["paper"], ours, e["interval"], f"**{e['verdict']}**", again)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 

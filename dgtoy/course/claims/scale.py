@@ -8,6 +8,8 @@ from ..experiments.why import sharpening
 from ..records import rows, values
 from .finding import Finding
 
+FEW = "95% percentile bootstrap over so few seeds that it covers about half"
+
 
 def c15(record):
     config = record["config"]
@@ -45,6 +47,7 @@ def c15(record):
         "; each at its own weight, chosen on the other seeds, DoG against CFG: "
         f"{', '.join(f'{t} {100 * changes[t]:+.0f}%' for t in targets)}"
         f"; guides: {', '.join(f'{g} {v.mean():.0f}' for g, v in guides.items())}",
+        FEW,
     )
 
 
@@ -67,4 +70,5 @@ def c20(record):
         parts,
         f"slope {slope[0]:.2f}; in latents correlation {found['latents'][1][0]:.2f}, "
         f"slope {found['latents'][0][0]:.2f}",
+        FEW,
     )

@@ -1,10 +1,11 @@
 """The six findings of the README: one sentence each, with its number, its interval and where to look."""
 
 import numpy as np
-from scipy.stats import t
 
 from ..experiments.gap import helped
+from ..intervals import resampled, student
 from ..records import family, held_out, load, of_method, row, values
+from .points import share
 
 
 def sentences(out="figures"):
@@ -13,16 +14,9 @@ def sentences(out="figures"):
     return "\n".join(f"{i}. {sentence(out)}" for i, sentence in enumerate(made, 1))
 
 
-def interval(values):
-    """Mean and 95% t interval of a few independent numbers.  -> (mean, low, high)"""
-    values = np.asarray(values, dtype=float)
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return np.mean(values) + np.array([0.0, -half, half])
-
-
 def below(ratios):
     """By how many percent ratios lie below 1 on average, from their logarithms.  -> (mean, low, high)"""
-    mean, low, high = 100 * (1 - np.exp(interval(np.log(ratios))))
+    mean, low, high = 100 * (1 - np.exp(student(np.log(ratios))))
     return mean, high, low
 
 
@@ -44,7 +38,7 @@ def equal_weight(out):
         return 100 * of_method(record, "out_of_domain", method, w, domain=domain)
 
     domains = record["config"]["domains"]
-    less = {d: interval(outside(d, "CFG") - outside(d, "DoG")) for d in domains}
+    less = {d: student(outside(d, "CFG") - outside(d, "DoG")) for d in domains}
     none, cfg, dog = (outside(domains[0], m).mean() for m in ("none", "CFG", "DoG"))
     return (
         "**At equal weight, DoG leaves fewer samples outside the target than CFG:** on 2-D points at "
@@ -63,7 +57,7 @@ def price(out):
     dog = values(record, "energy", domain=domain, method="DoG", w=w)
     part = row(record, domain=domain, method="DoG on an interval", w=w)
     outside = 100 * np.mean(part["out_of_domain"])
-    undone = interval(100 * (dog - part["energy"]) / (dog - none).mean())
+    undone = resampled(share, 100 * (dog - part["energy"]), dog - none)
     return (
         f"**The price is diversity, and most of it can be had back:** at w = {w} DoG's energy distance to "
         f"the target rises from {none.mean():.3f} to {dog.mean():.3f}, and guiding only where σ < {sigma:g} "
@@ -77,7 +71,7 @@ def weaker_self(out):
     record = load("guides", out)
     dog = row(record, stage="finished", guide="ancestor", w=1.25)
     auto = row(record, stage="finished", guide="weaker self", w=2.0)
-    fewer = interval(100 * np.subtract(dog["out_of_domain"], auto["out_of_domain"]))
+    fewer = student(100 * np.subtract(dog["out_of_domain"], auto["out_of_domain"]))
     energy, coverage = ([np.mean(r[key]) for r in (auto, dog)] for key in ("energy", "coverage"))
     return (
         "**Equal weight flatters DoG:** on the same points, guidance by a weaker copy of the fine-tune "
@@ -93,7 +87,7 @@ def closed_form(out):
     found, saved, predicted = helped(record)
     helps = saved > 0  # (problems, S)
     thumb = np.array([r["gap"] <= 0.75 * r["breadth"] for r in found])
-    right = interval(100 * (helps == predicted[:, None]).mean(0))
+    right = student(100 * (helps == predicted[:, None]).mean(0))
     simple = 100 * (helps == thumb[:, None]).mean()
     constant = 100 * max(helps.mean(), 1 - helps.mean())
     return (

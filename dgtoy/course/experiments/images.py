@@ -76,7 +76,7 @@ def figure(record):
         "coverage": "and broader, up to a point",
     }
     shown = f"{classes} classes, {size} images per class, {where['steps']} steps"
-    foot = f"left: {shown}; {len(record['seeds'])} seeds, 95% bootstrap intervals"
+    foot = f"left: {shown}; {len(record['seeds'])} seeds, 95% t intervals"
     with frame((*titles.values(), ""), (19, 5.2), foot, width_ratios=(1, 1, 1, 1.2)) as (fig, axes):
         for ax, metric in zip(axes, titles, strict=False):
             over_weights(ax, record, metric, METHODS, **where)

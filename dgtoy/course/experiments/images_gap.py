@@ -157,7 +157,7 @@ def figure(record):
         f"Outside, the style is overshot (w = {w:g})",
         "",
     )
-    foot = f"10 classes; {len(record['seeds'])} seeds, 95% bootstrap intervals"
+    foot = f"10 classes; {len(record['seeds'])} seeds, 95% t intervals"
     with frame(titles, (18, 5.2), foot) as (fig, axes):
         _changed(axes[0], record)
         _overshoot(axes[1], record, w)

@@ -284,5 +284,5 @@ def figure(record):
         axes[0, 0].set_ylabel(plot.NAMES["frechet"])
         axes[0, 1].legend(fontsize=11)
         size, seeds = record["config"]["size"], len(record["seeds"])
-        fig.supxlabel(f"{size} images a class; {seeds} seeds, 95% bootstrap intervals", fontsize=11)
+        fig.supxlabel(f"{size} images a class; {seeds} seeds, 95% t intervals", fontsize=11)
     return fig

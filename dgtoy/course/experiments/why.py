@@ -316,7 +316,7 @@ def figure(record):
         for ax in axes[1, 1:]:
             ax.legend(fontsize=11)
         fig.supxlabel(
-            f"after {cells[0]['stages'][-1]['step']} steps of fine-tuning; {len(cells)} seeds, 95% bootstrap "
+            f"after {cells[0]['stages'][-1]['step']} steps of fine-tuning; {len(cells)} seeds, 95% t "
             "intervals (of two seeds: from one to the other)",
             fontsize=11,
         )
