@@ -109,18 +109,18 @@ def _pieces(tensors, room):
 def write_safetensors(path, tensors, header):
     """Tensors and a JSON header into `path`, which appears complete or not at all."""
     tensors = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-    with _whole(path) as part:
+    with whole(path) as part:
         save_file(tensors, part, {"json": json.dumps(header)})
 
 
 def write_text(path, text):
     """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all."""
-    with _whole(path) as part:
+    with whole(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextlib.contextmanager
-def _whole(path):
+def whole(path):
     """A hidden file that becomes `path` when it has been written, in a folder that is made.
 
     Those that killed processes left behind go: untouched for ten minutes.

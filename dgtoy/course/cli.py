@@ -1,4 +1,4 @@
-"""The course's commands: python -m dgtoy experiment|records|claims|notebooks|weights|bench|badges."""
+"""The course's commands: python -m dgtoy experiment|records|claims|notebooks|photos|weights|bench|badges."""
 
 import argparse
 import json
@@ -109,7 +109,7 @@ def _run(name, args):
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 
-# claims, notebooks, weights, bench, badges
+# claims, notebooks, photos, weights, bench, badges
 
 
 def _device(parser):
@@ -177,6 +177,28 @@ def _show_findings(out):
     )
 
 
+def _photos_options(parser):
+    from .worlds.photos import COLLECTIONS
+
+    parser.add_argument("name", choices=COLLECTIONS, help=f"one of {', '.join(COLLECTIONS)}", metavar="NAME")
+    parser.add_argument(
+        "images",
+        help="a folder with one folder of images per class, or a Hugging Face dataset by name with --hub",
+    )
+    parser.add_argument("--hub", action="store_true", help="images is a dataset's name; its split `train`")
+    _folder(parser, "--out", "folder of the packed files, the studies' DGTOY_PHOTOS", "build/photos")
+
+
+def photos(args):
+    """Pack a public data set for the studies on photographs: 64 pixels, a few small files."""
+    from ..pipeline.pictures import HubImages, ImageFolder
+    from .worlds.photos import pack, wordnet
+
+    images = HubImages(args.images) if args.hub else ImageFolder(args.images)
+    for path in pack(args.name, images, args.out, wordnet(args.images)):
+        print(path, flush=True)
+
+
 def weights(args):
     """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
     from .. import shipped
@@ -225,6 +247,7 @@ COMMANDS = {
     "records": (_preset_options, records),
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
+    "photos": (_photos_options, photos),
     "weights": (_device, weights),
     "bench": (_bench_options, bench),
     "badges": (_badges_options, badges),

@@ -1,0 +1,250 @@
+"""The world of photographs, on made-up pictures in the layout of the public data sets."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from helpers import refuses
+from PIL import Image
+
+from dgtoy.course import cli
+from dgtoy.course.worlds import packs, photos
+from dgtoy.dit import VP, DiT
+from dgtoy.pipeline.finetune import Config, finetune
+from dgtoy.pipeline.pictures import ImageFolder
+
+close = torch.testing.assert_close
+
+
+def picture(rng, size=(64, 64)):
+    """A smooth one, which JPEG keeps."""
+    small = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    return np.asarray(small.resize(size, Image.Resampling.BICUBIC))
+
+
+def folder_of(root, counts, ending="jpg", size=(64, 64), inside=""):
+    """A folder of class folders, the pictures numbered as the public sets are."""
+    rng = np.random.default_rng(0)
+    for name, n in counts.items():
+        place = root / name / inside
+        place.mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            Image.fromarray(picture(rng, size)).save(place / f"{name}_{i:04d}.{ending}", quality=95)
+    return root
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A Tiny ImageNet of 200 classes with 5 pictures each, and a food10 of two classes."""
+    monkeypatch.setitem(photos.SPLITS, "source", (slice(0, 4), slice(4, 5)))
+    monkeypatch.setitem(photos.SPLITS, "held out", (slice(0, 3), slice(3, 5)))
+    for name, classes in (("tiny", 200), ("food10", 2)):
+        small = dataclasses.replace(photos.COLLECTIONS[name], classes=classes)
+        monkeypatch.setitem(photos.COLLECTIONS, name, small)
+
+
+# packed files
+
+
+def test_a_pack_holds_each_picture_where_it_was_and_nothing_of_its_neighbours(tmp_path):
+    """1,030 pictures of one colour each: two mosaics, the second with black tiles."""
+    grey = np.random.default_rng(0).integers(0, 256, 1030, dtype=np.uint8)
+    x = np.broadcast_to(grey[:, None, None, None], (1030, 64, 64, 3))
+    label = np.arange(1030) % 3
+    packs.write(tmp_path / "a.npz", x, label, ["one", "two", "three"])
+    found, labels, names = packs.read(tmp_path / "a.npz")
+    assert found.shape == (1030, 3, 64, 64) and names == ["one", "two", "three"]
+    assert np.array_equal(labels, label)
+    close(found.float(), torch.from_numpy(x.copy()).permute(0, 3, 1, 2).float(), rtol=0, atol=2)
+
+
+def test_some_classes_are_what_is_read_of_all(tmp_path):
+    rng = np.random.default_rng(1)
+    x, label = np.stack([picture(rng) for _ in range(40)]), np.arange(40) % 4
+    packs.write(tmp_path / "a.npz", x, label, list("abcd"))
+    every, labels, _ = packs.read(tmp_path / "a.npz")
+    some, chosen, names = packs.read(tmp_path / "a.npz", [3, 1])
+    assert names == ["d", "b"]
+    for new, old in enumerate((3, 1)):
+        assert torch.equal(some[chosen == new], every[labels == old])
+
+
+def test_a_mosaic_that_holds_no_chosen_class_is_not_opened(tmp_path):
+    x = np.zeros((2048, 64, 64, 3), np.uint8)
+    packs.write(tmp_path / "a.npz", x, np.arange(2048) // 1024, ["a", "b"])
+    with np.load(tmp_path / "a.npz") as held:
+        damaged = dict(held)
+    damaged["jpeg"][: damaged["ends"][0]] = 0
+    np.savez(tmp_path / "a.npz", **damaged)
+    assert len(packs.read(tmp_path / "a.npz", [1])[0]) == 1024
+    with refuses("a.npz cannot be read", "UnidentifiedImageError"):
+        packs.read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("what", ["cut", "text", "pickle", "labels", "missing", "mosaic"])
+def test_a_file_that_is_no_pack_is_refused_in_one_line(tmp_path, what):
+    path = tmp_path / "a.npz"
+    packs.write(path, np.zeros((3, 64, 64, 3), np.uint8), [0, 1, 2], list("abc"))
+    with np.load(path) as held:
+        arrays = dict(held)
+    if what == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif what == "text":
+        path.write_text("no archive", encoding="utf-8")
+    else:
+        small = io.BytesIO()
+        Image.new("RGB", (100, 100)).save(small, "JPEG")
+        changes = dict(
+            pickle=dict(classes=np.array([{}, {}, {}], dtype=object)),
+            labels=dict(labels=np.array([0, 1, 3])),
+            missing=dict(labels=np.array([0, 1])),
+            mosaic=dict(
+                jpeg=np.frombuffer(small.getvalue(), np.uint8), ends=np.array([len(small.getvalue())])
+            ),
+        )
+        np.savez(path, **arrays | changes[what])
+    with refuses("a.npz cannot be read", "expected a file that `dgtoy photos` wrote"):
+        packs.read(path)
+
+
+def test_other_sizes_are_cut_to_the_central_square():
+    wide = np.zeros((80, 120, 3), np.uint8)
+    wide[:, 20:100] = 200
+    found = packs.squared(Image.fromarray(wide))
+    assert found.shape == (64, 64, 3) and (found[:, 2:-2] == 200).all()  # the edge is smoothed
+
+
+# the collections
+
+
+def test_source_and_held_out_targets_share_no_class():
+    held = [k for classes in photos.HELD_OUT.values() for k in classes]
+    assert [len(classes) for classes in photos.HELD_OUT.values()] == [17, 16, 14]
+    assert len(photos.SOURCE) == 153 and sorted([*photos.SOURCE, *held]) == list(range(200))
+    assert len(photos.TARGETS) == 8 and "tiny" not in photos.TARGETS
+
+
+@pytest.mark.parametrize("how", photos.SPLITS)
+def test_training_and_true_pictures_are_never_the_same(how):
+    train, truth = (set(range(500)[part]) for part in photos.SPLITS[how])
+    assert train | truth == set(range(500)) and not train & truth
+
+
+def test_tiny_imagenet_is_packed_and_split(few, tmp_path, capsys):
+    """Its own layout: CLASS/images/CLASS_0000.JPEG, the names beside it; in five files, a class of five
+    pictures has one in each."""
+    ids = [f"n{k:08d}" for k in range(200)]
+    root = folder_of(tmp_path / "tiny" / "train", dict.fromkeys(ids, 5), "JPEG", inside="images")
+    words = "".join(f"{name}\tthing {name[-3:]}, other words\n" for name in ids)
+    (tmp_path / "tiny" / "words.txt").write_text(words, encoding="utf-8")
+    cli.main(["photos", "tiny", str(root), "--out", str(tmp_path / "packed")])
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+    found = photos.source(tmp_path / "packed")
+    assert len(found.train) == 4 * 153 and len(found.truth) == 153
+    assert found.train.classes[7] == "n00000011 thing 011"  # 7 to 10 are insects
+    original = ImageFolder(root)
+    food = photos.target("food", tmp_path / "packed")
+    for part, numbers in ((food.train, (0, 1, 2)), (food.truth, (3, 4))):
+        assert part.label.bincount().tolist() == [len(numbers)] * 17
+        for row, i in enumerate(numbers):  # the first class of food is the 178th of all
+            true = torch.from_numpy(np.array(original[177 * 5 + i][0])).permute(2, 0, 1)
+            inner = (slice(None), slice(1, -1), slice(1, -1))
+            close(part.x[row][inner].float(), true[inner].float(), rtol=0, atol=16)
+
+
+def test_another_collection_takes_every_second_picture(few, tmp_path):
+    root = folder_of(tmp_path / "food", {"pizza": 7, "salad": 5, "BACKGROUND_Google": 2}, size=(80, 70))
+    assert [path.name for path in photos.pack("food10", ImageFolder(root), tmp_path)] == ["food10.npz"]
+    x, label, names = photos.read("food10", tmp_path)
+    assert names == ["pizza", "salad"] and label.tolist() == [0] * 7 + [1] * 5
+    train, truth = photos.target("food10", tmp_path)
+    assert torch.equal(train.x, x[[0, 2, 4, 6, 7, 9, 11]]) and torch.equal(truth.x, x[[1, 3, 5, 8, 10]])
+    small = photos.target("food10", tmp_path, size=2).train
+    assert torch.equal(small.x, train.x[[0, 1, 4, 5]]) and small.label.tolist() == [0, 0, 1, 1]
+    largest = photos.target("food10", tmp_path, size=4).train  # of salad there are but three
+    assert torch.equal(largest.x, train.x)
+
+
+def test_pictures_of_your_own_are_split_alike(tmp_path):
+    root = folder_of(tmp_path / "own", {"a": 4, "b": 3}, "png")
+    train, truth = photos.split(ImageFolder(root))
+    assert train.classes == ["a", "b"] and train.label.tolist() == [0, 0, 1, 1]
+    assert truth.label.tolist() == [0, 0, 1]
+    assert torch.equal(
+        train.x[1], torch.from_numpy(np.array(Image.open(root / "a" / "a_0002.png"))).permute(2, 0, 1)
+    )
+
+
+def test_what_is_missing_says_how_to_get_it(few, tmp_path, monkeypatch):
+    words = ("food10.npz is not in", "DGTOY_PHOTOS", "git clone", "python -m dgtoy photos food10", "terms")
+    with refuses(*words, error=FileNotFoundError):
+        photos.target("food10", tmp_path)
+    root = folder_of(tmp_path / "food", {"pizza": 2, "salad": 2})
+    list(photos.pack("food10", ImageFolder(root), tmp_path))
+    monkeypatch.setenv("DGTOY_PHOTOS", str(tmp_path))
+    assert len(photos.target("food10").train) == 2
+
+
+def test_what_cannot_be_a_target_is_refused(few, tmp_path):
+    root = folder_of(tmp_path / "food", {"pizza": 2, "salad": 2, "soup": 2})
+    with refuses("images hold 3 classes", "expected 2", "food10"):
+        photos.pack("food10", ImageFolder(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with refuses("name is 'fod'", "food, vehicles"):
+        photos.target("fod", tmp_path)
+    own = ImageFolder(root)
+    for size in (0, -1, 2):
+        with refuses(f"size is {size}", "expected 1 to 1"):
+            photos.split(own, size)
+
+
+# as training data
+
+
+def some(n=12, classes=3, seed=0):
+    x = torch.randint(256, (n, 3, 64, 64), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return photos.Photos(x, torch.arange(n) % classes, [f"class {k}" for k in range(classes)])
+
+
+def test_a_draw_is_the_pictures_mirrored_where_asked():
+    data = some()
+    rows, flip = torch.tensor([5, 0, 5]), torch.tensor([False, True, True])
+    x0, label = data.draw(rows, flip)
+    close(127.5 * (x0[0] + 1), data.x[5].float())
+    close(x0[2], x0[0].flip(-1))
+    close(127.5 * (x0[1].flip(-1) + 1), data.x[0].float())
+    assert label.tolist() == [2, 0, 2]
+
+
+def test_the_fingerprint_is_of_all_that_it_holds():
+    data = some()
+    names = photos.Photos(data.x, data.label, ["a", "b", "c"])
+    assert len({data.fingerprint, some(seed=1).fingerprint, names.fingerprint, data[:11].fingerprint}) == 4
+    assert data.fingerprint == some().to("cpu").fingerprint
+
+
+@pytest.mark.parametrize(
+    "x, label, words",
+    [
+        (torch.zeros(2, 3, 64, 64), torch.zeros(2), "float32"),
+        (torch.zeros(2, 3, 64, dtype=torch.uint8), torch.zeros(2), "(2, 3, 64)"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.zeros(3), "(3,)"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 3]), "3 classes"),
+    ],
+)
+def test_photos_of_other_kinds_are_refused(x, label, words):
+    with refuses(words):
+        photos.Photos(x, label, ["a", "b", "c"])
+
+
+def test_fine_tuning_runs_on_photographs(tmp_path):
+    """The pipeline's own function; the label table names the classes."""
+    net = VP(DiT(64, 16, 3, 16, 1, 2, num_classes=3))
+    config = Config(steps=3, batch=4)
+    losses = [step.loss.item() for step in finetune(net, some(), config, tmp_path)]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    with refuses("data has latents (3, 64, 64) of 2 classes", "expected (3, 64, 64) and 3"):
+        finetune(net, some(classes=2), config, tmp_path)
