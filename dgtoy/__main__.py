@@ -1,7 +1,9 @@
 """python -m dgtoy COMMAND: the course, and `dit`, from your own pictures to guided samples."""
 
 import argparse
+import os
 import sys
+import warnings
 
 COURSE = {
     "experiment": "run experiments by name: a record and a figure each",
@@ -47,6 +49,8 @@ def main(argv=None):
     traceback = "--traceback" in argv
     argv = [word for word in argv if word != "--traceback"]
     command = parser.parse_args(argv[:1]).command  # what follows is the command's own
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where: f"{_name(argv)}: warning: {_one_line(message)}\n"
     try:
         if command == "dit":
             from .pipeline.cli import main as run
@@ -56,12 +60,17 @@ def main(argv=None):
             from .course.cli import main as run
 
             run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(f"{_name(argv)}: interrupted; the same command goes on from what is written")
     except Exception as e:
         if traceback:
             raise
         sys.exit(f"{_name(argv)}: {_told(e)}")
+    finally:
+        warnings.formatwarning = shown
 
 
 def _name(argv):
@@ -70,10 +79,14 @@ def _name(argv):
 
 def _told(e):
     """An error in one line; where it is none of the course's own, by its kind."""
-    text = " ".join(str(e).split())
+    text = _one_line(e)
     if isinstance(e, ValueError | OSError | ImportError | FloatingPointError) and text:
         return text
     return f"{type(e).__name__}: {text or 'no more is known'}; --traceback shows where"
+
+
+def _one_line(message):
+    return " ".join(str(message).split())
 
 
 def _listed(title, commands):

@@ -1,6 +1,7 @@
 """The cache of trained networks and finished cells: what changes a key, what does not, and what is kept."""
 
 import dataclasses
+import errno
 import importlib
 import itertools
 import sys
@@ -245,3 +246,27 @@ def test_cells_are_done_once_in_shares_or_at_once(folder, monkeypatch):
     assert cache.cells(tenfold, more, "cpu", keys)[0] == expected and len(DONE) == 7
     other = transfer.Config(lab.replace(TINY, steps=31))
     assert cache.cells(tenfold, other, "cpu", keys)[0] == expected and len(DONE) == 14
+
+
+@pytest.mark.parametrize("make", ["a file", "a file above", "a device without room"])
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy_before_any_work(make, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    where = {"a file": tmp_path / "file", "a file above": tmp_path / "file" / "a" / "b"}.get(make, tmp_path)
+    monkeypatch.setenv("DGTOY_CACHE", str(where))
+    said = [f"the cache {where} cannot be written", "set DGTOY_CACHE to a folder that can be"]
+    if where == tmp_path:
+        with refuses(*said, "No space left on device", error=OSError), cache.writing():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return
+    with refuses(*said, error=OSError):
+        lab.finetuned(TINY)
+    DONE.clear()
+    monkeypatch.setattr(cache, "Code", lambda *roots: types.SimpleNamespace(text=lambda: "code"))
+    with refuses(*said, error=OSError):
+        cache.cells(tenfold, transfer.Config(TINY), "cpu", [(1,)])
+    assert not DONE
+
+
+def test_what_fails_elsewhere_while_the_cache_is_written_is_told_as_it_is(folder):
+    with refuses("photos", error=FileNotFoundError), cache.writing():
+        open(folder.parent / "photos")

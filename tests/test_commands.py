@@ -95,8 +95,10 @@ def test_errors_are_one_line(words, message, monkeypatch):
 def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert environment.device() == "cpu"
-    with refuses("--device is cuda", "no CUDA device", error=SystemExit):
-        main(["experiment", "exact", "--device", "cuda"])
+    for name in ("cuda", "cuda:1", "gpu", "meta", "cpu:x", ""):
+        with refuses(f"--device is {name}; this machine has no CUDA device", error=SystemExit):
+            main(["experiment", "exact", "--device", name])
+    assert environment.device("cpu") == "cpu"
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
@@ -207,3 +209,23 @@ def test_a_console_that_lacks_a_sign_shows_it_escaped():
     script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "\\u03c3 \\u2212 1"
+
+
+def test_a_warning_is_one_line_that_names_the_command(monkeypatch):
+    script = (
+        "import warnings, dgtoy.pipeline.table as t; t.table = str; t.read = lambda _: warnings.warn('a\\nb')"
+    )
+    script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "dit table: warning: a b\n"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+    script = "import dgtoy.pipeline.table as t; t.read = list; t.table = lambda _: 'row\\n' * 100_000"
+    script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as command:
+        assert command.stdout.readline() == b"row\n"
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 0

@@ -9,6 +9,7 @@ from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
 from dgtoy.pipeline.pictures import HubImages, ImageFolder, centre_crop, open_picture, to_uint8
 
 close = torch.testing.assert_close
+pytestmark = pytest.mark.filterwarnings("ignore:.*lose their colour")  # most images here are random colours
 
 
 def picture(height, width, seed=0):
@@ -185,14 +186,51 @@ def test_what_was_prepared_otherwise_is_refused(folder, tmp_path):
         prepare(ImageFolder(folder), tmp_path / "out", size=16)
 
 
-def test_an_unreadable_image_is_named_and_what_was_done_stays(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "SHARD", 4)
+def test_unreadable_images_are_named_before_anything_is_written_and_mending_them_is_enough(folder, tmp_path):
+    whole = (folder / "cat" / "0.jpg").read_bytes()
     (folder / "dog" / "1.png").write_bytes(b"no picture")
+    (folder / "cat" / "0.jpg").write_bytes(whole[: len(whole) // 2])  # as an interrupted download leaves it
+    (folder / "cat" / "9.png").symlink_to("nowhere.png")
+    with refuses(
+        "cat/0.jpg cannot be read (OSError: ",
+        "nor can 2 more of 10: ",
+        "cat/9.png",
+        "dog/1.png; nothing is written: mend or remove",
+    ):
+        prepare(ImageFolder(folder), tmp_path / "out", size=16)
+    assert not (tmp_path / "out").exists()
+    (folder / "dog" / "1.png").unlink()
+    (folder / "cat" / "9.png").unlink()
+    (folder / "cat" / "0.jpg").write_bytes(whole)
+    assert len(everything(ImageFolder(folder), tmp_path / "out", size=16)) == 8
+
+
+def test_an_image_that_breaks_after_the_first_look_is_named_and_what_was_done_stays(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(latents, "SHARD", 4)
     steps = prepare(ImageFolder(folder), tmp_path / "out", size=16)
+    (folder / "dog" / "1.png").write_bytes(b"no picture")
     next(steps)
     with pytest.raises(ValueError, match=r"image .*dog/1.png cannot be read \(UnidentifiedImageError"):
         list(steps)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["latents-00000.safetensors", "plan.json"]
+
+
+def test_images_that_are_enlarged_or_lose_their_colour_are_counted(folder, tmp_path):
+    said = r"5 of 9 images are smaller than --size 24 and are enlarged, the smallest .*cat/0.jpg of 30 x 20"
+    with pytest.warns(UserWarning, match=said):
+        prepare(ImageFolder(folder), tmp_path / "big", size=24)
+    for path in sorted(folder.rglob("*"))[2:5]:
+        if path.is_file():
+            Image.open(path).convert("L").save(path)
+    with pytest.warns(UserWarning, match="6 of 9 images lose their colour, as --vae unshuffle keeps"):
+        prepare(ImageFolder(folder), tmp_path / "grey", size=16)
+
+
+def test_latents_inside_the_folder_of_images_are_refused(folder):
+    with refuses("latents lies in the folder of images", "expected another place"):
+        prepare(ImageFolder(folder), folder / "latents", size=16)
 
 
 def test_a_picture_is_opened_in_rgb_whatever_it_comes_as(folder):

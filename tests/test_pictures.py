@@ -1,6 +1,8 @@
 """Pictures and data sets as people have them: read rightly, or refused in one line that names the file."""
 
+import errno
 import io
+import os
 import shutil
 
 import numpy as np
@@ -141,8 +143,66 @@ def test_links_are_followed_and_a_circle_of_links_ends(folder, tmp_path):
 def test_pictures_of_a_kind_that_is_not_read_are_named(folder):
     (folder / "a" / "IMG_1.HEIC").write_bytes(b"phone")
     (folder / "a" / "cat.gif").write_bytes(b"GIF89a")
-    with pytest.warns(UserWarning, match=r"2 pictures of .*a are skipped, first IMG_1.HEIC; expected .png"):
+    (folder / "notes.txt").write_text("two cats")
+    (folder / "README").write_text("two cats")
+    (folder / "a" / "Thumbs.db").write_bytes(b"of the system")
+    for name in ("IMG_2.HEIC", "more.heic"):
+        shutil.copy(folder / "a" / "IMG_1.HEIC", folder / "b" / name)
+    kinds = "3 .heic, 1 without ending, 1 .txt, 1 .gif"
+    said = rf"6 files of .*photos are skipped: {kinds}, first README; expected .png"
+    with pytest.warns(UserWarning, match=said):
         assert len(ImageFolder(folder)) == 6
+    with pytest.warns(UserWarning, match=r"2 files of .*a are skipped: 1 .heic, 1 .gif, first IMG_1.HEIC"):
+        assert len(picture_paths(folder / "a")) == 3
+
+
+def test_images_beside_the_class_folders_are_counted(folder):
+    shutil.copy(folder / "a" / "0.png", folder / "loose.jpg")
+    with pytest.warns(
+        UserWarning, match=r"1 images beside the class folders of .* not read, first loose.jpg"
+    ):
+        assert len(ImageFolder(folder)) == 6
+    with refuses("b holds no class folders but 3 images; move them into", "NAME, one folder a class"):
+        ImageFolder(folder / "b")
+
+
+def test_folders_of_another_depth_are_told(folder, tmp_path):
+    """Splits above the classes, a folder around them, an archive: none may become one class in silence."""
+    for name in ("train", "Test"):
+        shutil.copytree(folder, tmp_path / "split" / name)
+    with refuses(
+        "split holds the splits Test, train; expected the classes of one, as", "split/Test may hold"
+    ):
+        ImageFolder(tmp_path / "split")
+    shutil.copytree(folder, tmp_path / "around" / "photos")
+    with pytest.warns(
+        UserWarning, match="class photos is made of 2 folders, a, b; to have these as classes,"
+    ):
+        assert ImageFolder(tmp_path / "around").classes == ["photos"]
+    archive = shutil.make_archive(tmp_path / "photos", "zip", folder)
+    with refuses("photos.zip, an archive; unpack it first; expected a folder", error=FileNotFoundError):
+        ImageFolder(archive)
+
+
+def test_a_class_of_files_that_are_not_read_says_which(folder):
+    (folder / "c").mkdir()
+    (folder / "c" / "IMG_1.HEIC").write_bytes(b"phone")
+    with refuses("c holds no images but 1 .heic; expected .png, .jpg"):
+        ImageFolder(folder)
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder, monkeypatch):
+    """Listing it fails, as for a user without the right; a test may run as one who has every right."""
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with refuses("Permission denied", "photos/b", error=PermissionError):
+        ImageFolder(folder)
 
 
 def test_a_name_that_is_no_utf_8_is_read(folder):

@@ -31,6 +31,7 @@ from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
 from dgtoy.pipeline.pictures import ImageFolder
 
 close = torch.testing.assert_close
+pytestmark = pytest.mark.filterwarnings("ignore:.*lose their colour")  # most images here are random colours
 TINY = dict(input_size=8, patch_size=2, in_channels=4, hidden_size=16, depth=2, num_heads=2)
 RECIPE = finetune.Config(steps=5, batch=6, lr=1e-3, ema=0.9)
 DRAWS = sample.Config(count=6, steps=4, sampler="ddim")

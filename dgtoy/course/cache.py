@@ -7,7 +7,9 @@ without comments, layout and docstrings. A figure is never reached, so a figure 
 """
 
 import ast
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib.util
@@ -27,7 +29,22 @@ from ..checkpoint import write_text
 
 def folder():
     """Where results are kept: DGTOY_CACHE, or ~/.cache/dgtoy. Deleting it is always safe."""
-    return pathlib.Path(os.environ.get("DGTOY_CACHE", pathlib.Path.home() / ".cache" / "dgtoy"))
+    return pathlib.Path(os.environ.get("DGTOY_CACHE") or "~/.cache/dgtoy").expanduser()
+
+
+@contextlib.contextmanager
+def writing():
+    """The block writes into the cache. Raises OSError that says what to do where that cannot be done."""
+    try:
+        yield
+    except OSError as e:
+        place = pathlib.Path(str(e.filename))  # a file in the folder, or a folder above that cannot be made
+        ours = place.is_relative_to(folder()) or folder().is_relative_to(place)
+        if not ours and e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"the cache {folder()} cannot be written ({e.strerror}); set DGTOY_CACHE to a folder that can be"
+        ) from None
 
 
 def path(name, inputs, code):
@@ -46,12 +63,15 @@ def cells(work, config, device, keys, part=(0, 1), progress=False):
     found, seconds, name = {}, 0.0, work.__module__.rpartition(".")[2]
     code = Code(work, *_classes(config)).text()
     same = digest(_seedless(config), torch.device(device).type, torch.__version__, code)
+    with writing():
+        folder().mkdir(parents=True, exist_ok=True)  # found out before any work
     for key in tqdm(list(keys)[part[0] :: part[1]], name, disable=not progress, mininterval=5):
         file = folder() / f"{name}-{digest(same, key)[:16]}.json"
         if not file.exists():
             started = time.time()
             result = work(config, device, *key)
-            write_text(file, json.dumps(dict(seconds=time.time() - started, result=result)))
+            with writing():
+                write_text(file, json.dumps(dict(seconds=time.time() - started, result=result)))
         kept = json.loads(file.read_text(encoding="utf-8"))
         found[key], seconds = kept["result"], seconds + kept["seconds"]
     return found, seconds

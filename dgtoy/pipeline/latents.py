@@ -15,7 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..checkpoint import read_safetensors, write_safetensors
 from ..environment import needs
 from .manifest import agree, data_checksum, weights_checksum
-from .pictures import centre_crop
+from .pictures import centre_crop, survey
 
 SHARD = 256  # images per file
 VAES = {  # name: where its weights are published, and their licence
@@ -95,6 +95,8 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
     ValueError before any work.
     """
     coder, out = coder or Unshuffle(), pathlib.Path(out)
+    if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
+        raise ValueError(f"out {out} lies in the folder of images, {images.folder}; expected another place")
     if size % (2 * coder.shrink):
         raise ValueError(
             f"size is {size}; expected a multiple of {2 * coder.shrink} for this codec and patches of 2"
@@ -108,6 +110,8 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
         shard=SHARD,
         mirror=mirror,
     )
+    if not (out / "plan.json").exists():
+        survey(images, size, grey=isinstance(coder, Unshuffle))
     agree(out / "plan.json", plan, "prepared")
 
     def work():

@@ -1,18 +1,24 @@
 """Pictures from a folder, a Hugging Face data set or an .npz, all read by `open_picture`, and their crop."""
 
+import collections
+import contextlib
 import hashlib
 import io
 import os
 import pathlib
+import tarfile
 import warnings
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..environment import needs
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-NOT_READ = (".gif", ".heic", ".heif", ".avif", ".jxl")  # pictures too: named when skipped
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # names of folders
 
 
 def open_picture(source, name=None):
@@ -24,23 +30,89 @@ def open_picture(source, name=None):
     from PIL import Image
 
     name = name or (source if isinstance(source, str | pathlib.Path) else type(source).__name__)
-    try:
-        if isinstance(source, Image.Image):
-            return _in_rgb(source, name)
+    with _named(name):
         if isinstance(source, np.ndarray):
-            return _in_rgb(Image.fromarray(source), name)
-        with Image.open(source) as image:
-            return _in_rgb(image, name)
+            source = Image.fromarray(source)
+        opened = Image.open(source) if not isinstance(source, Image.Image) else contextlib.nullcontext(source)
+        with opened as image:
+            frames = getattr(image, "n_frames", 1)
+            rgb = _in_rgb(image)
+    if frames > 1 and image.format != "MPO":  # a phone's MPO holds one picture and its previews
+        warnings.warn(f"image {name} holds {frames} frames; the first is read", stacklevel=2)
+    return rgb
+
+
+class Look(NamedTuple):
+    """What `look` sees of a picture: its sides in pixels, whether it has colour."""
+
+    size: tuple
+    coloured: bool
+
+
+def look(source, name):
+    """A picture read to its end, a JPEG at an eighth of its size and so quickly. Raises as `open_picture`.
+
+    -> Look
+    """
+    from PIL import Image
+
+    with _named(name), Image.open(source) as image:
+        size = image.size
+        image.draft("RGB", (1, 1))
+        few = np.asarray(_in_rgb(image).resize((32, 32), Image.Resampling.BOX)).astype(int)  # (32, 32, 3)
+    return Look(size, bool((few.max(2) - few.min(2)).max() > 16))  # grey JPEGs are not quite grey
+
+
+def survey(images, size, grey=False):
+    """Look at every picture of an `ImageFolder` or `HubImages` before any work, and warn of those that are
+    enlarged to `size` pixels, or lose their colour to a `grey` codec.
+
+    Raises ValueError, one line, naming the pictures that cannot be read.
+    """
+    with ThreadPoolExecutor() as threads:
+        seen = list(threads.map(_look_or_error, map(images.source, range(len(images)))))
+    bad = {i: str(e) for i, e in enumerate(seen) if isinstance(e, ValueError)}
+    if bad:
+        first, *more = bad
+        names = ", ".join(str(images.source(i)[1]) for i in more[:5]) + (", ..." if len(more) > 5 else "")
+        also = f", nor can {len(more)} more of {len(images)}: {names}" if more else ""
+        raise ValueError(f"{bad[first]}{also}; nothing is written: mend or remove what cannot be read")
+    small = [i for i, one in enumerate(seen) if min(one.size) < size]
+    if small:
+        least = min(small, key=lambda i: min(seen[i].size))
+        width, height = seen[least].size
+        warnings.warn(
+            f"{len(small)} of {len(seen)} images are smaller than --size {size} and are enlarged, the"
+            f" smallest {images.source(least)[1]} of {width} x {height}",
+            stacklevel=3,
+        )
+    coloured = sum(one.coloured for one in seen)
+    if grey and coloured:
+        warnings.warn(
+            f"{coloured} of {len(seen)} images lose their colour, as --vae unshuffle keeps brightness alone",
+            stacklevel=3,
+        )
+
+
+def _look_or_error(source):
+    try:
+        return look(*source)
+    except ValueError as e:
+        return e
+
+
+@contextlib.contextmanager
+def _named(name):
+    """The block reads a picture: whatever it raises becomes a ValueError of one line with this name."""
+    try:
+        yield
     except Exception as e:
         raise ValueError(f"image {name} cannot be read ({type(e).__name__}: {str(e)[:80]})") from None
 
 
-def _in_rgb(image, name):
+def _in_rgb(image):
     from PIL import Image, ImageOps
 
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a phone's MPO holds one picture and its previews
-        warnings.warn(f"image {name} holds {frames} frames; the first is read", stacklevel=3)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
@@ -57,27 +129,48 @@ def _in_rgb(image, name):
 def picture_paths(folder):
     """Every picture below a folder and the folders it links to, by its ending, in order of name.
 
-    Hidden names and __MACOSX are passed over; pictures of a kind that is not read are warned about.
+    Hidden names and __MACOSX are passed over; files that are not read are warned about. Raises OSError for a
+    folder that may not be read.
     """
+    found, skipped = _files(folder)
+    _warn_of_skipped(folder, skipped)
+    return found
+
+
+def _files(folder):
+    """The visible files below a folder, in order of name: pictures by their ending, and the others."""
     found, skipped, seen = [], [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         place = os.path.realpath(here)
         folders[:] = sorted(filter(_visible, folders)) if place not in seen else []  # links may make a circle
         paths = [pathlib.Path(here, name) for name in filter(_visible, names)] if place not in seen else []
         seen.add(place)
-        found += [p for p in paths if p.suffix.lower() in ENDINGS]
-        skipped += [p for p in paths if p.suffix.lower() in NOT_READ]
-    if skipped:
-        warnings.warn(
-            f"{len(skipped)} pictures of {folder} are skipped, first {min(skipped).name};"
-            f" expected {', '.join(ENDINGS)}",
-            stacklevel=2,
-        )
-    return sorted(found)
+        for path in paths:
+            (found if path.suffix.lower() in ENDINGS else skipped).append(path)
+    return sorted(found), sorted(skipped)
+
+
+def _raise(error):
+    raise error
 
 
 def _visible(name):
-    return not name.startswith(".") and name != "__MACOSX"
+    return not name.startswith(".") and name not in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _kinds(paths):
+    """Files counted by their ending, the most frequent first, in words."""
+    counts = collections.Counter(path.suffix.lower() or "without ending" for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(6))
+
+
+def _warn_of_skipped(folder, skipped):
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} files of {folder} are skipped: {_kinds(skipped)}, first {skipped[0].name};"
+            f" expected {', '.join(ENDINGS)}",
+            stacklevel=3,
+        )
 
 
 def centre_crop(image, size):
@@ -146,37 +239,78 @@ class ImageFolder:
     """The pictures of a folder that holds one folder per class, both in alphabetical order: items (image,
     label).
 
-    Raises ValueError for a folder without classes, a class without pictures, or another number of classes
-    than `expected`.
+    Raises ValueError for a folder without classes or of splits, a class without pictures, or another number
+    of classes than `expected`. Files that are not read are warned about, with their kinds and counts.
     """
 
     def __init__(self, folder, expected=None):
-        folder = pathlib.Path(folder)
+        self.folder = folder = pathlib.Path(folder)
         if not folder.is_dir():
+            archive = folder.is_file() and (zipfile.is_zipfile(folder) or tarfile.is_tarfile(folder))
+            first = ", an archive; unpack it first" if archive else ""
             raise FileNotFoundError(
-                f"folder is {folder}; expected a folder with one folder of images a class"
+                f"folder is {folder}{first}; expected a folder with one folder of images a class"
             )
-        self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and _visible(p.name))
+        inside = sorted(p for p in folder.iterdir() if _visible(p.name))
+        self.classes = [p.name for p in inside if p.is_dir()]
+        loose = [p for p in inside if p.is_file() and p.suffix.lower() in ENDINGS]
         if not self.classes:
-            raise ValueError(f"folder {folder} holds no class folders; expected one folder of images a class")
+            has = f"but {len(loose)} images; move them" if loose else "nor images; put these"
+            raise ValueError(
+                f"folder {folder} holds no class folders {has} into {folder / 'NAME'}, one folder a class"
+            )
+        if {name.lower() for name in self.classes} <= SPLITS:
+            raise ValueError(
+                f"folder {folder} holds the splits {', '.join(self.classes)}; expected the classes of one,"
+                f" as {folder / self.classes[0]} may hold"
+            )
         _check_classes(f"folder {folder}", self.classes, expected)
         self.paths, self.labels = [], []
+        skipped = [p for p in inside if p.is_file() and p not in loose]
         for label, name in enumerate(self.classes):
-            paths = picture_paths(folder / name)
+            paths, others = _files(folder / name)
             if not paths:
+                has = f" but {_kinds(others)}" if others else ""
                 raise ValueError(
-                    f"class folder {folder / name} holds no images; expected {', '.join(ENDINGS)}"
+                    f"class folder {folder / name} holds no images{has}; expected {', '.join(ENDINGS)}"
                 )
             self.paths += paths
             self.labels += [label] * len(paths)
-        names = "\n".join(f"{p.relative_to(folder)} {p.stat().st_size}" for p in self.paths)
+            skipped += others
+        _warn_of_skipped(folder, skipped)
+        if loose:
+            warnings.warn(
+                f"{len(loose)} images beside the class folders of {folder} are not read, first"
+                f" {loose[0].name}; expected them in {folder / 'NAME'}",
+                stacklevel=2,
+            )
+        self._warn_of_nested()
+        names = "\n".join(f"{p.relative_to(folder)} {os.path.getsize(p)}" for p in self.paths if p.exists())
         self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
+
+    def _warn_of_nested(self):
+        """Say which class is made of several folders: they may be what was meant as classes."""
+        parts = collections.defaultdict(set)
+        for path in self.paths:
+            name, *rest = path.relative_to(self.folder).parts
+            parts[name].add(rest[0] if len(rest) > 1 else None)
+        for name, folders in parts.items():
+            if len(folders) > 1 and None not in folders:
+                warnings.warn(
+                    f"class {name} is made of {len(folders)} folders, {', '.join(sorted(folders))[:60]}; to"
+                    f" have these as classes, give {self.folder / name}",
+                    stacklevel=3,
+                )
 
     def __len__(self):
         return len(self.paths)
 
+    def source(self, i):
+        """What `open_picture` opens, and what it is called."""
+        return self.paths[i], str(self.paths[i])
+
     def __getitem__(self, i):
-        return open_picture(self.paths[i]), self.labels[i]
+        return open_picture(*self.source(i)), self.labels[i]
 
 
 class HubImages:
@@ -219,10 +353,13 @@ class HubImages:
     def __len__(self):
         return len(self.data)
 
-    def __getitem__(self, i):
+    def source(self, i):
+        """What `open_picture` opens, and what it is called."""
         image = self.data[i]["image"] or {}
-        source = io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path")
-        return open_picture(source, f"{i} of {self.name}"), self.labels[i]
+        return io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path"), f"{i} of {self.name}"
+
+    def __getitem__(self, i):
+        return open_picture(*self.source(i)), self.labels[i]
 
 
 def _classes(dataset, labels, names):

@@ -65,7 +65,8 @@ def stranger(kind, config, device):
     if not path.exists():
         made = recipes.pretrain(recipe, seed, device).net
         state = {k: v.half() for k, v in made.state_dict().items() if k != "pos_embed"}
-        write_safetensors(path, state, dict(config=made.config))
+        with cache.writing():
+            write_safetensors(path, state, dict(config=made.config))
     state, header = read_safetensors(path)
     net = DiT(**header["config"])
     load_weights(net, {k: v.float() for k, v in state.items()} | {"pos_embed": net.pos_embed}, path)

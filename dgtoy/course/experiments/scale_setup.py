@@ -88,7 +88,8 @@ def pretrained(config, network, seed=0, device="cpu"):
     if not path.exists():
         ema = pretrain(net, SOURCE, config, seed)
         if distributed.rank() == 0:
-            write_safetensors(path, dict(ema.net.state_dict()), {})
+            with cache.writing():
+                write_safetensors(path, dict(ema.net.state_dict()), {})
         distributed.barrier()
     load_weights(net.net, read_safetensors(path)[0], path)
     return ready(net)
