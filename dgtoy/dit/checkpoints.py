@@ -1,14 +1,16 @@
 """DiT checkpoints: official files, training files and safetensors, and the sizes of the network in them."""
 
 import argparse
+import json
 import math
 import pathlib
 import re
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..checkpoint import check_shapes
+from ..checkpoint import check_shapes, write_safetensors
 from .network import CONFIGS, DiT
 
 
@@ -47,7 +49,7 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 def config_of(state, num_heads=None, path="state"):
-    """The sizes of a DiT from its weights.
+    """The sizes of a DiT, and its kind, from its weights.
 
     Heads leave no trace in them: by default those of the named size of that width. Raises ValueError for
     another width without num_heads, and if a weight that tells the sizes is missing.
@@ -66,7 +68,8 @@ def config_of(state, num_heads=None, path="state"):
     if num_heads is None and hidden not in known:
         sizes = ", ".join(map(str, known))
         raise ValueError(
-            f"{path}: hidden_size is {hidden}; expected that of a named size ({sizes}), or num_heads"
+            f"{path}: hidden_size is {hidden}; expected that of a named size ({sizes}), or num_heads, "
+            "as in --heads 4"
         )
     out = state["final_layer.linear.weight"].shape[0] // patch**2
     return dict(
@@ -78,7 +81,7 @@ def config_of(state, num_heads=None, path="state"):
         num_heads=num_heads or known[hidden],
         num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
         learn_sigma=out == 2 * channels,
-    ) | (dict(velocity=True) if "velocity" in state else {})
+    ) | {kind: True for kind in ("velocity", "flow") if kind in state}
 
 
 def load_pretrained(
@@ -86,13 +89,34 @@ def load_pretrained(
 ) -> DiT:
     """A DiT with the weights of a checkpoint; with `num_classes`, a fresh table of so many labels.
 
-    Raises ValueError naming the first weight that is missing, superfluous or of another shape.
+    num_heads: by default as the file says, see `save_checkpoint`, or those of the named size of its width.
+    Raises ValueError naming the first weight that is missing, superfluous or of another shape, and if the
+    file says another number of heads.
     """
-    state = load_checkpoint(path)
+    state, told = load_checkpoint(path), (header(path).get("config") or {}).get("num_heads")
+    if None not in (told, num_heads) and told != num_heads:
+        raise ValueError(f"num_heads is {num_heads}; {path} says {told}")
     with torch.device("meta"):  # no weights are drawn, only to be overwritten
-        net = DiT(**config_of(state, num_heads, path))
+        net = DiT(**config_of(state, num_heads or told, path))
     load_weights(net, state, path)
     return net if num_classes is None else net.with_classes(num_classes, seed)
+
+
+def save_checkpoint(net, path, **made):
+    """The weights of a DiT as .safetensors, with its `config` and what `made` says of it in the header."""
+    write_safetensors(path, net.state_dict(), dict(config=net.config) | made)
+
+
+def header(path):
+    """What the header of a file says that we wrote: a dict; of any other file {}."""
+    if pathlib.Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as f:
+            found = json.loads((f.metadata() or {}).get("json", "{}"))
+    except Exception:  # damaged: whoever loads it will say so
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def load_weights(net, state, path="state"):

@@ -47,16 +47,17 @@ def _names(depth):
 def to_diffusers(net):
     """A `DiTTransformer2DModel` with a DiT's weights, outputs and null label, num_classes.
 
-    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity`.
+    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity` or `flow`.
     """
     needs("dit", "diffusers")
     from diffusers import DiTTransformer2DModel
 
     c, state, found = net.config, net.state_dict(), {}
-    if "velocity" in c:
-        raise ValueError(
-            "net predicts velocity inside; expected a DiT of the official kind: diffusers' has no such step"
-        )
+    for kind, what in dict(velocity="predicts velocity inside", flow="is a flow").items():
+        if kind in c:
+            raise ValueError(
+                f"net {what}; expected a DiT of the official kind: diffusers' has no such step"
+            )
     for ours, theirs in _names(c["depth"]):
         parts = state[ours].chunk(3) if ".qkv." in ours else [state[ours]] * len(theirs)
         found |= {name: part.clone() for name, part in zip(theirs, parts, strict=True)}

@@ -13,13 +13,15 @@ from ..samplers import append_dims, check_shape, check_sigma
 class Preconditioned:
     """A labelled network F as a denoiser: D(x, sigma | label) = c_skip x + c_out F(x / scale, t, label).
 
-    A subclass says t by `sigma_to_t` and the other three by `scalings`; of F's channels the first C, as many
-    as x has, enter. Like a module it moves in place: `to` returns the same object. On a CUDA device the
-    network runs in bfloat16 autocast while `amp` is True. `compile` makes it faster there. Karras et al.
-    2022, table 1.
+    A subclass says t by `sigma_to_t`, the other three by `scalings`, and by `sigma_range` the noise levels
+    that it knows; of F's channels the first C, as many as x has, enter. Like a module it moves in place: `to` returns the same object. On a CUDA device the
+    network runs in bfloat16 autocast while `amp` is True. `compile` makes it faster there. Raises ValueError
+    for a DiT that is a flow and no `Flow` around it. Karras et al. 2022, table 1.
     """
 
     def __init__(self, net, seed=0):
+        if "flow" in getattr(net, "config", ()) and not isinstance(self, Flow):
+            raise ValueError(f"net is a flow; expected Flow(net), not {type(self).__name__}(net)")
         self.net, self.seeds = net, [seed]
         self.amp, self.graphs = True, None
 
@@ -114,6 +116,8 @@ class EDM(Preconditioned):
     the range of times that a DiT knows: t = 94 ln(sigma / 0.002).
     """
 
+    sigma_range = 0.002, 80.0
+
     def __init__(self, net, sigma_data=0.5, seed=0):
         super().__init__(net, seed)
         self.sigma_data = sigma_data
@@ -142,6 +146,7 @@ class VP(Preconditioned):
     """
 
     sigma_to_t = staticmethod(vp.sigma_to_t)
+    sigma_range = tuple(vp.Process().sigmas[[0, -1]].tolist())
 
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
@@ -161,6 +166,8 @@ class Flow(Preconditioned):
     Ma et al. 2024 (SiT).
     """
 
+    sigma_range = 0.004, 80.0
+
     @staticmethod
     def sigma_to_t(sigma):
         """1000 sigma / (1 + sigma), 0 to 1000: the time of a noise level, (B,)."""
@@ -169,3 +176,8 @@ class Flow(Preconditioned):
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
         return 1 / (1 + sigma), -sigma / (1 + sigma), 1 + sigma
+
+
+def preconditioned(net, seed=0):
+    """The denoiser of a DiT by what its weights say that it gives: `Flow` for a flow, else `VP`."""
+    return Flow(net, seed) if "flow" in net.config else VP(net, seed)

@@ -31,9 +31,10 @@ class DiT(nn.Module):
     input_size: side of the image or latent in pixels. learn_sigma: the output has 2C channels, noise and
     variance. Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table,
     stands for none. velocity: the layers give the velocity, from which `noise_of_velocity` makes the noise in
-    the output: learnt in far fewer steps; official networks are not of this kind. seed: of the initial
-    weights. `recompute` = True saves memory in training: the backward pass computes each block's activations
-    again. Raises ValueError for sizes that do not divide.
+    the output: learnt in far fewer steps; official networks are not of this kind. flow: the output is the
+    velocity of a straight path, see `Flow`. seed: of the initial weights. `recompute` = True saves memory in
+    training: the backward pass computes each block's activations again. Raises ValueError for sizes that do
+    not divide, and for velocity together with flow.
     """
 
     recompute = False
@@ -49,9 +50,12 @@ class DiT(nn.Module):
         num_classes=1000,
         learn_sigma=True,
         velocity=False,
+        flow=False,
         seed=0,
     ):
         super().__init__()
+        if velocity and flow:
+            raise ValueError("velocity and flow are both True; expected one kind of output")
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
                 "input_size, patch_size, hidden_size, num_heads are "
@@ -67,11 +71,12 @@ class DiT(nn.Module):
             num_heads=num_heads,
             num_classes=num_classes,
             learn_sigma=learn_sigma,
-        ) | (dict(velocity=True) if velocity else {})
+        )
         self.null = num_classes
         self.shape = (in_channels, input_size, input_size)
-        if velocity:
-            self.register_buffer("velocity", torch.ones(()))  # so that a file of weights tells
+        for kind in [name for name, is_it in (("velocity", velocity), ("flow", flow)) if is_it]:
+            self.config[kind] = True
+            self.register_buffer(kind, torch.ones(()))  # so that a file of weights tells
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)

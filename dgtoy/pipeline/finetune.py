@@ -8,19 +8,25 @@ a resumed run the one that was never stopped.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
 
-from .. import distributed, vp
+from .. import distributed, shipped, vp
 from ..checkpoint import read_safetensors, write_safetensors
-from ..dit import VP, load_pretrained
+from ..dit import VP, Flow, load_pretrained, preconditioned
+from ..dit.checkpoints import header
 from ..interop import add_lora, lora_guide
+from ..samplers import append_dims
 from ..train import Trainer, TrainingConfig, generator
 from .manifest import data_checksum, weights_checksum
+
+PUBLISHED = (  # what the paper fine-tunes
+    "DiT-XL-2-256x256.pt",
+    "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt",
+    "CC BY-NC 4.0",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ class LatentTensors:
 class NoiseObjective:
     """DiT's training: a time from 0 to 999, and the loss of the noise and its variance, `vp.training_loss`.
 
-    Another objective, a flow for example, is another class with these two methods.
+    Another objective is another class with these two methods.
     """
 
     def __init__(self):
@@ -101,8 +107,36 @@ class NoiseObjective:
         return loss.mean()
 
 
+class FlowObjective:
+    """A flow's training: |v(x_t, 1000 t) - (eps - x0)|^2 with x_t = (1 - t) x0 + t eps and t = sigmoid(z),
+    z ~ N(0.3, 1). Esser et al. 2024, sec. 3.1.
+    """
+
+    @staticmethod
+    def times(n, generator):
+        """Times (n,) of a batch, within (0, 1), on the CPU."""
+        return torch.sigmoid(0.3 + torch.randn(n, generator=generator))
+
+    def __call__(self, net, x0, label, time, eps):
+        """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
+        x = torch.lerp(x0, eps, append_dims(time, x0))
+        return (predicted(net, x, 1000 * time, label) - (eps - x0)).square().mean()
+
+
+def objective_of(net):
+    """What a network was pre-trained by: `FlowObjective` of a `Flow`, `NoiseObjective` of a `VP`.
+
+    Raises ValueError for a `VP` whose network gives no variance.
+    """
+    if isinstance(net, Flow):
+        return FlowObjective()
+    if not net.config["learn_sigma"]:
+        raise ValueError("net gives the noise alone; expected a DiT that learned its variance too, or a flow")
+    return NoiseObjective()
+
+
 def predicted(net, x, time, label):
-    """What the network of a `VP` gives, in float32; computed in bfloat16 on a CUDA device."""
+    """What the network of a `VP` or `Flow` gives, in float32; computed in bfloat16 on a CUDA device."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and net.amp):
         return net.net(x, time, label).float()
 
@@ -131,10 +165,10 @@ def _order(n, seed, turn):
 
 
 def finetune(net, data, config, out, every=1000, objective=None):
-    """Train a `VP` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes on, and
-    at the end `ema.safetensors`.
+    """Train a `VP` or `Flow` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes
+    on, and at the end `ema.safetensors`.
 
-    data: see `Data`. objective: see `NoiseObjective`, the default. Processes of a group (`distributed.join`)
+    data: see `Data`. objective: by default that of the network's kind, `objective_of`. Processes of a group (`distributed.join`)
     share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
     LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
     Raises ValueError for data of another shape or number of classes, and to go on in an OUT that was made
@@ -164,7 +198,7 @@ def base_checksum(net):
 def training(net, data, config, ema, objective=None):
     """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a
     generator of `Step`"""
-    objective = objective or NoiseObjective()
+    objective = objective or objective_of(net)
     net.net.recompute = config.checkpointing
 
     def batch_fn(step):
@@ -176,8 +210,8 @@ def training(net, data, config, ema, objective=None):
 
 
 def averaged(net, data, config, at):
-    """Train a `VP` in place and keep nothing on disk.  -> {step: the averaged weights as a VP} for every step
-    in `at`"""
+    """Train a network in place and keep nothing on disk.  -> {step: the averaged weights, in a network of its
+    kind} for every step in `at`"""
     ema, kept = net.clone(), {}
     trainer, batch_fn = training(net, data, config, ema)
     for step in trainer.run(batch_fn):
@@ -195,7 +229,8 @@ def _written(trainer, batch_fn, ema, out, every, classes):
         if distributed.rank() == 0 and (done or step.step in config.keep):
             name = "ema" if done else f"ema-{step.step:06d}"
             state = ema.params if config.rank else ema.net.state_dict()
-            made = dict(step=step.step, classes=classes, **trainer.origin, **dataclasses.asdict(config))
+            made = dict(step=step.step, classes=classes, config=ema.config)
+            made |= trainer.origin | dataclasses.asdict(config)
             write_safetensors(out / f"{name}.safetensors", state, made)
         if done or step.step % every == 0:
             trainer.save(out / "last.safetensors")
@@ -204,8 +239,8 @@ def _written(trainer, batch_fn, ema, out, every, classes):
 
 def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):
     """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where
-    config.rank asks for one.  -> VP"""
-    net = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
+    config.rank asks for one.  -> VP or Flow"""
+    net = pretrained_net(pretrained, device, num_heads)
     net = (
         add_lora(net, num_classes, config.rank, config.seed)
         if config.rank
@@ -225,27 +260,52 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
     A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from
     batch to batch
     """
-    net, objective, found = (
-        VP(load_pretrained(pretrained, num_heads=num_heads)).to(device),
-        NoiseObjective(),
-        [],
-    )
+    net = pretrained_net(pretrained, device, num_heads)
     net.amp = False
+    objective, found = objective_of(net), []
     for step in range(config.steps, config.steps + batches):
-        x0, _, time, eps = (a.to(device) for a in batch_of(data, step, config, net.null))
+        batch = batch_of(data, step, config, net.null, objective.times)
+        x0, _, time, eps = (a.to(device) for a in batch)
         found.append(objective(net, x0, torch.full_like(time, net.null), time, eps))
     return torch.stack(found).mean().item(), torch.stack(found).std().item()
 
 
+def is_shipped(name):
+    """Whether this names a network that comes with the library; a file of that name goes before it."""
+    return str(name) in shipped.NAMES and not pathlib.Path(name).is_file()
+
+
+def pretrained_net(path, device="cpu", num_heads=None):
+    """The network of a checkpoint, or by name one that comes with the library.  -> VP or Flow
+
+    Raises FileNotFoundError that says what is published where and which names work at once, ValueError for a
+    name of another kind of network.
+    """
+    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs")]
+    if is_shipped(path):
+        net = shipped.load(path, device)
+        if not isinstance(net, VP | Flow):
+            raise ValueError(f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}")
+        return net
+    try:
+        return preconditioned(load_pretrained(path, num_heads=num_heads)).to(device)
+    except FileNotFoundError:
+        name, url, licence = PUBLISHED
+        raise FileNotFoundError(
+            f"pretrained {path} is not on this machine; {name} is published at {url} (licence: {licence});"
+            f" put it there, or name one that ships with dgtoy and works at once: {', '.join(ready)}"
+        ) from None
+
+
 def load(path, pretrained=None, device="cpu", num_heads=None):
     """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its
-    `pretrained` checkpoint.  -> VP
+    `pretrained` checkpoint.  -> VP or Flow
 
     Raises ValueError for a LoRA without it, or on top of another network than it was trained on.
     """
     made = header(path)
     if not made.get("rank"):
-        return VP(load_pretrained(path, num_heads=num_heads)).to(device)
+        return pretrained_net(path, device, num_heads)
     if pretrained is None:
         raise ValueError(
             f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on"
@@ -272,27 +332,16 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
 
 def pair(finetuned, pretrained, device="cpu", num_heads=None):
     """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter
-    on and off.  -> VP, VP
+    on and off.  -> two of VP or Flow
 
     Raises ValueError if the two do not share their latents.
     """
     tuned = load(finetuned, pretrained, device, num_heads)
     if header(finetuned).get("rank"):
         return tuned, lora_guide(tuned)
-    guide = VP(load_pretrained(pretrained, num_heads=num_heads)).to(device)
+    guide = pretrained_net(pretrained, device, num_heads)
     if tuned.shape != guide.shape:
         raise ValueError(
             f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them"
         )
     return tuned, guide
-
-
-def header(path):
-    """What `finetune` says of a file that it wrote: its step and configuration; of any other file nothing."""
-    if pathlib.Path(path).suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as f:
-            return json.loads((f.metadata() or {}).get("json", "{}"))
-    except Exception:  # damaged: whoever loads it will say so
-        return {}

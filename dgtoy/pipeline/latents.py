@@ -1,10 +1,11 @@
 """Pictures as latents: cropped, encoded once, mean and std kept, drawn afresh in every epoch.
 
 `prepare` writes them in shards that appear complete or not at all, so what was interrupted goes on. A codec
-turns images into latents and back: `VAE`, Stable Diffusion's autoencoder through diffusers, or `Unshuffle`,
-which is exact and needs no weights.
+turns images into latents and back: `VAE`, Stable Diffusion's autoencoder through diffusers; `Unshuffle`,
+which is exact for grey images and needs no weights; `Pixels`, for networks that work on pixels themselves.
 """
 
+import collections
 import json
 import math
 import pathlib
@@ -14,6 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..checkpoint import read_safetensors, write_safetensors
 from ..environment import needs
+from ..samplers import append_dims
 from .manifest import agree, data_checksum, weights_checksum
 from .pictures import centre_crop, survey
 
@@ -22,6 +24,20 @@ VAES = {  # name: where its weights are published, and their licence
     "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema on the Hugging Face hub", "MIT"),
     "sd-vae-ft-mse": ("stabilityai/sd-vae-ft-mse on the Hugging Face hub", "MIT"),
 }
+
+
+class Pixels:
+    """No codec at all: pixels in [-1, 1], colour kept; shards hold the bytes themselves."""
+
+    name, shrink = "pixels", 1
+
+    def encode(self, x):
+        """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 3, H, W); the std is 0"""
+        return x, torch.zeros_like(x)
+
+    def decode(self, z):
+        """z (B, 3, H, W) -> the same"""
+        return z
 
 
 class Unshuffle:
@@ -82,8 +98,9 @@ class VAE:
 
 
 def codec(name, device="cpu"):
-    """`Unshuffle` for "unshuffle", otherwise the `VAE` of that name or path."""
-    return Unshuffle() if name == "unshuffle" else VAE(name, device)
+    """`Pixels` for "pixels", `Unshuffle` for "unshuffle", otherwise the `VAE` of that name or path."""
+    exact = {kind.name: kind for kind in (Pixels, Unshuffle)}
+    return exact[name]() if name in exact else VAE(name, device)
 
 
 def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=True):
@@ -91,13 +108,13 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
 
     images: an `ImageFolder` or `HubImages`. mirror: False for images that mean something else in a mirror, as
     letters do. Files hold mean and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and
-    label (n,). What is there already is kept; OUT made from other images, size or codec is refused with a
+    label (n,); of `Pixels` mean alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn. What is there already is kept; OUT made from other images, size or codec is refused with a
     ValueError before any work.
     """
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
         raise ValueError(f"out {out} lies in the folder of images, {images.folder}; expected another place")
-    if size % (2 * coder.shrink):
+    if coder.shrink > 1 and size % (2 * coder.shrink):
         raise ValueError(
             f"size is {size}; expected a multiple of {2 * coder.shrink} for this codec and patches of 2"
         )
@@ -129,15 +146,18 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
 @torch.no_grad()
 def _encode(images, rows, size, coder, device, batch, mirror):
     """The tensors of one shard."""
-    found = {"mean": [], "std": [], "label": []}
+    found = collections.defaultdict(list)
     for start in range(0, len(rows), batch):
         pictures, labels = zip(*(images[i] for i in rows[start : start + batch]), strict=True)
+        found["label"].append(torch.tensor(labels))
         x = torch.stack([centre_crop(picture, size) for picture in pictures])  # (b, 3, size, size)
+        if coder.name == Pixels.name:
+            found["mean"].append(x[:, None])
+            continue
         x = x.to(device).float() / 127.5 - 1
         codes = [coder.encode(view) for view in ((x, x.flip(-1)) if mirror else (x,))]
         for key, views in zip(("mean", "std"), zip(*codes, strict=True), strict=True):
             found[key].append(torch.stack(views, 1).half().cpu())  # (b, views, C, h, w)
-        found["label"].append(torch.tensor(labels))
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
@@ -146,7 +166,8 @@ def _shard_path(folder, k):
 
 
 class Latents:
-    """What `prepare` wrote: mean, std (N, 2 or 1, C, h, w), label (N,), `classes`, `plan`.
+    """What `prepare` wrote: mean, std (N, 2 or 1, C, h, w), label (N,), `classes`, `plan`; of pixels mean is
+    uint8 and std None.
 
     Raises ValueError if a shard is missing or damaged.
     """
@@ -168,9 +189,8 @@ class Latents:
                 "run `dit prepare` again"
             )
         parts = [read_safetensors(p)[0] for p in shards]
-        self.mean, self.std, self.label = (
-            torch.cat([p[k] for p in parts]).to(device) for k in ("mean", "std", "label")
-        )
+        held = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
+        self.mean, self.std, self.label = held["mean"], held.get("std"), held["label"]
         if len(self.label) != count or not 0 <= self.label.min() <= self.label.max() < len(self.classes):
             raise ValueError(
                 f"latents {folder} holds {len(self.label)} images; "
@@ -196,7 +216,8 @@ class Latents:
 
     @property
     def fingerprint(self):
-        return data_checksum((self.mean, self.std, self.label), self.classes)
+        tensors = (self.mean, self.std, self.label)
+        return data_checksum([t for t in tensors if t is not None], self.classes)
 
     @property
     def shape(self):
@@ -208,6 +229,10 @@ class Latents:
 
         flip (B,): whether to take an image's mirror, if mirrors were prepared.
         """
+        if self.std is None:
+            x0 = self.mean[rows, 0].to(z.dtype) / 127.5 - 1
+            flip = append_dims(flip & self.plan["mirror"], x0)
+            return torch.where(flip, x0.flip(-1), x0), self.label[rows]
         view = flip.long() if self.mean.shape[1] == 2 else torch.zeros_like(rows)
         mean, std = self.mean[rows, view].to(z.dtype), self.std[rows, view].to(z.dtype)
         return mean + std * z, self.label[rows]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import vp
+from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import dpmpp_2m, heun, karras, last
 from .manifest import agree
@@ -17,6 +18,7 @@ from .pictures import open_picture, to_uint8
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
+IN_STEPS_OF_DIT = ("ddpm", "ddim")  # which a flow does not have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Config:
             raise ValueError(
                 f"count, w, channels are {self.count}, {self.w}, {self.channels}; expected >= 1, finite, >= 0"
             )
-        if self.channels and self.sampler in ("heun", "dpmpp_2m"):
+        if self.channels and self.sampler not in IN_STEPS_OF_DIT:
             raise ValueError(
                 f"channels is {self.channels} with sampler {self.sampler}; expected 0, or ddpm or ddim"
             )
@@ -62,15 +64,17 @@ def noise(config, images, shape):
 def draw_latents(tuned, guide, config, images, num_classes):
     """Latents of the images with these indices; image i is of class i mod num_classes.  -> (B, C, h, w)
 
-    tuned, guide: `VP`s; the guide is the pre-trained model for DoG, a weaker fine-tune for autoguidance.
+    tuned, guide: `VP`s or `Flow`s; the guide is the pre-trained model for DoG, a weaker fine-tune for
+    autoguidance. Raises ValueError if it is missing, or for a sampler that a flow does not have.
     """
+    check_models(tuned, guide, config)
     label = torch.tensor([i % num_classes for i in images], device=tuned.device)
     x_T, generators = noise(config, images, tuned.shape)
     x_T = x_T.to(tuned.device)
     other = guide if config.method in ("dog", "autoguidance") else tuned
     other_label = other.null if config.method in ("cfg", "dog") else label
     w = 1.0 if config.method == "none" else config.w
-    if config.sampler in ("ddpm", "ddim"):
+    if config.sampler in IN_STEPS_OF_DIT:
         main, guiding = tuned.noise(label), other.noise(other_label)
         model = vp.guided_noise(main, guiding, w, config.channels or None, config.interval)
         if config.sampler == "ddim":
@@ -78,10 +82,23 @@ def draw_latents(tuned, guide, config, images, num_classes):
             return last(_finite(vp.ddim(model, x_T, process), config, images))
         process = vp.Process(vp.respaced(config.steps)).to(tuned.device)
         return last(_finite(vp.ancestral(model, x_T, process, generators), config, images))
-    sigmas = levels(config.steps)
+    sigmas = levels(config.steps, tuned.sigma_range)
     D = guided(tuned.denoiser(label), other.denoiser(other_label), w, config.interval)
     sampler = heun if config.sampler == "heun" else dpmpp_2m
     return last(_finite(sampler(D, scaled(x_T, sigmas), sigmas), config, images))
+
+
+def check_models(tuned, guide, config):
+    """Raise ValueError if the method has no guide, or the sampler steps as DiT's process does and a network
+    is a flow."""
+    guided = config.method in ("dog", "autoguidance")
+    if guided and guide is None:
+        raise ValueError(
+            f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
+        )
+    nets = (tuned, guide) if guided else (tuned,)
+    if config.sampler in IN_STEPS_OF_DIT and any(isinstance(net, Flow) for net in nets):
+        raise ValueError(f"sampler is {config.sampler} and the network a flow; expected dpmpp_2m or heun")
 
 
 def _finite(states, config, images):
@@ -96,10 +113,11 @@ def _finite(states, config, images):
         yield x
 
 
-def levels(steps):
-    """Noise levels for `heun` and `dpmpp_2m`: DiT's own range, Karras et al.'s spacing.  -> (steps + 1,)"""
-    ends = vp.Process().sigmas
-    return karras(steps, ends[0].item(), ends[-1].item())
+def levels(steps, sigma_range=VP.sigma_range):
+    """Noise levels for `heun` and `dpmpp_2m`: Karras et al.'s spacing of what the network knows, by default
+    DiT's own range.  -> (steps + 1,)
+    """
+    return karras(steps, *sigma_range)
 
 
 def scaled(x_T, sigmas):
@@ -116,10 +134,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     file of the images. Raises FloatingPointError, naming image, seed and step, before a picture that is not
     finite is written.
     """
-    if config.method in ("dog", "autoguidance") and guide is None:
-        raise ValueError(
-            f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
-        )
+    check_models(tuned, guide, config)
     out = pathlib.Path(out)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings | origin
