@@ -33,6 +33,8 @@ def test_the_converted_network_gives_the_same_outputs(learn_sigma):
 def test_a_network_that_predicts_velocity_is_refused():
     with refuses("net predicts velocity inside; expected a DiT of the official kind"):
         to_diffusers(awake(**SIZES, velocity=True))
+    with refuses("net is a flow; expected a DiT of the official kind"):
+        to_diffusers(awake(**SIZES, flow=True))
 
 
 def test_without_the_two_constants_it_does_not(tmp_path):

@@ -25,6 +25,8 @@ from dgtoy.dit import (
     load_pretrained,
     load_weights,
     position_embedding,
+    preconditioned,
+    save_checkpoint,
 )
 from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
 from dgtoy.interop import add_lora, lora_guide
@@ -181,6 +183,31 @@ def test_a_file_tells_that_its_network_predicts_velocity(tmp_path):
     write_safetensors(tmp_path / "v.safetensors", net.state_dict(), {})
     again = load_pretrained(tmp_path / "v.safetensors", num_classes=5, num_heads=2)
     assert again.config == net.config | {"num_classes": 5} and again.config["velocity"]
+
+
+def test_a_file_tells_that_its_network_is_a_flow_and_how_many_heads_it_has(tmp_path):
+    net = awake(flow=True, learn_sigma=False)
+    x, t, y = torch.randn(2, *net.shape), torch.tensor([3.0, 600.0]), torch.tensor([0, 1])
+    save_checkpoint(net, tmp_path / "ours.safetensors", step=3)
+    save_file(net.state_dict(), tmp_path / "plain.safetensors")
+    torch.save(net.state_dict(), tmp_path / "plain.pt")
+    for name, heads in (("ours.safetensors", None), ("plain.safetensors", 2), ("plain.pt", 2)):
+        again = load_pretrained(tmp_path / name, num_heads=heads)
+        assert again.config == net.config and again.config["flow"]
+        assert torch.equal(again(x, t, y), net(x, t, y))
+        assert type(preconditioned(again)) is Flow
+    with refuses("num_heads is 4", "ours.safetensors says 2"):
+        load_pretrained(tmp_path / "ours.safetensors", num_heads=4)
+    assert type(preconditioned(awake())) is VP
+
+
+def test_a_flow_is_not_taken_for_another_kind():
+    net = awake(flow=True)
+    for kind in (VP, EDM):
+        with refuses(f"net is a flow; expected Flow(net), not {kind.__name__}(net)"):
+            kind(net)
+    with refuses("velocity and flow are both True"):
+        DiT(**net.config, velocity=True)
 
 
 class Code:

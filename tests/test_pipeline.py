@@ -21,14 +21,14 @@ from helpers import refuses, started, together
 from PIL import Image
 from safetensors.torch import load_file
 
-from dgtoy import distributed, vp
+from dgtoy import distributed, dpmpp_2m, guided, karras, last, shipped, vp
 from dgtoy.__main__ import main
 from dgtoy.checkpoint import write_safetensors
-from dgtoy.dit import VP, DiT, load_checkpoint, load_pretrained
+from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import cli, evaluate, finetune, sample, table
-from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
-from dgtoy.pipeline.pictures import ImageFolder
+from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
+from dgtoy.pipeline.pictures import ImageFolder, to_uint8
 
 close = torch.testing.assert_close
 pytestmark = pytest.mark.filterwarnings("ignore:.*lose their colour")  # most images here are random colours
@@ -284,8 +284,6 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
     )
     nets = [finetune.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
     z = sample.draw_latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
-    from dgtoy.pipeline.pictures import to_uint8
-
     assert (
         np.abs(
             np.load(tmp_path / "s" / "samples.npz")["arr_0"].astype(int)
@@ -978,3 +976,197 @@ def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
         "0",
         "4",
     ]
+
+
+# flows and pixels
+
+
+FLOW = dict(TINY, patch_size=4, in_channels=3, learn_sigma=False, flow=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A flow in pixels that tells its sizes, and the pictures' own pixels as it takes them."""
+    path = tmp_path_factory.mktemp("photos")
+    random_ = np.random.default_rng(5)
+    for name in ("käse", "brot"):
+        (path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = random_.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path / "images" / name / f"{i}.png")
+    save_checkpoint(shaken(DiT(**FLOW, num_classes=7)), path / "flow.safetensors")
+    return path
+
+
+def shaken(net):
+    """A network whose output is not 0."""
+    generator = torch.Generator().manual_seed(1)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=generator)
+    return net
+
+
+def run(*words):
+    main(["dit", *map(str, words), "--device", "cpu", "--quiet"])
+
+
+def test_one_step_of_a_flow_is_adamw_on_the_velocity_of_the_straight_path(photos, tmp_path):
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", photos / "flow.safetensors")
+    config, data = dataclasses.replace(RECIPE, steps=1), Latents(tmp_path / "l")
+    net = finetune.start(photos / "flow.safetensors", 2, config)
+    plain = net.clone()
+    list(finetune.finetune(net, data, config, tmp_path))
+    x0, label, t, eps = finetune.batch_of(data, 0, config, 2, finetune.FlowObjective.times)
+    assert 0 < t.min() and t.max() < 1
+    s = t[:, None, None, None]
+    optimizer = torch.optim.AdamW(plain.net.parameters(), lr=config.lr, weight_decay=0)
+    velocity = plain.net((1 - s) * x0 + s * eps, 1000 * t, label)
+    ((velocity - eps + x0) ** 2).mean().backward()
+    optimizer.step()
+    for a, b in zip(net.net.parameters(), plain.net.parameters(), strict=True):
+        close(a, b, rtol=1e-4, atol=3e-5)  # of keys' biases, whose gradient is 0, rounding shows
+
+
+def test_a_flow_s_times_have_their_density():
+    t = finetune.FlowObjective.times(100_000, torch.Generator().manual_seed(0))
+    normal = torch.logit(t)
+    assert abs(normal.mean() - 0.3) < 0.02 and abs(normal.std() - 1) < 0.02
+
+
+def test_the_flow_s_denoiser_at_the_loss_s_own_times_predicts_the_loss_s_velocity(photos):
+    """D = x_t - t v at sigma = t / (1 - t): what is trained is what is sampled."""
+    net = finetune.pretrained_net(photos / "flow.safetensors")
+    g = torch.Generator().manual_seed(2)
+    x0, eps = torch.randn(2, 5, *net.shape, generator=g)
+    t = finetune.FlowObjective.times(5, g)
+    s = t[:, None, None, None]
+    label = torch.arange(5)
+    x0_hat = net.denoiser(label)(x0 + s / (1 - s) * eps, t / (1 - t))
+    loss = finetune.FlowObjective()(net, x0, label, t, eps)
+    close(((x0 - x0_hat) / s).square().mean(), loss, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_are_kept_to_the_byte_and_their_mirrors_are_made_when_drawn(photos, tmp_path):
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", photos / "flow.safetensors")
+    data = Latents(tmp_path / "l")
+    assert data.plan["codec"] == "pixels" and data.shape == (3, 8, 8) and data.classes == ["brot", "käse"]
+    names = [f"{name}/{i}.png" for name in data.classes for i in range(4)]
+    for i, name in enumerate(names):
+        pixels = torch.from_numpy(np.array(Image.open(photos / "images" / name))).permute(2, 0, 1)
+        for flip in (False, True):
+            rows, mirrored = torch.tensor([i]), torch.tensor([flip])
+            x0, label = data.draw(rows, mirrored, torch.randn(1, 3, 8, 8))
+            assert torch.equal(to_uint8(Pixels().decode(x0))[0], pixels.flip(-1) if flip else pixels)
+            assert data.classes[label] == name.partition("/")[0]
+    size = sum(p.stat().st_size for p in (tmp_path / "l").glob("*.safetensors"))
+    assert size < 8 * 3 * 8 * 8 + 1000  # one byte a value
+    run("prepare", photos / "images", "--out", tmp_path / "m", "--vae", "pixels", "--size", 8, "--no-mirror")
+    plain = Latents(tmp_path / "m")
+    rows, flip, z = torch.arange(8), torch.ones(8, dtype=torch.bool), torch.zeros(8, 3, 8, 8)
+    assert torch.equal(plain.draw(rows, flip, z)[0], data.draw(rows, ~flip, z)[0])
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_flow_goes_through_the_whole_pipeline_and_files_tell_what_they_know(rank, photos, tmp_path, capsys):
+    """No option says heads, size, codec or base again; samples are dpmpp_2m's, from 80 to 0.004."""
+    (tmp_path / "flow.safetensors").write_bytes((photos / "flow.safetensors").read_bytes())
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", tmp_path / "flow.safetensors")
+    words = ("--steps", 3, "--batch", 4, "--rank", rank, "--lr", 0.01)
+    run("finetune", tmp_path / "l", "--out", tmp_path / "ft", *words)
+    run("sample", tmp_path / "ft", "--out", tmp_path / "s", "--count", 3)
+    made = json.loads((tmp_path / "s" / "manifest.json").read_text(encoding="utf-8"))
+    assert (made["method"], made["sampler"], made["steps"], made["codec"]) == (
+        "dog",
+        "dpmpp_2m",
+        24,
+        "pixels",
+    )
+    assert made["classes"] == ["brot", "käse"]
+
+    tuned, guide = finetune.pair(tmp_path / "ft", tmp_path / "flow.safetensors")
+    assert isinstance(tuned, Flow) and isinstance(guide, Flow) and guide.null == 7
+    x_T = torch.stack([torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    sigmas = karras(24, 0.004, 80.0)
+    D = guided(tuned.denoiser(torch.arange(3) % 2), guide.denoiser(7), 1.5)
+    expected = to_uint8(last(dpmpp_2m(D, (1 + 80**2) ** 0.5 * x_T, sigmas))).permute(0, 2, 3, 1).numpy()
+    found = np.load(tmp_path / "s" / "samples.npz")["arr_0"]
+    assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
+
+    config = calibration.Config(levels=(1.0, 0.3), count=8)
+    fits = calibration.calibrate(tuned, guide, Latents(tmp_path / "l"), config)
+    assert fits["DoG"].weights.isfinite().all()
+
+
+def test_a_flow_refuses_steps_that_it_does_not_have_before_any_file_is_written(photos, tmp_path):
+    for sampler in ("ddpm", "ddim"):
+        with pytest.raises(SystemExit) as ended:
+            run(
+                "sample",
+                photos / "flow.safetensors",
+                "--out",
+                tmp_path / "s",
+                "--method",
+                "cfg",
+                "--sampler",
+                sampler,
+            )
+        assert f"sampler is {sampler} and the network a flow; expected dpmpp_2m or heun" in ended.value.code
+    assert not (tmp_path / "s").exists()
+
+
+def test_heads_that_a_file_tells_are_not_overruled(photos):
+    with refuses("num_heads is 4", "flow.safetensors says 2"):
+        finetune.pretrained_net(photos / "flow.safetensors", num_heads=4)
+
+
+def test_size_and_codec_must_make_what_the_network_takes(photos, tmp_path):
+    words = ("--out", tmp_path / "l", "--pretrained", photos / "flow.safetensors")
+    for options, came in (
+        (("--size", 16), "(3, 16, 16)"),
+        (("--vae", "unshuffle", "--size", 16), "(4, 8, 8)"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run("prepare", photos / "images", *words, *options)
+        assert f"which make {came}" in ended.value.code and "takes (3, 8, 8)" in ended.value.code
+    assert not (tmp_path / "l").exists()
+
+
+def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos, tmp_path):
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", photos / "flow.safetensors")
+    run("finetune", tmp_path / "l", "--out", tmp_path / "ft", "--steps", 1, "--batch", 2)
+    with pytest.raises(SystemExit) as ended:
+        run("sample", tmp_path / "ft", "--out", tmp_path / "s", "--vae", "unshuffle")
+    assert "codec is unshuffle" in ended.value.code and "was trained on latents of pixels" in ended.value.code
+
+
+def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once(place, tmp_path):
+    run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "dit")
+    data = Latents(tmp_path / "l")
+    assert data.shape == (4, 16, 16) and data.plan["codec"] == "unshuffle"
+    run("finetune", tmp_path / "l", "--out", tmp_path / "ft", "--steps", 1, "--batch", 2, "--rank", 1)
+    tuned, guide = finetune.pair(tmp_path / "ft", "dit")
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(guide.denoiser(guide.null)(x, 1.0), shipped.load("dit").denoiser(guide.null)(x, 1.0))
+    with refuses("pretrained glyphs is of kind EDM; expected dit"):
+        finetune.pretrained_net("glyphs")
+    words = (
+        "XL.pt is not on this machine",
+        "DiT-XL-2-256x256.pt is published at https",
+        "licence: CC BY-NC",
+        "dit",
+    )
+    with refuses(*words, error=FileNotFoundError):
+        finetune.pretrained_net(tmp_path / "XL.pt")
+    with refuses("holds no ema.safetensors", error=FileNotFoundError):
+        finetune.pretrained_net(tmp_path)
+
+
+def test_more_samples_are_drawn_beside_those_that_are_there(photos, tmp_path):
+    """`--count` may be raised: picture i depends on i alone."""
+    words = ("sample", photos / "flow.safetensors", "--method", "cfg", "--steps", 3)
+    run(*words, "--count", 2, "--out", tmp_path / "s")
+    first = sample.image_path(tmp_path / "s", 0).stat().st_mtime_ns
+    run(*words, "--count", 5, "--out", tmp_path / "s")
+    assert sample.image_path(tmp_path / "s", 0).stat().st_mtime_ns == first
+    run(*words, "--count", 5, "--out", tmp_path / "t")
+    assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))

@@ -55,9 +55,7 @@ def to_diffusers(net):
     c, state, found = net.config, net.state_dict(), {}
     for kind, what in dict(velocity="predicts velocity inside", flow="is a flow").items():
         if kind in c:
-            raise ValueError(
-                f"net {what}; expected a DiT of the official kind: diffusers' has no such step"
-            )
+            raise ValueError(f"net {what}; expected a DiT of the official kind: diffusers' has no such step")
     for ours, theirs in _names(c["depth"]):
         parts = state[ours].chunk(3) if ".qkv." in ours else [state[ours]] * len(theirs)
         found |= {name: part.clone() for name, part in zip(theirs, parts, strict=True)}

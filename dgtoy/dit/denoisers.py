@@ -14,9 +14,10 @@ class Preconditioned:
     """A labelled network F as a denoiser: D(x, sigma | label) = c_skip x + c_out F(x / scale, t, label).
 
     A subclass says t by `sigma_to_t`, the other three by `scalings`, and by `sigma_range` the noise levels
-    that it knows; of F's channels the first C, as many as x has, enter. Like a module it moves in place: `to` returns the same object. On a CUDA device the
-    network runs in bfloat16 autocast while `amp` is True. `compile` makes it faster there. Raises ValueError
-    for a DiT that is a flow and no `Flow` around it. Karras et al. 2022, table 1.
+    that it knows; of F's channels the first C, as many as x has, enter. Like a module it moves in place: `to`
+    returns the same object. On a CUDA device the network runs in bfloat16 autocast while `amp` is True.
+    `compile` makes it faster there. Raises ValueError for a DiT that is a flow and no `Flow` around it.
+    Karras et al. 2022, table 1.
     """
 
     def __init__(self, net, seed=0):

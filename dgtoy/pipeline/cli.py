@@ -6,6 +6,7 @@ import json
 import pathlib
 import time
 
+import torch
 from tqdm import tqdm
 
 from .. import distributed, environment
@@ -35,23 +36,23 @@ def main(argv):
 
 
 def _fields(parser, config, **words):
-    """An option for every field of a configuration, with its default; `words` says what each field is."""
+    """An option for every field of a configuration; `words` says what each is. One left out is None."""
     for field in dataclasses.fields(config):
         option, default = f"--{field.name.replace('_', '-')}", field.default
         shown = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
-        told = dict(help=f"{words[field.name]}; default: {shown}", default=default)
+        told = dict(help=f"{words[field.name]}; default: {shown}")
         if isinstance(default, bool):
-            parser.add_argument(option, action="store_true", help=words[field.name])
+            parser.add_argument(option, action="store_true", default=None, help=words[field.name])
         elif isinstance(default, tuple):
             parser.add_argument(option, type=type(default[0]) if default else int, nargs="+", **told)
         else:
             parser.add_argument(option, type=type(default), **told)
 
 
-def _config_from(args, config):
-    """The configuration that the options describe."""
+def _given(args, config):
+    """The fields of a configuration that the options say, by name."""
     held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()})
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if v is not None}
 
 
 def _common(parser):
@@ -65,8 +66,8 @@ def _common(parser):
 def _vae(parser):
     parser.add_argument(
         "--vae",
-        default="sd-vae-ft-ema",
-        help="a name or folder of a diffusers autoencoder, or `unshuffle`; default: sd-vae-ft-ema",
+        help="a name or folder of a diffusers autoencoder, `pixels` for none, or `unshuffle` for grey images;"
+        " default: what the network works on, pixels or the latents of sd-vae-ft-ema",
     )
 
 
@@ -90,7 +91,13 @@ def _prepare_options(parser):
         "--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk"
     )
     parser.add_argument("--split", default="train", help="split of a dataset with --hub; default: train")
-    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels; default: 256")
+    parser.add_argument(
+        "--pretrained",
+        help="the network that will be fine-tuned, which says --size and --vae; default: none",
+    )
+    parser.add_argument(
+        "--size", type=int, help="side of the images in pixels; default: that of --pretrained, or 256"
+    )
     _vae(parser)
     parser.add_argument(
         "--no-mirror",
@@ -116,11 +123,39 @@ def prepare(args):
         where = f"; {args.target} is {target.where}, {target.split} ({target.licence})" if target else ""
         raise FileNotFoundError(f"{e}{where}") from None
     device = environment.device(args.device)
-    codec = latents.codec(args.vae, device)
+    size, codec = _size_and_codec(args, device)
+    hint = _named(args.pretrained) if args.pretrained else None
     bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
-    for done, _ in latents.prepare(images, args.out, args.size, codec, device, mirror=not args.no_mirror):
+    for done, _ in latents.prepare(
+        images, args.out, size, codec, device, mirror=not args.no_mirror, pretrained=hint
+    ):
         bar.update(done - bar.n)
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
+
+
+def _size_and_codec(args, device):
+    """Side of the images and codec: as the options say, or as the network to be fine-tuned asks."""
+    from . import latents
+    from .finetune import pretrained_net
+
+    if not args.pretrained:
+        return args.size or 256, latents.codec(args.vae or next(iter(latents.VAES)), device)
+    shape = pretrained_net(args.pretrained, num_heads=args.heads).shape
+    codec = latents.codec(args.vae or latents.codec_name(shape, args.pretrained), device)
+    size = args.size or shape[1] * codec.shrink
+    made = tuple(codec.encode(torch.zeros(1, 3, size, size, device=device))[0].shape[1:])
+    if made != shape:
+        raise ValueError(
+            f"size is {size} and codec {codec.name}, which make {made}; {args.pretrained} takes {shape}"
+        )
+    return size, codec
+
+
+def _named(path):
+    """A checkpoint as any folder names it: by its whole path, or by the name under which it ships."""
+    from .finetune import is_shipped
+
+    return path if is_shipped(path) else str(pathlib.Path(path).resolve())
 
 
 # finetune
@@ -130,7 +165,11 @@ def _finetune_options(parser):
     from .finetune import Config
 
     parser.add_argument("latents", help="what prepare wrote")
-    parser.add_argument("--pretrained", required=True, help="a DiT checkpoint: .pt or .safetensors")
+    parser.add_argument(
+        "--pretrained",
+        help="a DiT checkpoint, .pt or .safetensors, or the name of one that ships with dgtoy; default: that"
+        " of prepare",
+    )
     parser.add_argument("--out", required=True, help="the folder of checkpoints to write")
     parser.add_argument(
         "--every", type=int, default=1000, help="steps between states to go on from; default: 1000"
@@ -164,15 +203,20 @@ def finetune(args):
     from .finetune import finetune as run
     from .latents import Latents
 
-    config, device = _config_from(args, Config), distributed.join(environment.device(args.device))
+    device = distributed.join(environment.device(args.device))
     data = Latents(args.latents)
-    net = start(args.pretrained, len(data.classes), config, device, args.heads)
+    config = Config(**_given(args, Config))
+    pretrained = args.pretrained or data.plan.get("pretrained")
+    if not pretrained:
+        raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, as prepare had none")
+    net = start(pretrained, len(data.classes), config, device, args.heads)
     first = distributed.rank() == 0
     bar = tqdm(total=config.steps, desc="finetune", disable=args.quiet or not first, mininterval=5)
-    steps = run(net, data, config, args.out, args.every)
+    told = dict(pretrained=_named(pretrained), codec=data.plan["codec"])
+    steps = run(net, data, config, args.out, args.every, told=told)
     log, recent = pathlib.Path(args.out) / "losses.csv", []
     if first and not log.exists():
-        loss, spread = normal_loss(args.pretrained, data, config, device, args.heads)
+        loss, spread = normal_loss(pretrained, data, config, device, args.heads)
         print(
             f"the pre-trained model's own loss on these images is {loss:.4f}, "
             f"+- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
@@ -206,8 +250,11 @@ def _append(log, step, loss):
 
 
 def _model_options(parser):
-    parser.add_argument("finetuned", help="what finetune wrote, or any DiT checkpoint")
-    parser.add_argument("--pretrained", help="the checkpoint that it was fine-tuned from; default: no guide")
+    parser.add_argument("finetuned", help="the folder or a file that finetune wrote, or any DiT checkpoint")
+    parser.add_argument(
+        "--pretrained",
+        help="the checkpoint that guides; default: that which was fine-tuned, if finetune wrote the file",
+    )
     _common(parser)
 
 
@@ -236,25 +283,25 @@ def _sample_options(parser):
     )
 
 
-def _models(args, device):
-    """The fine-tune and its guide.  -> VP, VP or None, checksums by name"""
-    from .finetune import header, load, pair
+def _models(args, device, method="dog"):
+    """The fine-tune and its guide.  -> two of VP or Flow, or one and None; checksums by name"""
+    from .finetune import header, load, pair, weights_file
 
-    weaker = getattr(args, "weaker", None) if getattr(args, "method", None) == "autoguidance" else None
-    other = weaker or args.pretrained
-    names = dict(finetuned=checksum(args.finetuned)) | (dict(guide=checksum(other)) if other else {})
-    classes = header(args.finetuned).get("classes")
-    if weaker and header(weaker).get("classes") != classes:
+    made, base = header(args.finetuned), args.pretrained
+    if not base and (method == "dog" or made.get("rank")):
+        base = made.get("pretrained")
+    weaker = getattr(args, "weaker", None) if method == "autoguidance" else None
+    files = dict(finetuned=args.finetuned, guide=weaker or base)
+    names = {name: checksum(weights_file(path)) for name, path in files.items() if path}
+    if weaker and header(weaker).get("classes") != made.get("classes"):
         raise ValueError(
-            f"weaker has classes {header(weaker).get('classes')}; expected {classes}, as finetuned"
+            f"weaker has classes {header(weaker).get('classes')};"
+            f" expected {made.get('classes')}, as finetuned"
         )
-    if weaker or not other:
-        nets = (
-            load(path, args.pretrained, device, args.heads) if path else None
-            for path in (args.finetuned, weaker)
-        )
+    if base and not weaker:
+        nets = pair(args.finetuned, base, device, args.heads)
     else:
-        nets = pair(args.finetuned, other, device, args.heads)
+        nets = (load(path, base, device, args.heads) if path else None for path in (args.finetuned, weaker))
     return *nets, names
 
 
@@ -262,25 +309,37 @@ def sample(args):
     """Sample a fine-tune with guidance, as PNGs and one .npz."""
     from ..dit.fast import fast
     from .finetune import header
-    from .latents import codec
-    from .sample import Config, collect
+    from .sample import Config, collect, sampler_of
     from .sample import sample as run
 
-    config, device = _config_from(args, Config), distributed.join(environment.device(args.device))
-    tuned, guide, names = _models(args, device)
+    device, given = distributed.join(environment.device(args.device)), _given(args, Config)
+    method = given.get("method", Config.method)
+    tuned, guide, names = _models(args, device, method)
+    config = Config(**sampler_of(tuned) | given)
     if str(device).startswith("cuda") or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
-    origin = names | {
-        k: v for k, v in header(args.finetuned).items() if k in ("step", "dropout", "rank", "classes")
-    }
+    made = header(args.finetuned)
+    origin = names | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
+    coder = _decoder(args, tuned.shape, made.get("codec"), device)
     part = distributed.rank(), distributed.count()
     bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)
-    for done, total in run(tuned, guide, codec(args.vae, device), config, args.out, origin, args.batch, part):
+    for done, total in run(tuned, guide, coder, config, args.out, origin, args.batch, part):
         bar.total = total
         bar.update(done - bar.n)
     distributed.barrier()
     if part[0] == 0:
         print(collect(args.out, config.count))
+
+
+def _decoder(args, shape, trained_on, device):
+    """The codec of samples. Raises ValueError if the fine-tune was trained on another's latents."""
+    from . import latents
+
+    exact = trained_on in latents.EXACT
+    coder = latents.codec(args.vae or (trained_on if exact else latents.codec_name(shape)), device)
+    if trained_on not in (None, coder.name):
+        raise ValueError(f"codec is {coder.name}; {args.finetuned} was trained on latents of {trained_on}")
+    return coder
 
 
 # evaluate
@@ -342,17 +401,17 @@ def calibrate(args):
     from .finetune import header
     from .latents import Latents
 
-    if not args.pretrained:
-        raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
     device = environment.device(args.device)
     tuned, guide, names = _models(args, device)
+    if guide is None:
+        raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
     data = Latents(args.latents)
     classes = header(args.finetuned).get("classes")
     if classes:
         data.matched(classes)
     elif len(data.classes) != tuned.null:
         raise ValueError(f"latents hold {len(data.classes)} classes; expected {tuned.null}, as the fine-tune")
-    found = run(tuned, guide, data, _config_from(args, Config), device)
+    found = run(tuned, guide, data, Config(**_given(args, Config)), device)
     out = pathlib.Path(args.out)
     write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
     figure(found).savefig(out / "calibration.png")

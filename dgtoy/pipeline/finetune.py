@@ -15,8 +15,7 @@ import torch
 
 from .. import distributed, shipped, vp
 from ..checkpoint import read_safetensors, write_safetensors
-from ..dit import VP, Flow, load_pretrained, preconditioned
-from ..dit.checkpoints import header
+from ..dit import VP, Flow, checkpoints, load_pretrained, preconditioned
 from ..interop import add_lora, lora_guide
 from ..samplers import append_dims
 from ..train import Trainer, TrainingConfig, generator
@@ -164,11 +163,12 @@ def _order(n, seed, turn):
     return torch.randperm(n, generator=torch.Generator().manual_seed(7_919 * (seed + 1) + turn))
 
 
-def finetune(net, data, config, out, every=1000, objective=None):
-    """Train a `VP` or `Flow` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it goes
-    on, and at the end `ema.safetensors`.
+def finetune(net, data, config, out, every=1000, objective=None, told=None):
+    """Train a `VP` or `Flow` in place; a generator of `Step`. OUT holds `last.safetensors`, from which it
+    goes on, and at the end `ema.safetensors`.
 
-    data: see `Data`. objective: by default that of the network's kind, `objective_of`. Processes of a group (`distributed.join`)
+    data: see `Data`. objective: by default that of the network's kind, `objective_of`. told: what else the
+    weights' header says, by name. Processes of a group (`distributed.join`)
     share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
     LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
     Raises ValueError for data of another shape or number of classes, and to go on in an OUT that was made
@@ -186,7 +186,7 @@ def finetune(net, data, config, out, every=1000, objective=None):
     trainer, batch_fn = training(net, data, config, ema, objective)
     trainer.origin = dict(data=data.fingerprint, base=base_checksum(net))
     trainer.resume(out / "last.safetensors")
-    return _written(trainer, batch_fn, ema, out, every, data.classes)
+    return _written(trainer, batch_fn, ema, out, every, dict(told or {}, classes=data.classes))
 
 
 def base_checksum(net):
@@ -220,7 +220,7 @@ def averaged(net, data, config, at):
     return kept
 
 
-def _written(trainer, batch_fn, ema, out, every, classes):
+def _written(trainer, batch_fn, ema, out, every, told):
     """The run, with averaged weights written at the steps that are kept and at the end, each before the state
     that lies behind it."""
     config = trainer.recipe
@@ -229,8 +229,8 @@ def _written(trainer, batch_fn, ema, out, every, classes):
         if distributed.rank() == 0 and (done or step.step in config.keep):
             name = "ema" if done else f"ema-{step.step:06d}"
             state = ema.params if config.rank else ema.net.state_dict()
-            made = dict(step=step.step, classes=classes, config=ema.config)
-            made |= trainer.origin | dataclasses.asdict(config)
+            made = told | trainer.origin | dataclasses.asdict(config)
+            made |= dict(step=step.step, config=ema.config)
             write_safetensors(out / f"{name}.safetensors", state, made)
         if done or step.step % every == 0:
             trainer.save(out / "last.safetensors")
@@ -265,14 +265,35 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
     objective, found = objective_of(net), []
     for step in range(config.steps, config.steps + batches):
         batch = batch_of(data, step, config, net.null, objective.times)
-        x0, _, time, eps = (a.to(device) for a in batch)
-        found.append(objective(net, x0, torch.full_like(time, net.null), time, eps))
+        x0, label, time, eps = (a.to(device) for a in batch)
+        found.append(objective(net, x0, torch.full_like(label, net.null), time, eps))
     return torch.stack(found).mean().item(), torch.stack(found).std().item()
 
 
 def is_shipped(name):
     """Whether this names a network that comes with the library; a file of that name goes before it."""
     return str(name) in shipped.NAMES and not pathlib.Path(name).is_file()
+
+
+def weights_file(path):
+    """The file that holds the weights of a checkpoint, of a folder that `finetune` wrote, or of a network
+    that ships with dgtoy.
+
+    Raises FileNotFoundError for a folder whose fine-tune is not at its end.
+    """
+    if is_shipped(path):
+        return shipped.FOLDER / f"{path}.safetensors"
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / "ema.safetensors").exists():
+        raise FileNotFoundError(
+            f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
+        )
+    return path / "ema.safetensors" if path.is_dir() else path
+
+
+def header(path):
+    """What `finetune` says of a file or folder that it wrote: step and configuration; of others nothing."""
+    return checkpoints.header(weights_file(path))
 
 
 def pretrained_net(path, device="cpu", num_heads=None):
@@ -285,10 +306,13 @@ def pretrained_net(path, device="cpu", num_heads=None):
     if is_shipped(path):
         net = shipped.load(path, device)
         if not isinstance(net, VP | Flow):
-            raise ValueError(f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}")
+            raise ValueError(
+                f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}"
+            )
         return net
+    file = weights_file(path)
     try:
-        return preconditioned(load_pretrained(path, num_heads=num_heads)).to(device)
+        return preconditioned(load_pretrained(file, num_heads=num_heads)).to(device)
     except FileNotFoundError:
         name, url, licence = PUBLISHED
         raise FileNotFoundError(
@@ -310,7 +334,7 @@ def load(path, pretrained=None, device="cpu", num_heads=None):
         raise ValueError(
             f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on"
         )
-    tensors = read_safetensors(path)[0]
+    tensors = read_safetensors(weights_file(path))[0]
     classes = len(tensors["y_embedder.finetuned.embedding_table.weight"]) - 1
     tuned = start(pretrained, classes, Config(rank=made["rank"]), device, num_heads, fast=False)
     shapes = {name: p.shape for name, p in tuned.params.items()}

@@ -97,19 +97,29 @@ class VAE:
         return torch.cat([self.net.decode(part).sample.float() for part in parts])
 
 
+EXACT = {kind.name: kind for kind in (Pixels, Unshuffle)}
+
+
 def codec(name, device="cpu"):
     """`Pixels` for "pixels", `Unshuffle` for "unshuffle", otherwise the `VAE` of that name or path."""
-    exact = {kind.name: kind for kind in (Pixels, Unshuffle)}
-    return exact[name]() if name in exact else VAE(name, device)
+    return EXACT[name]() if name in EXACT else VAE(name, device)
 
 
-def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=True):
+def codec_name(shape, pretrained=None):
+    """The codec that a network of this shape (C, h, w) asks for; of networks that ship, by their name."""
+    if pretrained == "dit":  # of glyphs
+        return Unshuffle.name
+    return Pixels.name if shape[0] == 3 else next(iter(VAES))
+
+
+def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=True, pretrained=None):
     """Encode every image and its mirror into OUT, SHARD at a time; yields (images done, images in all).
 
     images: an `ImageFolder` or `HubImages`. mirror: False for images that mean something else in a mirror, as
-    letters do. Files hold mean and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and
-    label (n,); of `Pixels` mean alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn. What is there already is kept; OUT made from other images, size or codec is refused with a
-    ValueError before any work.
+    letters do. pretrained: the checkpoint that will be fine-tuned on them, noted in the plan. Files hold mean
+    and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and label (n,); of `Pixels` mean
+    alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn. What is there already is kept; OUT made from
+    other images, size or codec is refused with a ValueError before any work.
     """
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
@@ -129,7 +139,7 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
     )
     if not (out / "plan.json").exists():
         survey(images, size, grey=isinstance(coder, Unshuffle))
-    agree(out / "plan.json", plan, "prepared")
+    agree(out / "plan.json", plan | dict(pretrained=pretrained), "prepared", free=("pretrained",))
 
     def work():
         for start in range(0, len(images), SHARD):

@@ -7,18 +7,21 @@ import pathlib
 from ..checkpoint import write_text
 
 
-def agree(path, manifest, made="made"):
-    """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it."""
-    if not path.exists():
-        return write_text(path, json.dumps(manifest, indent=1) + "\n")
-    held = json.loads(path.read_text(encoding="utf-8"))
-    for what in manifest | held:
+def agree(path, manifest, made="made", free=()):
+    """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it.
+
+    free: what may change from run to run.
+    """
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else manifest
+    for what in (manifest | held).keys() - set(free):
         theirs, mine = held.get(what), manifest.get(what)
         if theirs != mine:
             raise ValueError(
                 f"{path.parent} was {made} with {what} {str(theirs)[:60]}; this run has {str(mine)[:60]}:"
                 f" {path.name} there decides, so delete the folder or give another --out"
             )
+    if held is manifest or any(held.get(what) != manifest.get(what) for what in free):
+        write_text(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def checksum(path):

@@ -23,8 +23,8 @@ IN_STEPS_OF_DIT = ("ddpm", "ddim")  # which a flow does not have
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What determines the samples. count: of images. interval: the noise levels sigma within which guidance
-    is on.
+    """What determines the samples. count: of images, which may be raised later. interval: the noise levels
+    sigma within which guidance is on.
 
     channels: how many of the first latent channels are guided; 0 is all, 3 reproduces the official code.
     fp8: the networks' products in 8-bit floating point, for speed (`dit.fast`).
@@ -35,7 +35,7 @@ class Config:
     w: float = 1.5
     sampler: str = "ddpm"
     steps: int = 50
-    count: int = 10_000
+    count: int = 16
     seed: int = 0
     interval: tuple = (0.0, math.inf)
     channels: int = 0
@@ -113,6 +113,11 @@ def _finite(states, config, images):
         yield x
 
 
+def sampler_of(net):
+    """The sampler and its steps by default: as in the paper for a `VP`; a flow does not have its steps."""
+    return dict(sampler="dpmpp_2m", steps=24) if isinstance(net, Flow) else dict(sampler="ddpm", steps=50)
+
+
 def levels(steps, sigma_range=VP.sigma_range):
     """Noise levels for `heun` and `dpmpp_2m`: Karras et al.'s spacing of what the network knows, by default
     DiT's own range.  -> (steps + 1,)
@@ -138,7 +143,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     out = pathlib.Path(out)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings | origin
-    agree(out / "manifest.json", made)
+    agree(out / "manifest.json", made, free=("count",))
     mine = range(part[0], config.count, part[1])
 
     def work():
