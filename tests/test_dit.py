@@ -187,7 +187,7 @@ def test_a_file_tells_that_its_network_predicts_velocity(tmp_path):
 
 def test_a_file_tells_that_its_network_is_a_flow_and_how_many_heads_it_has(tmp_path):
     net = awake(flow=True, learn_sigma=False)
-    x, t, y = torch.randn(2, *net.shape), torch.tensor([3.0, 600.0]), torch.tensor([0, 1])
+    x, t, y = images(2), torch.tensor([3.0, 600.0]), torch.tensor([0, 1])
     save_checkpoint(net, tmp_path / "ours.safetensors", step=3)
     save_file(net.state_dict(), tmp_path / "plain.safetensors")
     torch.save(net.state_dict(), tmp_path / "plain.pt")

@@ -13,7 +13,7 @@ def agree(path, manifest, made="made", free=()):
     free: what may change from run to run.
     """
     held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else manifest
-    for what in (manifest | held).keys() - set(free):
+    for what in [key for key in manifest | held if key not in free]:
         theirs, mine = held.get(what), manifest.get(what)
         if theirs != mine:
             raise ValueError(
