@@ -1140,7 +1140,8 @@ def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos,
 
 
 def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once(place, tmp_path):
-    run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "dit")
+    with pytest.warns(UserWarning, match="are enlarged|grey"):
+        run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "dit")
     data = Latents(tmp_path / "l")
     assert data.shape == (4, 16, 16) and data.plan["codec"] == "unshuffle"
     run("finetune", tmp_path / "l", "--out", tmp_path / "ft", "--steps", 1, "--batch", 2, "--rank", 1)
