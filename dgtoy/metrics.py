@@ -39,6 +39,20 @@ def mode_coverage(x, mixture, share=0.2):
     return (counts >= share * x.shape[-2] * mixture.weights).float().mean(-1)
 
 
+def thickness(x, mixture, truth):
+    """Median distance of samples to the nearest component, in its stds, relative to that of true samples.
+
+    x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show.
+    """
+
+    def median(points):
+        z = torch.einsum("...kd,kde->...ke", points[..., None, :] - mixture.means, mixture.axes)
+        distance = (z / mixture.variances.sqrt()).norm(dim=-1)  # (..., n, K)
+        return distance.amin(-1).median(-1).values
+
+    return (median(x.double()) / median(truth.double())).to(x.dtype)
+
+
 def energy_distance(x, y):
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.
 

@@ -53,6 +53,13 @@ SMALL = {  # what else makes an experiment small
     "forgetting": dict(sizes=(4, 8)),
     "size": dict(sizes=(4, 8)),
     "steps": dict(steps=(2, 3)),
+    "nulls": dict(
+        setting=replace(TINY, layout=None),
+        stages=(("class unfinished", 2, 1e-3), ("finished", 4, 1e-3)),
+        weights=(1.5,),
+        held_out=16,
+        levels=(1.0, 0.1),
+    ),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
     "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
@@ -100,7 +107,7 @@ def tiny(name):
     """The experiment's module and its quick configuration at toy size."""
     sizes = {PointSetting: TINY, PictureSetting: TINY_PICTURES}
     setting = dict(setting=sizes[type(SETTINGS[name])]) if SETTINGS[name] else {}
-    config = dataclasses.replace(experiments.config(name, "quick"), **setting, **SMALL.get(name, {}))
+    config = dataclasses.replace(experiments.config(name, "quick"), **(setting | SMALL.get(name, {})))
     return experiments.get(name), config
 
 
@@ -135,8 +142,8 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
-    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8))
-    full, quick = (64, 8) if name in POINTS else few.get(name, (6, 2))
+    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8), nulls=(12, 8))
+    full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 
 
@@ -247,7 +254,13 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
     least = (
-        64 if path.stem in POINTS else 2 if path.stem in ("scale", "why") else 3
+        12
+        if path.stem == "nulls"
+        else 64
+        if path.stem in POINTS
+        else 2
+        if path.stem in ("scale", "why")
+        else 3
     )  # two are what the largest model left time for
     assert len(record["seeds"]) >= least and path.with_suffix(".png").exists()
     assert (

@@ -297,3 +297,19 @@ def test_samples_of_another_dimension_are_refused():
     ):
         with refuses("x has shape (5, 3)"):
             f(cloud(5, 3))
+
+
+def test_true_samples_are_as_thick_as_the_truth_and_contracted_ones_thinner():
+    mixture = random_labelled(k=4, seed=3)
+    draw = lambda seed: mixture.sample(4000, generator=torch.Generator().manual_seed(seed))
+    narrow = GaussianMixture(mixture.weights, mixture.means, 0.25 * mixture.covs)  # half the stds
+    x = torch.stack([draw(1), narrow.sample(4000, generator=torch.Generator().manual_seed(2))])
+    found = metrics.thickness(x, mixture, draw(3))
+    assert found[0].item() == pytest.approx(1, abs=0.03) and found[1].item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_outliers_do_not_make_samples_thick():
+    mixture = random_labelled(k=4, seed=3)
+    x = mixture.sample(4000, generator=torch.Generator().manual_seed(1))
+    stray = torch.cat([x, x.new_full((100, 2), 1e3)])
+    assert metrics.thickness(stray, mixture, x).item() == pytest.approx(1, abs=0.05)

@@ -6,13 +6,14 @@ The contract of both is here, with the world of points; `pictures` has that of g
 """
 
 import dataclasses
+import math
 
 import torch
 from tqdm import tqdm
 
 from .. import metrics
 from ..checkpoint import alone
-from ..guidance import autoguidance, cfg, domain_guidance
+from ..guidance import autoguidance, blurred, cfg, domain_guidance, guided
 from ..nets import Ensemble
 from ..samplers import heun, karras, last
 from ..train import Recipe, fit
@@ -27,7 +28,7 @@ class Setting:
 
     seeds: int
     first: int = 0
-    layout: int = 0  # which source of points, which target of pictures
+    layout: int | None = 0  # which source of points (None: seed s has its own, s), which target of pictures
     finetune: Recipe
     samples: int
     steps: int
@@ -80,28 +81,42 @@ def replace(config, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def methods(finetuned, pretrained, weights, names=("none", "CFG", "DoG"), interval=None, weaker=None):
+ON_AN_INTERVAL = " on an interval"
+
+
+def methods(finetuned, pretrained, weights, names=("none", "CFG", "DoG"), interval=None, weaker=None, b=None):
     """The methods of these names at every weight, "none" once: (name, w, label -> denoiser).
 
-    interval: of "DoG on an interval". weaker: the guide of "autoguidance".
+    interval: of names that end in "on an interval". weaker: the guide of "autoguidance". b: the width of the
+    "blurred self".
     """
     if "none" in names:
         yield "none", 1.0, finetuned.denoiser
+    always = (0.0, math.inf)
     for w in weights:
-        guided = _guided(finetuned, pretrained.denoiser(pretrained.null), w, interval, weaker)
         for name in names:
             if name != "none":
-                yield name, w, guided[name]
+                method = name.removesuffix(ON_AN_INTERVAL)
+                where = always if method == name else interval
+                yield name, w, _guided(method, finetuned, pretrained, w, where, weaker, b)
 
 
-def _guided(finetuned, guide, w, interval, weaker):
-    """Every guided method of `methods` at one weight.  -> {name: label -> denoiser}"""
-    return {
-        "CFG": lambda y: cfg(finetuned, y, finetuned.null, w),
-        "DoG": lambda y: domain_guidance(finetuned.denoiser(y), guide, w),
-        "DoG on an interval": lambda y: domain_guidance(finetuned.denoiser(y), guide, w, interval),
-        "autoguidance": lambda y: autoguidance(finetuned.denoiser(y), weaker.denoiser(y), w),
-    }
+def _guided(method, finetuned, pretrained, w, interval, weaker, b):
+    """One guided method of `methods`: label -> denoiser."""
+
+    def denoiser(y):
+        main = finetuned.denoiser(y)
+        if method == "CFG":
+            return cfg(finetuned, y, finetuned.null, w, interval)
+        if method == "DoG":
+            return domain_guidance(main, pretrained.denoiser(pretrained.null), w, interval)
+        if method == "autoguidance":
+            return autoguidance(main, weaker.denoiser(y), w, interval)
+        if method == "blurred self":
+            return guided(main, blurred(main, b), w, interval)
+        raise ValueError(f"method is {method!r}; expected CFG, DoG, autoguidance or blurred self")
+
+    return denoiser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +138,16 @@ class PointSetting(Setting):
     sigma_min: float = 0.005
     sigma_max: float = 20.0
 
-    def world(self, device="cpu"):
-        return domains.make(self.domain, self.gap, self.breadth, self.classes, self.layout).to(device)
+    def world(self, device="cpu", seed=0):
+        """The transfer problem of a seed: all have one target, and one source unless `layout` is None."""
+        layout = seed if self.layout is None else self.layout
+        return domains.make(self.domain, self.gap, self.breadth, self.classes, layout).to(device)
+
+    def source(self, device="cpu"):
+        """What the networks of all seeds are pre-trained on, and its exact denoiser."""
+        if self.layout is not None:
+            return self.world(device).source
+        return domains.PerSeed([self.world(device, seed).source for seed in self.each_seed()])
 
 
 FULL = PointSetting(seeds=64, samples=1024)
@@ -143,7 +166,7 @@ class PointConfig(Presets):
 
 def pretrained(setting, device="cpu", progress=False):
     """The averaged weights of networks trained on the source, one for each seed."""
-    source = setting.world(device).source
+    source = setting.source(device)
     nets = Ensemble.of(setting.each_seed(), num_classes=source.num_classes, width=setting.width).to(device)
     return trained("pretrain", nets, source, setting.pretrain, progress)
 
@@ -187,7 +210,7 @@ class PointJudge(Judge):
     """The judge of points: the target's density is known. Each seed's samples start from that seed's
     noise, whatever the others."""
 
-    metrics = ("out_of_domain", "energy", "coverage", "class_error")
+    metrics = ("out_of_domain", "energy", "coverage", "thickness", "class_error")
 
     def __init__(self, setting, device="cpu"):
         super().__init__(setting, device)
@@ -217,6 +240,7 @@ class PointJudge(Judge):
                 metrics.out_of_domain(x[c], part, self.cuts[c]),
                 metrics.energy_distance(x[c], self.truth[c]),
                 metrics.mode_coverage(x[c], part),
+                metrics.thickness(x[c], part, self.truth[c]),
                 metrics.class_error(x[c], c, self.target),
             ]
             for c, part in enumerate(self.parts)

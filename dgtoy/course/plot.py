@@ -21,6 +21,7 @@ METHODS = {
         ("DoG", "#0072B2", "D", "-"),
         ("DoG on an interval", "#56B4E9", "^", "-."),
         ("autoguidance", "#CC79A7", "v", "--"),
+        ("blurred self", "#770000", "X", "-"),
         ("DogFit", "#D55E00", "P", ":"),
         ("plane", "#009E73", "*", "-"),
     )
@@ -29,6 +30,7 @@ NAMES = {
     "out_of_domain": "out-of-domain rate",
     "energy": "energy distance to the truth",
     "coverage": "share of modes covered",
+    "thickness": "thickness, relative to the truth",
     "class_error": "class error",
     "frechet": "Fréchet distance",
     "style_error": "share with a foreign style",

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from .images import c13, c14, c16, c17, c18_images, c19_images
+from .nulls import c21, c22, c23
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
 from .scale import c15, c20
 
@@ -128,6 +129,26 @@ CLAIMS = (
         "(s_T/s_S)^(w−1)",
         "why",
         c20,
+    ),
+    Claim(
+        "C21",
+        "CFG is held back by its poor null branch: an ideal one would guide better",
+        "nulls",
+        c21,
+        "sec. 3: argued",
+    ),
+    Claim(
+        "C22",
+        "DoG works by what the pre-trained model knows, not by its breadth alone",
+        "nulls",
+        c22,
+        "sec. 3: argued",
+    ),
+    Claim(
+        "C23",
+        "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
+        "nulls",
+        c23,
     ),
     Claim(
         "C18 images",

@@ -8,7 +8,19 @@ into cells that are kept one by one, `compute(config, device, part)` does a shar
 import importlib
 
 NAMES = (
-    *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "steps", "plane", "calibration"),
+    *(
+        "exact",
+        "transfer",
+        "size",
+        "forgetting",
+        "dropout",
+        "gap",
+        "guides",
+        "nulls",
+        "steps",
+        "plane",
+        "calibration",
+    ),
     *("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides"),
     *("images_cost", "scale", "why", "idea"),
 )

@@ -58,9 +58,24 @@ def run(config, device, progress):
         fit = _by_seed(config, judge.target, ft, pre)
         for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, _stacked(fit))]:
             found.append(dict(stage=stage, method=name, w=w, **judge.judged(method)))
-        rounded = {m: [c.weights.round(decimals=5).tolist() for c in fit[m]] for m in fit}
-        fits.append(dict(stage=stage, **rounded))
+        fits.append(dict(stage=stage, **_rounded(fit)))
     return dict(rows=found, fits=fits)
+
+
+def regime(levels, fit):
+    """How far a fine-tune is by held-out data: "hardly begun", "unfinished", "finished" or "overfitted".
+
+    fit: {"DoG" and "CFG": weights (S, levels, 1)}, as in a record's `fits`; judged by their means over seeds.
+    Finished: every weight within 0.1 of 1. Overfitted: none above, some below. Above 1 something is missing:
+    with DoG at noise levels of 0.5 or more, where the domain is decided, the fine-tune has hardly begun.
+    """
+    mean = {method: np.mean(fit[method], 0)[:, 0] for method in ("DoG", "CFG")}
+    missing = {method: mean[method] > 1.1 for method in mean}
+    if missing["DoG"][np.array(levels) >= 0.5].any():
+        return "hardly begun"
+    if missing["DoG"].any() or missing["CFG"].any():
+        return "unfinished"
+    return "overfitted" if min(w.min() for w in mean.values()) < 0.9 else "finished"
 
 
 def weigh(finetuned, pretrained, data, levels, seed):
@@ -85,6 +100,15 @@ def calibrated(finetuned, pretrained, weights):
     }
     for name, method in made.items():
         yield name, "calibrated", method
+
+
+def weigh_seeds(config, target, ft, pre):
+    """The weights that each seed's held-out points ask for.  -> {method: lists (S, levels, 1 or 2)}"""
+    return _rounded(_by_seed(config, target, ft, pre))
+
+
+def _rounded(fit):
+    return {method: [c.weights.round(decimals=5).tolist() for c in fit[method]] for method in fit}
 
 
 def _by_seed(config, target, ft, pre):

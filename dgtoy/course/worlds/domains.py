@@ -45,6 +45,24 @@ class Domain:
         return Domain(self.name, self.source.to(device), self.target.to(device))
 
 
+class PerSeed:
+    """A labelled mixture of its own for each of S seeds: data to train an ensemble on, and exact members."""
+
+    def __init__(self, mixtures):
+        self.mixtures, self.num_classes, self.null = mixtures, mixtures[0].num_classes, mixtures[0].null
+
+    def draw(self, u, z):
+        """u (S, ...) uniform, z (S, ..., D) normal -> x0 (S, ..., D), label (S, ...)"""
+        drawn = [m.draw(u[k], z[k]) for k, m in enumerate(self.mixtures)]
+        x0, label = zip(*drawn)
+        return torch.stack(x0), torch.stack(label)
+
+    def denoiser(self, label):
+        """D(x (S, n, D), sigma ()): each seed's points by its own mixture."""
+        members = [m.denoiser(label) for m in self.mixtures]
+        return lambda x, sigma: torch.stack([D(part, sigma) for D, part in zip(members, x, strict=True)])
+
+
 def make(name="moons", gap=0.0, breadth=1.0, classes=2, layout=0):
     """A transfer problem by name: q(x | c) is the mean of N(x; mu_cm + (4 gap, 0), STD^2) over its modes m.
 

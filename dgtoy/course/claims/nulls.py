@@ -1,0 +1,104 @@
+"""The rules of C21 to C23. Rules, weights, widths and worlds were committed before the record existed.
+
+Where a fine-tune is finished or only detail is missing, methods are compared by the area under the trade-off
+of out-of-domain rate against energy distance; where it is not, by the energy distance at the weight that is
+best on the other half of the seeds.
+"""
+
+import math
+
+from ..experiments.nulls import BETTER, family
+from ..intervals import STUDENT, ratio
+from ..tradeoff import area, at_own_weight
+from .finding import over_seeds
+
+WIDE, SELF = "Gaussian, std 2", "blurred self, b = 0.4"
+LOGS = f"{STUDENT} of the log ratio"
+DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
+
+
+def against(record, guide, rival, **where):
+    """What a guide leaves, relative to a rival: below 1 where it is better.  -> (ratio, low, high)"""
+    curves = [family(record, g, **where) for g in (guide, rival)]
+    if where["stage"] in DONE:
+        return ratio(*(area(curve) for curve in curves))
+    best = (at_own_weight(c, "energy", minimize="energy", budget=math.inf)["energy"] for c in curves)
+    return ratio(*best)
+
+
+def places(record, *stages):
+    """Where the record has them: each world and stage."""
+    fits = record["results"]["fits"]
+    return [dict(world=f["world"], stage=f["stage"]) for f in fits if not stages or f["stage"] in stages]
+
+
+def first(record):
+    """The place of the headline: the first world, at its last stage."""
+    config = record["config"]
+    return dict(world=config["worlds"][0][0], stage=config["stages"][-1][0])
+
+
+def _name(where):
+    return f"{where['world']}, {where['stage']}"
+
+
+def _listed(found):
+    return ", ".join(f"{name} {r[0]:.2f}" for name, r in found.items())
+
+
+def c21(record):
+    """Is CFG held back by its null branch?"""
+    last = record["config"]["stages"][-1][0]
+    done = places(record, *DONE)
+    ideal = {_name(p): against(record, "exact null", "own null", **p) for p in done}
+    better = {p["world"]: against(record, BETTER, "own null", **p) for p in places(record, last)}
+    worse = {_name(p): against(record, "own null, b = 0.4", "own null", **p) for p in done}
+    parts = {f"an ideal null is better: {name}": r[2] < 1 for name, r in ideal.items()}
+    parts |= {f"a better trained null is better: {name}": r[2] < 1 for name, r in better.items()}
+    return over_seeds(
+        record,
+        ideal[_name(first(record))],
+        "area under the trade-off, CFG with an ideal null relative to CFG as it is",
+        parts,
+        f"ideal null {_listed(ideal)}; better trained null {_listed(better)}; "
+        f"its own null, blurred on purpose, {_listed(worse)} (below 1 is better)",
+        LOGS,
+    )
+
+
+def c22(record):
+    """Does DoG need what the pre-trained model knows?"""
+    found = {_name(p): against(record, "learned source", WIDE, **p) for p in places(record)}
+    exact = {_name(p): against(record, "exact source", WIDE, **p) for p in places(record)}
+    return over_seeds(
+        record,
+        found[_name(first(record))],
+        "what DoG leaves, relative to a round Gaussian of std 2 as guide",
+        {f"better: {name}": r[2] < 1 for name, r in found.items()},
+        f"learned source {_listed(found)}; exact source {_listed(exact)} (below 1 is better; energy distance "
+        "where the class or the domain is unfinished, else the area under the trade-off)",
+        LOGS,
+    )
+
+
+def c23(record):
+    """Is the blurred self ahead of every method with a second model or label?"""
+    rivals = {"own null": "CFG", "learned source": "DoG", "weaker self": "autoguidance"}
+    found = {
+        (name, _name(p)): against(record, SELF, rival, **p)
+        for rival, name in rivals.items()
+        for p in places(record, *DONE)
+    }
+    means = {
+        name: ", ".join(f"{r[0]:.2f}" for (rival, _), r in found.items() if rival == name)
+        for name in rivals.values()
+    }
+    return over_seeds(
+        record,
+        max((r for r in found.values()), key=lambda r: r[0]),
+        "largest area under the trade-off relative to a rival's, b = 0.4",
+        {f"ahead of {name}: {place}": r[2] < 1 for (name, place), r in found.items()},
+        f"in the order {'; '.join(_name(p) for p in places(record, *DONE))}: "
+        + ", ".join(f"against {name} {values}" for name, values in means.items()),
+        LOGS,
+    )
