@@ -4,6 +4,8 @@ Where the target is known exactly its density is used; elsewhere samples are com
 Distances between samples are unbiased or compared at equal counts.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -77,18 +79,33 @@ def sliced_wasserstein(x, y, directions=128, generator=None):
     return ((x @ v).sort(0).values - (y @ v).sort(0).values).abs().mean()
 
 
+class Moments(NamedTuple):
+    """Mean (D,), covariance (D, D) and its symmetric root, in float64: one side of a Fréchet distance."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+    root: torch.Tensor
+
+
+def moments(x):
+    """The `Moments` of samples x (n, D); the root through eigenvalues, which few samples do not upset."""
+    x = x.double()
+    cov = torch.atleast_2d(torch.cov(x.T))
+    values, vectors = torch.linalg.eigh(cov)
+    return Moments(x.mean(0), cov, vectors * values.clamp(min=0).sqrt() @ vectors.T)
+
+
 def frechet_distance(x, y):
     """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), in float64.
 
-    x (n, D), y (m, D) -> (). Heusel et al. 2017. The root is taken through symmetric eigenvalues, which few
-    samples do not upset. Biased: compare equal counts only.
+    x (n, D), or its `moments`, taken once for many y; y (m, D) -> (). Heusel et al. 2017. Biased: compare
+    equal counts only.
     """
-    x, y = x.double(), y.double()
-    cx, cy = torch.atleast_2d(torch.cov(x.T)), torch.atleast_2d(torch.cov(y.T))
-    values, vectors = torch.linalg.eigh(cx)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cy @ root).clamp(min=0).sqrt().sum()
-    distance = (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * cross
+    mean, cov, root = x if isinstance(x, Moments) else moments(x)
+    y = y.double()
+    other = torch.atleast_2d(torch.cov(y.T))
+    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - y.mean(0)).square().sum() + cov.trace() + other.trace() - 2 * cross
     return distance.clamp(min=0)  # rounding leaves -1e-8 between equal sets
 
 
