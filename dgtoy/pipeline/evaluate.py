@@ -6,8 +6,13 @@ but the samples' making.
 """
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import pathlib
+import sys
+import types
+import warnings
 
 import numpy as np
 import torch
@@ -16,7 +21,8 @@ from .. import metrics
 from ..checkpoint import write_text
 from ..dit import load_weights
 from ..environment import needs
-from .manifest import checksum, weights_checksum
+from ..shipped.judge import style_of
+from .manifest import checksum, read_json, weights_checksum
 from .pictures import read_images
 
 EXTRACTORS = {  # name: what it is, where its weights are published, licence
@@ -51,15 +57,16 @@ class Inception:
 
     def __init__(self, weights=None, device="cpu"):
         needs("eval", "torch_fidelity")
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
         cache = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
         path = pathlib.Path(weights or cache / "weights-inception-2015-12-05-6726825d.pth")
         if not path.exists():
             raise FileNotFoundError(_missing("inception", path))
-        net = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
-        )
+        extractor = _part_of("torch_fidelity", "feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+        try:
+            net = extractor("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        except Exception as e:  # cut, pickled code, or another network's
+            why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
+            raise ValueError(f"weights {path} are not those of inception ({why})") from None
         self.net = net.to(device).eval()
         self.checksum, self.device = checksum(path), device
 
@@ -142,6 +149,29 @@ class Glyphs:
         """images (B, 3, H, W) uint8 -> (B, D)"""
         return self.net.read(2 * _resized(images.to(self.device).float() / 255, 32) - 1).features
 
+    @torch.no_grad()
+    def strange(self, features):
+        """Share of pictures whose style is read outside its range: 0 of glyphs, .1 to 1 of anything else.
+
+        features (n, D), as it gave them.
+        """
+        style = style_of(self.net.style(features.to(self.device)))  # (n, knobs), of glyphs in [0, 1]
+        return ((style - 0.5).abs() > 0.6).any(1).double().mean().item()
+
+
+def _part_of(package, module):
+    """A module of a package without what the package itself imports: torchvision, for torch-fidelity."""
+    name = f"{package}.{module}"
+    if package in sys.modules:
+        return importlib.import_module(name)
+    bare = types.ModuleType(package)
+    bare.__path__ = importlib.util.find_spec(package).submodule_search_locations
+    sys.modules[package] = bare
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules[package]
+
 
 def prepared(images):
     """Images (B, 3, H, W) uint8 as DINOv2 sees them, (B, 3, 224, 224)."""
@@ -196,49 +226,104 @@ def features(net, images, batch=64):
     return torch.cat(found), digest.hexdigest()[:16]
 
 
-def _varied(images, source):
-    """The images as they pass. Raises ValueError after the last if all are alike or of one colour each."""
-    n, plain, kinds = 0, 0, set()
-    for image in images:
-        n += 1
-        plain += bool((image == image[0, 0]).all())
-        kinds.add(hash(image.tobytes()))
-        yield image
-    if n > 1 and (plain == n or len(kinds) == 1):
-        what = "of one colour each" if plain == n else "all alike"
-        raise ValueError(f"images {source}: the {n} pictures are {what}; expected pictures that differ")
+class Passing:
+    """Images (H, W, 3) uint8 as they pass, once, and what is seen of them.
+
+    Raises ValueError after the last if all are alike or of one colour each.
+    """
+
+    def __init__(self, images, source):
+        self.images, self.source, self.size, self.clipped = images, source, None, []
+
+    def __iter__(self):
+        plain, kinds = 0, set()
+        for image in self.images:
+            self.size = self.size or len(image)
+            self.clipped.append(((image == 0) | (image == 255)).mean())
+            plain += bool((image == image[0, 0]).all())
+            kinds.add(hash(image.tobytes()))
+            yield image
+        n = len(self.clipped)
+        if n > 1 and (plain == n or len(kinds) == 1):
+            what = "of one colour each" if plain == n else "all alike"
+            raise ValueError(
+                f"images {self.source}: the {n} pictures are {what}; expected pictures that differ"
+            )
+
+    @property
+    def saturated(self):
+        """Share of the values of pixels that are at an end of their range, 0 or 255."""
+        return round(float(np.mean(self.clipped)), 6)
 
 
 def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
-    """Fréchet distance, precision, recall, density and coverage of samples against reference images.  ->
-    {"scores", "manifest"}
+    """Fréchet distance, precision, recall, density and coverage of samples against reference images, and the
+    samples' share of saturated values.  -> {"scores", "manifest"}
 
     samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each
     image cut and resized to the samples' size as the training images were; for the four last metrics as many
     of them as there are samples, drawn at random (seed 0). made: the samples' own manifest, where there is
-    one.
+    one. What makes the scores mean less is warned about: see `_warn`.
     """
-    fake, images = features(net, _varied(read_images(samples, n), samples), batch)
-    size = next(read_images(samples)).shape[0]
-    real, against = features(net, _varied(read_images(reference, size=size), reference), batch)
+    drawn = Passing(read_images(samples, n), samples)
+    fake, images = features(net, drawn, batch)
+    true = Passing(read_images(reference, size=drawn.size), reference)
+    real, against = features(net, true, batch)
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
     neighbours = real[order[: len(fake)]]  # as many true images as samples
     scores = dict(
         frechet=metrics.frechet_distance(fake, real).item(),
         **metrics.prdc(neighbours.to(net.device), fake.to(net.device)),
+        saturated=drawn.saturated,
     )
     manifest = dict(
         features=name,
         weights=net.checksum,
-        crop=f"{size} pixels, centre",
+        crop=f"{drawn.size} pixels, centre",
         resize=net.resize,
         reference=against,
         references=len(real),
         samples=len(fake),
         images=images,
-        made=json.loads(made.read_text(encoding="utf-8")) if made and made.exists() else {},
+        saturated=true.saturated,
+        made=read_json(made) if made and made.exists() else {},
     )
-    return dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
+    result = dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
+    _warn(result, real, net)
+    return result
+
+
+SATURATED = 0.05  # so much more than in the reference is a fault of the samples
+
+
+def saturated(result):
+    """Whether the samples hold clearly more black and white than the reference; False if it was not asked."""
+    return result["scores"].get("saturated", 0) > result["manifest"].get("saturated", 1) + SATURATED
+
+
+def _warn(result, real, net):
+    """Say, a line each, where scores mean less than they seem to: samples that are saturated, fewer images
+    than features, a judge that does not know what the reference shows."""
+    scores, manifest = result["scores"], result["manifest"]
+    if saturated(result):
+        warnings.warn(
+            f"{scores['saturated']:.0%} of the samples' pixel values are black or white, of the reference's"
+            f" {manifest['saturated']:.0%}: they are saturated; expected a smaller --w, or an --interval",
+            stacklevel=3,
+        )
+    few, dimensions = min(manifest["samples"], len(real)), real.shape[1]
+    if few <= dimensions:
+        warnings.warn(
+            f"{manifest['samples']} samples and {len(real)} reference images are too few for a Fréchet"
+            f" distance of {dimensions} features: it depends on their number, so compare it at equal counts",
+            stacklevel=3,
+        )
+    if isinstance(net, Glyphs) and (strange := net.strange(real)) > 0.05:
+        warnings.warn(
+            f"features glyphs were made for pictures of glyphs and {strange:.0%} of the reference images are"
+            " none to them, so these scores say little; expected --features inception, dinov2 or lite0",
+            stacklevel=3,
+        )
 
 
 def save(result, path):

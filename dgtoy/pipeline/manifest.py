@@ -7,12 +7,23 @@ import pathlib
 from ..checkpoint import write_text
 
 
+def read_json(path, expected="what a command of `dit` writes"):
+    """The object of a JSON file. Raises ValueError, one line naming the file, for anything else."""
+    try:
+        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:  # no UTF-8, no JSON
+        raise ValueError(f"{path} is not JSON ({str(e)[:60]}); expected {expected}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected {expected}")
+    return found
+
+
 def agree(path, manifest, made="made", free=()):
     """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it.
 
     free: what may change from run to run.
     """
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else manifest
+    held = read_json(path) if path.exists() else manifest
     for what in [key for key in manifest | held if key not in free]:
         theirs, mine = held.get(what), manifest.get(what)
         if theirs != mine:

@@ -1,48 +1,61 @@
 """The paper's tables from scores on disk: one row a run, sorted, refused if the runs cannot be compared."""
 
-import json
-import pathlib
-
-from .evaluate import comparable
+from .evaluate import comparable, saturated
+from .manifest import read_json
 
 SETTINGS = ("method", "w", "sampler", "steps", "step", "dropout", "rank", "guide")
-METRICS = ("frechet", "precision", "recall", "density", "coverage")
+METRICS = ("frechet", "precision", "recall", "density", "coverage", "saturated")
+ENOUGH = 0.8  # of the best precision and coverage among the runs: with less, a distance is not set in bold
 
 
 def read(paths):
     """The scores that `evaluate` wrote. Raises ValueError if one is not, or two cannot be compared."""
+    expected = "scores and manifest, as `dit evaluate` writes them"
     found = []
     for path in paths:
-        result = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        result = read_json(path, expected)
         if not {"scores", "manifest"} <= set(result):
-            keys = ", ".join(list(result)[:4])
-            raise ValueError(
-                f"{path} holds {keys}; expected scores and manifest, as `dit evaluate` writes them"
-            )
+            raise ValueError(f"{path} holds {', '.join(list(result)[:4]) or 'nothing'}; expected {expected}")
         found.append(result)
     return comparable(*found)
 
 
 def table(results):
-    """Rows as Markdown; a setting is shown if runs differ in it, the best Fréchet distance in bold."""
-    rows = sorted((row(r) for r in results), key=lambda r: [str(r.get(name, "")) for name in SETTINGS])
+    """Rows as Markdown; a setting is shown if runs differ in it.
+
+    In bold is the smallest Fréchet distance among the rows without `faults`; below the rows is said which
+    smaller ones are not, and why.
+    """
+    rows = sorted(map(row, results), key=lambda r: [str(r.get(name, "")) for name in SETTINGS])
     differing = [n for n in SETTINGS if n in ("method", "w") or len({str(r.get(n)) for r in rows}) > 1]
-    best = min(r["frechet"] for r in rows)
+    shown = [name for name in METRICS if all(name in r for r in rows)]
+    best = {name: max(r[name] for r in rows) for name in ("precision", "coverage")}
+    sound = [r["frechet"] for r in rows if not faults(r, best)]
     m = results[0]["manifest"]
     lines = [
         f"{m['samples']} samples against {m['references']} reference images; "
         f"features: {m['features']} ({m['weights']}), {m['resize']}",
         "",
-        "| " + " | ".join([*differing, *METRICS]) + " |",
-        "|" + "---|" * (len(differing) + len(METRICS)),
+        "| " + " | ".join([*differing, *shown]) + " |",
+        "|" + "---|" * (len(differing) + len(shown)),
     ]
+    notes = []
     for r in rows:
-        frechet = f"{r['frechet']:.2f}"
-        cells = [str(r.get(name, "")) for name in differing]
-        cells.append(f"**{frechet}**" if r["frechet"] == best else frechet)
-        cells += [f"{r[name]:.3f}" for name in METRICS[1:]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        settings, frechet = [str(r.get(name, "")) for name in differing], f"{r['frechet']:.2f}"
+        bold = r["frechet"] == min(sound, default=None)
+        cells = [f"**{frechet}**" if bold else frechet, *(f"{r[name]:.3f}" for name in shown[1:])]
+        lines.append("| " + " | ".join([*settings, *cells]) + " |")
+        if faults(r, best) and r["frechet"] <= min(sound, default=r["frechet"]):
+            notes.append(f"{' '.join(settings)} is not in bold: {', '.join(faults(r, best))}.")
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def faults(row, best):
+    """What a distance does not tell of a run, in words: samples that are saturated, or whose precision or
+    coverage is clearly below the best of the table."""
+    low = [name for name in best if row[name] <= ENOUGH * best[name]]
+    found = [f"{name} {row[name]:.2f}, the best is {best[name]:.2f}" for name in low]
+    return found + (["its samples are saturated"] if row["is saturated"] else [])
 
 
 def row(result):
@@ -51,4 +64,4 @@ def row(result):
     settings = {name: made[name] for name in SETTINGS if name in made}
     if settings.get("method") == "none":
         settings["w"] = 1.0
-    return settings | result["scores"]
+    return settings | result["scores"] | {"is saturated": saturated(result)}

@@ -1,0 +1,155 @@
+"""What scores are worth: saturated samples, too few images, a judge of what it does not know; the table.
+
+In the table a small distance alone is not enough for bold.
+"""
+
+import importlib.util
+import json
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import refuses
+
+from dgtoy.course.worlds import glyphs
+from dgtoy.pipeline import evaluate, table
+from dgtoy.pipeline.pictures import to_uint8
+
+fidelity = pytest.mark.skipif(
+    importlib.util.find_spec("torch_fidelity") is None,
+    reason="torch-fidelity is not installed; `make env` does",
+)
+
+
+def saved(path, images):
+    """Images (n, H, W, 3) as an .npz for `evaluate`."""
+    np.savez(path, images)
+    return path
+
+
+def smooth(n, seed, low=20, high=236):
+    """Random pictures between two values, blocks of 8 pixels."""
+    blocks = np.random.default_rng(seed).integers(low, high, (n, 4, 4, 3), dtype=np.uint8)
+    return blocks.repeat(8, 1).repeat(8, 2)
+
+
+def true_glyphs(n, seed):
+    x = glyphs.target().sample(n, generator=torch.Generator().manual_seed(seed))[0]
+    return to_uint8(x).permute(0, 2, 3, 1).numpy()
+
+
+def said(samples, reference):
+    """What `evaluate` warns of, by the judge of glyphs, and its result."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = evaluate.evaluate(samples, reference, evaluate.Glyphs(), "glyphs")
+    return [str(w.message) for w in caught], result
+
+
+def test_the_share_of_saturated_values_is_counted_and_told_where_it_exceeds_the_references(tmp_path):
+    reference = saved(tmp_path / "reference.npz", smooth(80, 0))
+    drawn = smooth(80, 1)
+    drawn[:20] = np.where(drawn[:20] > 128, 255, 0)  # a quarter of the pictures, black and white throughout
+    told, result = said(saved(tmp_path / "drawn.npz", drawn), reference)
+    assert result["scores"]["saturated"] == 0.25 and result["manifest"]["saturated"] == 0
+    assert "25% of the samples' pixel values are black or white, of the reference's 0%" in told[0]
+    assert evaluate.saturated(result)
+    told, result = said(saved(tmp_path / "again.npz", drawn[::-1]), tmp_path / "drawn.npz")
+    assert not evaluate.saturated(result) and not any("saturated" in text for text in told)
+
+
+def test_a_distance_from_fewer_images_than_features_is_told(tmp_path):
+    few, many, more = (saved(tmp_path / f"{n}.npz", smooth(n, seed=n)) for n in (30, 80, 90))
+    told = "are too few for a Fréchet distance of 64 features: it depends on their number"
+    assert all(told in said(*pair)[0][0] for pair in ((few, many), (many, few)))
+    assert not any(told in text for text in said(more, many)[0])
+
+
+def test_the_judge_of_glyphs_is_first_asked_about_the_reference(tmp_path):
+    """It knows glyphs as such, and photographs, drawings or noise as none."""
+    own = saved(tmp_path / "glyphs.npz", true_glyphs(80, seed=0))
+    other = saved(tmp_path / "other.npz", smooth(80, seed=0))
+    digits = glyphs.digits()[0][:80]  # true ones, by many hands
+    written = saved(tmp_path / "digits.npz", to_uint8(digits).permute(0, 2, 3, 1).numpy())
+    assert not said(other, own)[0]
+    for reference in (other, written):
+        told, _ = said(own, reference)
+        assert len(told) == 1 and "of the reference images are none to them, so these scores say" in told[0]
+
+
+@fidelity
+def test_inception_needs_no_torchvision(monkeypatch):
+    """Its package imports torchvision, of which the extractor uses nothing."""
+    for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    module = evaluate._part_of("torch_fidelity", "feature_extractor_inceptionv3")
+    assert "weights-inception-2015-12-05" in module.URL_INCEPTION_V3
+    assert "torch_fidelity" not in sys.modules
+
+
+@fidelity
+def test_weights_that_are_not_inceptions_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "weights.pth"
+    for content in ("cut", "other"):
+        path.write_bytes(b"PK") if content == "cut" else torch.save({"a": torch.zeros(1)}, path)
+        with refuses(f"weights {path} are not those of inception ("):
+            evaluate.extractor("inception", path)
+
+
+# the table
+
+
+def run(w, frechet, precision=0.7, coverage=0.6, saturated=0.02):
+    """A result as `evaluate` makes it."""
+    scores = dict(frechet=frechet, precision=precision, recall=0.5, density=1.0, coverage=coverage)
+    manifest = dict(features="lite0", weights="c", crop="64", resize="r", reference="x", references=900)
+    manifest |= dict(samples=500, saturated=0.02, made=dict(method="dog", w=w))
+    return dict(scores=scores | dict(saturated=saturated), manifest=manifest)
+
+
+def bold(text):
+    return [line.split("|")[2].strip() for line in text.splitlines() if "**" in line]
+
+
+def test_the_table_shows_precision_coverage_and_saturation_beside_the_distance():
+    lines = table.table([run(1.5, 20.0)]).splitlines()
+    assert lines[2] == "| method | w | frechet | precision | recall | density | coverage | saturated |"
+    assert lines[4] == "| dog | 1.5 | **20.00** | 0.700 | 0.500 | 1.000 | 0.600 | 0.020 |"
+
+
+@pytest.mark.parametrize(
+    "fault, why",
+    [
+        (dict(precision=0.5), "precision 0.50, the best is 0.70"),
+        (dict(coverage=0.1), "coverage 0.10, the best is 0.60"),
+        (dict(saturated=0.54), "its samples are saturated"),
+    ],
+)
+def test_the_smallest_distance_is_not_bold_where_another_measure_fails(fault, why):
+    text = table.table([run(1.5, 20.0), run(3.0, 10.0, **fault), run(2.0, 25.0)])
+    assert bold(text) == ["1.5"] and text.splitlines()[-1] == f"dog 3.0 is not in bold: {why}."
+
+
+def test_a_little_less_precision_or_coverage_is_no_fault():
+    assert bold(table.table([run(1.5, 20.0), run(3.0, 10.0, precision=0.6, coverage=0.5)])) == ["3.0"]
+
+
+def test_no_row_is_bold_where_all_fail():
+    text = table.table([run(1.5, 20.0, precision=0, coverage=0), run(3.0, 10.0, precision=0, coverage=0)])
+    assert not bold(text) and text.count("is not in bold") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{}", b"{"])
+def test_what_is_no_score_is_named(content, tmp_path):
+    path = tmp_path / "score.json"
+    path.write_bytes(content)
+    with refuses(str(path), "expected scores and manifest, as `dit evaluate` writes them"):
+        table.read([path])
+
+
+def test_a_score_survives_the_disk(tmp_path):
+    evaluate.save(run(1.5, 20.0), tmp_path / "score.json")
+    assert table.read([tmp_path / "score.json"]) == (json.loads(json.dumps(run(1.5, 20.0))),)
