@@ -12,7 +12,6 @@ import random
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
@@ -848,19 +847,11 @@ def test_calibration_finds_the_weights_that_complete_a_fine_tune_gone_half_way(p
     assert set(held) == {"DoG", "CFG", "plane"} and held["DoG"]["sigmas"] == [1.0, 0.5]
 
 
-def test_the_recommendation_follows_the_interval():
-    fit = lambda w: {
-        "DoG": types.SimpleNamespace(
-            weights=torch.full((3, 1), w), low=torch.full((3, 1), w - 0.02), high=torch.full((3, 1), w + 0.02)
-        )
-    }
-    for w, word in ((1.4, "unfinished"), (1.0, "is finished"), (0.6, "overfitted")):
-        assert word in calibration.recommend(fit(w))
-
-
 def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
     run = lambda *words: cli.main([str(w) for w in words])
-    run("prepare", place / "images", "--out", tmp_path / "l", "--size", 16, "--vae", "unshuffle")
+    code = ("--size", 16, "--vae", "unshuffle", "--held-out", 0.4)
+    run("prepare", place / "images", "--out", tmp_path / "l", *code)
+    assert "15 images of 3 classes" in (told := capsys.readouterr().out) and "6 of them held out" in told
     capsys.readouterr()
     run(
         "finetune",

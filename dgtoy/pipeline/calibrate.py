@@ -1,11 +1,16 @@
 """How much guidance does a fine-tune ask for? Weights over sigma from held-out images, and what they mean."""
 
 import dataclasses
+import json
+import pathlib
+import warnings
 
 import numpy as np
 import torch
 
 from .. import calibration
+from ..checkpoint import write_text
+from .latents import Latents
 
 LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)
 
@@ -46,27 +51,51 @@ def calibrate(tuned, guide, data, config, device="cpu"):
     return found
 
 
+def unseen(folder, finetuned, made):
+    """Latents that the fine-tune has not been trained on: those that were held out, or all of another folder.
+
+    made: what `finetune` says of the file `finetuned`. Warns where that is not known. Raises ValueError for
+    the latents that it was trained on: on these every fine-tune looks finished.
+    """
+    training, trained_on = Latents(folder), made.get("data")
+    split = training.plan.get("held_out")
+    if not split and trained_on == training.fingerprint:
+        raise ValueError(
+            f"latents {folder} are what {finetuned} was trained on; expected images that it has not seen:"
+            " prepare with --held-out 0.2 and fine-tune on that, or prepare others"
+        )
+    if trained_on is None or (split and trained_on != training.fingerprint):
+        warnings.warn(
+            f"whether {finetuned} was trained on the held-out images of {folder} is not known; if it was, its"
+            " weights look finished whatever they are",
+            stacklevel=2,
+        )
+    return Latents(folder, held_out=True) if split else training
+
+
+ERROR_ALONE = (
+    "This is about squared error alone: whether guidance sharpens samples or saturates them it cannot tell;"
+    " sample with --w 1, 1.25, 1.5 and 2, and compare by `dit evaluate` and `dit table`."
+)
+
+
 def recommend(found):
-    """What the weights say, in words.  -> str"""
+    """What the weights of Domain Guidance tell, and what they do not, in words.  -> str"""
     dog = found["DoG"]
     mean, low, high = (np.median(a[:, 0].numpy()) for a in (dog.weights, dog.low, dog.high))
+    least, most = dog.weights[:, 0].argmin(), dog.weights[:, 0].argmax()
+    ends = (f"{dog.weights[i, 0]:.2f} at sigma {dog.sigmas[i]:g}" for i in (least, most))
     if low > 1.05:
-        state = "unfinished"
-        advice = (
-            f"Domain Guidance with w about {mean:.2f} completes it; more sharpens at the cost of diversity."
-        )
+        state = f"unfinished: guidance with w about {mean:.2f} brings it closer to held-out images"
     elif high < 0.95:
-        state = "overfitted"
-        advice = "Train less or with more data; guidance backwards (w below 1) fits held-out images better."
+        state = "overfitted: train less or with more images; w below 1 fits held-out images better"
+    elif high - low > 0.2:
+        state = "not judged: the interval is too wide, expected more held-out images"
     else:
-        state = "finished"
-        advice = (
-            "By squared error no guidance is needed; w from 1.1 to 1.5 trades diversity for sharper samples, "
-            "so search there."
-        )
+        state = "finished: by squared error on held-out images no weight is better than 1"
     return (
-        f"w* of Domain Guidance is {mean:.2f} [{low:.2f}, {high:.2f}] in the middle of the noise levels: "
-        f"the fine-tune is {state}. {advice}"
+        f"w* of Domain Guidance is {mean:.2f} [{low:.2f}, {high:.2f}], the median over the noise levels (from"
+        f" {' to '.join(ends)}): the fine-tune is {state}. {ERROR_ALONE}"
     )
 
 
@@ -76,12 +105,29 @@ def to_json(found):
     return {method: {field: getattr(c, field).tolist() for field in fields} for method, c in found.items()}
 
 
+def save(found, out, names):
+    """OUT/calibration.json, with the checksums `names` of both networks, and OUT/calibration.png."""
+    from matplotlib import style
+
+    out = pathlib.Path(out)
+    write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
+    with style.context("default"):  # whatever a reader's own theme
+        figure(found).savefig(out / "calibration.png")
+
+
 def figure(found):
-    """w* of both methods, and the plane's a*, b*, over sigma, each with its interval."""
-    import matplotlib.pyplot as plt
+    """w* of both methods, and the plane's a*, b*, over sigma, each with its interval.
+
+    The axis holds the middle four fifths of the weights; a level beyond it is a triangle at the edge, with
+    its number.
+    """
+    from matplotlib.figure import Figure  # no pyplot: it needs neither a display nor a choice of backend
 
     blue, orange = "#0072B2", "#E69F00"  # Okabe & Ito's: Domain Guidance, and the class direction
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    fig = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = fig.subplots(1, 2, sharey=True)
+    middle = np.quantile(np.concatenate([c.weights.flatten() for c in found.values()]), [0.1, 0.9])
+    bottom, top = min(0.0, middle[0] - 0.5), max(2.0, middle[1] + 0.5)
     for ax, method, column, colour, name in (
         (left, "DoG", 0, blue, "w*, Domain Guidance"),
         (left, "CFG", 0, orange, "w*, CFG"),
@@ -89,13 +135,20 @@ def figure(found):
         (right, "plane", 1, orange, "b*, class"),
     ):
         c = found[method]
+        weights = c.weights[:, column]
         ax.fill_between(c.sigmas, c.low[:, column], c.high[:, column], color=colour, alpha=0.2, linewidth=0)
-        ax.plot(c.sigmas, c.weights[:, column], color=colour, marker="o", label=name)
-    left.set(title="One direction", ylabel="weight")
+        ax.plot(c.sigmas, weights, color=colour, marker="o", label=name)
+        for sigma, w in zip(c.sigmas, weights):
+            if not bottom <= w <= top:
+                edge, marker = (top, "^") if w > top else (bottom, "v")
+                ax.plot(sigma, edge, color=colour, marker=marker, markersize=9, clip_on=False)
+                ax.annotate(f" {w:.3g}", (sigma, edge), color=colour, annotation_clip=False)
+    left.set(title="One direction", ylabel="weight", ylim=(bottom, top))
     right.set(title="The plane")
     for ax in (left, right):
         ax.axhline(1, color="black", linewidth=1)
         ax.set(xscale="log", xlabel="noise level σ")
-        ax.invert_xaxis()  # as sampling goes
         ax.legend(frameon=False)
+    left.invert_xaxis()  # as sampling goes
+    right.invert_xaxis()
     return fig

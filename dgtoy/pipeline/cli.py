@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -100,6 +99,12 @@ def _prepare_options(parser):
     )
     _vae(parser)
     parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        help="share of each class that finetune leaves out and calibrate uses, as 0.2; default: 0",
+    )
+    parser.add_argument(
         "--no-mirror",
         action="store_true",
         help="for images that mean something else in a mirror, as letters do",
@@ -127,10 +132,19 @@ def prepare(args):
     hint = _named(args.pretrained) if args.pretrained else None
     bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
     for done, _ in latents.prepare(
-        images, args.out, size, codec, device, mirror=not args.no_mirror, pretrained=hint
+        images,
+        args.out,
+        size,
+        codec,
+        device,
+        mirror=not args.no_mirror,
+        pretrained=hint,
+        held_out=args.held_out,
     ):
         bar.update(done - bar.n)
-    print(f"{len(images)} images of {len(images.classes)} classes in {args.out}")
+    held = latents.held_out_rows(torch.tensor(images.labels), args.held_out).sum()
+    kept = f", {held} of them held out" if held else ""
+    print(f"{len(images)} images of {len(images.classes)} classes in {args.out}{kept}")
 
 
 def _size_and_codec(args, device):
@@ -379,7 +393,11 @@ def _calibrate_options(parser):
     from .calibrate import Config
 
     _model_options(parser)
-    parser.add_argument("--latents", required=True, help="held-out images, as prepare wrote them")
+    parser.add_argument(
+        "--latents",
+        required=True,
+        help="what prepare wrote with --held-out, or of images that the fine-tune has not seen",
+    )
     parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
     _fields(
         parser,
@@ -393,28 +411,22 @@ def _calibrate_options(parser):
 
 def calibrate(args):
     """Find the guidance weights that held-out images ask for."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from .calibrate import Config, figure, recommend, to_json
+    from .calibrate import Config, recommend, save, unseen
     from .calibrate import calibrate as run
     from .finetune import header
-    from .latents import Latents
 
     device = environment.device(args.device)
     tuned, guide, names = _models(args, device)
     if guide is None:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
-    data = Latents(args.latents)
-    classes = header(args.finetuned).get("classes")
-    if classes:
-        data.matched(classes)
+    made = header(args.finetuned)
+    data = unseen(args.latents, args.finetuned, made)
+    if made.get("classes"):
+        data.matched(made["classes"])
     elif len(data.classes) != tuned.null:
         raise ValueError(f"latents hold {len(data.classes)} classes; expected {tuned.null}, as the fine-tune")
     found = run(tuned, guide, data, Config(**_given(args, Config)), device)
-    out = pathlib.Path(args.out)
-    write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
-    figure(found).savefig(out / "calibration.png")
+    save(found, args.out, names)
     print(recommend(found))
 
 

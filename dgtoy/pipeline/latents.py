@@ -6,7 +6,6 @@ which is exact for grey images and needs no weights; `Pixels`, for networks that
 """
 
 import collections
-import json
 import math
 import pathlib
 
@@ -16,7 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..checkpoint import read_safetensors, write_safetensors
 from ..environment import needs
 from ..samplers import append_dims
-from .manifest import agree, data_checksum, weights_checksum
+from .manifest import agree, data_checksum, read_json, weights_checksum
 from .pictures import centre_crop, survey
 
 SHARD = 256  # images per file
@@ -112,11 +111,14 @@ def codec_name(shape, pretrained=None):
     return Pixels.name if shape[0] == 3 else next(iter(VAES))
 
 
-def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=True, pretrained=None):
+def prepare(
+    images, out, size=256, coder=None, device="cpu", batch=32, mirror=True, pretrained=None, held_out=0.0
+):
     """Encode every image and its mirror into OUT, SHARD at a time; yields (images done, images in all).
 
     images: an `ImageFolder` or `HubImages`. mirror: False for images that mean something else in a mirror, as
-    letters do. pretrained: the checkpoint that will be fine-tuned on them, noted in the plan. Files hold mean
+    letters do. pretrained: the checkpoint that will be fine-tuned on them, noted in the plan, as is the share
+    of each class that is held out of fine-tuning, for `calibrate`: see `held_out_rows`. Files hold mean
     and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and label (n,); of `Pixels` mean
     alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn. What is there already is kept; OUT made from
     other images, size or codec is refused with a ValueError before any work.
@@ -136,7 +138,10 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
         codec=coder.name,
         shard=SHARD,
         mirror=mirror,
+        held_out=held_out or None,
     )
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is {held_out}; expected a share of each class, at least 0 and below 1")
     if not (out / "plan.json").exists():
         survey(images, size, grey=isinstance(coder, Unshuffle))
     agree(out / "plan.json", plan | dict(pretrained=pretrained), "prepared", free=("pretrained",))
@@ -151,6 +156,18 @@ def prepare(images, out, size=256, coder=None, device="cpu", batch=32, mirror=Tr
             yield rows.stop, len(images)
 
     return work()
+
+
+def held_out_rows(label, share):
+    """Which images are held out: `share` of each class, one at least and one less than all at most, spread
+    evenly in their order.  label (N,) -> (N,) bool
+    """
+    held = torch.zeros(len(label), dtype=torch.bool)
+    for c in label.unique() if share else ():
+        rows = (label == c).nonzero()[:, 0]
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        held[rows[((torch.arange(count) + 0.5) * len(rows) / max(count, 1)).long()]] = True
+    return held
 
 
 @torch.no_grad()
@@ -179,16 +196,22 @@ class Latents:
     """What `prepare` wrote: mean, std (N, 2 or 1, C, h, w), label (N,), `classes`, `plan`; of pixels mean is
     uint8 and std None.
 
-    Raises ValueError if a shard is missing or damaged.
+    held_out: only the images that were held out; by default only the others. Raises ValueError if a shard is
+    missing or damaged, or none are held out.
     """
 
-    def __init__(self, folder, device="cpu"):
+    def __init__(self, folder, device="cpu", held_out=False):
         folder = pathlib.Path(folder)
         if not (folder / "plan.json").exists():
             raise FileNotFoundError(
                 f"latents {folder} holds no plan.json; expected what `dit prepare` writes"
             )
-        self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        self.plan = read_json(folder / "plan.json")
+        absent = {"classes", "count", "shard", "size", "codec", "mirror"} - self.plan.keys()
+        if absent:
+            raise ValueError(
+                f"{folder / 'plan.json'} has no {min(absent)}; expected what `dit prepare` writes"
+            )
         self.classes = self.plan["classes"]
         count = self.plan["count"]
         shards = [_shard_path(folder, k) for k in range(math.ceil(count / self.plan["shard"]))]
@@ -206,6 +229,11 @@ class Latents:
                 f"latents {folder} holds {len(self.label)} images; "
                 f"its plan says {count} of {len(self.classes)} classes"
             )
+        part = held_out_rows(self.label.cpu(), self.plan.get("held_out")).to(device) == held_out
+        if not part.any():
+            raise ValueError(f"latents {folder} hold no held-out images; expected --held-out 0.2 of prepare")
+        tensors = (self.mean, self.std, self.label)
+        self.mean, self.std, self.label = (t if t is None else t[part] for t in tensors)
 
     def __len__(self):
         return len(self.label)
