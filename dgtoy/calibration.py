@@ -2,12 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import check_denoisers, check_generator, check_numbers, check_points, check_whole, shown
 from .samplers import Denoiser, normal
 
 
@@ -34,7 +35,11 @@ class Calibration:
         return self._at(sigma, 1)
 
     def _at(self, sigma, column):
-        sigma = torch.as_tensor(sigma)
+        if column == self.weights.shape[1]:
+            raise ValueError("b is not known: the calibration has one direction; expected one with `middle`")
+        sigma = check_numbers("sigma", sigma, torch.float64)
+        if sigma.is_cpu and not (sigma > 0).all():
+            raise ValueError(f"sigma is {sigma.min():g}; expected noise levels > 0")
         order = self.sigmas.argsort()
         where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
         at = np.interp(sigma.cpu().double().log().numpy(), where, what)
@@ -64,16 +69,25 @@ def calibrate(
     once; where it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator:
     of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data.  ->
     Calibration Raises ValueError for a level that is not positive, data without points, or models that never
-    differ.
+    differ; FloatingPointError, naming level and batch, where a model is not finite.
     """
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64).flatten()
+    check_denoisers(main=main, guide=guide, **({} if middle is None else dict(middle=middle)))
+    check_generator(generator)
+    check_whole("resamples", resamples, 1)
+    check_whole("batch", batch, 1)
+    sigmas = check_numbers("sigmas", sigmas, torch.float64).double().flatten()
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
     directions = 1 if middle is None else 2
     sums = 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
-    for x0, label in _batches(data, batch):
+    for k, (x0, label) in enumerate(_batches(data, batch)):
         D = main if label is None else main(label)
         rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)  # (B, n, ...)
+        finite = rows.isfinite().all(-1).all(0).cpu()  # (n,)
+        if not finite.all():
+            raise FloatingPointError(
+                f"the models are not finite at sigma = {sigmas[~finite][0]:g} in batch {k} of data"
+            )
         counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64)
         host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
@@ -107,9 +121,17 @@ def _batches(data, size):
     pair = isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[1])
     if torch.is_tensor(data) or (pair and not data[1].is_floating_point()):
         data = [data]
+    if not isinstance(data, Iterable):
+        raise TypeError(
+            f"data is {shown(data)}; expected points, a pair (x0, label) or an iterable of either"
+        )
     count = 0
-    for item in data:
+    for k, item in enumerate(data):
         x0, label = item if isinstance(item, (tuple, list)) else (item, None)
+        check_points(data=x0)
+        if x0.ndim < 2 or not x0.isfinite().all():
+            came = "numbers that are not finite" if x0.ndim > 1 else f"points of shape {tuple(x0.shape)}"
+            raise ValueError(f"data holds {came} in item {k}; expected finite points (N, *D)")
         if label is not None and len(label) != len(x0):
             raise ValueError(
                 f"data holds {len(x0)} points with {len(label)} labels; expected one label per point"

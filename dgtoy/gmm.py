@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from .checks import check_generator, check_number, check_numbers, check_points, check_whole
 from .samplers import check_shape, check_sigma
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
@@ -19,12 +20,14 @@ class GaussianMixture:
     """p(x) = sum_k weights_k N(x; means_k, covs_k), in any dimension.
 
     weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision
-    of x. Raises ValueError for shapes that do not agree, weights that are not a distribution, covariances
-    that are not symmetric positive definite.
+    of x, or in a higher one where squares of x would overflow. Raises TypeError for what holds no numbers,
+    ValueError for shapes that do not agree, weights that are not a distribution, covariances that are not
+    symmetric positive definite.
     """
 
     def __init__(self, weights, means, covs):
-        weights, means, covs = (torch.as_tensor(a) for a in (weights, means, covs))
+        weights, means = check_numbers("weights", weights), check_numbers("means", means)
+        covs = check_numbers("covs", covs)
         self.dtype = means.dtype if means.dtype.is_floating_point else torch.get_default_dtype()
         weights, means, covs = weights.double(), means.double(), covs.double()
         _check_parts(weights, means, covs)
@@ -43,14 +46,15 @@ class GaussianMixture:
     def logp(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p(x; sigma), the log density of the mixture blurred by noise sigma.  x (..., D) -> (...)"""
         parts = []
-        for log_joint, _, room in self._blocks(x, check_sigma(sigma, x, zero=True)):
+        for log_joint, _, room in self._blocks(*self._checked(x, sigma, zero=True)):
             top, p = _scaled(log_joint, room[0])
             parts.append(top[:, 0] + p.sum(-1).log())
-        return torch.cat(parts).reshape(x.shape[:-1])
+        return _within(torch.cat(parts).reshape(x.shape[:-1]), x.dtype)
 
     def score(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
-        return -self._average(x, check_sigma(sigma, x, zero=True), self.axes)
+        wide, level = self._checked(x, sigma, zero=True)
+        return -_within(self._average(wide, level, self.axes), x.dtype)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma).
@@ -58,17 +62,42 @@ class GaussianMixture:
         = sum_k r_k (mu_k + Sigma_k (Sigma_k + sigma^2 I)^-1 (x - mu_k)), which keeps its digits at a large
         sigma. x (..., D) -> (..., D)
         """
-        return self._average(x, check_sigma(sigma, x), self.axes * self.variances[:, None], self.means)
+        wide, level = self._checked(x, sigma)
+        pulled = self._average(wide, level, self.axes * self.variances[:, None], self.means)
+        return _within(pulled, x.dtype)
 
     def log_responsibilities(self, x, sigma=0.0):
         """log p(component k | x; sigma), finite where p itself underflows to 0.  x (..., D) -> (..., K)"""
-        blocks = self._blocks(x, check_sigma(sigma, x, zero=True))
+        blocks = self._blocks(*self._checked(x, sigma, zero=True))
         parts = [log_joint.log_softmax(-1) for log_joint, _, _ in blocks]
-        return torch.cat(parts).reshape(*x.shape[:-1], len(self.weights))
+        return _within(torch.cat(parts).reshape(*x.shape[:-1], len(self.weights)), x.dtype)
 
     def responsibilities(self, x, sigma=0.0):
         """p(component k | x; sigma).  x (..., D) -> (..., K)"""
         return self.log_responsibilities(x, sigma).exp()
+
+    def _checked(self, x, sigma, zero=False):
+        """x (..., D) and sigma as tensors in the precision to compute in: x's own, a higher one if x is in
+        half precision or so far out, or a component so narrow, that its squares overflow.
+
+        Raises ValueError for an x of another dimension, and for one that is too far out for any precision.
+        """
+        check_points(x=x)
+        d = self.means.shape[1]
+        if x.ndim < 1 or x.shape[-1] != d:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
+        level = check_sigma(sigma, x, zero)
+        wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
+        if x.is_cpu and x.numel():  # elsewhere a look at the numbers would wait for them
+            reach = torch.stack([x.abs().max().double(), self.means.abs().max(), level.max().double()]).max()
+            stds = (reach / self.variances.min().sqrt()).item()
+            if 1e150 < stds < math.inf:
+                raise ValueError(
+                    f"x, sigma, means reach {reach:.3g}, {stds:.3g} stds; expected at most 1e150"
+                )
+            if stds > 1e15:
+                wide = x.double()
+        return wide, level.to(wide.dtype)
 
     def _average(self, x, sigma, axes, means=None):
         """sum_k r_k (means_k + sum_e pull_ke axes_ke), r the responsibilities.  x (..., D) -> (..., D)"""
@@ -90,8 +119,6 @@ class GaussianMixture:
         blocks use the same memory, because on a CPU fresh pages cost more than the arithmetic.
         """
         k, d = self.means.shape
-        if x.ndim < 1 or x.shape[-1] != d:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
         flat = x.reshape(-1, d)
         rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
         blocks = flat.split(rows)
@@ -99,7 +126,8 @@ class GaussianMixture:
         if sigma.ndim:
             levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)
         wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
-        graph = x.requires_grad and torch.is_grad_enabled()
+        given = (x, sigma, self.weights, self.means, self.axes)
+        graph = torch.is_grad_enabled() and any(a.requires_grad for a in given)
 
         axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)
@@ -125,8 +153,11 @@ class GaussianMixture:
 
     def sample(self, n: int, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
+        n = check_whole("n", n)
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")
+        sigma = check_number("sigma", sigma)
+        check_generator(generator)
         if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma is {sigma}; expected a finite value >= 0")
         device = self.means.device if generator is None else generator.device
@@ -152,6 +183,14 @@ def _scaled(log_joint, room):
     return top, torch.exp(below, out=room)
 
 
+def _within(value, dtype):
+    """value in a dtype, cut at its largest numbers: finite stays finite."""
+    if value.dtype == dtype:
+        return value
+    limit = torch.finfo(dtype).max
+    return value.clamp(-limit, limit).to(dtype)
+
+
 def _columns(matrix, x):
     """A matrix (D, n) per component, as n tables (K, D) in x's precision, laid out for fast products."""
     return [column.to(x.dtype).contiguous().T for column in matrix.permute(2, 1, 0)]
@@ -166,7 +205,7 @@ class LabelledMixture(GaussianMixture):
 
     def __init__(self, weights, means, covs, labels):
         super().__init__(weights, means, covs)
-        self.labels = torch.as_tensor(labels).long()
+        self.labels = _integers("labels", labels).long()
         if self.labels.shape != self.weights.shape:
             raise ValueError(
                 f"labels has shape {tuple(self.labels.shape)}; "
@@ -180,24 +219,26 @@ class LabelledMixture(GaussianMixture):
 
     def given(self, label):
         """p(x | class label) as a mixture of its own; the null label gives the marginal."""
-        if label == self.null:
-            return self
-        return self.subset(self.labels == check_label(label, self.null))
+        label = _integers("label", check_label(label, self.null))
+        if label.ndim:
+            raise ValueError(f"label has shape {tuple(label.shape)}; expected one label")
+        return self if label == self.null else self.subset(self.labels == label)
 
     def denoiser(self, label):
         """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
-        label = torch.as_tensor(check_label(label, self.null))
+        label = _integers("label", check_label(label, self.null))
         if label.ndim == 0:
-            return self.given(int(label)).denoise
+            return self.given(label).denoise
         parts = {c: self.given(c).denoise for c in label.unique().tolist()}
 
         def D(x, sigma):
+            level = check_sigma(sigma, x)
             check_shape("label", label, x.shape[:-1], x)
+            level = level.expand(*x.shape[:-1], 1)[..., 0]
             out = torch.empty_like(x)
             for c, part in parts.items():
                 rows = label == c
-                s = sigma[rows] if torch.is_tensor(sigma) and sigma.ndim else sigma
-                out[rows] = part(x[rows], s)
+                out[rows] = part(x[rows], level[rows])
             return out
 
         return D
@@ -209,15 +250,21 @@ class LabelledMixture(GaussianMixture):
 
 def check_label(label, null):
     """label as it came. Raises ValueError unless it holds integers in 0..null, null the model's own."""
-    values = torch.as_tensor(label)
-    if values.dtype.is_floating_point or values.dtype == torch.bool:
-        raise ValueError(f"label has dtype {values.dtype}; expected integers")
+    values = _integers("label", label)
     bad = (values < 0) | (values > null)
     if bad.any():
         raise ValueError(
             f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})"
         )
     return label
+
+
+def _integers(name, value):
+    """value as a tensor. Raises ValueError unless it holds integers."""
+    values = check_numbers(name, value)
+    if values.dtype.is_floating_point or values.dtype == torch.bool:
+        raise ValueError(f"{name} has dtype {values.dtype}; expected integers")
+    return values
 
 
 def _check_parts(weights, means, covs):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
-from .samplers import Denoiser, append_dims, check_interval, check_shape, check_sigma
+from .checks import check_denoisers, check_number, check_numbers, check_whole, shown
+from .samplers import Denoiser, append_dims, check_interval, check_level, check_shape, check_sigma
 
 Weight = float | Tensor | Callable[[Tensor], float | Tensor]  # a number, one per sample (B,), or w(sigma)
 
@@ -28,7 +29,8 @@ def guided(
     Raises ValueError if w is not finite or the interval is empty. Ho & Salimans 2022, eq. 6; the interval is
     Kynkäänniemi et al. 2024.
     """
-    _check(interval, w=w)
+    check_denoisers(main=main, guide=guide)
+    interval = _check(interval, w=w)
 
     def D(x, sigma):
         weight = _weight(w, "w", sigma, interval, x)
@@ -36,7 +38,9 @@ def guided(
             return main(x, sigma)
         if (weight == 0).all():
             return guide(x, sigma)
-        return _lerp(guide(x, sigma), main(x, sigma), weight)
+        start, end = guide(x, sigma), main(x, sigma)
+        _check_alike(main=end, guide=start)
+        return _lerp(start, end, weight)
 
     return D
 
@@ -49,6 +53,8 @@ def cfg(
     model offers `denoiser(label)` and `null`; y is an int or (B,). Raises ValueError if `null` is another
     model's. Ho & Salimans 2022.
     """
+    if not (hasattr(model, "denoiser") and hasattr(model, "null")):
+        raise TypeError(f"model is {shown(model)}; expected one with `denoiser(label)` and `null`")
     if null != model.null:
         raise ValueError(f"null is {null}; this model's null label is {model.null}")
     return guided(model.denoiser(y), model.denoiser(null), w, interval)
@@ -62,6 +68,7 @@ def domain_guidance(
     D_pre + w (D_ft - D_pre). `finetuned` carries its label, `pretrained` its own null label.
     Zhong et al., ICLR 2025 (arXiv 2504.01521).
     """
+    check_denoisers(finetuned=finetuned, pretrained=pretrained)
     return guided(finetuned, pretrained, w, interval)
 
 
@@ -72,6 +79,7 @@ def autoguidance(
 
     D_weaker + w (D_model - D_weaker). Karras et al. 2024.
     """
+    check_denoisers(model=model, weaker=weaker)
     return guided(model, weaker, w, interval)
 
 
@@ -84,6 +92,8 @@ def blurred(D: Denoiser, b: float) -> Denoiser:
     2412.05827) guide by the same model at another noise level, Sadat et al. 2024 (arXiv 2407.02687) at
     another time.
     """
+    check_denoisers(D=D)
+    b = check_number("b", b)
     if not 0 <= b < math.inf:
         raise ValueError(f"b is {b}; expected a finite width >= 0")
 
@@ -103,13 +113,13 @@ def reused(D: Denoiser, every: int) -> Denoiser:
     is not below the one before, or an x of another shape, begins a new run. For samplers with one call per
     step. Raises ValueError if every < 1.
     """
-    if every < 1:
-        raise ValueError(f"every is {every}; expected 1 or more")
+    check_denoisers(D=D)
+    check_whole("every", every, 1)
     calls, last_sigma, eps = 0, math.inf, None
 
     def guide(x, sigma):
         nonlocal calls, last_sigma, eps
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        sigma = check_level(sigma, x).to(x)
         level = sigma.max().item()
         if eps is None or level >= last_sigma or eps.shape != x.shape:
             calls = 0
@@ -139,20 +149,24 @@ def plane(
     1), two on the CFG and DoG lines, three elsewhere. Raises ValueError if a weight is not finite or the
     interval is empty.
     """
-    _check(interval, a=a, b=b)
+    check_denoisers(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
+    interval = _check(interval, a=a, b=b)
 
     def D(x, sigma):
         at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
-        parts = [(1 - at, pretrained), (at - bt, finetuned_null), (bt, finetuned)]
-        return sum(_factor(weight, x) * net(x, sigma) for weight, net in parts if weight.any())
+        weights = dict(pretrained=1 - at, finetuned_null=at - bt, finetuned=bt)
+        nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
+        parts = {name: nets[name](x, sigma) for name, weight in weights.items() if weight.any()}
+        _check_alike(**parts)
+        return sum(_factor(weights[name], x) * x0_hat for name, x0_hat in parts.items())
 
     return D
 
 
 def _weight(w, name, sigma, interval, x):
     """The weight at sigma in float64, shaped to multiply x: (), or (B, 1, ...); 1 outside the interval."""
-    sigma = sigma if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=torch.float64)
-    weight = torch.as_tensor(w(sigma) if callable(w) else w, dtype=torch.float64)
+    sigma = check_level(sigma, x, zero=True)
+    weight = check_numbers(name, w(sigma) if callable(w) else w, torch.float64).double()
     if not weight.isfinite().all():
         levels, finite = torch.broadcast_tensors(sigma, weight.isfinite())
         raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
@@ -181,8 +195,16 @@ def _factor(weight, x):
 
 
 def _check(interval, **weights):
-    """Raise ValueError for a weight that is not finite or an interval that holds nothing."""
+    """The interval as two numbers. Raises ValueError for one that holds nothing, or a weight not finite."""
     for name, w in weights.items():
-        if not callable(w) and not torch.as_tensor(w).isfinite().all():
+        if not callable(w) and not check_numbers(name, w, torch.float64).isfinite().all():
             raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
-    check_interval(interval)
+    return check_interval(interval)
+
+
+def _check_alike(**estimates):
+    """Raise ValueError unless the denoisers' estimates have one shape."""
+    shapes = {name: tuple(getattr(x0_hat, "shape", ())) for name, x0_hat in estimates.items()}
+    if len(set(shapes.values())) > 1:
+        came = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"the estimates have shapes {came}; expected one shape")

@@ -4,16 +4,22 @@ Where the target is known exactly its density is used; elsewhere samples are com
 Distances between samples are unbiased or compared at equal counts.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .samplers import normal
+from .checks import check_number, check_numbers, check_points, check_whole
+from .gmm import check_label
+from .samplers import check_shape, normal
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
     """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
+    check_whole("n", n, 1)
+    if not 0 <= check_number("share", share) <= 1:
+        raise ValueError(f"share is {share}; expected a number from 0 to 1")
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
     return torch.quantile(mixture.logp(mixture.sample(n, generator=generator)), share).item()
 
@@ -21,23 +27,36 @@ def threshold(mixture, n=20_000, share=0.01, generator=None):
 def out_of_domain(x, mixture, cut=None):
     """Share of samples whose log density is below `cut`, by default the 1st percentile of true samples'.
 
-    x (..., n, D) -> (...). True samples score 0.01 by construction.
+    x (..., n, D) -> (...). True samples score 0.01 by construction; one that is not finite is outside.
     """
-    cut = threshold(mixture) if cut is None else cut
-    return (mixture.logp(x) < cut).float().mean(-1)
+    _check_samples(x)
+    cut = threshold(mixture) if cut is None else check_number("cut", cut)
+    return (~(mixture.logp(x) >= cut)).float().mean(-1)
 
 
 def class_error(x, label, labelled):
-    """Share of samples to which the exact target gives another class than `label`.  x (..., n, D) -> (...)"""
+    """Share of samples to which the exact target gives another class than `label`.  x (..., n, D) -> (...)
+
+    A sample that is not finite has none.
+    """
+    _check_samples(x)
+    check_shape("label", torch.as_tensor(check_label(label, labelled.null)), x.shape[:-1], x)
     r = labelled.responsibilities(x)  # (..., n, K)
     by_class = torch.stack([r[..., labelled.labels == c].sum(-1) for c in range(labelled.num_classes)], -1)
-    return (by_class.argmax(-1) != label).float().mean(-1)
+    wrong = (by_class.argmax(-1) != label) | ~x.isfinite().all(-1)
+    return wrong.float().mean(-1)
 
 
 def mode_coverage(x, mixture, share=0.2):
-    """Share of components that hold at least `share` of their samples.  x (..., n, D) -> (...)"""
+    """Share of components that hold at least `share` of their samples.  x (..., n, D) -> (...)
+
+    A sample that is not finite belongs to none.
+    """
+    _check_samples(x)
+    share = check_number("share", share)
     nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
-    counts = torch.nn.functional.one_hot(nearest, len(mixture.weights)).sum(-2)
+    held = torch.nn.functional.one_hot(nearest, len(mixture.weights))  # (..., n, K)
+    counts = (held * x.isfinite().all(-1, keepdim=True)).sum(-2)
     return (counts >= share * x.shape[-2] * mixture.weights).float().mean(-1)
 
 
@@ -58,8 +77,10 @@ def thickness(x, mixture, truth):
 def energy_distance(x, y):
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.
 
-    x (..., n, D), y (m, D) -> (...). Raises ValueError for fewer than 2 samples. Székely & Rizzo 2013.
+    x (..., n, D), y (m, D) -> (...). Raises ValueError for fewer than 2 samples, or any that is not finite.
+    Székely & Rizzo 2013.
     """
+    x, y = _sets(x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
         raise ValueError(f"x, y hold {n}, {m} samples; expected at least 2 each")
@@ -69,6 +90,8 @@ def energy_distance(x, y):
 
 def sliced_wasserstein(x, y, directions=128, generator=None):
     """Mean 1-Wasserstein distance of random projections.  x, y (n, D), equal n. Rabin et al. 2011."""
+    x, y = _sets(x=x, y=y)
+    check_whole("directions", directions, 1)
     if x.shape != y.shape:
         raise ValueError(
             f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples"
@@ -89,23 +112,32 @@ class Moments(NamedTuple):
 
 def moments(x):
     """The `Moments` of samples x (n, D); the root through eigenvalues, which few samples do not upset."""
-    x = x.double()
-    cov = torch.atleast_2d(torch.cov(x.T))
+    mean, cov = _mean_and_cov(x=x)
     values, vectors = torch.linalg.eigh(cov)
-    return Moments(x.mean(0), cov, vectors * values.clamp(min=0).sqrt() @ vectors.T)
+    return Moments(mean, cov, vectors * values.clamp(min=0).sqrt() @ vectors.T)
+
+
+def _mean_and_cov(**given):
+    """Mean (D,) and covariance (D, D) of one set of samples (n, D), in float64."""
+    ((name, x),) = given.items()
+    (x,) = _sets(**given)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (n, D), 2 samples or more")
+    return x.double().mean(0), torch.atleast_2d(torch.cov(x.double().T))
 
 
 def frechet_distance(x, y):
     """|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), in float64.
 
     x (n, D), or its `moments`, taken once for many y; y (m, D) -> (). Heusel et al. 2017. Biased: compare
-    equal counts only.
+    equal counts only. Raises ValueError for fewer than 2 samples, or any that is not finite.
     """
     mean, cov, root = x if isinstance(x, Moments) else moments(x)
-    y = y.double()
-    other = torch.atleast_2d(torch.cov(y.T))
-    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    distance = (mean - y.mean(0)).square().sum() + cov.trace() + other.trace() - 2 * cross
+    other_mean, other_cov = _mean_and_cov(y=y)
+    if mean.shape != other_mean.shape:
+        raise ValueError(f"x, y have points of {len(mean)}, {len(other_mean)} numbers; expected one D")
+    cross = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
+    distance = (mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * cross
     return distance.clamp(min=0)  # rounding leaves -1e-8 between equal sets
 
 
@@ -113,11 +145,16 @@ def prdc(real, fake, k=5):
     """Precision, recall, density and coverage by balls that reach to the k-th nearest neighbour.
 
     Kynkäänniemi et al. 2019; Naeem et al. 2020. real (n, D), fake (m, D), on one device -> dict of four
-    floats.
+    floats. Raises ValueError for too few samples, or any that is not finite.
     """
+    check_whole("k", k, 1)
+    real, fake = (a.detach().double() for a in _sets(real=real, fake=fake))
+    if real.ndim != 2 or fake.ndim != 2:
+        raise ValueError(
+            f"real, fake have shapes {tuple(real.shape)}, {tuple(fake.shape)}; expected (n, D), (m, D)"
+        )
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
-    real, fake = (a.detach().double() for a in (real, fake))
     radius = lambda a: torch.cat(
         [torch.cdist(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)]
     )
@@ -137,7 +174,10 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     For a paired comparison pass the differences, seed by seed. Raises ValueError for fewer than 2 finite
     values.
     """
-    values = np.asarray(values, dtype=float)
+    check_whole("resamples", resamples, 1)
+    if not 0 <= check_number("level", level) <= 1:
+        raise ValueError(f"level is {level}; expected a share from 0 to 1")
+    values = check_numbers("values", values, torch.float64).double().cpu().numpy()
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
             f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; "
@@ -147,3 +187,29 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     tail = (1 - level) / 2
     low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
+
+
+def _check_samples(x):
+    """Raise ValueError unless x is (..., n, D) with samples in it."""
+    check_points(x=x)
+    if x.ndim < 2 or not x.numel():
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., n, D) with 1 sample or more")
+
+
+def _sets(**given):
+    """Sets of samples (..., n, D) as tensors of one precision, float32 at least.
+
+    Raises TypeError or ValueError, naming it, for one that holds no numbers, or any that are not finite, and
+    for points of two dimensions.
+    """
+    found = {name: check_numbers(name, x) for name, x in given.items()}
+    shapes = ", ".join(str(tuple(x.shape)) for x in found.values())
+    dims = {x.shape[-1] if x.ndim > 1 else 0 for x in found.values()}
+    if len(dims) > 1 or 0 in dims:
+        raise ValueError(f"{', '.join(given)} have shapes {shapes}; expected (n, D) with one D")
+    for name, x in found.items():
+        if not x.isfinite().all():
+            count = int((~x.isfinite()).any(-1).sum())
+            raise ValueError(f"{name} holds {count} samples that are not finite; expected finite ones")
+    dtype = functools.reduce(torch.promote_types, [x.dtype for x in found.values()], torch.float32)
+    return [x.to(dtype) for x in found.values()]

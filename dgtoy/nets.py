@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from .checks import check_number, check_numbers, check_points, check_whole, shown
 from .gmm import check_label
 from .samplers import check_shape, check_sigma
 
@@ -16,10 +17,14 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     """D(x, sigma | label) = c_skip x + c_out F(c_in x, ln sigma, label). Karras et al. 2022, table 1.
 
     body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the
-    label one-hot. x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
+    label one-hot. x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim) Raises ValueError
+    for a label on the CPU that is none.
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
-    label = torch.as_tensor(label, device=x.device).expand(x.shape[:-1])  # (*B,)
+    label = torch.as_tensor(label)
+    if label.is_cpu:  # a look at a label on a GPU would wait for it
+        check_label(label, null)
+    label = label.to(x.device).expand(x.shape[:-1])  # (*B,)
     scale = (sigma**2 + sigma_data**2).sqrt()
     angle = sigma.log() * torch.linspace(0.25, 2.0, WAVES, dtype=x.dtype, device=x.device)  # (*B, 8)
     one_hot = (label[..., None] == torch.arange(null + 1, device=x.device)).to(x.dtype)  # (*B, null + 1)
@@ -32,11 +37,16 @@ class MLP(nn.Module):
 
     dim: of x. num_classes: labels are 0..num_classes-1, and `null` = num_classes is the model's own null
     label. depth: hidden layers. sigma_data: the std of data that the preconditioning assumes. seed: of the
-    initial weights.
+    initial weights. Raises ValueError for sizes or a sigma_data that cannot be.
     """
 
     def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
         super().__init__()
+        least = dict(dim=1, num_classes=0, width=1, depth=0, seed=-math.inf)
+        given = dict(dim=dim, num_classes=num_classes, width=width, depth=depth, seed=seed)
+        dim, num_classes, width, depth, seed = (check_whole(k, given[k], least[k]) for k in given)
+        if not 0 < check_number("sigma_data", sigma_data) < math.inf:
+            raise ValueError(f"sigma_data is {sigma_data}; expected a finite number > 0")
         self.config = dict(
             dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed
         )
@@ -65,7 +75,7 @@ class MLP(nn.Module):
     def with_classes(self, num_classes, seed):
         """The same network with a fresh label table for new classes; null is the last row of the table."""
         new, state = type(self)(**self.config | dict(num_classes=num_classes, seed=seed)), self.state_dict()
-        new.to(state["body.0.weight"].device)
+        new.to(state["body.0.weight"])
         table = new.body[0].weight[:, -num_classes - 1 :]
         state["body.0.weight"] = torch.cat([state["body.0.weight"][:, : -self.null - 1], table], 1)
         new.load_state_dict(state)
@@ -80,9 +90,19 @@ class Ensemble:
     """
 
     def __init__(self, members):
+        members = list(members)
         if not members:
             raise ValueError("members is empty; an ensemble needs at least one network")
         first = members[0]
+        for k, member in enumerate(members):
+            if not isinstance(member, MLP):
+                raise TypeError(f"members[{k}] is {shown(member)}; expected an MLP")
+            differing = [n for n, v in member.config.items() if n != "seed" and v != first.config[n]]
+            if differing:
+                came, expected = (net.config[differing[0]] for net in (member, first))
+                raise ValueError(
+                    f"members[{k}] has {differing[0]} {came}; expected {expected}, as members[0]"
+                )
         self.model, self.config, self.shape = type(first), dict(first.config), (first.config["dim"],)
         self.null, self.sigma_data = first.null, first.sigma_data
         self.seeds = [m.config["seed"] for m in members]
@@ -116,7 +136,9 @@ class Ensemble:
         return _denoiser(self, label)
 
     def member(self, k):
-        """Network k on its own, a copy."""
+        """Network k on its own, a copy. Raises ValueError if there is none."""
+        if not -len(self) <= check_whole("k", k) < len(self):
+            raise ValueError(f"k is {k}; expected a number of {len(self)} members, from 0")
         net = self.model(**self.config | dict(seed=self.seeds[k])).to(self.device)
         net.load_state_dict({name: p[k].mT if p.ndim == 3 else p[k] for name, p in self.params.items()})
         return net
@@ -143,15 +165,18 @@ class Ensemble:
 
 
 def _denoiser(net, label):
-    label = torch.as_tensor(check_label(label, net.null))
+    label = check_numbers("label", check_label(label, net.null))
     lead, dim = ((len(net),) if isinstance(net, Ensemble) else ()), net.config["dim"]
 
     def D(x, sigma):
+        check_points(x=x)
         if x.shape[-1:] != (dim,) or x.shape[: len(lead)] != lead:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {(*lead, 'B', dim)}")
         check_shape("label", label, x.shape[:-1], x)
-        sigma = check_sigma(sigma, x)
+        weight = net.params["body.0.weight"] if isinstance(net, Ensemble) else net.body[0].weight
+        dtype = weight.dtype  # the network computes in its own precision, whatever x's is
+        sigma = check_sigma(sigma, x).to(dtype)
         with torch.no_grad():
-            return net(x, sigma[..., 0] if sigma.ndim else sigma, label)
+            return net(x.to(dtype), sigma[..., 0] if sigma.ndim else sigma, label).to(x.dtype)
 
     return D

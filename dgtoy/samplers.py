@@ -15,6 +15,16 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from .checks import (
+    check_denoisers,
+    check_generator,
+    check_number,
+    check_numbers,
+    check_points,
+    check_whole,
+    shown,
+)
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D)
 
 # noise levels
@@ -24,18 +34,29 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     """n noise levels from sigma_max to sigma_min, evenly spaced in sigma^(1/rho), then 0: (n + 1,) float64.
 
     sigma_i = (sigma_max^(1/rho) + i/(n-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho. Karras et al. 2022,
-    eq. 5. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
+    eq. 5. Raises ValueError unless n >= 1, 0 < sigma_min < sigma_max and rho > 0, and for a rho so small that
+    levels coincide.
     """
+    n = check_whole("n", n)
     if n < 1:
         raise ValueError(f"n is {n}; a schedule needs at least 1 step")
+    sigma_min, sigma_max = check_number("sigma_min", sigma_min), check_number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(
             f"sigma_min, sigma_max are {sigma_min}, {sigma_max}; "
             "expected 0 < sigma_min < sigma_max, both finite"
         )
+    rho = check_number("rho", rho)
+    if not 0 < rho < math.inf:
+        raise ValueError(f"rho is {rho}; expected a finite number > 0")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    try:
+        top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        top = bottom = math.inf
     sigmas = (top + ramp * (bottom - top)) ** rho
+    if not (sigmas.diff() < 0).all() or not 0 < sigmas[-1] < math.inf:
+        raise ValueError(f"rho is {rho}; too small to tell levels from {sigma_max} to {sigma_min} apart")
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 
@@ -52,7 +73,7 @@ def pairs(sigmas):
 
     Raises ValueError unless the levels are finite, strictly decreasing and end at 0 or above.
     """
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    sigmas = check_numbers("sigmas", sigmas, torch.float64).double()
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(
             f"sigmas has shape {tuple(sigmas.shape)}; expected (steps + 1,) with at least one step"
@@ -69,22 +90,29 @@ def pairs(sigmas):
     return steps
 
 
-def check_sigma(sigma, x, zero=False):
-    """sigma () or (*B,) in x's dtype and on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...).
+def check_level(sigma, x, zero=False, point=1):
+    """sigma () or (*B,) as a tensor, in float64 if it was none.
 
     zero: whether sigma = 0 is meaningful (a density has a score there, a denoiser has nothing to do).
-    Raises ValueError if sigma is negative, 0 where it must not be, not finite, or of a shape that does not
-    lead x's.
+    point: how many of x's last axes belong to a point, at least.
+    Raises TypeError for an x or sigma without numbers; ValueError if sigma is negative, 0 where it must not
+    be, not finite in x's precision, or of a shape that does not lead x's.
     """
-    sigma = sigma if torch.is_tensor(sigma) else torch.as_tensor(sigma, dtype=torch.float64)
-    check_shape("sigma", sigma, x.shape[: max(1, sigma.ndim)], x)
+    check_points(x=x)
+    sigma = check_numbers("sigma", sigma, torch.float64)
+    check_shape("sigma", sigma, x.shape[: min(max(1, sigma.ndim), max(0, x.ndim - point))], x)
     if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
-        bad = ~sigma.isfinite() | (sigma < 0 if zero else sigma <= 0)
+        level = sigma.to(x.dtype)
+        bad = ~level.isfinite() | (level < 0 if zero else level <= 0)
         if bad.any():
-            raise ValueError(
-                f"sigma is {sigma[bad].flatten()[0]:g}; expected a finite value {'>= 0' if zero else '> 0'}"
-            )
-    return append_dims(sigma.to(x.device, x.dtype), x)
+            came, expected = sigma[bad].flatten()[0], ">= 0" if zero else "> 0"
+            raise ValueError(f"sigma is {came:g}; expected a finite value {expected} in {x.dtype}")
+    return sigma
+
+
+def check_sigma(sigma, x, zero=False, point=1):
+    """As `check_level`, in x's dtype, on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...)."""
+    return append_dims(check_level(sigma, x, zero, point).to(x.device, x.dtype), x)
 
 
 def check_shape(name, value, lead, x):
@@ -95,10 +123,14 @@ def check_shape(name, value, lead, x):
 
 
 def check_interval(interval):
-    """Raise ValueError for an interval of noise levels that holds none."""
-    lo, hi = interval
+    """An interval of noise levels as two numbers. Raises ValueError for one that holds none."""
+    try:
+        lo, hi = map(float, interval)
+    except (TypeError, ValueError):
+        raise ValueError(f"interval is {shown(interval)}; expected two noise levels, lo and hi") from None
     if not 0 <= lo < hi:
         raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
+    return lo, hi
 
 
 def append_dims(value, x):
@@ -110,15 +142,27 @@ def append_dims(value, x):
 
 
 def _sampler(steps):
-    """Check the schedule at the call; give D its sigma in x's dtype, on x's device; keep no graph."""
+    """Check what comes in at the call; give D its sigma in x's dtype, on x's device; keep no graph."""
     steps = torch.no_grad()(steps)  # on while the generator works, and the caller's own in between
 
     @functools.wraps(steps)
     def sample(D, x_T, sigmas, *args, **kwargs):
+        check_denoisers(D=D)
+        check_points(x_T=x_T)
+        if x_T.is_cpu and not x_T.isfinite().all():
+            raise ValueError("x_T holds values that are not finite; expected noise of level sigmas[0]")
         pairs(sigmas)
-        return steps(lambda x, sigma: D(x, x.new_full((), sigma)), x_T, sigmas, *args, **kwargs)
+        return steps(functools.partial(_estimate, D), x_T, sigmas, *args, **kwargs)
 
     return sample
+
+
+def _estimate(D, x, sigma):
+    """D(x, sigma) for a number sigma, in x's dtype. Raises ValueError for an estimate of another shape."""
+    x0_hat = D(x, x.new_full((), sigma))
+    if not torch.is_tensor(x0_hat) or x0_hat.shape != x.shape:
+        raise ValueError(f"D gives {shown(x0_hat)}; expected an estimate of x {tuple(x.shape)}")
+    return x0_hat.to(x.dtype)
 
 
 @_sampler
@@ -210,8 +254,8 @@ def last(steps: Iterable[Tensor]) -> Tensor:
 
 def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
-    if every < 1:
-        raise ValueError(f"every is {every}; expected 1 or more steps")
+    check_whole("every", every, 1)
+    check_points(x_T=x_T)
     return torch.stack([x_T.cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])
 
 
@@ -224,5 +268,6 @@ def normal(x, generator=None):
                 f"one for each entry of x {tuple(x.shape)}"
             )
         return torch.stack([normal(row, g) for row, g in zip(x, generator)])
+    check_generator(generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

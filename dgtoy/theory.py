@@ -5,7 +5,10 @@ import math
 import numpy as np
 import torch
 
-from .samplers import check_interval
+from .checks import check_number, check_numbers, shown
+from .samplers import check_interval, check_level
+
+LARGEST = 3000  # weight, up to which the quadrature below is exact to 1e-11
 
 
 def gaussian_guidance(
@@ -19,11 +22,16 @@ def gaussian_guidance(
     sigma that is s_T (s_T / s_S)^(w-1). The mean is the integral of `gaussian_endpoint`. Raises ValueError if
     w is not finite, a std is not positive or the interval is empty.
     """
+    w = check_number("w", w)
     if not math.isfinite(w):
         raise ValueError(f"w is {w}; expected a finite number")
+    for name, pair in (("target", target), ("source", source)):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(f"{name} is {shown(pair)}; expected (mean, std)")
     return gaussian_endpoint([(1 - w, *source), (w, *target)], interval)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, math.inf)) -> tuple:
     """Exact end of the probability-flow ODE under an affine combination of Gaussians' scores.
 
@@ -34,9 +42,10 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
         std  = Phi(0) = prod_i s_i^weight_i, mean = int_0^inf Phi(0)/Phi(sigma) sigma sum_i weight_i mu_i /
         (s_i^2 + sigma^2) dsigma.   -> (mean, std)
     Outside `interval` only the last part acts, with weight 1.
-    Raises ValueError if the weights do not sum to 1, a std is not positive or the interval is empty.
+    Raises ValueError if the weights do not sum to 1 or one is larger than 3000, a std is not positive, the
+    interval is empty, or the samples leave the range of floating point.
     """
-    check_interval(interval)
+    interval = check_interval(interval)
     weights, means, stds = _columns(parts)  # first axis: the parts
     off = np.zeros_like(weights)
     off[-1] = 1.0
@@ -58,6 +67,10 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     scale = sigma[:, 0] ** 2 * np.exp(-log_phi(sigma))
     mean = centre + np.tensordot(dv, scale * pull, 1)
     std = far * np.exp(-log_phi(far))  # x / sigma is standard normal out there
+    if not np.isfinite([mean, std]).all():
+        raise ValueError(
+            f"the samples' mean or std overflows, weights up to {weights.max():g}; expected less"
+        )
     return _plain(mean), _plain(std)
 
 
@@ -78,8 +91,11 @@ def tilted(target, source, w, x, sigma=0.0):
 
     target, source: mixtures. x (N, D): the points of a regular grid; Z makes the sum over the grid 1. sigma:
     tilts the blurred densities.  -> (N,) Guided sampling does not sample it: Bradley & Nakkiran 2024 (arXiv
-    2408.09000), claim C2.
+    2408.09000), claim C2. Raises ValueError if w is not finite.
     """
+    w = check_number("w", w)
+    if not math.isfinite(w):
+        raise ValueError(f"w is {w}; expected a finite number")
     return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)
 
 
@@ -93,7 +109,11 @@ def alignment(mixture, domains, label, domain, x, sigma):
     D), sigma () or (B,). -> conditional, class term, domain term, each (B, D). Zhong et al. 2025, sec. 3.
     Raises ValueError if no component has that label in that domain.
     """
-    domains = torch.as_tensor(domains)
+    domains = check_numbers("domains", domains)
+    if domains.shape != mixture.weights.shape:
+        came, expected = tuple(domains.shape), tuple(mixture.weights.shape)
+        raise ValueError(f"domains has shape {came}; expected {expected}, one per component")
+    check_level(sigma, x, zero=True)
     in_domain = domains == domain
     wanted = in_domain & (mixture.labels == label)
     if not wanted.any():
@@ -110,16 +130,32 @@ def alignment(mixture, domains, label, domain, x, sigma):
 
 def _columns(parts):
     """parts as weights (n, 1), means (n, dirs), stds (n, dirs), or without the last axis for numbers."""
-    weights = np.array([float(weight) for weight, _, _ in parts])
+    if not isinstance(parts, tuple | list) or not all(
+        isinstance(p, tuple | list) and len(p) == 3 for p in parts
+    ):
+        raise ValueError(f"parts is {shown(parts)}; expected (weight, mean, std) each")
+    weights = np.array([check_number("a weight of parts", weight) for weight, _, _ in parts])
     if not np.isfinite(weights).all() or abs(weights.sum() - 1) > 1e-9:
         raise ValueError(f"the weights of parts sum to {weights.sum():g}; expected 1")
-    values = np.broadcast_arrays(*(a for _, mean, std in parts for a in (mean, std)))
-    values = np.stack(values).astype(float)
+    if abs(weights).max() > LARGEST:
+        raise ValueError(f"a weight of parts is {abs(weights).max():g}; expected at most {LARGEST}")
+    values = [
+        check_numbers(f"a {name} of parts", value, torch.float64).double().cpu().numpy()
+        for part in parts
+        for name, value in zip(("mean", "std"), part[1:])
+    ]
+    try:
+        values = np.stack(np.broadcast_arrays(*values))
+    except ValueError:
+        shapes = ", ".join(str(value.shape) for value in values)
+        raise ValueError(f"means and stds of parts have shapes {shapes}; expected ones that agree") from None
     means, stds = values[::2], values[1::2]
     if not np.isfinite(means).all():
         raise ValueError(f"a mean of parts is {means[~np.isfinite(means)][0]}; expected finite numbers")
     if not (np.isfinite(stds) & (stds > 0)).all():
         raise ValueError(f"a std of parts is {stds.min():g}; expected positive, finite numbers")
+    if stds.min() < 1e-100 or stds.max() > 1e100:
+        raise ValueError(f"stds of parts are {stds.min():g} to {stds.max():g}; expected 1e-100 to 1e100")
     return weights.reshape(-1, *(1,) * (means.ndim - 1)), means, stds
 
 

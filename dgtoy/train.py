@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import numbers
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
+from .checks import check_whole, shown
 from .gmm import LabelledMixture, check_label
 from .graphs import Captured
 from .samplers import append_dims, log_normal
@@ -62,7 +64,8 @@ class TrainingConfig:
             warmup="[0, inf)",
             decay="(0, 1]",
         )
-        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+        pair = isinstance(self.betas, tuple | list) and len(self.betas) == 2
+        if not pair or not all(isinstance(b, numbers.Real) and 0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas is {self.betas}; expected two numbers, 0 <= beta < 1")
         if self.schedule not in ("constant", "cosine", "wsd"):
             raise ValueError(f"schedule is {self.schedule!r}; expected constant, cosine or wsd")
@@ -84,9 +87,14 @@ class TrainingConfig:
 
 
 def check_ranges(config, **ranges):
-    """Raise ValueError unless each named field lies in its interval, written as "[0, 1)"."""
+    """Raise unless each named field lies in its interval, written as "[0, 1)": ValueError; TypeError for what
+    is no number, or no whole one where the field is an int."""
     for name, interval in ranges.items():
         value = getattr(config, name)
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} is {shown(value)}; expected a number in {interval}")
+        if config.__dataclass_fields__[name].type is int:
+            check_whole(name, value)
         low, high = map(float, interval[1:-1].split(","))
         at_an_end = (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
         if not (low < value < high or at_an_end):
@@ -150,6 +158,10 @@ class Trainer:
         self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
         self.params = _params(net)
         self.averages = {} if ema is None else _params(ema)
+        if ema is net:
+            raise ValueError("ema is net itself; expected a clone of it, or None")
+        if ema is not None:
+            check_shapes("ema", self.averages, self.params)
         by_muon = matrices(self.params) if recipe.muon else []
         params = [p for name, p in self.params.items() if name not in by_muon]
         on_cuda = params[0].is_cuda  # there a captured update reads the learning rate from where it lies
@@ -336,6 +348,8 @@ def _muon(params, recipe):
 
 def _params(net):
     """The tensors that train, by name."""
+    if not hasattr(net, "params") and not isinstance(net, nn.Module):
+        raise TypeError(f"a {type(net).__name__} does not train; expected a module, or one with `params`")
     return net.params if hasattr(net, "params") else dict(net.named_parameters())
 
 
@@ -343,7 +357,9 @@ class Points:
     """A finite training set for each seed: x0 (S, n, *D), label (S, n). A draw picks with replacement."""
 
     def __init__(self, x0, label):
-        if x0.ndim < 3 or label.shape != x0.shape[:2]:
+        if not (torch.is_tensor(x0) and torch.is_tensor(label)):
+            raise TypeError(f"x0, label are {shown(x0)}, {shown(label)}; expected tensors")
+        if x0.ndim < 3 or label.shape != x0.shape[:2] or not x0.numel():
             raise ValueError(
                 f"x0, label have shapes {tuple(x0.shape)}, {tuple(label.shape)}; expected (S, n, *D), (S, n)"
             )
@@ -404,6 +420,9 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
     that step.
     """
     _check_data(net, data)
+    check_whole("every", every, 1)
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe is {shown(recipe)}; expected a Recipe")
     if (recipe.w > 1) != (guide is not None):
         raise ValueError(
             f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'};"
@@ -448,9 +467,12 @@ def _check_data(net, data):
         raise TypeError(
             f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net])) or an EDM"
         )
+    if not hasattr(data, "draw"):
+        raise TypeError(f"data is {shown(data)}; expected Points, a LabelledMixture or a World")
     if isinstance(data, Points):
-        came = f"x0 of shape {tuple(data.x0.shape)}"
-        expected = f"x0 of shape {(len(net.seeds), data.x0.shape[1], *net.shape)}"
+        came = f"x0 of {data.x0.dtype}, shape {tuple(data.x0.shape)}"
+        dtype = next(iter(net.params.values())).dtype
+        expected = f"x0 of {dtype}, shape {(len(net.seeds), data.x0.shape[1], *net.shape)}"
         labels = data.label
     elif isinstance(data, LabelledMixture):
         came, expected = f"points of shape {tuple(data.means.shape[1:])}", f"points of shape {net.shape}"

@@ -62,7 +62,7 @@ class Preconditioned:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
             lead = x.shape[:-3]
             check_shape("label", label, lead, x)
-            sigma = check_sigma(sigma, x[..., 0, 0, 0])  # one per sample: it may not follow x's channels
+            sigma = check_sigma(sigma, x[..., 0, 0, 0], point=0)  # one per sample: not per channel
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)

@@ -1,0 +1,69 @@
+"""What comes in, checked before any work: an error names the argument, what came and what was expected."""
+
+import math
+import operator
+
+import numpy as np
+import torch
+
+
+def check_numbers(name, value, dtype=None):
+    """value as a tensor; one that is a tensor stays as it is. dtype: of what is made of anything else.
+
+    Raises TypeError unless it holds real numbers.
+    """
+    try:
+        found = value if torch.is_tensor(value) else torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = None
+    if found is None or found.is_complex() or isinstance(value, np.ndarray) and np.iscomplexobj(value):
+        raise TypeError(f"{name} is {shown(value)}; expected numbers")
+    return found
+
+
+def check_number(name, value):
+    """value as a float. Raises TypeError unless it is one number."""
+    found = check_numbers(name, value, torch.float64)
+    if found.ndim:
+        raise TypeError(f"{name} is {shown(value)}; expected one number")
+    return float(found)
+
+
+def check_whole(name, value, least=-math.inf):
+    """value as an int. Raises TypeError unless it is a whole number, ValueError for one below `least`."""
+    try:
+        found = int(operator.index(value))
+    except TypeError:
+        raise TypeError(f"{name} is {shown(value)}; expected a whole number") from None
+    if found < least:
+        raise ValueError(f"{name} is {found}; expected {least} or more")
+    return found
+
+
+def check_points(**given):
+    """Raise TypeError, naming it, for points that are no tensor of floating point numbers."""
+    for name, x in given.items():
+        if not torch.is_tensor(x) or not x.is_floating_point():
+            raise TypeError(f"{name} is {shown(x)}; expected a tensor of floating point numbers")
+
+
+def check_denoisers(**given):
+    """Raise TypeError, naming it, for a denoiser that cannot be called."""
+    for name, D in given.items():
+        if not callable(D):
+            raise TypeError(f"{name} is {shown(D)}; expected a denoiser, D(x, sigma) -> x0_hat")
+
+
+def check_generator(generator):
+    """Raise TypeError for what is neither None nor a torch.Generator."""
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(f"generator is {shown(generator)}; expected a torch.Generator")
+
+
+def shown(value):
+    """What came, in a few words on one line."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        kind = type(value).__name__
+        return f"a {kind} of {value.dtype}, shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
