@@ -90,12 +90,13 @@ class GaussianMixture:
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
         if x.is_cpu and x.numel():  # elsewhere a look at the numbers would wait for them
             reach = torch.stack([x.abs().max().double(), self.means.abs().max(), level.max().double()]).max()
-            stds = (reach / self.variances.min().sqrt()).item()
+            least = self.variances.min()
+            stds = (reach / least.sqrt()).item()
             if 1e150 < stds < math.inf:
                 raise ValueError(
                     f"x, sigma, means reach {reach:.3g}, {stds:.3g} stds; expected at most 1e150"
                 )
-            if stds > 1e15:
+            if stds > 1e15 or least < 1e-30:
                 wide = x.double()
         return wide, level.to(wide.dtype)
 
