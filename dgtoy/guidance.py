@@ -30,7 +30,7 @@ def guided(
     Kynkäänniemi et al. 2024.
     """
     check_denoisers(main=main, guide=guide)
-    interval = _check(interval, w=w)
+    interval = check_weights(interval, w=w)
 
     def D(x, sigma):
         weight = _weight(w, "w", sigma, interval, x)
@@ -150,7 +150,7 @@ def plane(
     interval is empty.
     """
     check_denoisers(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
-    interval = _check(interval, a=a, b=b)
+    interval = check_weights(interval, a=a, b=b)
 
     def D(x, sigma):
         at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
@@ -194,7 +194,7 @@ def _factor(weight, x):
     return weight.to(x) if weight.ndim else weight.item()
 
 
-def _check(interval, **weights):
+def check_weights(interval, **weights):
     """The interval as two numbers. Raises ValueError for one that holds nothing, or a weight not finite."""
     for name, w in weights.items():
         if not callable(w) and not check_numbers(name, w, torch.float64).isfinite().all():

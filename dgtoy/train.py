@@ -470,9 +470,9 @@ def _check_data(net, data):
     if not hasattr(data, "draw"):
         raise TypeError(f"data is {shown(data)}; expected Points, a LabelledMixture or a World")
     if isinstance(data, Points):
-        came = f"x0 of {data.x0.dtype}, shape {tuple(data.x0.shape)}"
+        came = f"x0 of shape {tuple(data.x0.shape)} in {data.x0.dtype}"
         dtype = next(iter(net.params.values())).dtype
-        expected = f"x0 of {dtype}, shape {(len(net.seeds), data.x0.shape[1], *net.shape)}"
+        expected = f"x0 of shape {(len(net.seeds), data.x0.shape[1], *net.shape)} in {dtype}"
         labels = data.label
     elif isinstance(data, LabelledMixture):
         came, expected = f"points of shape {tuple(data.means.shape[1:])}", f"points of shape {net.shape}"

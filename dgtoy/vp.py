@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from .guidance import guided
+from .guidance import check_weights, guided
 from .samplers import append_dims, normal
 
 TIMES = 1000
@@ -172,7 +172,7 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
     `guidance.guided`.
     """
-    guided(main, guide, w, interval)  # refuses a weight or an interval that cannot be, before any call
+    interval = check_weights(interval, w=w)
 
     def model(x, t):
         c = x.shape[1] if channels is None else channels

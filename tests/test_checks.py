@@ -124,7 +124,9 @@ WRONG = {
     "data is None": lambda: fit(TWO.clone(), None, RECIPE),
     "recipe is {}": lambda: fit(TWO.clone(), DATA, {}),
     "every is 0": lambda: fit(TWO.clone(), DATA, RECIPE, every=0),
-    "x0 of torch.float64": lambda: fit(TWO.clone(), Points(DATA.x0.double(), DATA.label), RECIPE),
+    "in torch.float64; expected x0 of": lambda: fit(
+        TWO.clone(), Points(DATA.x0.double(), DATA.label), RECIPE
+    ),
     "ema is net itself": lambda: fit(TWO, DATA, RECIPE, ema=TWO),
     "ema: body.0.bias has shape (1, 128); expected (2, 128)": lambda: fit(
         TWO.clone(), DATA, RECIPE, ema=Ensemble.of([0], num_classes=3)
