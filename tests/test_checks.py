@@ -138,7 +138,7 @@ WRONG = {
     "real holds 5 samples that are not": lambda: metrics.prdc(NAN * X, X, 2),
     "x holds 5 samples that are not": lambda: metrics.frechet_distance(X * math.inf, X),
     "x, y have shapes (5, 2), (5, 1)": lambda: metrics.energy_distance(X, X[:, :1]),
-    "x, y have shapes (5, 2), (1, 2)": lambda: metrics.frechet_distance(X, X[:1]),
+    "y has shape (1, 2); expected (n, D), 2 samples": lambda: metrics.frechet_distance(X, X[:1]),
     "k is 0": lambda: metrics.prdc(X, X, 0),
     "share is 2": lambda: metrics.threshold(MIXTURE, 9, 2),
     "level is nan": lambda: metrics.bootstrap([1.0, 2.0], level=NAN),
