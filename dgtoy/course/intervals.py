@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 STUDENT = "95% t interval"
+LOGS = "95% t interval of the log ratio"
 RESAMPLED = "95% bootstrap, joint, tails widened by Student's t"
 TAIL = 0.025
 

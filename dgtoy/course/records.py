@@ -79,6 +79,8 @@ def caption(record, more=""):
     """What a figure's foot says: the world, the number of seeds, the kind of interval, and what more."""
     setting = record["config"]["setting"]
     world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
+    if setting.get("layout", 0) is None:
+        world += "each on a source of its own, "
     if "truth" in setting:
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
     return f"{world}{len(record['seeds'])} seeds, 95% t intervals{more}"

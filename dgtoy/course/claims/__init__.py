@@ -52,7 +52,7 @@ CLAIMS = (
     ),
     Claim(
         "C5",
-        "At equal w: out-of-domain rate DoG < CFG < none",
+        "On the trade-off of samples outside against match, over all w: DoG < CFG < none",
         "transfer",
         c5,
         "19.6% better FID than standard fine-tuning",
@@ -64,7 +64,12 @@ CLAIMS = (
         c6,
         "no training needed",
     ),
-    Claim("C7", "The price is diversity; an interval buys most of it back", "transfer", c7),
+    Claim(
+        "C7",
+        "DoG pays with diversity; an interval buys most of it back and has the better trade-off",
+        "transfer",
+        c7,
+    ),
     Claim("C8", "The closed form tells where DoG helps and where it hurts", "gap", c8),
     Claim(
         "C9",
@@ -74,7 +79,7 @@ CLAIMS = (
     ),
     Claim(
         "C10",
-        "Controls: itself changes nothing; untrained, wrongly labelled and swapped guides hurt",
+        "Controls: itself changes nothing; untrained, wrongly labelled and swapped guides are worse than DoG",
         "guides",
         c10,
     ),

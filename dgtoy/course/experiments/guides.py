@@ -1,7 +1,7 @@
 """Which guide? The ancestor, a stranger, a weaker self, and guides that should not work. (C9, C10)
 
-Asked twice: of a finished fine-tune, where guidance can only sharpen, and of an
-unfinished one, which it can complete.
+Asked twice: of a finished fine-tune, where guidance can only sharpen, and of one that has hardly
+begun, which it can complete.
 """
 
 import dataclasses
@@ -36,12 +36,17 @@ LOOKS = {"ancestor": "DoG", "own null": "CFG", "weaker self": "autoguidance"}
 class Config(PointConfig):
     """`stages`: (name, fine-tuning steps, learning rate)."""
 
-    stages: tuple = (("finished", 2000, 1e-3), ("unfinished", 100, 1e-4))
+    stages: tuple = (("finished", 5000, 1e-3), ("unfinished", 100, 1e-4))
     weights: tuple = (1.25,)
 
     @classmethod
     def full(cls):
-        return cls(FULL, weights=(1.1, 1.25, 1.5, 2.0))
+        return cls(FULL, weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+
+    @classmethod
+    def replica(cls):
+        setting = replace(super().replica().setting, samples=256)
+        return cls(setting, weights=cls.full().weights)
 
 
 @recorded
@@ -120,7 +125,7 @@ def figure(record):
     panels = {
         ("finished", "out_of_domain"): "Finished: any broad guide\nkeeps samples in the domain",
         ("finished", "energy"): "and they all cost match",
-        ("unfinished", "energy"): "Unfinished: only a model of\nthe source completes it",
+        ("unfinished", "energy"): "Hardly begun: only a model of\nthe source completes it",
     }
     foot = caption(record, f"; w = {w}; lower is better")
     with frame(panels.values(), (16, 5.6), foot, sharey=True) as (fig, axes):
