@@ -152,10 +152,10 @@ def problem(config):
 
 
 @pytest.mark.parametrize("name", REPLICATED)
-def test_a_replica_shares_no_seed_or_no_domain_with_the_full_run(name):
+def test_a_replica_shares_no_seed_or_no_source_with_the_full_run(name):
     full, again = (problem(experiments.config(name, preset)) for preset in ("full", "replica"))
     if name in POINTS:
-        assert full.domain != again.domain and full.layout != again.layout
+        assert full.layout != again.layout and (again.layout is None or full.domain != again.domain)
     else:
         assert again.first >= full.first + full.seeds
 
@@ -290,3 +290,20 @@ def test_every_claim_says_how_its_interval_was_made_and_over_how_many_draws():
         made = claim["interval"]
         assert re.match(r"95% (t interval|bootstrap|percentile bootstrap)|range", made), claim["id"]
         assert str(claim["n"]) in made or "so few seeds" in made, claim["id"]
+
+
+def test_a_method_on_an_interval_guides_there_and_nowhere_else():
+    pre, ft, judge = lab.prepared(TINY)
+    weaker = lab.weaker_self(TINY)
+    bases = ("CFG", "DoG", "autoguidance", "blurred self")
+    names = ("none", *bases, *(name + lab.ON_AN_INTERVAL for name in bases))
+    options = dict(interval=(0.1, 1.0), weaker=weaker, b=0.4)
+    found = {name: D(0) for name, _, D in lab.methods(ft, pre, [2.0], names, **options)}
+    x = judge.start(0)
+    at = lambda name, sigma: found[name](x, torch.tensor(sigma))
+    for name in bases:
+        assert torch.equal(at(name + lab.ON_AN_INTERVAL, 0.5), at(name, 0.5))
+        assert torch.equal(at(name + lab.ON_AN_INTERVAL, 2.0), at("none", 2.0))
+        assert not torch.equal(at(name, 2.0), at("none", 2.0))
+    with refuses("method is 'magic'", "blurred self"):
+        next(lab.methods(ft, pre, [2.0], ["magic"]))[2](0)

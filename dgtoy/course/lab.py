@@ -164,6 +164,19 @@ class PointConfig(Presets):
         return cls(PointSetting(seeds=16, domain="spirals", layout=1))
 
 
+def on_own_sources(**changes):
+    """Twelve seeds, each on a source of its own, fine-tuned until held-out data ask for no guidance: the
+    finished networks of experiment `nulls`."""
+    setting = PointSetting(seeds=12, layout=None, samples=256, finetune=Recipe(steps=5000))
+    return replace(setting, **changes)
+
+
+def weaker_self(setting, device="cpu", progress=False):
+    """The guide of autoguidance: the same fine-tune after a tenth of its steps."""
+    steps = max(1, setting.finetune.steps // 10)
+    return finetuned(replace(setting, finetune=dict(steps=steps)), device, progress)
+
+
 def pretrained(setting, device="cpu", progress=False):
     """The averaged weights of networks trained on the source, one for each seed."""
     source = setting.source(device)
@@ -191,6 +204,8 @@ def prepared(setting, device="cpu", progress=False):
 def scores(setting, weights, device="cpu", progress=False, **options):
     """A row for each of the `methods` with these options: method, w and each metric by seed."""
     pre, ft, judge = prepared(setting, device, progress)
+    if any(name.startswith("autoguidance") for name in options.get("names", ())):
+        options["weaker"] = weaker_self(setting, device, progress)
     return [dict(method=name, w=w, **judge.judged(D)) for name, w, D in methods(ft, pre, weights, **options)]
 
 

@@ -287,20 +287,34 @@ def c11(record):
 
 
 def c12(record):
-    cells = sorted({(r["sampler"], r["steps"]) for r in rows(record)})
-    none, cfg, dog = (dict(method=m) for m in ("none", "CFG", "DoG"))
-    gaps, kept = [], 0
-    for sampler, steps in cells:
-        where = dict(sampler=sampler, steps=steps)
-        gaps.append(paired(record, dog, cfg, **where))
-        kept += gaps[-1][1] > 0 and paired(record, cfg, none, **where)[1] > 0
+    """In each combination of sampler and steps: by the whole trade-off where the record has one, else at the
+    one weight that it has."""
+    config, cells = record["config"], sorted({(r["sampler"], r["steps"]) for r in rows(record)})
+    swept = len(config.get("weights", ())) > 1
+    compare = _by_area if swept else _at_one_weight
+    found = [compare(record, dict(sampler=sampler, steps=steps)) for sampler, steps in cells]
+    kept = sum(dog[1] > 1 and cfg[1] > 1 for dog, cfg in found)
     return over_seeds(
         record,
-        min(gaps, key=lambda g: g[0]),
-        f"smallest out-of-domain gap, CFG minus DoG, w = {W}",
+        min((dog for dog, _ in found), key=lambda r: r[0]),
+        "smallest ratio over the combinations, CFG to DoG: "
+        + ("area under the trade-off" if swept else f"out-of-domain rate at equal w = {W}"),
         {"everywhere": kept == len(cells), "mostly": kept > len(cells) / 2},
         f"DoG < CFG < none in {kept} of {len(cells)} combinations of sampler and steps",
+        LOGS,
     )
+
+
+def _by_area(record, where):
+    """Area under the trade-off: of CFG relative to DoG, of none relative to CFG."""
+    cfg, dog = (area(family(record, m, **where)) for m in ("CFG", "DoG"))
+    return ratio(cfg, dog), ratio(values(record, "out_of_domain", **where, **NONE), cfg)
+
+
+def _at_one_weight(record, where):
+    """Out-of-domain rate: of CFG relative to DoG, of none relative to CFG."""
+    none, cfg, dog = (values(record, "out_of_domain", method=m, **where) for m in ("none", "CFG", "DoG"))
+    return ratio(cfg, dog), ratio(none, cfg)
 
 
 def c18(record):

@@ -11,7 +11,7 @@ import torch
 from ...guidance import guided
 from ...nets import Ensemble
 from .. import plot
-from ..lab import FULL, PointConfig, finetuned, prepared, pretrained, replace
+from ..lab import FULL, PointConfig, prepared, pretrained, replace, weaker_self
 from ..records import caption, values
 from .panels import frame
 from .runs import recorded
@@ -66,8 +66,7 @@ def run(config, device, progress):
 
 def _pairs(setting, pre, ft, device, progress):
     """Main model and guide, each label -> denoiser, for every name of GUIDES."""
-    steps = setting.finetune.steps // 10
-    weaker = finetuned(replace(setting, finetune=dict(steps=steps)), device, progress)
+    weaker = weaker_self(setting, device, progress)
     steps = setting.pretrain.steps // 8
     early = pretrained(replace(setting, pretrain=dict(steps=steps)), device, progress)
     foreign = pretrained(replace(setting, layout=setting.layout + 1), device, progress)

@@ -16,7 +16,7 @@ from ...gmm import GaussianMixture
 from ...guidance import blurred, guided
 from ...samplers import dpmpp_2m
 from .. import cache, plot
-from ..lab import PointSetting, Presets, finetuned, prepared, replace
+from ..lab import PointSetting, Presets, finetuned, prepared, replace, weaker_self
 from ..records import caption, record, rows
 from .calibration import regime, weigh_seeds
 from .guides import label_free
@@ -123,8 +123,7 @@ def named(name, setting, model, ft, pre, device):
         wide = GaussianMixture([1.0], torch.zeros(1, 2), width**2 * torch.eye(2)[None]).to(device)
         return lambda c: wide.denoise
     if kind == "weaker self":
-        steps = max(1, setting.finetune.steps // 10)
-        return finetuned(replace(setting, finetune=dict(steps=steps)), device).denoiser
+        return weaker_self(setting, device).denoiser
     if kind == BETTER:
         better = replace(setting, size=16 * setting.size, finetune=dict(dropout=1.0))
         return label_free(finetuned(better, device))

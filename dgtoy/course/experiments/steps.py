@@ -5,25 +5,30 @@ import dataclasses
 import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
-from ..lab import FULL, PointConfig, methods, prepared
+from ..lab import FULL, PointConfig, methods, on_own_sources, prepared
 from ..records import caption, rows
 from .panels import curve, frame
 from .runs import recorded
 
+W = 1.25  # the weight that is drawn
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PointConfig):
-    """Each sampler at each number of steps, at one weight."""
+    """Each sampler at each number of steps, at each weight."""
 
     samplers: tuple = tuple(SAMPLERS)
     steps: tuple = (8, 32)
-    w: float = 1.25
+    weights: tuple = (1.25,)
 
     @classmethod
     def full(cls):
         return cls(FULL, steps=(4, 8, 16, 32, 64, 128))
+
+    @classmethod
+    def replica(cls):
+        return cls(on_own_sources(), steps=(8, 16, 32, 64), weights=(1.1, 1.25, 1.5, 2.0))
 
 
 @recorded
@@ -32,10 +37,10 @@ def run(config, device, progress):
     pre, ft, judge = prepared(config.setting, device, progress)
     for sampler in config.samplers:
         for steps in config.steps:
-            for name, _, method in methods(ft, pre, [config.w]):
+            for name, w, method in methods(ft, pre, config.weights):
                 options = _noise(config.setting, device) if sampler == "ancestral" else {}
                 score = judge.judged(method, sampler=SAMPLERS[sampler], steps=steps, **options)
-                yield dict(sampler=sampler, steps=steps, method=name, **score)
+                yield dict(sampler=sampler, steps=steps, method=name, w=w, **score)
 
 
 def _noise(setting, device):
@@ -46,11 +51,11 @@ def _noise(setting, device):
 def figure(record):
     """Out-of-domain rate against the number of steps, one panel for each sampler."""
     config = record["config"]
-    samplers = config["samplers"]
+    samplers, w = config["samplers"], W
     with frame(samplers, (4.2 * len(samplers), 4.6), caption(record), sharey=True) as (fig, axes):
         for ax, sampler in zip(axes, samplers, strict=True):
             for method in ("none", "CFG", "DoG"):
-                found = rows(record, sampler=sampler, method=method)
+                found = [r for r in rows(record, sampler=sampler, method=method) if r.get("w", w) in (1.0, w)]
                 curve(ax, found, "steps", "out_of_domain", method)
             ax.set(xscale="log", xlabel="steps")
             ax.set_xticks(config["steps"], config["steps"], minor=False)
@@ -59,6 +64,6 @@ def figure(record):
         axes[0].set_yscale("symlog", linthresh=0.02)
         axes[0].set_ylim(0, 1.05)
         axes[0].legend(loc="upper right", fontsize=11)
-        title = f"DoG stays lowest once the sampler has converged (w = {config['w']})"
+        title = f"DoG stays lowest once the sampler has converged (w = {w})"
         fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
     return fig

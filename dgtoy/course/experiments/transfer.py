@@ -2,33 +2,41 @@
 
 import dataclasses
 
-from ..lab import FULL, PointSetting, Presets, replace, scores
-from ..records import caption
+from ..lab import FULL, ON_AN_INTERVAL, PointSetting, Presets, on_own_sources, replace, scores
+from ..records import caption, rows
 from .panels import frame, level, over_weights, unguided
 from .runs import recorded
 
-METHODS = ("CFG", "DoG", "DoG on an interval")
+ALWAYS = ("CFG", "DoG", "autoguidance", "blurred self")
+METHODS = (*ALWAYS, *(name + ON_AN_INTERVAL for name in ALWAYS))
+DRAWN = (*ALWAYS, "DoG on an interval")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Presets):
-    """Each method at each weight, in each domain. `interval`: where the interval method guides."""
+    """Each method at each weight, in each domain. `interval`: where methods on an interval guide. `b`: the
+    width of the blurred self."""
 
     setting: PointSetting = PointSetting()
     domains: tuple = ("moons",)
     weights: tuple = (1.1, 1.25, 1.5, 2.0)
     interval: tuple = (0.0, 0.5)
+    b: float = 0.4
 
     @classmethod
     def full(cls):
         weights = (1.05, 1.1, 1.25, 1.5, 1.75, 2.0, 3.0)
         return cls(FULL, domains=("moons", "spirals", "grid"), weights=weights)
 
+    @classmethod
+    def replica(cls):
+        return cls(on_own_sources(), domains=("moons", "spirals"), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+
 
 @recorded
 def run(config, device, progress):
     """Rows of domain, method, w and each metric by seed."""
-    options = dict(names=("none", *METHODS), interval=config.interval)
+    options = dict(names=("none", *METHODS), interval=config.interval, b=config.b)
     for domain in config.domains:
         setting = replace(config.setting, domain=domain)
         for r in scores(setting, config.weights, device, progress, **options):
@@ -43,9 +51,11 @@ def figure(record):
         "coverage": "and in diversity",
     }
     ticks = [1, 1.5, 2, 2.5, 3] if max(record["config"]["weights"]) > 2 else [1, 1.25, 1.5, 1.75, 2]
+    known = {r["method"] for r in rows(record, domain="moons")}
+    drawn = [name for name in DRAWN if name in known]
     with frame(titles.values(), (15, 4.6), caption(record)) as (fig, axes):
         for ax, metric in zip(axes, titles, strict=True):
-            over_weights(ax, record, metric, METHODS, domain="moons")
+            over_weights(ax, record, metric, drawn, domain="moons")
             unguided(ax, record, metric, domain="moons")
             ax.set(xticks=ticks)
         level(axes[0], 0.01)
