@@ -165,6 +165,33 @@ def check_shapes(path, tensors, expected):
             raise ValueError(f"{path}: {name} has shape {came}; expected {wanted}")
 
 
+def one_byte(state):
+    """Weights in one byte each: a matrix W as int8 Q and a scale for each row; all else in float16.
+
+    W_ij ~ s_i Q_ij with s_i = max_j |W_ij| / 127, under the names NAME and NAME.scale: an error of at most
+    s_i / 2. `floats` is the way back.
+    """
+    found = {}
+    for name, value in state.items():
+        if value.ndim == 2:
+            scale = (value.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12).float()
+            found[name] = (value / scale).round().to(torch.int8)
+            found[f"{name}.scale"] = scale
+        else:
+            found[name] = value.half()
+    return found
+
+
+def floats(state):
+    """Weights in float32, whether in float16 or as `one_byte` left them."""
+    scales = {name for name in state if name.endswith(".scale")}
+    return {
+        name: value.float() * state.get(f"{name}.scale", 1.0)
+        for name, value in state.items()
+        if name not in scales
+    }
+
+
 def read_safetensors(path):
     """tensors, header of what `write_safetensors` wrote. Raises ValueError for any other file."""
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -9,11 +10,15 @@ import torch
 from helpers import refuses
 from PIL import Image
 
-from dgtoy.course import cli
+from dgtoy import shipped
+from dgtoy.checkpoint import read_safetensors
+from dgtoy.course import cli, recipes
 from dgtoy.course.worlds import packs, photos
-from dgtoy.dit import VP, DiT
+from dgtoy.dit import VP, DiT, Flow
+from dgtoy.interop import add_lora
 from dgtoy.pipeline.finetune import Config, finetune
 from dgtoy.pipeline.pictures import ImageFolder
+from dgtoy.train import TrainingConfig
 
 close = torch.testing.assert_close
 
@@ -248,3 +253,84 @@ def test_fine_tuning_runs_on_photographs(tmp_path):
     assert len(losses) == 3 and np.isfinite(losses).all()
     with refuses("data has latents (3, 64, 64) of 2 classes", "expected (3, 64, 64) and 3"):
         finetune(net, some(classes=2), config, tmp_path)
+
+
+# the networks made from them
+
+SMALL = recipes.Photos(
+    recipes.Photos().network | dict(patch_size=32, hidden_size=16, depth=1, num_heads=2),
+    TrainingConfig(steps=3, batch=6, muon=3.0),
+)
+
+
+@pytest.fixture(scope="module")
+def few_photos():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (24, 3, 64, 64), generator=g, dtype=torch.uint8)
+    return photos.Photos(x, torch.arange(24) % 4, list("abcd"))
+
+
+def test_pretraining_goes_on_as_if_it_had_never_stopped(few_photos, tmp_path):
+    never = recipes.pretrain_photos(SMALL, few_photos)
+    short = dataclasses.replace(SMALL, train=dataclasses.replace(SMALL.train, steps=2))
+    recipes.pretrain_photos(short, few_photos, state=tmp_path)
+    rest = recipes.pretrain_photos(SMALL, few_photos, state=tmp_path)
+    assert max(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= 16 * 2**20
+    for name, p in rest.params.items():
+        assert torch.equal(p, never.params[name])
+
+
+def test_a_batch_of_pretraining_is_a_function_of_seed_and_step(few_photos):
+    batch = lambda seed, step: recipes.photo_batch(few_photos, seed, SMALL.train, 4, step)
+    for one, again in zip(batch(1, 7), batch(1, 7), strict=True):
+        assert torch.equal(one, again)
+    x0, label, time, eps = batch(1, 7)
+    assert x0.shape == eps.shape == (6, 3, 64, 64) and label.shape == time.shape == (6,)
+    assert not torch.equal(eps, batch(1, 8)[3]) and not torch.equal(eps, batch(2, 7)[3])
+    rows = [
+        int((few_photos.draw(torch.arange(24), torch.zeros(24, dtype=bool))[0] == x).flatten(1).all(1).any())
+        for x in x0
+    ]
+    mirrored = [
+        int((few_photos.draw(torch.arange(24), torch.ones(24, dtype=bool))[0] == x).flatten(1).all(1).any())
+        for x in x0
+    ]
+    assert all(a + b for a, b in zip(rows, mirrored, strict=True)) and 0 < sum(mirrored) < 6
+
+
+def test_what_is_made_of_photographs_is_what_is_loaded(few_photos, tmp_path, monkeypatch):
+    """The base in one byte a weight, its fine-tune as a LoRA added to that."""
+    monkeypatch.setattr(photos, "source", lambda: photos.Split(few_photos, few_photos))
+    monkeypatch.setattr(photos, "target", lambda name: photos.Split(few_photos, few_photos))
+    facts = recipes.make("photos64", SMALL, folder=tmp_path)
+    base = shipped.load("photos64", folder=tmp_path)
+    assert isinstance(base, Flow) and base.config == facts["config"] and facts["classes"] == list("abcd")
+    made = recipes.pretrain_photos(SMALL, few_photos)
+    for name, value in base.net.state_dict().items():
+        exact = made.net.state_dict()[name]
+        step = exact.abs().amax(-1, keepdim=True) / 127 if exact.ndim == 2 else exact.abs() * 2**-9
+        assert ((value - exact).abs() <= 0.51 * step + 1e-7).all(), name
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped.load, "__defaults__", ("cpu", tmp_path))
+    short = recipes.FineTune("food", dataclasses.replace(recipes.FineTune("food").train, steps=2, batch=4))
+    facts = recipes.make("photos64-food", short, folder=tmp_path)
+    tuned = shipped.load("photos64-food", folder=tmp_path)
+    assert tuned.null == 4 and facts["base"] == "photos64" and facts["classes"] == list("abcd")
+    # by the pipeline's own way: adapter and base as two parts
+    net = add_lora(base, 4, 8, 0)
+    tensors = read_safetensors(tmp_path / "photos64-food.safetensors")[0]
+    assert tensors.keys() == net.params.keys()
+    for name, p in net.params.items():
+        p.data.copy_(tensors[name])
+    x, sigma, label = torch.randn(2, 3, 64, 64), torch.tensor(3.0), torch.tensor([0, 3])
+    close(tuned.denoiser(label)(x, sigma), net.denoiser(label)(x, sigma), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fine_tune_that_does_not_fit_its_base_is_refused(few_photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "source", lambda: photos.Split(few_photos, few_photos))
+    recipes.make("photos64", SMALL, folder=tmp_path)
+    path = tmp_path / "photos64-food.safetensors"
+    shutil.copy(shipped.FOLDER / "photos64-food.safetensors", path)
+    shutil.copy(shipped.FOLDER / "photos64-food.json", path.with_suffix(".json"))
+    with refuses("photos64-food.safetensors"):
+        shipped.load("photos64-food", folder=tmp_path)

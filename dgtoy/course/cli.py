@@ -199,14 +199,27 @@ def photos(args):
         print(path, flush=True)
 
 
+def _weights_options(parser):
+    from ..shipped import NAMES
+
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)}; default: all of them"
+    )
+    _folder(parser, "--state", "folder that a long training goes on from, by parts", "build/weights")
+    _device(parser)
+
+
 def weights(args):
     """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
-    from .. import shipped
+    from .. import distributed, shipped
     from . import recipes
 
-    device = environment.device(args.device)
-    for name in shipped.NAMES:
-        recipes.make(name, device=device, progress=True)
+    unknown = [name for name in args.names if name not in shipped.NAMES]
+    if unknown:
+        raise ValueError(f"NAME is {unknown[0]}; expected of {', '.join(shipped.NAMES)}")
+    device = distributed.join(environment.device(args.device))
+    for name in args.names or shipped.NAMES:
+        recipes.make(name, device=device, state=args.state / name, progress=distributed.rank() == 0)
 
 
 def _bench_options(parser):
@@ -248,7 +261,7 @@ COMMANDS = {
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
     "photos": (_photos_options, photos),
-    "weights": (_device, weights),
+    "weights": (_weights_options, weights),
     "bench": (_bench_options, bench),
     "badges": (_badges_options, badges),
 }

@@ -114,7 +114,7 @@ class FlowObjective:
     @staticmethod
     def times(n, generator):
         """Times (n,) of a batch, within (0, 1), on the CPU."""
-        return torch.sigmoid(0.3 + torch.randn(n, generator=generator))
+        return torch.sigmoid(0.3 + torch.randn(n, generator=generator, device=generator.device))
 
     def __call__(self, net, x0, label, time, eps):
         """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""

@@ -102,6 +102,7 @@ class Photos:
                 f" expected 0 to {len(classes) - 1} for {len(classes)} classes"
             )
         self.x, self.label, self.classes = x, label.cpu(), list(classes)
+        self.beside = label.to(x.device)  # the labels again, where the pictures are
         self.shape = tuple(x.shape[1:])
 
     def __len__(self):
@@ -112,7 +113,7 @@ class Photos:
         return Photos(self.x[rows], self.label[rows], self.classes)
 
     def to(self, device):
-        """A copy on another device; labels stay on the CPU, where batches are drawn."""
+        """A copy on another device; its labels are there and on the CPU, wherever a batch is drawn."""
         return Photos(self.x.to(device), self.label, self.classes)
 
     @property
@@ -120,10 +121,14 @@ class Photos:
         return data_checksum((self.x, self.label), self.classes)
 
     def draw(self, rows, flip, z=None):
-        """x0 (B, 3, 64, 64) in [-1, 1], label (B,) of pictures `rows` (B,), mirrored where `flip` (B,)."""
+        """x0 (B, 3, 64, 64) in [-1, 1], label (B,) of pictures `rows` (B,), mirrored where `flip` (B,).
+
+        x0 is where the pictures are, label where `rows` is.
+        """
         x0 = self.x[rows.to(self.x.device)].float() / 127.5 - 1
         flip = flip.to(x0.device)[:, None, None, None]
-        return torch.where(flip, x0.flip(-1), x0), self.label[rows.to("cpu")]
+        label = self.label if rows.device.type == "cpu" else self.beside
+        return torch.where(flip, x0.flip(-1), x0), label[rows]
 
 
 class Split(NamedTuple):
@@ -159,22 +164,14 @@ def split(images, size=None):
 
 def _split(x, label, classes, how, size=None):
     """The parts of SPLITS[how], of the first the first `size` of each class."""
-    photos = Photos(x, label, classes)
     numbers = [(label == k).nonzero()[:, 0] for k in range(len(classes))]
-    train, truth = (photos[torch.cat([rows[part] for rows in numbers])] for part in SPLITS[how])
-    return Split(train[first(train.label, size)], truth)
-
-
-def first(label, size=None):
-    """Which of pictures with label (N,) are the first `size` of their class, None for all of them.  -> (n,)
-
-    Raises ValueError for a size that no class has.
-    """
-    numbers = [(label == k).nonzero()[:, 0] for k in label.unique()]
-    longest = max(map(len, numbers))
+    first, second = SPLITS[how]
+    longest = max(len(rows[first]) for rows in numbers)
     if size is not None and not 1 <= size <= longest:
         raise ValueError(f"size is {size}; expected 1 to {longest}, the pictures of the largest class")
-    return torch.cat([rows[:size] for rows in numbers])
+    photos = Photos(x, label, classes)
+    train = torch.cat([rows[first][:size] for rows in numbers])
+    return Split(photos[train], photos[torch.cat([rows[second] for rows in numbers])])
 
 
 # packed files
