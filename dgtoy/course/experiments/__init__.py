@@ -22,7 +22,7 @@ NAMES = (
         "calibration",
     ),
     *("images", "images_gap", "images_tuning", "images_dogfit", "images_plane", "images_guides"),
-    *("images_cost", "scale", "why", "idea"),
+    *("images_cost", "scale", "why", "idea", "posters"),
 )
 
 

@@ -1,0 +1,119 @@
+"""The same noise under each method, as pictures: the shipped photo model's fine-tunes.
+
+The first pictures of seed 0 in order, the classes taking turns; none is picked.
+"""
+
+import base64
+import dataclasses
+import io
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ... import shipped
+from ...guidance import guided
+from ...samplers import dpmpp_2m, karras, last
+from ..lab import Presets
+from .panels import frame
+from .runs import recorded
+
+EVERYWHERE, INSIDE = (0.0, math.inf), (0.2, 5.0)  # noise levels at which guidance is on
+ROWS = {  # name: method, w, noise levels
+    "none": ("none", 1.0, EVERYWHERE),
+    "CFG, w = 1.5": ("CFG", 1.5, EVERYWHERE),
+    "CFG, w = 3": ("CFG", 3.0, EVERYWHERE),
+    "DoG, w = 1.5": ("DoG", 1.5, EVERYWHERE),
+    "DoG, w = 3": ("DoG", 3.0, EVERYWHERE),
+    "DoG, w = 3,\nσ 0.2 to 5": ("DoG", 3.0, INSIDE),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Presets):
+    """targets: of `shipped.FINE_TUNES`. count: pictures of a row. crowd: of one class of the first target,
+    and so many, for the price: DoG at the weights `prices`."""
+
+    targets: tuple = ("photos64-food",)
+    seeds: int = 1
+    count: int = 2
+    steps: int = 4
+    crowd: tuple = (14, 2)  # pizza
+    prices: tuple = (1.0, 1.5, 3.0)
+
+    @classmethod
+    def full(cls):
+        return cls(shipped.FINE_TUNES, count=10, steps=24, crowd=(14, 16))
+
+
+def noise(n, shape=(3, 64, 64), seed=0):
+    """Standard normal noise of n pictures: that of picture i depends on seed and i alone.  -> (n, *shape)"""
+    each = [torch.Generator().manual_seed(1_000_000 * seed + i) for i in range(n)]
+    return torch.stack([torch.randn(shape, generator=g) for g in each])
+
+
+def sampled(tuned, pre, method, w, interval, x_T, label, steps):
+    """Pictures of a fine-tune from standard normal noise x_T (n, 3, 64, 64), label (n,).  -> as x_T"""
+    guide = tuned.denoiser(tuned.null) if method == "CFG" else pre.denoiser(pre.null)
+    D = guided(tuned.denoiser(label), guide, w, interval)
+    sigmas = karras(steps, 0.004, 80.0)
+    return last(dpmpp_2m(D, sigmas[0].float() * x_T, sigmas))
+
+
+@recorded
+def run(config, device, progress):
+    """A row for each target and method, and for each price: its pictures as one PNG strip."""
+    pre = shipped.load("photos64", device)
+    tuned, (one, many) = shipped.load(config.targets[0], device), config.crowd
+    for w in config.prices:
+        label = torch.full((many,), one, device=device)
+        x = sampled(tuned, pre, "DoG", w, EVERYWHERE, noise(many).to(device), label, config.steps)
+        yield dict(target="one class", row=f"DoG, w = {w:g}", strip=_strip(x))
+    for target in config.targets:
+        tuned = shipped.load(target, device)
+        label = torch.arange(config.count, device=device) % tuned.null
+        x_T = noise(config.count).to(device)
+        for name, (method, w, interval) in ROWS.items():
+            x = sampled(tuned, pre, method, w, interval, x_T, label, config.steps)
+            yield dict(target=target, row=name, strip=_strip(x))
+
+
+def _strip(x):
+    """Pictures (n, 3, H, W) in [-1, 1] side by side, as PNG in base64."""
+    pixels = ((x.cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    wide = pixels.permute(2, 0, 3, 1).flatten(1, 2)  # (H, n W, 3)
+    held = io.BytesIO()
+    Image.fromarray(wide.numpy()).save(held, "png", optimize=True)
+    return base64.b64encode(held.getvalue()).decode()
+
+
+def strip(row):
+    """The pictures of a row of the record.  -> (H, n W, 3) uint8"""
+    return np.array(Image.open(io.BytesIO(base64.b64decode(row["strip"]))))
+
+
+def figure(record):
+    """Of each target every method's row."""
+    return poster(record, record["config"]["targets"], ROWS)
+
+
+def price(record):
+    """Pictures of one class at growing weights."""
+    return poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]])
+
+
+def poster(record, targets, rows):
+    """Rows of pictures, each at least 96 pixels wide on the page."""
+    by_row = {(r["target"], r["row"]): strip(r) for r in record["results"]["rows"]}
+    wanted = [(target, row) for target in targets for row in rows]
+    height, width, _ = by_row[wanted[0]].shape
+    size = (1.5 + width / height, 1.03 * len(wanted))
+    with frame([""] * len(wanted), size, rows=len(wanted), dpi=110) as (fig, axes):
+        fig.get_layout_engine().set(hspace=0, wspace=0, h_pad=0.01, w_pad=0.02)
+        for ax, (target, row) in zip(axes, wanted, strict=True):
+            ax.imshow(by_row[target, row], interpolation="lanczos")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            ax.set_ylabel(row, rotation=0, ha="right", va="center", fontsize=11)
+    return fig
