@@ -142,7 +142,7 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
-    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8), nulls=(12, 8))
+    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8), nulls=(8, 8))
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 
@@ -254,7 +254,7 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
     least = (
-        12
+        8
         if path.stem == "nulls"
         else 64
         if path.stem in POINTS

@@ -1,11 +1,14 @@
 """The factorial of guides: exact members seed by seed, regimes, and rules that can go both ways."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 import torch
 
 from dgtoy import Recipe
-from dgtoy.course import lab
+from dgtoy.course import lab, records
 from dgtoy.course.claims import nulls as rules
 from dgtoy.course.experiments import nulls
 from dgtoy.course.experiments.calibration import regime
@@ -98,7 +101,12 @@ def made(better):
         for guide in RIVALS:
             left = np.array([0.04, 0.05, 0.04, 0.05]) / (2 if guide == better else 1)
             found.append(place | dict(guide=guide, w=1.5, energy=[0.02] * 4, out_of_domain=left.tolist()))
-    config = dict(setting=dict(domain="moons", layout=None), stages=[["finished", 1, 1]], worlds=[["moons"]])
+    config = dict(
+        setting=dict(domain="moons", layout=None),
+        stages=[["finished", 1, 1]],
+        worlds=[["moons"]],
+        wide=["moons"],
+    )
     return dict(name="nulls", seeds=[0, 1, 2, 3], config=config, results=dict(rows=found, fits=places))
 
 
@@ -115,3 +123,19 @@ def test_a_rule_goes_the_way_of_its_record(rule, hero, villain):
     assert won.verdict in ("holds", "holds in part") and any(won.parts.values())
     assert won.value < 1 <= lost.value
     assert "4 trainings, each on a source of its own" in won.interval
+
+
+RECORD = pathlib.Path(__file__).resolve().parents[1] / "figures" / "nulls.json"
+
+
+@pytest.mark.skipif(not RECORD.exists(), reason="the record is being made")
+def test_the_regimes_that_captions_name_are_those_that_held_out_weights_tell():
+    record = json.loads(RECORD.read_text())
+    recipes = {name: (steps, lr) for name, steps, lr in record["config"]["stages"]}
+    found = {
+        recipes[f["stage"]]: f["regime"]
+        for f in record["results"]["fits"]
+        if f["world"] in ("moons", "spirals")
+    }
+    for recipe, words in records.REGIMES.items():
+        assert words.split(" (")[0] == found[recipe]

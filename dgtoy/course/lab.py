@@ -165,9 +165,9 @@ class PointConfig(Presets):
 
 
 def on_own_sources(**changes):
-    """Twelve seeds, each on a source of its own, fine-tuned until held-out data ask for no guidance: the
+    """Eight seeds, each on a source of its own, fine-tuned until held-out data ask for no guidance: the
     finished networks of experiment `nulls`."""
-    setting = PointSetting(seeds=12, layout=None, samples=256, finetune=Recipe(steps=5000))
+    setting = PointSetting(seeds=8, layout=None, samples=256, finetune=Recipe(steps=5000))
     return replace(setting, **changes)
 
 

@@ -75,14 +75,29 @@ def revision(folder=PACKAGE):
         return None, None
 
 
+# what held-out weights say of a fine-tune on 256 points per class (`calibration.regime`, record `nulls`)
+REGIMES = {(2000, 1e-3): "unfinished (detail missing)", (5000, 1e-3): "finished"}
+
+
+def regime(record):
+    """In which regime all fine-tunes of a record on points are, "" where it goes through several."""
+    config = record["config"]
+    if {"stages", "sizes"} & config.keys():
+        return ""
+    recipe = config["setting"]["finetune"]
+    return REGIMES.get((recipe["steps"], recipe["lr"]), "")
+
+
 def caption(record, more=""):
-    """What a figure's foot says: the world, the number of seeds, the kind of interval, and what more."""
+    """What a figure's foot says: world, regime, number of seeds, kind of interval, and what more."""
     setting = record["config"]["setting"]
     world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
     if setting.get("layout", 0) is None:
         world += "each on a source of its own, "
     if "truth" in setting:
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
+    elif regime(record):
+        world += f"fine-tunes {regime(record)}, "
     return f"{world}{len(record['seeds'])} seeds, 95% t intervals{more}"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from ..intervals import STUDENT
+from ..records import regime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,5 +36,5 @@ def drawn(record):
     setting, n = record["config"].get("setting", {}), len(record["seeds"])
     if "domain" not in setting:
         return f"{n} fine-tunes of one network" if setting else f"{n} random problems"
-    own = setting.get("layout", 0) is None
-    return f"{n} trainings, {'each on a source of its own' if own else 'all on one source'}"
+    own = "each on a source of its own" if setting.get("layout", 0) is None else "all on one source"
+    return ", ".join(filter(None, (f"{n} trainings", regime(record), own)))

@@ -47,10 +47,9 @@ def _listed(found):
 
 def c21(record):
     """Is CFG held back by its null branch?"""
-    last = record["config"]["stages"][-1][0]
-    done = places(record, *DONE)
-    ideal = {_name(p): against(record, "exact null", "own null", **p) for p in done}
-    better = {p["world"]: against(record, BETTER, "own null", **p) for p in places(record, last)}
+    done = [p for p in places(record, *DONE) if p["world"] in record["config"]["wide"]]
+    ideal = {_name(p): against(record, "exact null", "own null", **p) for p in places(record, *DONE)}
+    better = {_name(p): against(record, BETTER, "own null", **p) for p in done}
     worse = {_name(p): against(record, "own null, b = 0.4", "own null", **p) for p in done}
     parts = {f"an ideal null is better: {name}": r[2] < 1 for name, r in ideal.items()}
     parts |= {f"a better trained null is better: {name}": r[2] < 1 for name, r in better.items()}
