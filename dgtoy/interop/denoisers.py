@@ -1,8 +1,9 @@
-"""A diffusers network as a denoiser D(x, sigma)."""
+"""Networks from elsewhere as denoisers D(x, sigma)."""
 
-import numpy as np
 import torch
 
+from ..samplers import append_dims
+from . import levels
 from .pipelines import each_tensor
 
 
@@ -15,38 +16,59 @@ def denoiser(net, scheduler, **condition):
     eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep, of one row or
     as many as x has, nested dicts as well. Raises ValueError for another prediction type.
     """
-    flow = not hasattr(scheduler, "alphas_cumprod")
-    kind = "flow" if flow else scheduler.config.prediction_type
-    if kind not in ("flow", "epsilon", "v_prediction"):
-        raise ValueError(f"scheduler predicts {kind}; expected epsilon, v_prediction or a flow")
+    kind = levels.predicts(scheduler)
+
+    def answer(x, time):
+        time = time.to(x.device, net.dtype if kind == "flow" else torch.float32)
+        expanded = each_tensor(lambda v: v.expand(len(x), *v.shape[1:]), condition)
+        return net(x.to(net.dtype), timestep=time, **expanded, return_dict=False)[0]
+
+    return as_denoiser(answer, kind, lambda sigma: levels.sigma_to_t(sigma, scheduler))
+
+
+def as_denoiser(net, predicts, sigma_to_t=None, **condition):
+    """Any network net(x, t, **condition) as D(x, sigma) -> x0_hat, without a gradient.
+
+    predicts: "x0", or "epsilon", "v_prediction" or "flow". sigma_to_t: gives the network's time (B,) of
+    sigma (B,); with it "epsilon" and "v_prediction" see x / sqrt(1 + sigma^2), as in a variance-preserving
+    process. Without it t is sigma, and they see x itself; a flow, u = eps - x0, sees x / (1 + sigma) and t =
+    sigma / (1 + sigma). Of the network's channels the first, as many as x has, enter.
+    Raises ValueError for another prediction.
+
+        k-diffusion, EDM2       as_denoiser(net, "x0", class_labels=y)
+        smalldiffusion          as_denoiser(net, "epsilon")
+        the official DiT        as_denoiser(net, "epsilon", process.sigma_to_t, y=y)
+        the official SiT        as_denoiser(lambda x, t, y: -net(x, 1 - t, y), "flow", y=y)
+    """
+    if predicts not in ("x0", "epsilon", "v_prediction", "flow"):
+        raise ValueError(f"predicts is {predicts}; expected x0, epsilon, v_prediction or flow")
+    preserves = predicts == "v_prediction" or (predicts == "epsilon" and sigma_to_t is not None)
 
     @torch.no_grad()
     def D(x, sigma):
         sigma = torch.as_tensor(sigma).cpu().double().expand(len(x))  # (B,)
-        scale = 1 + sigma if flow else (1 + sigma**2).sqrt()  # x_t = x / scale
-        time = scheduler.config.num_train_timesteps * sigma / scale if flow else _sigma_to_t(sigma, scheduler)
-        out = net(
-            (x / _like(scale, x)).to(net.dtype),
-            timestep=time.to(x.device, net.dtype if flow else torch.float32),
-            **each_tensor(lambda v: v.expand(len(x), *v.shape[1:]), condition),
-            return_dict=False,
-        )[0]
-        out = out[:, : x.shape[1]].to(x.dtype)
-        if kind == "epsilon":
-            return x - _like(sigma, x) * out
-        if kind == "v_prediction":  # v = (eps - sigma x0) / sqrt(1 + sigma^2)
-            return x / _like(scale, x) ** 2 - _like(sigma / scale, x) * out
-        return (x - _like(sigma, x) * out) / _like(scale, x)  # v = eps - x0, x0 = x_t - t v
+        level = append_dims(sigma, x).to(x)  # (B, 1, ...)
+        scale = torch.ones_like(level)
+        if predicts == "flow":
+            scale = 1 + level
+        elif preserves:
+            scale = (1 + level**2).sqrt()
+        time = sigma / (1 + sigma) if predicts == "flow" else sigma
+        if sigma_to_t is not None:
+            time = sigma_to_t(sigma)
+        time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        out = net((x / scale).to(_dtype(net, x)), time, **condition)[:, : x.shape[1]].to(x.dtype)
+        if predicts == "x0":
+            return out
+        if predicts == "epsilon":
+            return x - level * out
+        if predicts == "v_prediction":  # v = (eps - sigma x0) / sqrt(1 + sigma^2)
+            return x / scale**2 - level / scale * out
+        return (x - level * out) / scale  # u = eps - x0, x0 = x_t - t u
 
     return D
 
 
-def _like(v, x):
-    """v (B,) in x's dtype and on its device, shaped to multiply x (B, *D)."""
-    return v.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _sigma_to_t(sigma, scheduler):
-    """The timestep of a noise level, between two by interpolation of ln sigma.  (B,) -> (B,) float64"""
-    log_sigmas = np.log((1 / scheduler.alphas_cumprod.double() - 1).sqrt().numpy())
-    return torch.from_numpy(np.interp(sigma.log().numpy(), log_sigmas, np.arange(len(log_sigmas))))
+def _dtype(net, x):
+    """What a network computes in: its weights' dtype, or x's where it has none."""
+    return next((p.dtype for p in net.parameters()), x.dtype) if isinstance(net, torch.nn.Module) else x.dtype

@@ -8,7 +8,7 @@ are an experimental feature there (extra `dit`).
 import pathlib
 
 from ..environment import needs
-from .pipelines import call_as
+from .pipelines import EVERYWHERE, OPTIONS, DomainGuidedModel, check_option, is_inside, pipeline_call
 
 needs("dit", "diffusers")
 from diffusers.configuration_utils import register_to_config  # noqa: E402
@@ -16,12 +16,14 @@ from diffusers.guiders import ClassifierFreeGuidance  # noqa: E402
 
 
 class DomainGuidance(ClassifierFreeGuidance):
-    """null + w (labelled - null), the null part by the pre-trained network.
+    """null + w (labelled - null), the null part made with the guide, as by `DomainGuidedModel`.
 
-    pretrained: that network, or the folder it was saved in; a folder is what the guider's saved configuration
-    can hold, so only then it works again after `from_pretrained`. guidance_scale: w, 1 is off. start, stop:
-    the share of the steps between which guidance is on. Raises ValueError at the first step for a network of
-    another class than the pipeline's.
+    pretrained: the guide's network, or the folder it was saved in; a folder is what the guider's saved
+    configuration can hold, so only then it works again after `from_pretrained`. guidance_scale: w, 1 is off;
+    with `domain` the weight of the prompt. domain, interval (in sigma), every, blur: of `DomainGuidedModel`,
+    and may be changed between calls. start, stop: the share of the steps between which guidance is on.
+    Raises ValueError for an option out of range, and at the first step for a network of another class than
+    the pipeline's.
     """
 
     @register_to_config
@@ -32,22 +34,57 @@ class DomainGuidance(ClassifierFreeGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        domain: float | None = None,
+        interval: tuple = EVERYWHERE,
+        every: int = 1,
+        blur: float | None = None,
+        guidance_rescale: float = 0.0,
     ):
-        super().__init__(guidance_scale=guidance_scale, start=start, stop=stop, enabled=enabled)
+        super().__init__(guidance_scale, guidance_rescale, start=start, stop=stop, enabled=enabled)
         is_folder = isinstance(pretrained, str | pathlib.Path)
         self.network = None if is_folder else pretrained
-        self.before = None  # the pipeline's network and the hook on its forward, while the guide answers
+        self.null, self.guided = (
+            None,
+            None,
+        )  # the guide's own null condition; both networks, once both are known
+        self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
+        self.is_inside = True  # the interval
+        self.before = None  # the pipeline's network and the hook on its forward, while another answers
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
+    def __setattr__(self, name, value):
+        if name in OPTIONS:
+            check_option(name, value)
+        super().__setattr__(name, value)
+
+    def set_state(self, step, num_inference_steps, timestep):
+        """Called before each step: whether its noise level is within the interval."""
+        super().set_state(step, num_inference_steps, timestep)
+        if tuple(self.interval) != EVERYWHERE:  # else no device is waited for
+            scheduler = getattr(pipeline_call().get("self"), "scheduler", None)
+            self.is_inside = is_inside(self.interval, float(timestep), scheduler)
+
+    def _is_cfg_enabled(self):
+        return self.is_inside and super()._is_cfg_enabled()
+
     def prepare_models(self, denoiser):
-        """Called before each forward: the second of a step, the null one, goes to the pre-trained network."""
+        """Called before each forward: what stands for the null one is made with the guide."""
         super().prepare_models(denoiser)
         self.cleanup_models(denoiser)  # a step before may have ended in an error
-        if self.is_unconditional:
-            guide, hooked = self._guide(denoiser), denoiser.__dict__.get("forward")
-            if guide is not denoiser:
-                self.before = denoiser, hooked
-                denoiser.__dict__["forward"] = lambda *args, **kwargs: call_as(guide, args, kwargs)
+        if self.num_conditions == 1:
+            return
+        guided = self._guided(denoiser)
+        answer = self._null if self.is_unconditional else guided.answer_labelled
+        self.before = denoiser, denoiser.__dict__.get("forward")
+
+        def forward(*args, **kwargs):
+            self.cleanup_models(denoiser)
+            return answer(args, kwargs)
+
+        denoiser.__dict__["forward"] = forward
+
+    def _null(self, args, kwargs):
+        return self.guided.answer_null(args, kwargs, pipeline_call(), self.guidance_scale)
 
     def cleanup_models(self, denoiser):
         """Called after each forward: the pipeline's network is itself again, with the hook on its forward."""
@@ -58,8 +95,9 @@ class DomainGuidance(ClassifierFreeGuidance):
         if hooked is not None:
             network.__dict__["forward"] = hooked
 
-    def _guide(self, denoiser):
-        if self.network is None:
+    def _guided(self, denoiser):
+        """The pipeline's network and its guide, with the options of now."""
+        if self.network is None and self.blur is None:
             if self.config.pretrained is None:
                 raise ValueError(
                     "pretrained is missing; expected the pre-trained network, or the folder it was saved in"
@@ -68,7 +106,17 @@ class DomainGuidance(ClassifierFreeGuidance):
                 self.config.pretrained, local_files_only=True, use_safetensors=True
             )
             self.network.to(denoiser.device, denoiser.dtype).requires_grad_(False)
-        if type(self.network) is not type(denoiser):
-            came, expected = type(self.network).__name__, type(denoiser).__name__
-            raise ValueError(f"pretrained is a {came}; the pipeline's network is a {expected}")
-        return self.network
+        if self.guided is None or self.guided.finetuned is not denoiser:
+            self.guided = DomainGuidedModel(denoiser, self.network, self.null, blur=self.blur)
+        self.guided.domain, self.guided.every, self.guided.blur = self.domain, self.every, self.blur
+        return self.guided
+
+
+def replace_guider(pipe, guide, null, domain, **options):
+    """Domain Guidance in the place of a modular pipeline's guider, with what that was set to."""
+    old = getattr(pipe.guider, "replaced", pipe.guider)
+    names = ("guidance_scale", "guidance_rescale", "start", "stop")
+    kept = {name: old.config[name] for name in names if name in old.config}
+    guider = DomainGuidance(guide, domain=domain, **options, **kept)
+    guider.null, guider.replaced = null, old
+    pipe.update_components(guider=guider)

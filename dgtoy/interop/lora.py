@@ -11,7 +11,8 @@ from ..dit.fast import fused
 from ..environment import needs
 from ..graphs import Captured
 from .adapters import WithoutAdapter, adapter_off, peft_layers
-from .pipelines import DomainGuidedModel, network_name
+from .checks import network_name
+from .pipelines import put_guide, unguided
 
 TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
 
@@ -84,18 +85,18 @@ def add_lora(net, num_classes, rank=16, seed=0):
     return new
 
 
-def lora_guide(net, adapter=None, null=None, **options):
+def lora_guide(net, adapter=None, null=None, domain="default", **options):
     """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.
 
     net: what `add_lora` returned -> an `EDM` or `VP`, with `denoiser` and `null`; or a diffusers pipeline,
-    guided in place -> the pipeline, whose guidance_scale now means w. adapter: which one of a pipeline's, by
-    name; by default all. null, options: of `DomainGuidedModel`, for a pipeline. Raises ValueError if the
+    guided in place -> the pipeline. adapter: which one of a pipeline's, by name; by default all. null,
+    domain, options (interval, every): as in `guide_pipeline`, for a pipeline. Raises ValueError if the
     network carries no such adapter or the guide would not be its base: an adapter that is fused or changed
     the weights below it, or one in a text encoder where no `null` is given, as it would read the null prompt.
     """
     if not isinstance(net, Preconditioned):
         name = network_name(net)
-        tuned = getattr(net, name)
+        tuned = unguided(getattr(net, name))
         for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
             encoder = getattr(net, part, None)
             if (
@@ -107,8 +108,7 @@ def lora_guide(net, adapter=None, null=None, **options):
                     f"null is None and {part} has an adapter; expected the null prompt as read without it"
                 )
         with adapter_off(tuned, adapter):  # refuses an adapter that is not there
-            setattr(net, name, DomainGuidedModel(tuned, WithoutAdapter(tuned, adapter), null, **options))
-        return net
+            return put_guide(net, WithoutAdapter(tuned, adapter), null, domain, **options)
     if not isinstance(net.net.y_embedder, LabelTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
     guide = net.with_net(PretrainedDiT(net.net))

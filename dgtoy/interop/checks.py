@@ -1,0 +1,139 @@
+"""What two networks, and the pipelines around them, must have in common for one to guide the other."""
+
+import inspect
+
+import torch
+
+from .adapters import WithoutAdapter
+
+ORDER = {  # class of the network: where its pipelines put the labelled half
+    "DiTTransformer2DModel": "first",
+    "UNet2DConditionModel": "second",
+    "PixArtTransformer2DModel": "second",
+    "SD3Transformer2DModel": "second",
+    "FluxTransformer2DModel": "apart",  # two calls, the labelled one first, with t / 1000 for time
+    "QwenImageTransformer2DModel": "apart",
+}
+# of two networks
+SHARED = (
+    "in_channels",
+    "out_channels",
+    "sample_size",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "caption_channels",
+    "pooled_projection_dim",
+    "addition_embed_type",
+    "time_cond_proj_dim",
+)
+# the first that a network has is the width of its text
+WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+TEXT = ("hidden_size", "d_model", "vocab_size")
+PARTS = {  # of the parts around two networks
+    "scheduler": (
+        "prediction_type",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "rescale_betas_zero_snr",
+        "num_train_timesteps",
+        "shift",
+    ),
+    "vae": ("latent_channels", "scaling_factor", "shift_factor", "block_out_channels"),
+    "text_encoder": TEXT,
+    "text_encoder_2": TEXT,
+    "text_encoder_3": TEXT,
+}
+
+
+def network_name(pipe):
+    """What a pipeline calls its network: "unet" or "transformer". Raises ValueError if it has neither."""
+    for name in ("unet", "transformer"):
+        if getattr(pipe, name, None) is not None:
+            return name
+    raise ValueError(f"pipe is a {type(pipe).__name__}; expected a pipeline with a unet or a transformer")
+
+
+def bare(net):
+    """The network within torch.compile, DDP, FSDP or peft, which answer calls alone."""
+    for name in ("_orig_mod", "module"):
+        if hasattr(net, name):
+            return bare(getattr(net, name))
+    return bare(net.get_base_model()) if hasattr(net, "get_base_model") else net
+
+
+def kind_of(net):
+    """The name of a network's class, or of the class known here that it was made from."""
+    cls = bare(net).__class__  # not type(): wrappers answer for what they hold
+    names = [c.__name__ for c in cls.__mro__]
+    return next((name for name in names if name in ORDER), names[0])
+
+
+def check_networks(finetuned, pretrained):
+    """Raise if the two are not of one class that is known here, and alike in what a pipeline asks of them."""
+    kind = kind_of(finetuned)
+    if kind not in ORDER:
+        raise ValueError(
+            f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: "
+            "of others the order of halves is not known"
+        )
+    if isinstance(pretrained, WithoutAdapter):
+        return
+    if kind_of(pretrained) != kind:
+        raise ValueError(f"pretrained is a {kind_of(pretrained)}; expected a {kind}, as finetuned is")
+    for name in SHARED:
+        came, expected = (getattr(bare(net).config, name, None) for net in (pretrained, finetuned))
+        if came != expected:
+            raise ValueError(
+                f"pretrained has {name} {came}; finetuned has {expected}: one pipeline cannot serve both"
+            )
+
+
+def check_parts(pipe, other):
+    """Raise if the parts around the two networks would make their predictions differ in meaning."""
+    for part, names in PARTS.items():
+        mine, theirs = (getattr(p, part, None) for p in (pipe, other))
+        expected, came = (type(getattr(p, "_orig_mod", p)).__name__ for p in (mine, theirs))
+        solvers = part == "scheduler" and None not in (mine, theirs)  # two solvers of one process will do
+        if came != expected and not solvers:
+            raise ValueError(f"pretrained has {part} {came}; the pipeline has {expected}")
+        for name in names if mine is not None else ():
+            came, expected = (getattr(p.config, name, None) for p in (theirs, mine))
+            if _plain(came) != _plain(expected):
+                raise ValueError(
+                    f"pretrained has {part}.{name} {_short(came)}; the pipeline has {_short(expected)}"
+                )
+
+
+def _plain(value):
+    """A setting as it compares: tuples and arrays are lists, and what is off or 0 is as if missing."""
+    return list(value) if isinstance(value, tuple) or hasattr(value, "tolist") else value or None
+
+
+def _short(value):
+    """A setting in a line: a long list by its ends and its length."""
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) <= 8:
+        return value
+    return f"{value[0]:.3g} ... {value[-1]:.3g} ({len(value)} values)"
+
+
+def check_null(null, net):
+    """Raise if the guide's null condition is not among the inputs, of one row each, of the text's width."""
+    net = bare(net)
+    known = inspect.signature(net.forward).parameters
+    for name, value in null.items():
+        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise ValueError(
+                f"null has {name}; expected inputs of a {type(net).__name__}, such as encoder_hidden_states"
+            )
+        if not torch.is_tensor(value) or not value.ndim or len(value) != 1:
+            came = tuple(getattr(value, "shape", ())) or type(value).__name__
+            raise ValueError(f"null has {name} of {came}; expected a tensor (1, ...)")
+    widths = (getattr(net.config, name, None) for name in WIDTHS)
+    width = next((w for w in widths if isinstance(w, int)), None)
+    text = null.get("encoder_hidden_states")
+    if text is not None and width and text.shape[-1] != width:
+        raise ValueError(
+            f"null has encoder_hidden_states of width {text.shape[-1]}; expected {width}, as the network has"
+        )

@@ -1,0 +1,76 @@
+"""Noise levels of a diffusers scheduler, as sigma of x = x0 + sigma eps, whatever its process.
+
+A network sees x_t = x / sqrt(1 + sigma^2) of a variance-preserving process, or x_t = x / (1 + sigma) of flow
+matching, where sigma = t / (1 - t). In place of a scheduler, a pipeline that has one will do.
+"""
+
+import numpy as np
+import torch
+
+LARGEST = 2.0**12  # sigma where alphas_cumprod is 0, and of t = 1 in a flow: close to no signal at all
+
+
+def is_flow(scheduler):
+    """Whether its process is flow matching; else it is variance-preserving. Raises ValueError for others."""
+    config = scheduler.config
+    flow = getattr(config, "prediction_type", None) == "flow_prediction"
+    if flow or getattr(config, "use_flow_sigmas", False) or type(scheduler).__name__.startswith("FlowMatch"):
+        return True
+    if not hasattr(scheduler, "alphas_cumprod"):
+        came = type(scheduler).__name__
+        raise ValueError(f"scheduler is a {came}; expected one with alphas_cumprod, or of flow matching")
+    return False
+
+
+def predicts(scheduler):
+    """What its network predicts: "epsilon", "v_prediction" or "flow". Raises ValueError for another."""
+    kind = "flow" if is_flow(scheduler) else scheduler.config.prediction_type
+    if kind not in ("flow", "epsilon", "v_prediction"):
+        raise ValueError(f"scheduler predicts {kind}; expected epsilon, v_prediction or a flow")
+    return kind
+
+
+def sigma_to_t(sigma, scheduler):
+    """The timesteps of noise levels, between two by interpolation of ln sigma.  (*S) -> (*S) float64
+
+    An interval in sigma is one in timesteps: `sigma_to_t((0.3, 5.0), pipe)`.
+    """
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    sigma = torch.as_tensor(sigma).cpu().double()
+    if is_flow(scheduler):
+        return scheduler.config.num_train_timesteps * sigma / (1 + sigma)
+    log_sigmas = _log_sigmas(scheduler)
+    return torch.as_tensor(np.interp(sigma.log().numpy(), log_sigmas, np.arange(len(log_sigmas))))
+
+
+def t_to_sigma(t, scheduler):
+    """The noise levels of timesteps, the inverse of `sigma_to_t`.  (*S) -> (*S) float64"""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    t = torch.as_tensor(t).cpu().double()
+    if is_flow(scheduler):
+        share = t / scheduler.config.num_train_timesteps
+        return (share / (1 - share)).clamp(max=LARGEST)
+    log_sigmas = _log_sigmas(scheduler)
+    return torch.as_tensor(np.exp(np.interp(t.numpy(), np.arange(len(log_sigmas)), log_sigmas)))
+
+
+def _log_sigmas(scheduler):
+    """ln sigma of every training timestep.  -> (T,) array, rising"""
+    alphas_cumprod = scheduler.alphas_cumprod.cpu().double().clamp(min=1 / (1 + LARGEST**2))
+    return (1 / alphas_cumprod - 1).sqrt().log().numpy()
+
+
+def blurred_prediction(sigma, b, scheduler):
+    """How a network predicts for its own density blurred by b: k p(r x_t, t) - c x_t.  -> t, r, k, c
+
+    That is `dgtoy.blurred` in terms of the prediction p: eps_b = sigma / s eps(x, s), s^2 = sigma^2 + b^2.
+    """
+    s = (sigma**2 + b**2) ** 0.5
+    t, kind = sigma_to_t(s, scheduler).item(), predicts(scheduler)
+    if kind == "flow":
+        shrunk = (1 + sigma) / (s * (1 + s))
+        return t, (1 + sigma) / (1 + s), sigma * shrunk, shrunk * b**2 * (1 + 1 / (s + sigma))
+    r = ((1 + sigma**2) / (1 + s**2)) ** 0.5
+    if kind == "epsilon":
+        return t, r, sigma / s, 0.0
+    return t, r, sigma / s * r, sigma * b**2 / (1 + s**2)

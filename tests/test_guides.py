@@ -1,0 +1,467 @@
+"""Guided pipelines in use: options, the blurred self, offloading, wrappers, other pipelines, modular ones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DiTPipeline,
+    DiTTransformer2DModel,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from helpers import refuses
+from test_pipelines import (
+    KINDS,
+    Counted,
+    Spelled,
+    W,
+    close,
+    ddim,
+    dit,
+    dit_images,
+    draw,
+    guided_sd,
+    images,
+    random,
+    sd,
+    text,
+    tuned,  # noqa: F401  (a fixture)
+    unet,
+    vae,
+)
+
+from dgtoy import blurred
+from dgtoy.interop import (
+    DomainGuidedModel,
+    as_denoiser,
+    denoiser,
+    guide_pipeline,
+    lora_guide,
+    sigma_to_t,
+    t_to_sigma,
+    unguide,
+)
+from dgtoy.interop.levels import blurred_prediction
+
+
+class OnPlane(Spelled):
+    """A point of the guidance plane with no halves in it: every network is called on the whole batch, and the
+    combination that the pipeline will make is put in the place of its null half.
+    """
+
+    def __init__(self, main, guide, order, a, b):
+        super().__init__(main, guide, order)
+        self.a, self.b = a, b
+
+    def forward(self, *args, **kwargs):
+        kwargs["return_dict"] = False
+        main, guide = (net(*args, **kwargs)[0] for net in (self.main, self.guide))
+        if self.order == "apart":
+            self.labelled = main if self.branch == "cond" else self.labelled
+            labelled, null, pre = self.labelled, main, guide
+        else:
+            n = len(main) // 2
+            labelled, null, pre = main[n:], main[:n], guide[:n]
+        point = pre + self.a * (null - pre) + self.b * (labelled - null)
+        stands = (point - self.b * labelled) / (1 - self.b)
+        if self.order == "apart":
+            return (main if self.branch == "cond" else stands,)
+        return UNet2DConditionOutput(torch.cat([stands, labelled]))
+
+
+# options
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_there_is_a_prompt_its_scale_is_kept_and_the_domain_has_its_own(kind):
+    make, build, _ = KINDS[kind]
+    finetuned, pretrained = random(1, make), random(2, make)
+    pipe, other = build(finetuned)[0], build(pretrained)[0]
+    guided = next(c for c in guide_pipeline(pipe, other).components.values() if type(c) is DomainGuidedModel)
+    assert guided.domain == 1.25
+    order = "apart" if "Flux" in kind else "second"
+    for a in (1.25, 2.0):
+        guided.domain = a
+        expected = images(kind, OnPlane(finetuned, pretrained, order, a, W), W)
+        assert np.abs(images(kind, guided, W) - expected).max() < 1e-4
+    guided.domain = None
+    expected = images(kind, Spelled(finetuned, pretrained, order), W)
+    assert np.abs(images(kind, guided, W) - expected).max() < 1e-4
+
+
+def test_a_class_label_has_no_prompt_so_the_scale_is_w():
+    pipe = DiTPipeline(dit(5, 1)[1], vae(), ddim())
+    assert guide_pipeline(pipe, dit(7, 2)[1]).transformer.domain is None
+
+
+def test_the_rescaling_of_guidance_sees_the_labelled_prediction():
+    main, guide = random(1, unet()), random(2, unet())
+    found = draw(guide_pipeline(sd(main)[0], guide), guidance_rescale=0.7)
+    expected = draw(sd(OnPlane(main, guide, "second", 1.25, W))[0], guidance_rescale=0.7)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found - draw(guide_pipeline(sd(main)[0], guide))).max() > 1e-3
+
+
+def test_options_change_between_calls_are_checked_and_told():
+    pipe, main = guided_sd(), random(1, unet())
+    plain = draw(pipe)
+    text = repr(pipe.unet)
+    assert text.startswith(
+        "DomainGuidedModel(UNet2DConditionModel guided by UNet2DConditionModel, domain=None"
+    )
+    assert text.endswith("2 network calls a step)") and "\n" not in text
+    pipe.unet.domain, pipe.unet.interval, pipe.unet.every = 1.3, (0.1, 5.0), 2
+    assert "domain=1.3, interval=(0.1, 5.0), every=2, blur=None: 3 network calls" in repr(pipe.unet)
+    assert np.abs(draw(pipe) - plain).max() > 1e-3
+    for name, value, words in (
+        ("domain", math.nan, "domain is nan; expected a finite number, or None"),
+        ("domain", "1.3", "domain is 1.3; expected a finite number, or None"),
+        ("every", 0, "every is 0; expected 1 or more"),
+        ("every", 1.5, "every is 1.5; expected 1 or more"),
+        ("interval", (3.0, 1.0), "interval is (3.0, 1.0); expected 0 <= lo < hi"),
+        ("blur", 0.0, "blur is 0.0; expected a finite width above 0, or None"),
+    ):
+        with refuses(words):
+            setattr(pipe.unet, name, value)
+        with refuses(words):
+            guide_pipeline(sd(main)[0], None if name == "blur" else main, **{name: value})
+    assert pipe.unet.domain == 1.3 and pipe.unet.every == 2
+    pipe.unet.domain, pipe.unet.interval, pipe.unet.every = None, (0.0, math.inf), 1
+    assert np.array_equal(draw(pipe), plain)
+
+
+def test_unguided_a_pipeline_has_its_own_network_again(tuned):  # noqa: F811
+    for pipe, guide in ((sd(random(1, unet()))[0], random(2, unet())), (sd(tuned[0])[0], None)):
+        network, plain = pipe.unet, draw(pipe)
+        lora_guide(pipe) if guide is None else guide_pipeline(pipe, guide)
+        again = guide_pipeline(pipe, random(3, unet()))  # the guide is replaced
+        assert again.unet.finetuned is network and not np.array_equal(draw(pipe), plain)
+        assert unguide(pipe) is pipe and pipe.unet is network and np.array_equal(draw(pipe), plain)
+        with refuses("pipe is a StableDiffusionPipeline without a guide; expected a guided one"):
+            unguide(pipe)
+    guide = guided_sd()  # a guided pipeline as the guide lends its own network
+    assert guide_pipeline(sd(network)[0], guide).unet.pretrained is guide.unet.finetuned
+
+
+# noise levels
+
+
+def test_levels_and_timesteps_are_inverses():
+    t = torch.tensor([0.0, 12.5, 500.0, 999.0], dtype=torch.float64)
+    for scheduler in (ddim(), ddim(rescale_betas_zero_snr=True), FlowMatchEulerDiscreteScheduler()):
+        close(sigma_to_t(t_to_sigma(t, scheduler), scheduler), t, rtol=1e-6, atol=1e-6)
+    process = ddim()
+    close(t_to_sigma(7.0, process), (1 / process.alphas_cumprod[7].double() - 1).sqrt(), rtol=1e-5, atol=0)
+    close(t_to_sigma(750.0, FlowMatchEulerDiscreteScheduler()), torch.tensor(3.0, dtype=torch.float64))
+    assert 0 < sigma_to_t(1.0, guided_sd()) < 999  # a pipeline tells as well
+    with refuses("scheduler is a EDMEulerScheduler; expected one with alphas_cumprod, or of flow matching"):
+        t_to_sigma(1.0, EDMEulerScheduler())
+
+
+@pytest.mark.parametrize("kind", ["Stable Diffusion", "Stable Diffusion 3", "Flux, true CFG"])
+def test_an_interval_is_one_of_noise_levels(kind):
+    make, build, _ = KINDS[kind]
+    main, guide = random(1, make), Counted(random(2, make))
+    pipe = build(main)[0]
+    pipe.scheduler.set_timesteps(3)
+    middle = 2.0 if "Flux" in kind else t_to_sigma(pipe.scheduler.timesteps, pipe)[1].item()
+    images(kind, DomainGuidedModel(main, guide, interval=(0.9 * middle, 1.1 * middle)), W)
+    assert guide.calls == 1
+    images(kind, DomainGuidedModel(main, guide, domain=1.5, interval=(0.9 * middle, math.inf)), W)
+    assert guide.calls == 3
+
+
+def test_outside_a_pipeline_an_interval_needs_the_scheduler():
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
+    both = DomainGuidedModel(random(1, unet()), random(2, unet()), interval=(1.0, 2.0))
+    with refuses("scheduler is None; expected the pipeline's"):
+        both(x, 10, encoder_hidden_states=hidden)
+
+
+# the blurred self
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0, 20.0, 4096.0])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_a_prediction_for_the_blurred_density_is_the_formula(kind, sigma):
+    scheduler = FlowMatchEulerDiscreteScheduler() if kind == "flow" else ddim(prediction_type=kind)
+    net = lambda x, timestep, return_dict: (torch.tanh(x + timestep.double()[:, None, None, None] / 500),)
+    net.dtype = torch.float64
+    x_t, b = text(2, 4, 4, 4, seed=1).double(), 0.3
+    scale = 1 + sigma if kind == "flow" else (1 + sigma**2) ** 0.5
+    x = scale * x_t
+    G = blurred(denoiser(net, scheduler), b)(x, sigma)
+    eps = (x - G) / sigma
+    expected = dict(epsilon=eps, v_prediction=(eps - sigma * G) / scale, flow=eps - G)[kind]
+    t, r, k, c = blurred_prediction(sigma, b, scheduler)
+    time = torch.full((2,), t, dtype=torch.float64 if kind == "flow" else torch.float32)
+    found = k * net(r * x_t, time, False)[0] - c * x_t
+    close(found, expected, rtol=1e-5, atol=1e-5 * max(1, sigma / 100))
+
+
+class Blurred(torch.nn.Module):
+    """The blurred self in a pipeline through `dgtoy.blurred` and `denoiser`, called on the whole batch."""
+
+    def __init__(self, net, scheduler, b):
+        super().__init__()
+        self.net, self.scheduler, self.b = net, scheduler, b
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.net, name)
+
+    @property
+    def __class__(self):
+        return type(self.net)
+
+    def forward(self, x=None, timestep=None, hidden_states=None, return_dict=None, **kwargs):
+        x, first = (hidden_states, "hidden_states") if x is None else (x, "sample")
+        kwargs = {k: v for k, v in kwargs.items() if v is not None}
+        main = self.net(**{first: x}, timestep=timestep, **kwargs, return_dict=False)[0]
+        t = timestep.flatten()[0]
+        sigma = t_to_sigma(t, self.scheduler).item()
+        flow = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
+        scale = 1 + sigma if flow else (1 + sigma**2) ** 0.5
+        G = blurred(denoiser(self.net, self.scheduler, **kwargs), self.b)(scale * x.double(), sigma)
+        eps = (scale * x.double() - G) / sigma
+        n = len(x) // 2
+        return (torch.cat([(eps - G if flow else eps)[n:].float(), main[n:]]),)
+
+
+@pytest.mark.parametrize("kind", ["Stable Diffusion", "Stable Diffusion 3"])
+def test_a_pipeline_guided_by_its_blurred_self_is_the_formula(kind):
+    make, build, _ = KINDS[kind]
+    net = random(1, make)
+    pipe = guide_pipeline(build(net)[0], blur=0.5, domain=None)
+    guided = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    assert "guided by itself, domain=None" in repr(guided) and "blur=0.5: 2 network calls" in repr(guided)
+    found, expected = images(kind, guided, W), images(kind, Blurred(net, pipe.scheduler, 0.5), W)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found - images(kind, net, W)).max() > 1e-3
+    with refuses("pretrained, blur: both came; expected one of the two"):
+        DomainGuidedModel(net, net, blur=0.5)
+    with refuses("pretrained, blur: neither came; expected one of the two"):
+        guide_pipeline(build(net)[0])
+
+
+def test_the_blurred_self_of_flux_is_the_formula():
+    net = random(1, KINDS["Flux, true CFG"][0])
+
+    class Apart(Spelled):
+        def forward(self, hidden_states, timestep, **kwargs):
+            out = self.main(hidden_states=hidden_states, timestep=timestep, **kwargs)
+            if self.branch == "cond":
+                self.kwargs = kwargs
+                return out
+            sigma = (timestep[0] / (1 - timestep[0])).clamp(max=4096.0).double()
+            flow = lambda x, t: self.main(hidden_states=x.float(), timestep=t.float(), **self.kwargs)[0]
+            x = hidden_states.double() * (1 + sigma)
+            G = blurred(as_denoiser(flow, "flow"), 0.5)(x, sigma)
+            return (((x - G) / sigma - G).float(),)
+
+    found = images("Flux, true CFG", DomainGuidedModel(net, blur=0.5), W)
+    assert np.abs(found - images("Flux, true CFG", Apart(net, net, "apart"), W)).max() < 1e-4
+    assert np.abs(found - images("Flux, true CFG", net, W)).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_blurred_self_adds_to_the_pipelines_own_guidance(kind):
+    """D_null + b (D_c - D_null) + (a - 1) (D_c - D_blur): nothing at a = 1, and in proportion to a - 1."""
+    net = random(1, KINDS[kind][0])
+    guided = DomainGuidedModel(net, blur=0.5, domain=1.0)
+    plain = images(kind, net, W)
+    assert np.abs(images(kind, guided, W) - plain).max() < 1e-4
+    guided.domain = 1.5
+    assert np.abs(images(kind, guided, W) - plain).max() > 1e-4
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
+    if kind == "Stable Diffusion":
+        call = lambda net: net(x, torch.tensor(300), encoder_hidden_states=hidden).sample
+        point = lambda net: (lambda null, c: null + W * (c - null))(*call(net).chunk(2))
+        guided.scheduler = ddim()
+        D_null, D_c = call(net).chunk(2)
+        D_blur = call(DomainGuidedModel(net, blur=0.5, scheduler=ddim())).chunk(2)[0]
+        close(point(guided), D_null + W * (D_c - D_null) + 0.5 * (D_c - D_blur), rtol=1e-4, atol=1e-4)
+
+
+# how networks are held
+
+
+def lora_sd(seed=1):
+    from peft import LoraConfig
+
+    net = random(seed, unet())
+    torch.manual_seed(3)
+    net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
+    return sd(net)[0]
+
+
+def offload(pipe, how):
+    """Offloading as on a machine with a GPU, executed here."""
+    if how == "model":
+        return pipe.enable_model_cpu_offload(device="cpu")
+    cpu = torch.device("cpu")
+    pipe.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type=f"{how}_level")
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers', of a device that is no accelerator
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("how", ["model", "leaf"])
+def test_offloading_before_and_after_changes_nothing(how, lora):
+    guide = lambda pipe: lora_guide(pipe) if lora else guide_pipeline(pipe, random(2, unet()))
+    made = lambda: lora_sd() if lora else sd(random(1, unet()))[0]
+    expected = draw(guide(made()))
+    for order in ((guide, lambda p: offload(p, how)), (lambda p: offload(p, how), guide)):
+        pipe = made()
+        for change in order:
+            change(pipe)
+        assert np.array_equal(draw(pipe), expected)
+        assert np.array_equal(draw(pipe), expected)  # hooks are taken off and put back after each run
+        unguide(pipe)
+
+
+def test_a_guide_that_offloading_moves_in_parts_is_not_moved_whole():
+    guide, moved = Counted(random(2, unet())), []
+    guide.device, guide.to = torch.device("meta"), moved.append
+    guide.net.conv_in._hf_hook = object()
+    draw(guide_pipeline(sd(random(1, unet()))[0], guide))
+    assert not moved and guide.calls == 2
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    import torch.distributed as dist
+
+    file = tmp_path_factory.mktemp("gloo") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def wrapped(how, net):
+    """A network as others hold it."""
+    if how == "compile":
+        return torch.compile(net, backend="eager")
+    if how == "DDP":
+        return torch.nn.parallel.DistributedDataParallel(net.requires_grad_(True))
+    from torch.distributed import fsdp
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if how == "FSDP":
+        return fsdp.FullyShardedDataParallel(net, device_id=torch.device("cpu"))
+    return fsdp.fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of sharding over one process
+@pytest.mark.parametrize("how", ["compile", "DDP", "FSDP", "fully_shard"])
+def test_networks_in_wrappers_are_guided(how, one_process):
+    torch._dynamo.reset()
+    (_, main), (_, guide) = dit(1000, 1), dit(1000, 2)
+    expected = dit_images(DomainGuidedModel(main, guide), W)
+    guide = wrapped(how, guide)
+    for net in (main, wrapped(how, main)):
+        both = DomainGuidedModel(net, guide)
+        assert isinstance(both, DiTTransformer2DModel)
+        assert np.abs(dit_images(both, W) - expected).max() < 1e-5
+    with refuses("pretrained is a UNet2DConditionModel; expected a DiTTransformer2DModel"):
+        DomainGuidedModel(net, random(1, unet()))
+
+
+def test_a_peft_model_is_guided_by_its_base():
+    from peft import LoraConfig, get_peft_model
+
+    pipe, net = lora_sd(), random(1, unet())
+    torch.manual_seed(3)
+    held = sd(random(2, unet()))[0]
+    torch.manual_seed(3)
+    held.unet = get_peft_model(net, LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    assert np.abs(draw(lora_guide(held)) - draw(lora_guide(pipe))).max() < 1e-5
+
+
+def test_the_plane_of_a_lora_takes_one_forward(tuned, monkeypatch):  # noqa: F811
+    """The reference is the plain way: all networks by themselves."""
+    pipe, calls = lora_guide(sd(tuned[0])[0]), []
+    hook = tuned[0].register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
+    found = draw(pipe)
+    assert calls == [3, 3]
+    monkeypatch.setattr("dgtoy.interop.pipelines.sole_adapter", lambda *a: None)
+    assert np.abs(draw(pipe) - found).max() < 1e-5 and calls == [3, 3, 2, 1, 2, 1]
+    hook.remove()
+
+
+def test_a_pipeline_made_from_a_guided_one_is_guided():
+    from diffusers import AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline
+
+    pipe, image = guided_sd(), torch.rand(1, 3, 16, 16)
+    again = AutoPipelineForImage2Image.from_pipe(pipe)
+    by_type = StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet, requires_safety_checker=False)
+    assert again.unet is by_type.unet is pipe.unet
+    assert np.array_equal(draw(again, image=image), draw(by_type, image=image))
+
+
+# other pipelines
+
+
+def made(cls, pipe, **more):
+    """A pipeline of another class from the parts of one of Stable Diffusion."""
+    pipe = cls(**pipe.components, **more, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def guided_and_spelled(cls, make, parts, **call):
+    """What a guided pipeline draws, what the formula in its place draws, and what it draws unguided."""
+    main, guide = random(1, make), random(2, make)
+    point = OnPlane(main, guide, "second", 1.25, W)
+    nets = guide_pipeline(sd(main)[0], guide).unet, point, main
+    return [draw(made(cls, sd(net)[0], **parts()), **call) for net in nets]
+
+
+def controlnet():
+    from diffusers import ControlNetModel
+
+    net = ControlNetModel.from_unet(random(4, unet()), conditioning_embedding_out_channels=(4, 4))
+    return dict(controlnet=random(5, lambda: net))
+
+
+IMAGE, MASK = torch.linspace(0, 1, 768).reshape(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+OTHERS = {
+    "StableDiffusionImg2ImgPipeline": (unet(), dict, dict(image=IMAGE, strength=1.0)),
+    "StableDiffusionInpaintPipeline": (unet(), dict, dict(image=IMAGE, mask_image=MASK, strength=1.0)),
+    "inpainting with a mask": (unet(in_channels=9, out_channels=4), dict, dict(image=IMAGE, mask_image=MASK)),
+    "StableDiffusionControlNetPipeline": (unet(), controlnet, dict(image=IMAGE)),
+    "StableDiffusionPanoramaPipeline": (unet(), dict, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers', of pipelines that it will drop
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_pipelines_of_two_branches_are_guided(name):
+    import diffusers
+
+    make, parts, call = OTHERS[name]
+    cls = getattr(diffusers, name, diffusers.StableDiffusionInpaintPipeline)
+    found, expected, plain = guided_and_spelled(cls, make, parts, **call)
+    assert np.abs(found - expected).max() < 1e-4 and np.abs(found - plain).max() > 1e-4
+
+
+def test_the_blur_leaves_a_mask_behind_the_latents_as_it_is():
+    net, seen = random(1, unet(in_channels=9, out_channels=4)), []
+    both = DomainGuidedModel(net, blur=0.5, scheduler=ddim())
+    net.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    x = text(1, 9, 8, 8, seed=1)
+    both(torch.cat([x, x]), torch.tensor(300), encoder_hidden_states=text(2, 5, 12, seed=2))
+    assert torch.equal(seen[1][:, 4:], x[:, 4:]) and not torch.equal(seen[1][:, :4], x[:, :4])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_self_attention_guidance_calls_a_third_branch_and_is_refused():
+    from diffusers import StableDiffusionSAGPipeline
+
+    sag = made(StableDiffusionSAGPipeline, guided_sd())
+    with refuses("a StableDiffusionSAGPipeline calls its network a third time; expected two branches"):
+        draw(sag, sag_scale=0.75)
