@@ -10,11 +10,13 @@ from diffusers import (
     DiTTransformer2DModel,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
 )
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from helpers import refuses
 from test_pipelines import (
     KINDS,
+    XL,
     Counted,
     Spelled,
     W,
@@ -27,6 +29,7 @@ from test_pipelines import (
     images,
     random,
     sd,
+    sdxl,
     text,
     tuned,  # noqa: F401  (a fixture)
     unet,
@@ -465,3 +468,107 @@ def test_self_attention_guidance_calls_a_third_branch_and_is_refused():
     sag = made(StableDiffusionSAGPipeline, guided_sd())
     with refuses("a StableDiffusionSAGPipeline calls its network a third time; expected two branches"):
         draw(sag, sag_scale=0.75)
+
+
+# modular pipelines
+
+
+def modular_sdxl(net):
+    """The denoising part of a modular SDXL pipeline, and what it draws with a guidance_scale."""
+    from diffusers import EulerDiscreteScheduler
+    from diffusers.modular_pipelines import SequentialPipelineBlocks
+    from diffusers.modular_pipelines.stable_diffusion_xl import before_denoise, denoise
+    from diffusers.modular_pipelines.stable_diffusion_xl import modular_blocks_stable_diffusion_xl as auto
+
+    steps = dict(
+        input=before_denoise.StableDiffusionXLInputStep(),
+        before=auto.StableDiffusionXLBeforeDenoiseStep(),
+        denoise=denoise.StableDiffusionXLDenoiseStep(),
+    )
+    pipe = SequentialPipelineBlocks.from_blocks_dict(steps).init_pipeline()
+    pipe.update_components(unet=net, scheduler=EulerDiscreteScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents_of(pipe):
+    return pipe(
+        prompt_embeds=text(1, 5, 12, seed=3),
+        negative_prompt_embeds=text(1, 5, 12, seed=4),
+        pooled_prompt_embeds=text(1, 10, seed=5),
+        negative_pooled_prompt_embeds=text(1, 10, seed=6),
+        num_inference_steps=3,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(0),
+        output="latents",
+    )
+
+
+def whole_sdxl(net):
+    """The same by the pipeline of one piece, at the same guidance_scale."""
+    from diffusers import EulerDiscreteScheduler
+
+    pipe, _ = sdxl(net)
+    pipe.scheduler = EulerDiscreteScheduler()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(
+        prompt_embeds=text(1, 5, 12, seed=3),
+        negative_prompt_embeds=text(1, 5, 12, seed=4),
+        pooled_prompt_embeds=text(1, 10, seed=5),
+        negative_pooled_prompt_embeds=text(1, 10, seed=6),
+        num_inference_steps=3,
+        latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        height=16,
+        width=16,
+        original_size=(64, 64),
+        target_size=(64, 64),
+        guidance_scale=7.5,
+        output_type="latent",
+    ).images
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options", [{}, dict(domain=None), dict(interval=(0.3, 5.0)), dict(every=2), dict(blur=0.5)]
+)
+def test_a_modular_pipeline_draws_what_the_one_of_one_piece_does(options):
+    make = unet(**XL)
+    main, guide = random(1, make), None if "blur" in options else random(2, make)
+    pipe = modular_sdxl(main)
+    guider, plain = pipe.guider, latents_of(pipe)
+    close(plain, whole_sdxl(main), rtol=1e-3, atol=1e-3)
+    assert guide_pipeline(pipe, guide, **options) is pipe and type(pipe.unet) is UNet2DConditionModel
+    found = latents_of(pipe)
+    expected = whole_sdxl(DomainGuidedModel(main, guide, **dict(domain=1.25) | options))
+    close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (found - plain).abs().max() > 1e-2
+    pipe.guider.domain = 1.0 if options == {} else pipe.guider.domain
+    assert options or (latents_of(pipe) - plain).abs().max() < 1e-3
+    assert unguide(pipe).guider is guider and torch.equal(latents_of(pipe), plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_modular_pipeline_with_a_lora_and_one_with_a_guided_network():
+    from peft import LoraConfig
+
+    net = random(1, unet(**XL))
+    net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
+    pipe = lora_guide(modular_sdxl(net))
+    close(latents_of(pipe), whole_sdxl(lora_guide(sdxl(net)[0]).unet), rtol=1e-3, atol=1e-3)
+    guided = DomainGuidedModel(net, random(2, unet(**XL)))
+    with refuses("the network of a modular pipeline is guided; expected guide_pipeline(pipe, ...)"):
+        latents_of(modular_sdxl(guided))
+
+
+def test_a_guider_keeps_its_options_and_refuses_wrong_ones(tmp_path):
+    from dgtoy.interop.guider import DomainGuidance
+
+    guider = DomainGuidance(tmp_path, 5.0, domain=1.3, interval=(0.3, 5.0), every=2)
+    guider.save_pretrained(tmp_path)
+    again = DomainGuidance.from_pretrained(tmp_path)
+    assert (again.domain, tuple(again.interval), again.every, again.blur) == (1.3, (0.3, 5.0), 2, None)
+    with refuses("every is 0; expected 1 or more"):
+        again.every = 0
+    with refuses("scheduler is None; expected the pipeline's"):
+        again.set_state(0, 4, torch.tensor(100))
