@@ -274,9 +274,13 @@ class Trainer:
 
     def _check_header(self, path, tensors, header):
         mine = self._header()
-        if not mine.keys() - {"origin"} <= header.keys():
+        if not isinstance(header, dict) or not mine.keys() - {"origin"} <= header.keys():
             raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
         step, recipe = header["step"], header["recipe"]
+        if not isinstance(recipe, dict) or not all(isinstance(n, int) for n in (step, recipe.get("steps"))):
+            raise ValueError(
+                f"{path} is at step {step!r} of recipe {shown(recipe)}; expected a number, a recipe"
+            )
         longer = dataclasses.replace(self.recipe, steps=recipe.get("steps", 0))
         if longer.same_until(step) and self.recipe.same_until(step):
             recipe = recipe | dict(steps=self.recipe.steps)

@@ -56,7 +56,8 @@ class DiT(nn.Module):
         super().__init__()
         if velocity and flow:
             raise ValueError("velocity and flow are both True; expected one kind of output")
-        if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
+        least = min(input_size, patch_size, hidden_size, num_heads)
+        if least < 1 or input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
                 "input_size, patch_size, hidden_size, num_heads are "
                 f"{input_size}, {patch_size}, {hidden_size}, {num_heads}; "

@@ -10,6 +10,7 @@ import torch
 
 from .. import calibration
 from ..checkpoint import write_text
+from ..train import check_ranges
 from .latents import Latents
 
 LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)
@@ -17,12 +18,18 @@ LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """levels: noise levels sigma, in latent units. count: of held-out images. seed: of the noise."""
+    """levels: noise levels sigma, in latent units. count: of held-out images. seed: of the noise.
+
+    Raises ValueError for values out of range.
+    """
 
     levels: tuple = LEVELS
     count: int = 256
     seed: int = 0
     batch: int = 64
+
+    def __post_init__(self):
+        check_ranges(self, count="[1, inf)", batch="[1, inf)", seed="(-2e9, 2e9)")
 
 
 def calibrate(tuned, guide, data, config, device="cpu"):

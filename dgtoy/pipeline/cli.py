@@ -153,10 +153,12 @@ def _size_and_codec(args, device):
     from .finetune import pretrained_net
 
     if not args.pretrained:
-        return args.size or 256, latents.codec(args.vae or next(iter(latents.VAES)), device)
+        return 256 if args.size is None else args.size, latents.codec(
+            args.vae or next(iter(latents.VAES)), device
+        )
     shape = pretrained_net(args.pretrained, num_heads=args.heads).shape
     codec = latents.codec(args.vae or latents.codec_name(shape, args.pretrained), device)
-    size = args.size or shape[1] * codec.shrink
+    size = shape[1] * codec.shrink if args.size is None else args.size
     made = tuple(codec.encode(torch.zeros(1, 3, size, size, device=device))[0].shape[1:])
     if made != shape:
         raise ValueError(

@@ -125,7 +125,7 @@ class Lite0:
         except Exception as e:  # cut, pickled code, or another network's
             why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
             raise ValueError(f"weights {path} are not those of efficientnet-lite0 ({why})") from None
-        self.net = net.to(device, memory_format=torch.channels_last).eval()  # 1.6 times faster on a CPU
+        self.net = net.to(device).eval()
         self.checksum, self.device = checksum(path), device
 
     def __call__(self, images):
@@ -331,6 +331,9 @@ def save(result, path):
     write_text(path, json.dumps(result, indent=1) + "\n")
 
 
+COMPARED = ("features", "weights", "crop", "resize", "reference", "references", "samples")
+
+
 def comparable(*results):
     """The results, unless they may not be set side by side.
 
@@ -338,7 +341,7 @@ def comparable(*results):
     """
     first = results[0]["manifest"]
     for other in results[1:]:
-        for what in ("features", "weights", "crop", "resize", "reference", "references", "samples"):
+        for what in COMPARED:
             came = other["manifest"][what]
             if came != first[what]:
                 raise ValueError(

@@ -15,10 +15,11 @@ import torch
 
 from .. import distributed, shipped, vp
 from ..checkpoint import read_safetensors, write_safetensors
+from ..checks import check_whole
 from ..dit import VP, Flow, checkpoints, load_pretrained, preconditioned
 from ..interop import add_lora, lora_guide
 from ..samplers import append_dims
-from ..train import Trainer, TrainingConfig, generator
+from ..train import Trainer, TrainingConfig, check_ranges, generator
 from .manifest import data_checksum, weights_checksum
 
 PUBLISHED = (  # what the paper fine-tunes
@@ -48,8 +49,10 @@ class Config(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.rank < 0:
-            raise ValueError(f"rank is {self.rank}; expected >= 0")
+        check_ranges(self, rank="[0, inf)", seed="(-2e9, 2e9)")
+        never = [step for step in self.keep if step not in range(1, self.steps + 1)]
+        if never:
+            raise ValueError(f"keep is {never[0]}; expected steps from 1 to {self.steps}")
 
 
 class Data(Protocol):
@@ -176,6 +179,7 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     naming the step.
     """
     out = pathlib.Path(out)
+    check_whole("every", every, 1)
     if data.shape != net.shape or len(data.classes) != net.null:
         raise ValueError(
             f"data has latents {data.shape} of {len(data.classes)} classes;"

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..checkpoint import read_safetensors, write_safetensors
+from ..checks import check_whole
 from ..environment import needs
 from ..samplers import append_dims
 from .manifest import agree, data_checksum, read_json, weights_checksum
@@ -126,6 +127,7 @@ def prepare(
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
         raise ValueError(f"out {out} lies in the folder of images, {images.folder}; expected another place")
+    check_whole("size", size, 1)
     if coder.shrink > 1 and size % (2 * coder.shrink):
         raise ValueError(
             f"size is {size}; expected a multiple of {2 * coder.shrink} for this codec and patches of 2"

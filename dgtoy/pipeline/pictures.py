@@ -372,6 +372,11 @@ def _classes(dataset, labels, names):
     if all(isinstance(label, str) for label in labels):
         names = names or sorted(set(labels))
         number = {name: k for k, name in enumerate(names)}
+        unknown = [label for label in labels if label not in number]
+        if unknown:
+            raise ValueError(
+                f"dataset {dataset} has label {unknown[0]!r}; expected of {', '.join(names)[:60]}"
+            )
         labels = [number[label] for label in labels]
     other = [label for label in labels if type(label) is not int]
     if other or not labels:

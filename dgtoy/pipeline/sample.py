@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from .. import vp
+from ..checks import check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
-from ..samplers import dpmpp_2m, heun, karras, last
+from ..samplers import check_interval, dpmpp_2m, heun, karras, last
+from ..train import check_ranges
 from .manifest import agree
 from .pictures import open_picture, to_uint8
 
@@ -53,6 +55,12 @@ class Config:
             raise ValueError(
                 f"channels is {self.channels} with sampler {self.sampler}; expected 0, or ddpm or ddim"
             )
+        check_ranges(self, seed="(-2e9, 2e9)")
+        check_interval(self.interval)
+        try:
+            dict(ddpm=vp.respaced, ddim=vp.strided).get(self.sampler, levels)(self.steps)
+        except ValueError as e:
+            raise ValueError(f"steps is {self.steps} with sampler {self.sampler}: {e}") from None
 
 
 def noise(config, images, shape):
@@ -89,13 +97,20 @@ def draw_latents(tuned, guide, config, images, num_classes):
 
 
 def check_models(tuned, guide, config):
-    """Raise ValueError if the method has no guide, or the sampler steps as DiT's process does and a network
-    is a flow."""
+    """Raise ValueError if the method has no guide, or autoguidance one of other classes; if more channels are
+    to be guided than there are; if the sampler steps as DiT's process does and a network is a flow."""
     guided = config.method in ("dog", "autoguidance")
     if guided and guide is None:
         raise ValueError(
             f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
         )
+    if config.method == "autoguidance" and guide.null != tuned.null:
+        raise ValueError(
+            f"guide has {guide.null} classes; expected {tuned.null}: autoguidance takes --weaker, an earlier"
+            " checkpoint of the same fine-tune"
+        )
+    if config.channels > tuned.shape[0]:
+        raise ValueError(f"channels is {config.channels}; expected at most {tuned.shape[0]}")
     nets = (tuned, guide) if guided else (tuned,)
     if config.sampler in IN_STEPS_OF_DIT and any(isinstance(net, Flow) for net in nets):
         raise ValueError(f"sampler is {config.sampler} and the network a flow; expected dpmpp_2m or heun")
@@ -140,6 +155,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     finite is written.
     """
     check_models(tuned, guide, config)
+    check_whole("batch", batch, 1)
     out = pathlib.Path(out)
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings | origin

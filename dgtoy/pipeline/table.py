@@ -1,6 +1,9 @@
 """The paper's tables from scores on disk: one row a run, sorted, refused if the runs cannot be compared."""
 
-from .evaluate import comparable, saturated
+import math
+import numbers
+
+from .evaluate import COMPARED, comparable, saturated
 from .manifest import read_json
 
 SETTINGS = ("method", "w", "sampler", "steps", "step", "dropout", "rank", "guide")
@@ -16,8 +19,23 @@ def read(paths):
         result = read_json(path, expected)
         if not {"scores", "manifest"} <= set(result):
             raise ValueError(f"{path} holds {', '.join(list(result)[:4]) or 'nothing'}; expected {expected}")
+        _check(path, **result)
         found.append(result)
     return comparable(*found)
+
+
+def _check(path, scores, manifest, **_):
+    """Raise ValueError for a score that is missing or no finite number, or a line of the manifest missing."""
+    scores, manifest = (part if isinstance(part, dict) else {} for part in (scores, manifest))
+    told = {name: scores.get(name) for name in METRICS if name != "saturated" or name in scores}
+    for name, value in (*told.items(), ("saturated", manifest.get("saturated", 0.0))):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise ValueError(f"{path}: {name} is {value}; expected a finite number")
+    missing = [name for name in (*COMPARED, "made") if name not in manifest]
+    if missing or not isinstance(manifest["made"], dict):
+        raise ValueError(
+            f"{path}: its manifest says no {(missing or ['made'])[0]}; expected `dit evaluate`'s"
+        )
 
 
 def table(results):
