@@ -197,6 +197,13 @@ def test_frechet_distance_agrees_with_scipy_s_matrix_root(seed, d):
     assert metrics.frechet_distance(x, y).item() == pytest.approx(truth, rel=1e-6, abs=1e-6)
 
 
+def test_moments_taken_once_give_the_same_distance():
+    x, y = cloud(50, 6), cloud(40, 6, 1)
+    taken = metrics.moments(x)
+    close(taken.root @ taken.root, taken.cov)
+    assert metrics.frechet_distance(taken, y) == metrics.frechet_distance(x, y)
+
+
 def test_frechet_distance_with_fewer_samples_than_dimensions_is_a_number():
     x = cloud(5, 20)
     assert metrics.frechet_distance(x, x).item() == pytest.approx(0, abs=1e-6)

@@ -164,14 +164,22 @@ def split(images, size=None):
 
 def _split(x, label, classes, how, size=None):
     """The parts of SPLITS[how], of the first the first `size` of each class."""
+    photos = Photos(x, label, classes)
     numbers = [(label == k).nonzero()[:, 0] for k in range(len(classes))]
-    first, second = SPLITS[how]
-    longest = max(len(rows[first]) for rows in numbers)
+    train, truth = (photos[torch.cat([rows[part] for rows in numbers])] for part in SPLITS[how])
+    return Split(train[first(train.label, size)], truth)
+
+
+def first(label, size=None):
+    """Which of pictures with label (N,) are the first `size` of their class, None for all of them.  -> (n,)
+
+    Raises ValueError for a size that no class has.
+    """
+    numbers = [(label == k).nonzero()[:, 0] for k in label.unique()]
+    longest = max(map(len, numbers))
     if size is not None and not 1 <= size <= longest:
         raise ValueError(f"size is {size}; expected 1 to {longest}, the pictures of the largest class")
-    photos = Photos(x, label, classes)
-    train = torch.cat([rows[first][:size] for rows in numbers])
-    return Split(photos[train], photos[torch.cat([rows[second] for rows in numbers])])
+    return torch.cat([rows[:size] for rows in numbers])
 
 
 # packed files
