@@ -253,8 +253,9 @@ def test_bad_folders(folder, tmp_path):
     (folder / "emu").mkdir()
     with refuses("emu holds no images"):
         ImageFolder(folder)
-    with refuses("size is 18; expected a multiple of 4"):
-        prepare(HubLike(), tmp_path / "out", size=18)
+    for size in (18, 40_000):
+        with refuses(f"size is {size}; expected a multiple of 4 for codec unshuffle, at most 4096"):
+            prepare(HubLike(), tmp_path / "out", size=size)
     with pytest.raises(FileNotFoundError, match="holds no plan.json"):
         Latents(folder)
 

@@ -279,3 +279,30 @@ def test_sets_that_are_constant_get_no_score(tmp_path):
         for pair in ((path, reference), (reference, path)):
             with refuses(f"bad.npz: the 8 pictures are {what}; expected pictures that differ"):
                 evaluate(*pair, Glyphs(), "glyphs")
+
+
+@pytest.mark.parametrize(
+    "head, said",
+    [
+        (b"", "it is empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC; save it as JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab", "run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>403 Forbidden", "it is HTML or XML, as a failed download leaves"),
+        (b"just words", "it is no kind of picture that is known"),
+    ],
+)
+def test_a_file_that_is_no_picture_says_what_it_is(head, said, tmp_path):
+    (tmp_path / "p.jpg").write_bytes(head)
+    for source in (tmp_path / "p.jpg", io.BytesIO(head)):
+        with refuses("p.jpg cannot be read (UnidentifiedImageError: ", said):
+            open_picture(source, "p.jpg")
+
+
+def test_other_pictures_of_the_same_names_and_sizes_are_told_apart(folder):
+    """Bitmaps of one size all have as many bytes."""
+    path = folder / "a" / "0.bmp"
+    seen = set()
+    for seed in (0, 1, 0):
+        Image.fromarray(noise(seed=seed)).save(path)
+        seen.add((path.stat().st_size, ImageFolder(folder).fingerprint))
+    assert len(seen) == 2 and len({size for size, _ in seen}) == 1

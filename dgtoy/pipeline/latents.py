@@ -20,6 +20,7 @@ from .manifest import agree, data_checksum, read_json, weights_checksum
 from .pictures import centre_crop, survey
 
 SHARD = 256  # images per file
+LARGEST = 4096  # pixels to a side: a slip of the finger would fill the memory
 VAES = {  # name: where its weights are published, and their licence
     "sd-vae-ft-ema": ("stabilityai/sd-vae-ft-ema on the Hugging Face hub", "MIT"),
     "sd-vae-ft-mse": ("stabilityai/sd-vae-ft-mse on the Hugging Face hub", "MIT"),
@@ -128,9 +129,10 @@ def prepare(
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
         raise ValueError(f"out {out} lies in the folder of images, {images.folder}; expected another place")
     check_whole("size", size, 1)
-    if coder.shrink > 1 and size % (2 * coder.shrink):
+    step = 2 * coder.shrink if coder.shrink > 1 else 1  # a codec's latents are cut into patches of 2
+    if size > LARGEST or size % step:
         raise ValueError(
-            f"size is {size}; expected a multiple of {2 * coder.shrink} for this codec and patches of 2"
+            f"size is {size}; expected a multiple of {step} for codec {coder.name}, at most {LARGEST}"
         )
     plan = dict(
         images=images.fingerprint,

@@ -30,7 +30,7 @@ def open_picture(source, name=None):
     from PIL import Image
 
     name = name or (source if isinstance(source, str | pathlib.Path) else type(source).__name__)
-    with _named(name):
+    with _named(name, source):
         if isinstance(source, np.ndarray):
             source = Image.fromarray(source)
         opened = Image.open(source) if not isinstance(source, Image.Image) else contextlib.nullcontext(source)
@@ -56,7 +56,7 @@ def look(source, name):
     """
     from PIL import Image
 
-    with _named(name), Image.open(source) as image:
+    with _named(name, source), Image.open(source) as image:
         size = image.size
         image.draft("RGB", (1, 1))
         few = np.asarray(_in_rgb(image).resize((32, 32), Image.Resampling.BOX)).astype(int)  # (32, 32, 3)
@@ -102,12 +102,32 @@ def _look_or_error(source):
 
 
 @contextlib.contextmanager
-def _named(name):
+def _named(name, source):
     """The block reads a picture: whatever it raises becomes a ValueError of one line with this name."""
+    from PIL import UnidentifiedImageError
+
     try:
         yield
     except Exception as e:
-        raise ValueError(f"image {name} cannot be read ({type(e).__name__}: {str(e)[:80]})") from None
+        why = _no_picture(source) if isinstance(e, UnidentifiedImageError) else str(e)[:80]
+        raise ValueError(f"image {name} cannot be read ({type(e).__name__}: {why})") from None
+
+
+def _no_picture(source):
+    """What a file is that is no picture, by its first bytes."""
+    if isinstance(source, str | os.PathLike):
+        source = io.BytesIO(pathlib.Path(source).read_bytes()[:64])
+    source.seek(0)
+    head = source.read(64)
+    if not head:
+        return "it is empty"
+    if head[4:10] in (b"ftyphe", b"ftypmi"):
+        return "it is HEIC; save it as JPEG"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git-lfs; run `git lfs pull`"
+    if head.lstrip().startswith(b"<"):
+        return "it is HTML or XML, as a failed download leaves"
+    return "it is no kind of picture that is known"
 
 
 def _in_rgb(image):
@@ -156,6 +176,15 @@ def _raise(error):
 
 def _visible(name):
     return not name.startswith(".") and name not in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _digest(path):
+    """The SHA-256 of a file, or of nothing where it cannot be read, which `survey` tells."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _kinds(paths):
@@ -285,7 +314,9 @@ class ImageFolder:
                 stacklevel=2,
             )
         self._warn_of_nested()
-        names = "\n".join(f"{p.relative_to(folder)} {os.path.getsize(p)}" for p in self.paths if p.exists())
+        with ThreadPoolExecutor() as threads:
+            digests = list(threads.map(_digest, self.paths))
+        names = "\n".join(f"{p.relative_to(folder)} {d}" for p, d in zip(self.paths, digests))
         self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
     def _warn_of_nested(self):
