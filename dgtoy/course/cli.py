@@ -86,9 +86,15 @@ def experiment(args):
 def records(args):
     """Run every experiment that has the preset, and print what the claims' rules say of the records."""
     from .claims import report
+    from .worlds import photos
 
+    packed = photos.default_folder().is_dir()
     for name in experiments.NAMES:
-        if hasattr(experiments.get(name).Config, args.preset):
+        if name in experiments.PHOTOGRAPHS and not packed:
+            print(
+                f"{name:12s} left out: no photographs in {photos.default_folder()} (python -m dgtoy photos)"
+            )
+        elif hasattr(experiments.get(name).Config, args.preset):
             _run(name, args)
     print(report.findings(report.judge(args.out or PRESETS[args.preset])))
 

@@ -62,7 +62,11 @@ class PhotoJudge(Judge):
             self.metrics = tuple(name for name in self.metrics if name != "class_accuracy")
         self.moments = metrics.moments(self.truth)
         self.neighbours = self.truth[matched(self.label, truth.label, 0)]
-        self.learnt = self.train[photos.first(train.label, setting.size)]
+        self.learnt_from(photos.first(train.label, setting.size))
+
+    def learnt_from(self, rows):
+        """Say which pictures of the training half a fine-tune saw; before, the first `size` of each class."""
+        self.learnt = self.train[rows]
         self.near = torch.quantile(self.nearest(self.truth), 0.01)
 
     def start(self, seed):

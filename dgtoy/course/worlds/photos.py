@@ -185,6 +185,11 @@ def first(label, size=None):
 # packed files
 
 
+def default_folder():
+    """Where packed photographs are looked for: DGTOY_PHOTOS, or build/photos."""
+    return pathlib.Path(os.environ.get("DGTOY_PHOTOS") or "build/photos")
+
+
 def read(name, folder=None, classes=None):
     """The packed pictures of a collection.  -> x (N, 3, 64, 64) uint8, label (N,), names of the classes
 
@@ -192,7 +197,7 @@ def read(name, folder=None, classes=None):
     DGTOY_PHOTOS, or build/photos. Raises FileNotFoundError that says how to get a file that is missing,
     ValueError for one that is damaged.
     """
-    folder = pathlib.Path(folder or os.environ.get("DGTOY_PHOTOS") or "build/photos")
+    folder = pathlib.Path(folder or default_folder())
     paths = [folder / file for file in _files(name)]
     missing = [path.name for path in paths if not path.exists()]
     if missing:

@@ -1,0 +1,106 @@
+"""The study of photographs at toy size: made-up pictures, a small network, other features."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dgtoy import shipped
+from dgtoy.course import photo_judge
+from dgtoy.course import photos as tuning
+from dgtoy.course.experiments import photos as study
+from dgtoy.course.lab import replace
+from dgtoy.course.photo_judge import PhotoSetting
+from dgtoy.course.worlds import photos
+from dgtoy.dit import DiT, Flow
+from dgtoy.guidance import blurred
+from dgtoy.pipeline import evaluate
+
+SETTING = PhotoSetting(
+    seeds=2,
+    samples=16,
+    steps=4,
+    size=6,
+    finetune=replace(PhotoSetting().finetune, steps=10, batch=4, lr=1e-2),
+)
+
+
+class Corners:
+    """Twelve features: the mean colour of each quarter of a picture."""
+
+    checksum, resize, device = "none", "none", "cpu"
+
+    def __call__(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float() / 100, 2).flatten(1)
+
+
+def pictures(n, seed):
+    """Two classes of n pictures each, reddish and bluish."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(60, 140, (2 * n, 3, 2, 2), generator=g)
+    label = torch.arange(2 * n) % 2
+    x[label == 0, 0] += 100
+    x[label == 1, 2] += 100
+    x = x.repeat_interleave(32, 2).repeat_interleave(32, 3).to(torch.uint8)
+    return photos.Photos(x, label, ["red", "blue"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def world(tmp_path_factory):
+    net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
+    g = torch.Generator().manual_seed(1)
+    for p in net.net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    split = photos.Split(pictures(20, 0), pictures(20, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(evaluate, "extractor", lambda name, device: Corners())
+        patch.setattr(photos, "target", lambda name, folder=None, size=None: split)
+        patch.setattr(shipped, "load", lambda name, device="cpu": net.clone())
+        yield split
+
+
+@pytest.fixture(scope="module")
+def record(world):
+    return study.run(dataclasses.replace(study.Config.quick(), setting=SETTING, targets=("food", "art7")))
+
+
+def test_every_method_is_scored_on_every_target(record):
+    rows = record["results"]["rows"]
+    names = {r["method"] for r in rows}
+    assert names == {"none", *study.METHODS, *study.ON_AN_INTERVAL, study.IN_PROPORTION}
+    assert len(rows) == 2 * len(names) and all(len(r["frechet"]) == 2 for r in rows)
+    assert set(record["results"]["floor"]) == {"food", "art7"}
+    one = [r for r in rows if r["target"] == "food"]
+    assert len({tuple(r["frechet"]) for r in one}) == len(one)  # no method is another
+    study.figure(record)
+
+
+def test_a_seed_is_another_choice_of_pictures_and_trains_another_network(world):
+    few = replace(SETTING, size=6)
+    a, b = (tuning.chosen(few, seed) for seed in (0, 1))
+    assert len(a) == 12 and not torch.equal(a, b)
+    assert world.train.label[a].bincount().tolist() == [6, 6]
+    assert torch.equal(tuning.chosen(replace(SETTING, size=None), 0), torch.arange(40))
+    base = shipped.load("photos64")
+    kept = tuning.finetuned(SETTING, 0, base, at=(2,))
+    again, other = (tuning.finetuned(SETTING, seed, base)[10] for seed in (0, 1))
+    assert set(kept) == {2, 10} and kept[10].null == 2
+    for name, p in kept[10].params.items():
+        assert torch.equal(p, again.params[name])
+    assert any(not torch.equal(p, other.params[name]) for name, p in kept[10].params.items())
+
+
+def test_copies_are_counted_against_what_a_seed_learnt(world):
+    judge = photo_judge.PhotoJudge(SETTING)
+    rows = tuning.chosen(SETTING, 3)
+    judge.learnt_from(rows)
+    assert judge.nearest(judge.train[rows]).max() < 1e-3
+
+
+def test_blurred_in_proportion_is_blurred_by_a_share_of_the_noise():
+    D = lambda x, sigma: x / (1 + sigma**2)
+    x = torch.randn(5, 3, 4, 4)
+    for sigma in (0.1, 2.0):
+        wide = study.widened(D, 0.3)(x, torch.tensor(sigma))
+        torch.testing.assert_close(wide, blurred(D, 0.3 * sigma)(x, torch.tensor(sigma)))
