@@ -16,6 +16,7 @@ COURSE = {
     "badges": "write the repository's address into README, notebooks and pyproject.toml",
 }
 DIT = {
+    "dit run": "the whole way from a folder of pictures to a contact sheet",
     "dit prepare": "encode a folder of pictures as latents",
     "dit finetune": "fine-tune a DiT on them",
     "dit sample": "sample it with guidance",
@@ -26,6 +27,7 @@ DIT = {
 EXAMPLES = """examples:
   python -m dgtoy notebooks 00_five_minutes
   python -m dgtoy experiment transfer --preset full --device cuda
+  python -m dgtoy dit run photos
   python -m dgtoy dit prepare photos --out latents"""
 
 
@@ -94,4 +96,6 @@ def _listed(title, commands):
 
 
 if __name__ == "__main__":
+    # before torch is loaded: threads that wait awake cost five times the run itself beside other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()

@@ -289,7 +289,8 @@ class Trainer:
         mine |= self.origin | dict(ema=bool(self.averages))
         for what in ("recipe", "seeds", "model", "ema", *self.origin):
             if came.get(what) != mine[what]:
-                raise ValueError(f"{path} was made with {what} {came.get(what)}; this run has {mine[what]}")
+                theirs, ours = _differing(came.get(what), mine[what])
+                raise ValueError(f"{path} was made with {what} {theirs}; this run has {ours}")
         if step > self.recipe.steps:
             raise ValueError(f"{path} is at step {step}; this run ends at {self.recipe.steps}")
 
@@ -348,6 +349,14 @@ def _muon(params, recipe):
     for p in params:
         made.state[p] = dict(momentum_buffer=torch.zeros_like(p))
     return made
+
+
+def _differing(one, other):
+    """Two values; of two dicts only what differs, as text."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one, other
+    keys = [k for k in one | other if one.get(k) != other.get(k)]
+    return tuple(", ".join(f"{k} = {d.get(k)}" for k in keys) for d in (one, other))
 
 
 def _params(net):

@@ -1,8 +1,11 @@
-"""python -m dgtoy dit prepare|finetune|sample|evaluate|calibrate|table."""
+"""python -m dgtoy dit run, or its steps: prepare|finetune|sample|evaluate|calibrate|table."""
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
+import shlex
+import sys
 import time
 
 import torch
@@ -10,6 +13,7 @@ from tqdm import tqdm
 
 from .. import distributed, environment
 from ..checkpoint import write_text
+from . import interrupt
 from .manifest import checksum
 
 
@@ -214,42 +218,84 @@ def _finetune_options(parser):
 
 
 def finetune(args):
-    """Fine-tune a DiT on latents; the default is the paper's recipe."""
-    from .finetune import Config, normal_loss, start
+    """Fine-tune a DiT on latents; the default is the paper's recipe, on a CPU one for a laptop."""
+    from . import pace
     from .finetune import finetune as run
+    from .finetune import normal_loss, start
     from .latents import Latents
 
-    device = distributed.join(environment.device(args.device))
+    device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
+    first = distributed.rank() == 0
     data = Latents(args.latents)
-    config = Config(**_given(args, Config))
+    config, done = _recipe(args, device)
     pretrained = args.pretrained or data.plan.get("pretrained")
     if not pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, as prepare had none")
     net = start(pretrained, len(data.classes), config, device, args.heads)
-    first = distributed.rank() == 0
-    bar = tqdm(total=config.steps, desc="finetune", disable=args.quiet or not first, mininterval=5)
     told = dict(pretrained=_named(pretrained), codec=data.plan["codec"])
-    steps = run(net, data, config, args.out, args.every, told=told)
-    log, recent = pathlib.Path(args.out) / "losses.csv", []
-    if first and not log.exists():
+    steps = run(net, data, config, out, args.every, told=told)
+    if first and not args.quiet and device.type == "cpu":
+        _estimate(pace.of_finetune(config, done) * pace.seconds_a_pass(net), device)
+    if first and not (out / "losses.csv").exists():
         loss, spread = normal_loss(pretrained, data, config, device, args.heads)
         print(
             f"the pre-trained model's own loss on these images is {loss:.4f}, "
             f"+- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
         )
-        _append(log, 0, loss)
-    began, seen = time.time(), 0
+        _append(out / "losses.csv", 0, loss)
+    with interrupt.deferred() as asked:
+        for step in _logged(steps, config, out / "losses.csv", args.quiet) if first else steps:
+            if asked:
+                _interrupted(steps, step, out)
+    if first:
+        print(f"{out}/ema.safetensors after {config.steps} steps")
+
+
+def _recipe(args, device):
+    """What the options say, else what OUT remembers, else what suits the machine.  -> Config, steps done"""
+    from ..dit.checkpoints import header
+    from . import pace
+    from .finetune import Config
+
+    given, last = _given(args, Config), header(pathlib.Path(args.out) / "last.safetensors")
+    held = {k: tuple(v) if isinstance(v, list) else v for k, v in last.get("recipe", {}).items()}
+    suited = pace.RECIPES["cpu"] if device.type == "cpu" and "steps" not in given else {}
+    return Config(**(held or suited) | given), last.get("step", 0)
+
+
+def _estimate(seconds, device):
+    """Say how long it will take, before it starts."""
+    from .pace import duration, machine
+
+    print(f"about {duration(seconds)} ({machine(device)})", flush=True)
+
+
+def _logged(steps, config, log, quiet):
+    """The steps as they come, with a bar, and a line of the table of losses for every 50."""
+    bar = tqdm(total=config.steps, desc="finetune", disable=quiet, mininterval=5)
+    began, seen, recent = time.time(), 0, []
     for step in steps:
         seen += config.batch
         recent.append(step.loss)
         bar.update(step.step - bar.n)
-        if first and (step.step % 50 == 0 or step.step == config.steps):
+        if step.step % 50 == 0 or step.step == config.steps:
             loss = sum(recent).item() / len(recent)
             recent.clear()
             bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{seen / (time.time() - began):.0f}")
             _append(log, step.step, loss)
-    if first:
-        print(f"{args.out}/ema.safetensors after {config.steps} steps")
+        yield step
+
+
+def _interrupted(steps, step, out):
+    """End a fine-tune after a step, its state written, with the exit status of what Ctrl-C ends, 130."""
+    with contextlib.suppress(KeyboardInterrupt):
+        steps.throw(KeyboardInterrupt)
+    print(
+        f"dit finetune: interrupted after step {step.step}, which {out / 'last.safetensors'} holds;"
+        " the same command goes on from there",
+        file=sys.stderr,
+    )
+    sys.exit(130)
 
 
 def _append(log, step, loss):
@@ -281,7 +327,12 @@ def _sample_options(parser):
     parser.add_argument(
         "--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune; default: none"
     )
-    parser.add_argument("--out", required=True, help="the folder of pictures to write, and samples.npz")
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="the folder of pictures to write, and samples.npz; a"
+        " second run in it need not say its settings again",
+    )
     _vae(parser)
     parser.add_argument("--batch", type=int, default=64, help="pictures at a time; default: 64")
     _fields(
@@ -324,27 +375,34 @@ def _models(args, device, method="dog"):
 def sample(args):
     """Sample a fine-tune with guidance, as PNGs and one .npz."""
     from ..dit.fast import fast
+    from . import pace
     from .finetune import header
-    from .sample import Config, collect, sampler_of
+    from .sample import Config, collect, contact, remembered, sampler_of
     from .sample import sample as run
 
-    device, given = distributed.join(environment.device(args.device)), _given(args, Config)
-    method = given.get("method", Config.method)
+    device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
+    first = distributed.rank() == 0
+    given, held = _given(args, Config), remembered(out)
+    method = (held | given).get("method", Config.method)
     tuned, guide, names = _models(args, device, method)
-    config = Config(**sampler_of(tuned) | given)
+    config = Config(**sampler_of(tuned) | held | given)
+    if first and not args.quiet and tuned.device.type == "cpu":
+        done = len(list((out / "images").glob("*.png")))
+        _estimate(pace.of_sample(config, done) * pace.seconds_a_pass(tuned), device)
     if str(device).startswith("cuda") or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
     made = header(args.finetuned)
     origin = names | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
     coder = _decoder(args, tuned.shape, made.get("codec"), device)
     part = distributed.rank(), distributed.count()
-    bar = tqdm(desc="sample", disable=args.quiet or part[0] > 0, mininterval=2)
-    for done, total in run(tuned, guide, coder, config, args.out, origin, args.batch, part):
+    bar = tqdm(desc="sample", disable=args.quiet or not first, mininterval=2)
+    for done, total in run(tuned, guide, coder, config, out, origin, args.batch, part):
         bar.total = total
         bar.update(done - bar.n)
     distributed.barrier()
-    if part[0] == 0:
-        print(collect(args.out, config.count))
+    if first:
+        contact(out, made.get("classes") or range(tuned.null))
+        print(collect(out, config.count))
 
 
 def _decoder(args, shape, trained_on, device):
@@ -452,7 +510,83 @@ def table(args):
         print(text, end="")
 
 
+# run
+
+
+def _run_options(parser):
+    parser.add_argument("images", help="a folder with one folder of images per class")
+    parser.add_argument("--out", help="the folder to write; default: the name of the images, with -run")
+    parser.add_argument(
+        "--pretrained",
+        default="photos64",
+        help="the network to fine-tune: a checkpoint, or one that ships with dgtoy; default: photos64",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0.1",
+    )
+    parser.add_argument("--w", type=float, nargs="+", default=[1.5, 3.0], help="weights; default: 1.5 3")
+    parser.add_argument("--count", type=int, default=12, help="pictures per method; default: 12")
+    parser.add_argument(
+        "--steps", type=int, help="steps of fine-tuning; default: 300 on a CPU, 1500 on a GPU"
+    )
+    _common(parser)
+
+
+def run(args):
+    """The whole way: prepare, finetune, sample with none, CFG and DoG, a contact sheet and a gallery."""
+    from . import pace
+    from . import run as whole
+    from .finetune import pretrained_net
+
+    device = torch.device(environment.device(args.device))
+    out = pathlib.Path(args.out or f"{pathlib.Path(args.images).resolve().name}-run")
+    recipe = pace.RECIPES["cpu" if device.type == "cpu" else "cuda"]
+    recipe |= dict(steps=args.steps) if args.steps else {}
+    given = dict(device=args.device, heads=args.heads)
+    common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+    if not args.quiet:
+        seconds = pace.seconds_a_pass(pretrained_net(args.pretrained, device, args.heads))
+        _estimate(pace.of_run(recipe, args.w, args.count) * seconds, device)
+    for words in whole.commands(
+        args.images, out, args.pretrained, args.held_out, recipe, args.w, args.count, common
+    ):
+        print("\npython -m dgtoy dit", *(shlex.quote(str(word)) for word in words), flush=True)
+        main([*map(str, words), "--quiet"] if args.quiet else map(str, words))
+    scores = _scores(args, out)
+    for path in whole.show(args.images, out, args.w, args.count, scores):
+        print(path)
+
+
+def _scores(args, out):
+    """The table of scores of a run, if the features for photographs are at hand.  -> text"""
+    from . import evaluate as scores
+    from .run import settings
+
+    device = environment.device(args.device)
+    try:
+        extractor = scores.extractor("lite0", device=device)
+    except (ImportError, FileNotFoundError) as e:
+        print(f"no scores: {e}")
+        return ""
+    files = [out / name / "scores.json" for name in settings(args.w)]
+    for file in files:
+        made = file.parent / "manifest.json"
+        found = scores.evaluate(file.parent / "images", args.images, extractor, "lite0", made=made)
+        scores.save(found, file)
+    from .table import read
+    from .table import table as table_of
+
+    text = table_of(read(files)) + "\n"
+    write_text(out / "scores.md", text)
+    print(text, end="")
+    return text
+
+
 STEPS = {
+    "run": (_run_options, run),
     "prepare": (_prepare_options, prepare),
     "finetune": (_finetune_options, finetune),
     "sample": (_sample_options, sample),

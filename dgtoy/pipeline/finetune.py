@@ -175,8 +175,8 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
     LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
     Raises ValueError for data of another shape or number of classes, and to go on in an OUT that was made
-    from other data or another base; FloatingPointError at a non-finite loss,
-    naming the step.
+    from other data or another base; FloatingPointError at a non-finite loss, naming the step. A
+    KeyboardInterrupt that is thrown into the generator saves the state first.
     """
     out = pathlib.Path(out)
     check_whole("every", every, 1)
@@ -238,7 +238,11 @@ def _written(trainer, batch_fn, ema, out, every, told):
             write_safetensors(out / f"{name}.safetensors", state, made)
         if done or step.step % every == 0:
             trainer.save(out / "last.safetensors")
-        yield step
+        try:
+            yield step
+        except KeyboardInterrupt:  # thrown in by the caller between two steps, where the state is whole
+            trainer.save(out / "last.safetensors")
+            raise
 
 
 def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):

@@ -17,6 +17,7 @@ from ..samplers import check_interval, dpmpp_2m, heun, karras, last
 from ..train import check_ranges
 from .manifest import agree
 from .pictures import open_picture, to_uint8
+from .sheet import contact_sheet, write_png
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
@@ -128,6 +129,14 @@ def _finite(states, config, images):
         yield x
 
 
+def remembered(out):
+    """The fields of the configuration with which OUT was made, by name; of a new OUT none."""
+    path = pathlib.Path(out) / "manifest.json"
+    made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = {f.name: made[f.name] for f in dataclasses.fields(Config) if f.name in made}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
+
+
 def sampler_of(net):
     """The sampler and its steps by default: as in the paper for a `VP`; a flow does not have its steps."""
     return dict(sampler="dpmpp_2m", steps=24) if isinstance(net, Flow) else dict(sampler="ddpm", steps=50)
@@ -176,7 +185,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
                 )
             pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()  # (b, H, W, 3)
             with ThreadPoolExecutor() as threads:  # compressing 10,000 images in turn would take minutes
-                list(threads.map(_write_png, (image_path(out, i) for i in images), pixels))
+                list(threads.map(write_png, pixels, (image_path(out, i) for i in images)))
             done += len(images)
             yield done, len(mine)
 
@@ -188,17 +197,20 @@ def image_path(out, i):
     return pathlib.Path(out) / "images" / f"{i:06d}.png"
 
 
-def _write_png(path, array):
-    """An array (H, W, 3) uint8 into `path`, which appears complete or not at all."""
-    from PIL import Image
+def contact(out, classes, columns=8, rows=12):
+    """The first pictures of each class as OUT/contact.png, a class a row.  -> its path
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".png.part")
-    try:
-        Image.fromarray(array).save(part, "PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    classes: their names; image i is of class i mod len(classes).
+    """
+    out = pathlib.Path(out)
+    shown = {}
+    for label, name in enumerate(classes[:rows]):
+        paths = (image_path(out, label + k * len(classes)) for k in range(columns))
+        shown[str(name)] = [path for path in paths if path.exists()]
+    shown = {name: paths for name, paths in shown.items() if paths}
+    longest = max(map(len, shown.values()))
+    write_png(contact_sheet(shown, [""] * longest), out / "contact.png")
+    return out / "contact.png"
 
 
 def collect(out, n):

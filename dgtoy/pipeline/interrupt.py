@@ -1,0 +1,24 @@
+"""Ctrl-C as a wish, granted when what is being done is whole."""
+
+import contextlib
+import signal
+import threading
+
+
+@contextlib.contextmanager
+def deferred():
+    """Within the block Ctrl-C only fills the list that it is given; a second one interrupts at once."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield asked
+        return
+
+    def note(number, frame):
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note) or signal.default_int_handler
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
