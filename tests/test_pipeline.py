@@ -9,6 +9,8 @@ import math
 import os
 import pathlib
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from dgtoy.__main__ import main
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, sample, table
+from dgtoy.pipeline import cli, evaluate, finetune, pace, sample, sheet, table
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
 from dgtoy.pipeline.pictures import ImageFolder, to_uint8
 
@@ -1136,3 +1138,188 @@ def test_more_samples_are_drawn_beside_those_that_are_there(photos, tmp_path):
     assert sample.image_path(tmp_path / "s", 0).stat().st_mtime_ns == first
     run(*words, "--count", 5, "--out", tmp_path / "t")
     assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))
+
+
+# the whole way
+
+
+def in_process(words, **environment):
+    """A command in a process of its own.  -> Popen"""
+    env = ENV | environment
+    line = [sys.executable, "-m", "dgtoy", *map(str, words)]
+    return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of another kind")
+def test_ctrl_c_writes_a_state_says_so_in_a_line_and_the_run_goes_on_exactly(place, tmp_path):
+    words = lambda out: command("finetune", *options(place, out, steps=400), "--every", 1000, "--quiet")
+    process = in_process(words(tmp_path / "k"))
+    log = tmp_path / "k" / "losses.csv"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 1):
+        time.sleep(0.01)  # until 50 steps are done
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and len(err.splitlines()) == 1
+    step = int(re.search("interrupted after step (\\d+), which .*last.safetensors holds", err)[1])
+    assert 50 <= step < 400 and not (tmp_path / "k" / "ema.safetensors").exists()
+    for out in ("k", "w"):
+        assert ends(words(tmp_path / out))
+    assert equal(tmp_path / "k" / "ema.safetensors", tmp_path / "w" / "ema.safetensors")
+
+
+def test_threads_wait_asleep_in_commands_without_the_makefile():
+    """As OpenMP itself says, once torch has loaded it; what the user sets stays."""
+    env = {k: v for k, v in ENV.items() if k != "OMP_WAIT_POLICY"} | dict(OMP_DISPLAY_ENV="TRUE")
+    for given, policy in (({}, "PASSIVE"), (dict(OMP_WAIT_POLICY="ACTIVE"), "ACTIVE")):
+        line = [sys.executable, "-m", "dgtoy", "dit", "table", "nowhere.json"]
+        done = subprocess.run(line, env=env | given, capture_output=True, text=True)
+        if "OPENMP DISPLAY ENVIRONMENT" not in done.stderr:
+            pytest.skip("torch has no OpenMP here")
+        assert re.search(f"OMP_WAIT_POLICY ?= ?'{policy}'", done.stderr)
+
+
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """`dit run` on the pictures of `photos`, in small."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 5, "--w", 1.5, 3)
+    run("run", photos / "images", "--out", out, *words)
+    return out
+
+
+def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):
+    """Without guidance the samples are those of the fine-tune alone; at equal noise the others differ."""
+    names = ["none", "cfg-1.5", "dog-1.5", "cfg-3", "dog-3"]
+    made = {name: json.loads((whole / name / "manifest.json").read_text(encoding="utf-8")) for name in names}
+    assert {(m["method"], m["w"]) for m in made.values()} == {
+        ("none", 1.0),
+        ("cfg", 1.5),
+        ("dog", 1.5),
+        ("cfg", 3.0),
+        ("dog", 3.0),
+    }
+    assert {(m["seed"], m["finetuned"], m["sampler"]) for m in made.values()} == {
+        (0, made["none"]["finetuned"], "dpmpp_2m")
+    }
+    assert finetune.header(whole / "finetune")["rank"] == 8
+    images = {name: np.load(whole / name / "samples.npz")["arr_0"] for name in names}
+    assert images["none"].shape == (5, 8, 8, 3)
+    assert len({image.tobytes() for image in images.values()}) == 5
+
+
+def test_a_contact_sheet_holds_every_picture_in_its_place(photos, whole):
+    found = np.asarray(Image.open(whole / "contact.png"))
+    cell, gap = sheet.CELL, sheet.GAP
+    height = 16 + 2 * gap + 6 * (cell + gap)
+    assert found.shape[0] == height and (found.shape[1] - 5 * (cell + gap)) > 5 * gap
+    left, top = found.shape[1] - 5 * (cell + gap), 16 + 2 * gap
+    order = [0, 2, 4, 1, 3]  # by class, then by number
+    for row, name in enumerate(["none", "cfg-1.5", "dog-1.5", "cfg-3", "dog-3"], 1):
+        for column, i in enumerate(order):
+            picture = Image.open(sample.image_path(whole / name, i)).resize(
+                (cell, cell), Image.Resampling.BICUBIC
+            )
+            y, x = top + row * (cell + gap), left + column * (cell + gap)
+            assert np.array_equal(found[y : y + cell, x : x + cell], np.asarray(picture))
+    names = found[:, :left]
+    assert (names < 100).any()  # they are written
+
+
+def test_a_gallery_is_one_page_that_needs_no_other_file(whole):
+    page = (whole / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 6 * 5 and not re.search(r'(src|href)="(?!data:)', page)
+    for word in ("brot", "käse", "DoG 3", "CFG 1.5", "no guidance", "your pictures"):
+        assert f"<th>{word}</th>" in page
+    sheet.gallery(whole / "x.html", "<b>", "", {"<i>": [np.zeros((4, 4, 3), np.uint8)]}, ["a & b"])
+    page = (whole / "x.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in page and "<i>" not in page and "a &amp; b" in page
+
+
+def test_a_run_of_enough_pictures_is_scored_against_the_folder(photos, whole, monkeypatch):
+    monkeypatch.setattr("dgtoy.pipeline.run.SCORED", 6)
+    glyphs = evaluate.extractor("glyphs")
+    monkeypatch.setattr(evaluate, "extractor", lambda name, device: glyphs)
+    words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 6, "--w", 1.5)
+    run("run", photos / "images", "--out", whole, *words)
+    held = json.loads((whole / "dog-1.5" / "scores.json").read_text(encoding="utf-8"))
+    expected = evaluate.evaluate(whole / "dog-1.5" / "images", photos / "images", glyphs, "lite0")
+    assert held["scores"] == expected["scores"] and held["manifest"]["made"]["w"] == 1.5
+    text = (whole / "scores.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 2 + 2 + 3 and "precision" in (whole / "index.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, capsys):
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
+    words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 6, "--w", 1.5, 3)
+    run("run", photos / "images", "--out", whole, *words)
+    after = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
+    assert len(before) < len(after) == 30 and before.items() <= after.items()
+    said = capsys.readouterr().out
+    assert said.count("python -m dgtoy dit ") == 7  # the single steps, as one could type them
+
+
+def test_a_run_folder_remembers_its_settings_and_names_a_changed_one(photos, tmp_path):
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", photos / "flow.safetensors")
+    tune = ("finetune", tmp_path / "l", "--out", tmp_path / "ft")
+    run(*tune, "--steps", 4, "--batch", 2, "--lr", 0.01, "--rank", 2)
+    last = (tmp_path / "ft" / "last.safetensors").stat().st_mtime_ns
+    run(*tune)  # the same settings: nothing is left to do
+    assert (tmp_path / "ft" / "last.safetensors").stat().st_mtime_ns == last
+    with pytest.raises(SystemExit) as ended:
+        run(*tune, "--lr", 0.1)
+    assert "made with recipe lr = 0.01; this run has lr = 0.1" in ended.value.code
+    run(*tune, "--steps", 6)
+    assert finetune.header(tmp_path / "ft")["step"] == 6
+
+    draw = ("sample", tmp_path / "ft", "--out", tmp_path / "s")
+    run(*draw, "--w", 2.5, "--steps", 4, "--seed", 3, "--count", 2)
+    run(*draw, "--count", 4)
+    made = json.loads((tmp_path / "s" / "manifest.json").read_text(encoding="utf-8"))
+    assert (made["w"], made["steps"], made["seed"], made["count"]) == (2.5, 4, 3, 4)
+    with pytest.raises(SystemExit) as ended:
+        run(*draw, "--w", 3)
+    assert "made with w 2.5; this run has 3.0" in ended.value.code
+
+
+def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
+    photos, tmp_path, monkeypatch, capsys
+):
+    laptop = dict(rank=2, steps=2, batch=3, lr=0.01, ema=0.5)
+    monkeypatch.setitem(pace.RECIPES, "cpu", laptop)
+    monkeypatch.setattr(pace, "seconds_a_pass", lambda net: 60.0)
+    main(
+        [
+            "dit",
+            "prepare",
+            *map(str, (photos / "images", "--out", tmp_path / "l", "--vae", "pixels", "--size", 8)),
+        ]
+    )
+    words = ("--pretrained", photos / "flow.safetensors", "--out", tmp_path / "ft", "--device", "cpu")
+    main(["dit", "finetune", str(tmp_path / "l"), *map(str, words)])
+    made = finetune.header(tmp_path / "ft")
+    assert {k: made[k] for k in laptop} == laptop
+    assert "about 15 min (cpu" in capsys.readouterr().out  # 2 steps of 3 pictures at 2.5 passes a minute each
+    main(
+        [
+            "dit",
+            "sample",
+            *map(str, (tmp_path / "ft", "--out", tmp_path / "s", "--count", 2, "--device", "cpu")),
+        ]
+    )
+    assert "about 1.6 h (cpu" in capsys.readouterr().out  # 2 pictures, 24 steps, 2 calls
+    assert (tmp_path / "s" / "contact.png").exists()
+
+
+def test_an_estimate_counts_the_calls_that_are_made(photos):
+    """Against a count of the passes themselves, one per picture."""
+    net = finetune.pretrained_net(photos / "flow.safetensors")
+    seen, forward = [], type(net.net).forward
+    net.net.forward = lambda x, t, y: (seen.append(len(x)), forward(net.net, x, t, y))[1]
+    for method, w, sampler in (("none", 2.0, "dpmpp_2m"), ("cfg", 1.0, "dpmpp_2m"), ("cfg", 2.0, "dpmpp_2m")):
+        config = sample.Config(method, w, sampler, steps=4, count=3)
+        sample.draw_latents(net, None, config, range(3), 2)
+        assert sum(seen) == pace.of_sample(config)
+        seen.clear()
+    assert [pace.duration(s) for s in (0, 40, 89, 400, 9000)] == ["1 s", "40 s", "89 s", "7 min", "2.5 h"]

@@ -529,9 +529,7 @@ def _run_options(parser):
     )
     parser.add_argument("--w", type=float, nargs="+", default=[1.5, 3.0], help="weights; default: 1.5 3")
     parser.add_argument("--count", type=int, default=12, help="pictures per method; default: 12")
-    parser.add_argument(
-        "--steps", type=int, help="steps of fine-tuning; default: 300 on a CPU, 1500 on a GPU"
-    )
+    parser.add_argument("--steps", type=int, help="of fine-tuning; default: 300 on a CPU, 1500 on a GPU")
     _common(parser)
 
 
@@ -543,8 +541,8 @@ def run(args):
 
     device = torch.device(environment.device(args.device))
     out = pathlib.Path(args.out or f"{pathlib.Path(args.images).resolve().name}-run")
-    recipe = pace.RECIPES["cpu" if device.type == "cpu" else "cuda"]
-    recipe |= dict(steps=args.steps) if args.steps else {}
+    recipe = dict(pace.RECIPES["cpu" if device.type == "cpu" else "cuda"])
+    recipe["steps"] = args.steps or recipe["steps"]
     given = dict(device=args.device, heads=args.heads)
     common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     if not args.quiet:
@@ -555,31 +553,31 @@ def run(args):
     ):
         print("\npython -m dgtoy dit", *(shlex.quote(str(word)) for word in words), flush=True)
         main([*map(str, words), "--quiet"] if args.quiet else map(str, words))
-    scores = _scores(args, out)
-    for path in whole.show(args.images, out, args.w, args.count, scores):
-        print(path)
+    sheets = whole.show(args.images, out, args.w, args.count)
+    if scores := _scores(args, out):
+        whole.show(args.images, out, args.w, args.count, scores)
+    print("", *sheets, sep="\n")
 
 
 def _scores(args, out):
-    """The table of scores of a run, if the features for photographs are at hand.  -> text"""
+    """The table of scores of a run, if there are pictures enough and features for photographs.  -> text"""
     from . import evaluate as scores
-    from .run import settings
+    from . import table as tables
+    from .run import SCORED, settings
 
-    device = environment.device(args.device)
+    if args.count < SCORED:
+        print(f"no scores: {args.count} pictures per method are too few; expected --count {SCORED} or more")
+        return ""
     try:
-        extractor = scores.extractor("lite0", device=device)
+        extractor = scores.extractor("lite0", device=environment.device(args.device))
     except (ImportError, FileNotFoundError) as e:
         print(f"no scores: {e}")
         return ""
     files = [out / name / "scores.json" for name in settings(args.w)]
     for file in files:
-        made = file.parent / "manifest.json"
-        found = scores.evaluate(file.parent / "images", args.images, extractor, "lite0", made=made)
-        scores.save(found, file)
-    from .table import read
-    from .table import table as table_of
-
-    text = table_of(read(files)) + "\n"
+        images, made = file.parent / "images", file.parent / "manifest.json"
+        scores.save(scores.evaluate(images, args.images, extractor, "lite0", args.count, made=made), file)
+    text = tables.table(tables.read(files)) + "\n"
     write_text(out / "scores.md", text)
     print(text, end="")
     return text

@@ -7,10 +7,11 @@ from .pictures import ImageFolder, centre_crop
 from .sample import image_path
 from .sheet import contact_sheet, gallery, write_png
 
+SCORED = 50  # pictures per method from which on scores are computed: they scatter much with fewer
 NAMES = dict(none="no guidance", cfg="CFG", dog="DoG")
 TEXT = (
-    "Each column starts from the same noise. No guidance: the fine-tune as it is. CFG: it is guided by its own"
-    " branch without a label. DoG, Domain Guidance: it is guided by the pre-trained model. The number is the"
+    "Each column starts from the same noise. No guidance: the fine-tune as it is. CFG: guided by its own"
+    " branch without a label. DoG, Domain Guidance: guided by the pre-trained model. The number is the"
     " weight w of guidance; 1 is off."
 )
 

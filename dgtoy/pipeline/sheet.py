@@ -2,6 +2,7 @@
 
 import base64
 import html
+import importlib.util
 import io
 import pathlib
 
@@ -19,9 +20,9 @@ def contact_sheet(rows, columns, cell=CELL):
     rows: {name: pictures}, a picture an array (H, W, 3) uint8 or a path; a row may be shorter than columns.
     columns: names, one per picture.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font = ImageFont.load_default(size=16)
+    font = _font(16)
     margin = round(max(font.getlength(name) for name in rows)) + 2 * GAP
     step, top = cell + GAP, 16 + 2 * GAP
     size = margin + len(columns) * step, top + len(rows) * step
@@ -35,6 +36,17 @@ def contact_sheet(rows, columns, cell=CELL):
             image = open_picture(picture).resize((cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(image, (margin + x * step, top + y * step))
     return sheet
+
+
+def _font(size):
+    """A font: matplotlib's DejaVu, where it is, as it has the letters of many languages."""
+    from PIL import ImageFont
+
+    if matplotlib := importlib.util.find_spec("matplotlib"):
+        path = pathlib.Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.exists():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
 
 
 def _fitted(name, font, width):
