@@ -524,8 +524,8 @@ def _run_options(parser):
     parser.add_argument(
         "--held-out",
         type=float,
-        default=0.1,
-        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0.1",
+        default=0.0,
+        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0",
     )
     parser.add_argument("--w", type=float, nargs="+", default=[1.5, 3.0], help="weights; default: 1.5 3")
     parser.add_argument("--count", type=int, default=12, help="pictures per method; default: 12")
