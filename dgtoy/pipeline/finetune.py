@@ -300,7 +300,13 @@ def weights_file(path):
 
 
 def header(path):
-    """What `finetune` says of a file or folder that it wrote: step and configuration; of others nothing."""
+    """What `finetune` says of a file or folder that it wrote: step and configuration; of others nothing.
+
+    Of a network that ships with dgtoy its classes, and the base of a fine-tune.
+    """
+    if is_shipped(path):
+        facts = shipped.facts(path)
+        return {k: facts[v] for k, v in dict(classes="classes", pretrained="base").items() if v in facts}
     return checkpoints.header(weights_file(path))
 
 
