@@ -143,7 +143,15 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
-    few = dict(scale=(2, 2), why=(2, 2), idea=(8, 8), nulls=(8, 8), photos=(4, 2), posters=(1, 1))
+    few = dict(
+        scale=(2, 2),
+        why=(2, 2),
+        idea=(8, 8),
+        nulls=(8, 8),
+        photos=(4, 2),
+        photos_guides=(4, 2),
+        posters=(1, 1),
+    )
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 

@@ -9,6 +9,7 @@ from dgtoy import shipped
 from dgtoy.course import photo_judge
 from dgtoy.course import photos as tuning
 from dgtoy.course.experiments import photos as study
+from dgtoy.course.experiments import photos_guides
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
 from dgtoy.course.worlds import photos
@@ -55,6 +56,7 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluate, "extractor", lambda name, device: Corners())
+        patch.setattr(photos, "source", lambda folder=None: split)
         patch.setattr(photos, "target", lambda name, folder=None, size=None: split)
         patch.setattr(shipped, "load", lambda name, device="cpu": net.clone())
         yield split
@@ -104,3 +106,42 @@ def test_blurred_in_proportion_is_blurred_by_a_share_of_the_noise():
     for sigma in (0.1, 2.0):
         wide = study.widened(D, 0.3)(x, torch.tensor(sigma))
         torch.testing.assert_close(wide, blurred(D, 0.3 * sigma)(x, torch.tensor(sigma)))
+
+
+def test_every_guide_is_tried_at_every_stage(world):
+    config = dataclasses.replace(photos_guides.Config.quick(), setting=SETTING, stages=(4, 10))
+    record = photos_guides.run(config)
+    rows = record["results"]["rows"]
+    assert len(rows) == 2 * (1 + len(photos_guides.GUIDES))
+    assert len({tuple(r["frechet"]) for r in rows}) == len(rows)  # no guide is another
+    found = photos_guides.crossings(record, "own null")
+    assert len(found) == 2 and all(len(pair) == 2 for pair in found)
+    photos_guides.figure(record)
+
+
+def test_a_mixture_of_weights_ends_at_both_networks(world):
+    base = shipped.load("photos64")
+    tuned = tuning.finetuned(SETTING, 0, base)[10]
+    x, sigma = torch.randn(2, 3, 64, 64), torch.tensor(1.0)
+    whole = photos_guides.mixed(base, tuned, 1.0)
+    torch.testing.assert_close(whole.denoiser(1)(x, sigma), tuned.denoiser(1)(x, sigma))
+    none = photos_guides.mixed(base, tuned, 0.0).net.state_dict()
+    for name, p in base.net.named_parameters():
+        assert name.startswith("y_embedder") or torch.equal(none[name], p)
+
+
+def test_the_gaussian_of_a_spectrum_is_the_best_linear_denoiser():
+    """White pictures with correlated channels: per pixel D = mean + S (S + sigma^2)^-1 (x - mean)."""
+    g = torch.Generator().manual_seed(0)
+    mix = torch.tensor([[30.0, 0.0, 0.0], [20.0, 10.0, 0.0], [5.0, 5.0, 5.0]])
+    x = 128 + torch.einsum("cd,ndhw->nchw", mix, torch.randn(600, 3, 8, 8, generator=g))
+    data = photos.Photos(x.round().clamp(0, 255).to(torch.uint8), torch.zeros(600, dtype=torch.long), ["a"])
+    D = photos_guides.Spectrum(data, "cpu")
+    S = (mix / 127.5) @ (mix / 127.5).T
+    sigma, y = torch.tensor(0.2), torch.randn(4, 3, 8, 8, generator=g)
+    gain = S @ torch.linalg.inv(S + sigma**2 * torch.eye(3))
+    mean = (x.mean((0, 2, 3)) / 127.5 - 1)[:, None, None]
+    exact = mean + torch.einsum("cd,ndhw->nchw", gain, y - mean)
+    found = D(y, sigma)
+    assert (found - exact).norm() < 0.15 * exact.norm()  # 600 pictures tell S(f) to some per cent
+    torch.testing.assert_close(D(y, sigma.expand(4)), found)

@@ -1,0 +1,170 @@
+"""Photographs: which guide, and how finished the fine-tune. Is it the pre-trained model, or any broader one?
+
+A cell is one fine-tune of one target, stopped at every stage. Each guide takes the pre-trained place in
+D_guide + w (D_ft - D_guide), and every guide has its own weight, chosen on other fine-tunes.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ... import shipped
+from ...guidance import blurred, guided
+from ...samplers import append_dims
+from ..lab import Presets, replace
+from ..photo_judge import PhotoJudge, PhotoSetting
+from ..photos import chosen, finetuned
+from ..pictures import tenth
+from ..records import held_out, rows
+from ..worlds import photos
+from .panels import frame
+from .photos import Config as Study
+from .runs import in_cells
+
+GUIDES = {  # name: what it is
+    "pre-trained": "DoG: the pre-trained model without a label",
+    "own null": "CFG: the fine-tune without a label",
+    "unconditional": "a fine-tune on the target that never had a label, trained twice as long",
+    "weaker self": "the fine-tune at a tenth of its steps",
+    "a quarter of the way": "weights of the pre-trained model and the fine-tune, mixed 3 : 1",
+    "half-way": "the same, mixed evenly",
+    "three quarters": "the same, mixed 1 : 3",
+    "own null, blurred": "the fine-tune's density without a label, blurred",
+    "self, blurred": "the fine-tune's own density with its label, blurred",
+    "Gaussian": "no network: a Gaussian with the source's mean and spectrum",
+}
+MIXED = {"a quarter of the way": 0.25, "half-way": 0.5, "three quarters": 0.75}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Presets):
+    """base, targets, b: as in `photos`. stages: fine-tuning steps at which a cell is sampled."""
+
+    setting: PhotoSetting = Study.quick().setting
+    base: str = "photos64"
+    targets: tuple = ("food",)
+    stages: tuple = (10, 20)
+    weights: tuple = (1.5,)
+    b: float = 0.1
+
+    @classmethod
+    def full(cls):
+        recipe = replace(Study.full().setting.finetune, steps=4000)
+        return cls(
+            replace(Study.full().setting, samples=500, finetune=recipe),
+            targets=("food", "vehicles", "insects"),
+            stages=(60, 250, 1000, 4000),
+            weights=(1.25, 1.5, 2.0, 3.0),
+        )
+
+
+def _cell(config, device, target, seed):
+    """Rows of target, stage, guide and w, with each metric; "none" has no guide."""
+    setting = replace(config.setting, domain=target, finetune=dict(steps=config.stages[-1]))
+    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge.learnt_from(chosen(setting, seed))
+    steps = {*config.stages, *map(tenth, config.stages)}
+    kept = finetuned(setting, seed, pre, at=steps)
+    twice = replace(setting, finetune=dict(steps=2 * config.stages[-1], dropout=1.0))
+    unconditional = finetuned(twice, seed, pre, at=[2 * stage for stage in config.stages])
+    gaussian, found = Spectrum(photos.source().train, device), []
+
+    def judged(stage, guide, w, method):
+        score = judge.judged(method, seed)
+        found.append(dict(target=target, stage=stage, guide=guide, w=w, score=score))
+
+    for stage in config.stages:
+        tuned = kept[stage]
+        nets = dict(weaker=kept[tenth(stage)], unconditional=unconditional[2 * stage], gaussian=gaussian)
+        judged(stage, "none", 1.0, tuned.denoiser)
+        for name, guide in guides(tuned, pre, config.b, **nets).items():
+            for w in config.weights:
+                judged(stage, name, w, lambda y: guided(tuned.denoiser(y), guide(y), w))
+    return found
+
+
+def guides(tuned, pre, b, weaker, unconditional, gaussian):
+    """Every guide of a fine-tune, in the order of GUIDES.  -> {name: label -> denoiser}"""
+    null = lambda net: lambda y: net.denoiser(net.null)
+    return {
+        "pre-trained": null(pre),
+        "own null": null(tuned),
+        "unconditional": null(unconditional),
+        "weaker self": weaker.denoiser,
+        **{name: null(mixed(pre, tuned, share)) for name, share in MIXED.items()},
+        "own null, blurred": lambda y: blurred(tuned.denoiser(tuned.null), b),
+        "self, blurred": lambda y: blurred(tuned.denoiser(y), b),
+        "Gaussian": lambda y: gaussian,
+    }
+
+
+def mixed(pre, tuned, share):
+    """A network whose weights lie the share of the way from `pre` to `tuned`, whose label table it has."""
+    new, start = tuned.clone(), dict(pre.net.named_parameters())
+    with torch.no_grad():
+        for name, p in new.net.named_parameters():
+            if not name.startswith("y_embedder"):
+                p.copy_(torch.lerp(start[name], p, share))
+    return new
+
+
+class Spectrum:
+    """The exact denoiser of a stationary Gaussian with the mean colour and the spectrum of pictures.
+
+    At each frequency f the channels have a covariance S(f), and D = mean + S (S + sigma^2)^-1 (x - mean).
+    data: `worlds.photos.Photos`, of which `count` are read.
+    """
+
+    def __init__(self, data, device, count=4096):
+        g = torch.Generator().manual_seed(0)
+        picked = torch.randperm(len(data), generator=g)[:count]
+        x0, _ = data.draw(picked, torch.zeros(len(picked), dtype=torch.bool))
+        x0 = x0.to(device)
+        self.mean = x0.mean((0, 2, 3))[:, None, None]
+        waves = torch.fft.fft2(x0 - self.mean, norm="ortho")  # (n, C, H, W)
+        covariance = torch.einsum("nchw,ndhw->hwcd", waves, waves.conj()) / len(x0)
+        self.value, self.axes = torch.linalg.eigh(covariance)  # (H, W, C), (H, W, C, C)
+
+    def __call__(self, x, sigma):
+        waves = torch.fft.fft2(x - self.mean, norm="ortho")
+        turned = torch.einsum("hwcd,nchw->ndhw", self.axes.conj(), waves)
+        value = self.value.permute(2, 0, 1)  # (C, H, W)
+        kept = value / (value + append_dims(torch.as_tensor(sigma, device=x.device), x) ** 2)
+        back = torch.einsum("hwcd,ndhw->nchw", self.axes, kept * turned)
+        return self.mean + torch.fft.ifft2(back, norm="ortho").real
+
+
+compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets])
+
+
+def distance(record, target, stage, guide):
+    """The Fréchet distance of a guide at its own weight, chosen on other fine-tunes.  -> (S,)"""
+    where = dict(target=target, stage=stage)
+    return held_out(rows(record, guide="none", **where) + rows(record, guide=guide, **where))
+
+
+def figure(record):
+    """Each guide's distance relative to the pre-trained model's, against how finished the fine-tune is."""
+    foot = "below 0 the guide is ahead of the pre-trained model"
+    with frame(["Which guide, and when?"], (10, 6), foot) as (fig, (ax,)):
+        for name in [g for g in GUIDES if g != "pre-trained"]:
+            points = np.array(crossings(record, name))
+            order = points[:, 0].argsort()
+            ax.plot(*points[order].T, marker="o", label=name)
+        ax.axhline(0, color="black", linewidth=1)
+        ax.set(xlabel="class error without guidance", ylabel="log FD(guide) / FD(pre-trained)")
+        ax.legend(fontsize=10, ncols=2)
+    return fig
+
+
+def crossings(record, guide):
+    """(class error without guidance, mean log FD(guide) / FD(pre-trained)) of every target and stage."""
+    found = []
+    for target in record["config"]["targets"]:
+        for stage in record["config"]["stages"]:
+            none = rows(record, target=target, stage=stage, guide="none")[0]
+            error = 1 - np.mean(none.get("class_accuracy", np.nan))
+            ratio = distance(record, target, stage, guide) / distance(record, target, stage, "pre-trained")
+            found.append((error, np.log(ratio).mean()))
+    return found
