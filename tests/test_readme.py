@@ -11,6 +11,7 @@ import torch
 from helpers import random_labelled, refuses
 
 import dgtoy
+from dgtoy import shipped
 from dgtoy.course.claims import report
 from dgtoy.course.records import load
 from dgtoy.pipeline import cli
@@ -31,7 +32,7 @@ def test_the_readme_is_read_to_its_end():
 
 def test_the_readme_says_things_in_the_order_in_which_a_newcomer_asks():
     text = README.read_text()
-    order = ("which model should guide it?", "$$D_w", "figures/idea.png", "make run", "make test")
+    order = ("which model should guide it?", "$$D_w", "figures/posters.png", "make run", "make test")
     order += ("domain_guidance(", "<!-- findings -->", "you are |", "<!-- notebooks -->", "guide_pipeline(")
     order += ("dit prepare", "## How it is tested", "@inproceedings")
     places = [text.index(words) for words in order]
@@ -87,9 +88,19 @@ def test_the_picture_is_small_and_shows_what_its_titles_say():
     outside = {m: sum(map(sum, rows[m]["outside"])) for m in ("truth", "none", "CFG", "DoG")}
     assert outside["DoG"] < outside["truth"] < outside["CFG"] < outside["none"] / 2
     assert rows["DoG"]["coverage"] < rows["CFG"]["coverage"] < rows["none"]["coverage"]
+    words = re.search(r"!\[(Four panels[^]]*)\]", (ROOT / "book" / "index.md").read_text())[1]
+    assert all(str(outside[m]) in words for m in ("none", "CFG")) and outside["DoG"] == 0
+
+
+def test_the_poster_is_the_record_s_and_of_what_ships():
+    record = load("posters", ROOT / "figures")
+    assert record["config"]["targets"] == list(shipped.FINE_TUNES) and record["provenance"]["clean"]
     for page in (README, ROOT / "book" / "index.md"):
-        words = re.search(r"!\[(Four panels[^]]*)\]", page.read_text())[1]
-        assert all(str(outside[m]) in words for m in ("none", "CFG")) and outside["DoG"] == 0
+        text = " ".join(page.read_text().split())
+        assert "figures/posters.png" in text and "first ten pictures, none picked" in text
+    assert record["config"]["count"] == 10
+    facts = shipped.facts("photos64"), shipped.facts("photos64-food")
+    assert [len(f["classes"]) for f in facts] == [153, 17]
 
 
 def test_the_lines_of_the_readme_run():
@@ -155,5 +166,5 @@ def test_every_claim_is_on_the_page_of_claims():
 
 def test_every_figure_of_the_records_hangs_in_the_gallery():
     text = (ROOT / "book" / "gallery.md").read_text()
-    drawn = {p.stem for p in (ROOT / "figures").glob("*.png")} - {"idea"}
+    drawn = {p.stem for p in (ROOT / "figures").glob("*.png")} - {"idea", "posters"}
     assert drawn == set(re.findall(r"\(\.\./figures/(\w+)\.png\)", text))
