@@ -276,3 +276,19 @@ def test_a_title_wider_than_its_figure_is_not_cut(monkeypatch):
         ax.set_title(title)
         plot.show(fig)
     assert size(seen[1])[0] > 1.5 * size(seen[0])[0]
+
+
+def test_a_png_has_few_colours_where_that_does_not_show():
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    with plot.style():
+        lines, photograph = plt.subplots()[0], plt.subplots()[0]
+        lines.axes[0].plot([0, 1], [1, 0])
+        photograph.axes[0].imshow(rng.random((40, 40, 3)))
+        small, whole = (Image.open(io.BytesIO(plot.png(fig))) for fig in (lines, photograph))
+        raw = io.BytesIO()
+        photograph.savefig(raw, format="png")
+    assert small.mode == "P" and whole.mode == "RGB"
+    assert np.array_equal(np.asarray(whole), np.asarray(Image.open(raw).convert("RGB")))
+    plt.close("all")

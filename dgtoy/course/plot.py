@@ -94,17 +94,27 @@ def show(fig, alt=None, colors=160, dpi=100):
     alt: what it shows, in words, for those who cannot see it; by default what its titles and axes say.
     """
     from IPython.display import Image, display
+
+    data = png(fig, colors, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    plt.close(fig)
+    display(Image(data=data, alt=alt or described(fig)))
+
+
+def png(fig, colors=256, **options):
+    """A figure as a PNG of so many colours, a third of the bytes; of all where it shows, as in photographs.
+
+    options: of `savefig`.
+    """
     from PIL import Image as Picture
 
     raw, small = io.BytesIO(), io.BytesIO()
     # a title wider than the figure widens it
-    fig.savefig(
-        raw, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, facecolor=fig.get_facecolor()
-    )
-    picture = Picture.open(raw).convert("RGB").quantize(colors, dither=Picture.Dither.NONE)
-    picture.save(small, "png", optimize=True)
-    plt.close(fig)
-    display(Image(data=small.getvalue(), alt=alt or described(fig)))
+    fig.savefig(raw, format="png", facecolor=fig.get_facecolor(), **options)
+    whole = Picture.open(raw).convert("RGB")
+    few = whole.quantize(colors, dither=Picture.Dither.NONE)
+    error = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(whole)).mean()
+    (few if error < 1.5 else whole).save(small, "png", optimize=True)  # of 255 levels
+    return small.getvalue()
 
 
 def described(fig):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..checkpoint import write_text
+from . import plot
 from .intervals import STUDENT
 
 PACKAGE = pathlib.Path(__file__).parents[1]
@@ -107,7 +108,7 @@ def save(record, figure, folder):
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{record['name']}.{os.getpid()}.part"
     try:
-        figure.savefig(part, format="png")
+        part.write_bytes(plot.png(figure))
         os.replace(part, folder / f"{record['name']}.png")
     finally:
         part.unlink(missing_ok=True)

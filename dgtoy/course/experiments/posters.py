@@ -84,7 +84,7 @@ def _strip(x):
     pixels = ((x.cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     wide = pixels.permute(2, 0, 3, 1).flatten(1, 2)  # (H, n W, 3)
     held = io.BytesIO()
-    Image.fromarray(wide.numpy()).save(held, "jpeg", quality=92, subsampling=0)
+    Image.fromarray(wide.numpy()).save(held, "jpeg", quality=88, subsampling=0)
     return base64.b64encode(held.getvalue()).decode()
 
 
