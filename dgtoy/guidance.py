@@ -174,7 +174,7 @@ def _weight(w, name, sigma, interval, x):
     if lo > 0 or hi < math.inf:
         inside = (sigma >= lo) & (sigma <= hi)
         weight = torch.where(inside, weight.to(inside.device), 1.0)
-    check_shape(name, weight, x.shape[: max(1, weight.ndim)], x)
+    check_shape(name, weight, x.shape[: min(max(1, weight.ndim), max(0, x.ndim - 1))], x)
     return append_dims(weight, x)
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from ..samplers import append_dims
+from ..checks import check_denoisers
+from ..samplers import append_dims, check_level
 from . import levels
 from .pipelines import each_tensor
 
@@ -42,11 +43,12 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
     """
     if predicts not in ("x0", "epsilon", "v_prediction", "flow"):
         raise ValueError(f"predicts is {predicts}; expected x0, epsilon, v_prediction or flow")
+    check_denoisers(net=net)
     preserves = predicts == "v_prediction" or (predicts == "epsilon" and sigma_to_t is not None)
 
     @torch.no_grad()
     def D(x, sigma):
-        sigma = torch.as_tensor(sigma).cpu().double().expand(len(x))  # (B,)
+        sigma = check_level(sigma, x).cpu().double().expand(len(x))  # (B,)
         level = append_dims(sigma, x).to(x)  # (B, 1, ...)
         scale = torch.ones_like(level)
         if predicts == "flow":

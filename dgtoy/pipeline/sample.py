@@ -56,7 +56,7 @@ class Config:
             raise ValueError(
                 f"channels is {self.channels} with sampler {self.sampler}; expected 0, or ddpm or ddim"
             )
-        check_ranges(self, seed="(-2e9, 2e9)")
+        check_ranges(self, count="[1, inf)", steps="[1, inf)", channels="[0, inf)", seed="(-2e9, 2e9)")
         check_interval(self.interval)
         try:
             dict(ddpm=vp.respaced, ddim=vp.strided).get(self.sampler, levels)(self.steps)

@@ -11,6 +11,7 @@ import pathlib
 
 import torch
 
+from .. import environment
 from ..checkpoint import check_shapes, floats, read_safetensors
 from ..dit import EDM, VP, DiT, Flow, load_weights
 from .judge import FeatureNet
@@ -38,6 +39,7 @@ def load(name, device="cpu", folder=FOLDER):
     """
     if name not in NAMES:
         raise ValueError(f"name is {name!r}; expected one of {', '.join(NAMES)}")
+    device = environment.device(str(device))
     path = pathlib.Path(folder) / f"{name}.safetensors"
     missing = [p.name for p in (path, path.with_suffix(".json")) if not p.exists()]
     if missing:
@@ -88,11 +90,12 @@ def facts(name, folder=FOLDER):
     """What NAME.json says of a shipped network: checksum, recipe, provenance, sizes, accuracy."""
     path = pathlib.Path(folder) / f"{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(
-            f"{path.name} is not a complete page of JSON: the file is damaged, fetch it again"
-        ) from None
+        found = None
+    if not isinstance(found, dict) or "sha256" not in found:
+        raise ValueError(f"{path.name} is not a complete page of JSON: the file is damaged, fetch it again")
+    return found
 
 
 def checksum(path):
