@@ -7,7 +7,7 @@ import re
 
 from ...checkpoint import write_text
 from ..records import load
-from . import CLAIMS
+from . import CLAIMS, decisions
 from .sentences import sentences
 
 AGAIN = ("value", "low", "high", "n", "verdict", "parts", "note", "device", "source")
@@ -138,10 +138,16 @@ def bench_table(out):
     return "\n".join(lines)
 
 
-TABLES = dict(findings=sentences, notebooks=notebooks_table, claims=claims_table, bench=bench_table)
+TABLES = dict(
+    findings=sentences,
+    notebooks=notebooks_table,
+    claims=claims_table,
+    decisions=decisions.table,
+    bench=bench_table,
+)
 PLACES = {  # page: what is written into it
     "README.md": ("findings", "notebooks"),
-    "book/claims.md": ("claims",),
+    "book/claims.md": ("claims", "decisions"),
     "book/speed.md": ("bench",),
 }
 

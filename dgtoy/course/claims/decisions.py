@@ -1,0 +1,152 @@
+"""Which guide, which weight, on which noise: a table for readers, every entry from the records."""
+
+import math
+import pathlib
+
+import numpy as np
+
+from ..experiments.nulls import family
+from ..intervals import ratio
+from ..lab import ON_AN_INTERVAL
+from ..records import family as of_method
+from ..records import load, rows, values
+from ..records import of_method as at_weight
+from ..tradeoff import area, at_own_weight
+
+GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
+    "own null": ("CFG", "CFG"),
+    "learned source": ("DoG", "DoG"),
+    "weaker self": ("autoguidance", "autoguidance (an early checkpoint)"),
+    "blurred self, b = 0.4": ("blurred self", "the model's own density, blurred"),
+}
+HEADER = "| the fine-tune | how you notice | guide | w | on noise | what it does |"
+
+
+def table(out="figures"):
+    """The decisions as a Markdown table, from the records in `out`."""
+    if not (pathlib.Path(out) / "nulls.json").exists():
+        return "The record is missing; `python -m dgtoy experiment nulls --preset full` makes it."
+    lines = [HEADER, "|---|---|---|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in decisions(out)])
+
+
+def decisions(out="figures"):
+    """The rows of the table, each six strings."""
+    record = load("nulls", out)
+    world = record["config"]["worlds"][0][0]
+    place = lambda stage: dict(world=world, stage=stage)
+    return [
+        _to_complete(record, place("hardly begun"), "DoG", "with DoG's guide, at σ of 0.5 and more"),
+        _to_complete(record, place("class unfinished"), "CFG", "with CFG's guide"),
+        _to_sharpen(record, place("detail missing"), out, _above(record, place("detail missing"))),
+        _to_sharpen(record, place("finished"), out, "all held-out weights lie within 0.1 of 1"),
+        _overfitted(load("calibration", out)),
+        _outside(load("gap", out), record),
+    ]
+
+
+def _weights(record, place, method):
+    """The calibrated weights of a stage, means over seeds, and their levels.  -> (levels,), (levels,)"""
+    fit = next(f for f in record["results"]["fits"] if place.items() <= f.items())
+    return np.mean(fit[method], 0)[:, 0], np.array(record["config"]["levels"])
+
+
+def _above(record, place):
+    weights, levels = _weights(record, place, "DoG")
+    return (
+        f"held-out weights exceed 1 only at σ ≤ {levels[weights > 1.1].max():g} (up to {weights.max():.1f})"
+    )
+
+
+def _to_complete(record, place, method, where):
+    """A stage in which guidance can lower the energy distance: the guide that lowers it most."""
+    weights, levels = _weights(record, place, method)
+    high = weights[levels >= 0.5].max()
+    best = {
+        g: at_own_weight(family(record, g, **place), "energy", minimize="energy", budget=math.inf)
+        for g in GUIDES
+    }
+    guide = min(best, key=lambda g: best[g]["energy"].mean())
+    none = np.mean(family(record, guide, **place)[0]["energy"])
+    return (
+        place["stage"],
+        f"held-out weights exceed 1 {where} (up to {high:.1f})",
+        GUIDES[guide][1],
+        _common(best[guide]["w"]),
+        "all",
+        f"energy distance {none:.3f} to {best[guide]['energy'].mean():.3f}; more training is the cure",
+    )
+
+
+def _to_sharpen(record, place, out, notice):
+    """A stage in which guidance only sharpens: the guide with the least area under its trade-off."""
+    left = {g: area(family(record, g, **place)) for g in GUIDES}
+    guide = min(left, key=lambda g: left[g].mean())
+    own = at_own_weight(family(record, guide, **place), "out_of_domain", "energy")
+    none = np.mean(family(record, guide, **place)[0]["out_of_domain"])
+    behind = {g: ratio(left[g], left[guide]) for g in GUIDES if g != guide}
+    rivals = ", ".join(f"{GUIDES[g][0]} {r[0]:.1f}" for g, r in behind.items())
+    return (
+        place["stage"],
+        notice,
+        GUIDES[guide][1],
+        _common(own["w"]),
+        _noise(out, GUIDES[guide][0]),
+        f"outside {none:.3f} to {own['out_of_domain'].mean():.3f}; the others' areas relative to its own: "
+        f"{rivals}",
+    )
+
+
+def _noise(out, method):
+    """Whether the method's trade-off is better on an interval, in the record of finished networks."""
+    try:
+        record = load("transfer", f"{out}/replica")
+    except FileNotFoundError:
+        return "all (an interval was not tried)"
+    domain = record["config"]["domains"][0]
+    on, always = (area(of_method(record, m, domain=domain)) for m in (method + ON_AN_INTERVAL, method))
+    return f"σ ≤ {record['config']['interval'][1]:g}" if ratio(on, always)[2] < 1 else "all"
+
+
+def _overfitted(record):
+    fits = next(f for f in record["results"]["fits"] if f["stage"] == "overfitted")
+    levels = np.array(record["config"]["levels"])
+    low = np.mean(fits["DoG"], 0)[levels <= 0.12, 0]
+    none, found = (
+        at_weight(record, "energy", m, "calibrated", stage="overfitted").mean() for m in ("none", "DoG")
+    )
+    return (
+        "overfitted",
+        f"held-out weights fall below 1 at low noise (down to {low.min():.1f})",
+        "none forwards; backwards by the held-out weights",
+        f"{low.min():.1f} to 1",
+        "all",
+        f"energy distance {none:.3f} to {found:.3f}; less training or more data is the cure",
+    )
+
+
+def _outside(gaps, record):
+    """A target off the source's middle: how often DoG helps, and what the blurred self does there."""
+    far = [r for r in rows(gaps, method="DoG") if r["gap"] > 0.75 * r["breadth"]]
+    saved = [
+        values(gaps, "out_of_domain", method="none", gap=r["gap"], breadth=r["breadth"]).mean()
+        - np.mean(r["out_of_domain"])
+        for r in far
+    ]
+    place = dict(world="off-centre", stage=record["config"]["stages"][-1][0])
+    left = [area(family(record, g, **place)) for g in ("blurred self, b = 0.4", "learned source")]
+    found = ratio(*left)
+    return (
+        "target at the source's edge or outside",
+        "the source's mean is farther away than three quarters of its half-width",
+        GUIDES["blurred self, b = 0.4"][1],
+        "as above",
+        "all",
+        f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells; off-centre the blurred "
+        f"self has {found[0]:.2f} of DoG's area",
+    )
+
+
+def _common(weights):
+    """The weights that were chosen, as text."""
+    return " or ".join(f"{w:g}" for w in np.unique(weights))

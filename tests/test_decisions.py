@@ -1,0 +1,59 @@
+"""The table of decisions: rows for every regime, each naming the guide that its record favours."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dgtoy.course.claims import decisions
+
+STAGES = ("hardly begun", "class unfinished", "detail missing", "finished")
+
+
+def nulls(best):
+    """A record of four stages in which one guide leaves least outside and the lowest energy distance."""
+    found, fits = [], []
+    places = [("moons", s) for s in STAGES] + [("off-centre", "finished")]
+    for world, stage in places:
+        place = dict(world=world, stage=stage, main="learned")
+        found.append(place | dict(guide="none", w=1.0, energy=[0.3] * 4, out_of_domain=[0.1] * 4))
+        for guide in decisions.GUIDES:
+            left, energy = (0.01, 0.2) if guide == best else (0.05, 0.25)
+            rate = (left + 0.001 * np.arange(4)).tolist()
+            found.append(place | dict(guide=guide, w=2.0, energy=[energy] * 4, out_of_domain=rate))
+        high = {"hardly begun": [2.5, 1.2], "class unfinished": [3.0, 1.2], "detail missing": [1.0, 1.3]}
+        weights = [[[w] for w in high.get(stage, [1.0, 1.0])]] * 4
+        fits.append(dict(world=world, stage=stage, DoG=weights, CFG=weights))
+    config = dict(worlds=[["moons"]], stages=[[s, 1, 1] for s in STAGES], levels=[2.0, 0.1])
+    return dict(name="nulls", seeds=[0, 1, 2, 3], config=config, results=dict(rows=found, fits=fits))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def save(record):
+        (tmp_path / f"{record['name']}.json").write_text(json.dumps(record))
+
+    row = lambda **fields: fields | dict(energy=[0.02] * 4, out_of_domain=[0.05] * 4)
+    calibrated = [row(stage="overfitted", method=m, w=w) for m, w in (("none", 1.0), ("DoG", "calibrated"))]
+    fits = [dict(stage="overfitted", DoG=[[[0.97], [0.52]]] * 4)]
+    save(dict(name="calibration", config=dict(levels=[2.0, 0.1]), results=dict(rows=calibrated, fits=fits)))
+    cells = [row(gap=2.0, breadth=1.0, method=m, w=1.0) for m in ("none", "DoG")]
+    save(dict(name="gap", config={}, results=dict(rows=cells)))
+    return tmp_path, save
+
+
+@pytest.mark.parametrize("best, words", [(g, words) for g, (_, words) in decisions.GUIDES.items()])
+def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words):
+    out, save = folder
+    save(nulls(best))
+    lines = decisions.table(out).splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines[2:]]
+    assert [c[0] for c in cells[:5]] == [*STAGES, "overfitted"] and all(len(c) == 6 for c in cells)
+    assert [c[2] for c in cells[:4]] == [words] * 4 and {c[3] for c in cells[:4]} == {"2"}
+    assert "up to 2.5" in cells[0][1] and "up to 3.0" in cells[1][1] and "σ ≤ 0.1" in cells[2][1]
+    assert "0.300 to 0.200" in cells[0][5] and "0.100 to 0.01" in cells[3][5]
+    assert "down to 0.5" in cells[4][1]
+
+
+def test_without_its_record_the_table_says_which_command_makes_it(tmp_path):
+    assert "experiment nulls --preset full" in decisions.table(tmp_path)
