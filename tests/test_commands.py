@@ -211,21 +211,40 @@ def test_a_console_that_lacks_a_sign_shows_it_escaped():
     assert done.stdout.strip() == "\\u03c3 \\u2212 1"
 
 
-def test_a_warning_is_one_line_that_names_the_command(monkeypatch):
-    script = (
-        "import warnings, dgtoy.pipeline.table as t; t.table = str; t.read = lambda _: warnings.warn('a\\nb')"
-    )
-    script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == "dit table: warning: a b\n"
-
-
-def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
-    script = "import dgtoy.pipeline.table as t; t.read = list; t.table = lambda _: 'row\\n' * 100_000"
+def test_a_warning_is_one_line_that_names_the_command_and_a_closed_pipe_ends_it_quietly():
+    """As `python -m dgtoy ... | head -1` does."""
+    script = "import warnings, dgtoy.pipeline.table as t; t.read = lambda _: warnings.warn('a\\nb')"
+    script += "; t.table = lambda _: 'row\\n' * 100_000"
     script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as command:
         assert command.stdout.readline() == b"row\n"
         command.stdout.close()
-        assert command.stderr.read() == b""
+        assert command.stderr.read() == b"dit table: warning: a b\n"
     assert command.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prepare x",
+        "finetune x --pretrained p",
+        "sample x",
+        "calibrate x --latents l",
+        "evaluate a b",
+        "table a",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(words, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    wrong, kinds = (
+        ("folder", "folder; expected a file") if words[-1] in "ab" else ("file", "file; expected a")
+    )
+    for out, said in (
+        (wrong, f"is a {kinds}"),
+        ("file/x/y", "file, which is a file; expected another place"),
+    ):
+        with refuses(f"--out {tmp_path / out} ", said, error=SystemExit):
+            main(["dit", *words.split(), "--out", str(tmp_path / out)])
+    assert files(tmp_path) == [f"{tmp_path}/file"]

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from helpers import refuses
 from PIL import Image
 
+from dgtoy.checkpoint import read_safetensors, write_safetensors
 from dgtoy.pipeline import latents
 from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
 from dgtoy.pipeline.pictures import HubImages, ImageFolder, centre_crop, open_picture, to_uint8
@@ -308,3 +311,51 @@ def test_a_full_disk_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         list(prepare(ImageFolder(folder), tmp_path / "out", size=16))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["plan.json"]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(classes=None), "classes is None"),
+        (dict(count="9"), "count is '9'"),
+        (dict(shard=0), "shard is 0"),
+        (dict(held_out="x"), "held_out is 'x'"),
+        (dict(codec=1), "codec is 1"),
+    ],
+)
+def test_a_damaged_plan_is_named(change, said, folder, tmp_path):
+    everything(ImageFolder(folder), tmp_path / "out", size=16)
+    path = tmp_path / "out" / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with refuses(f"plan.json: {said}; expected what `dit prepare` writes"):
+        Latents(tmp_path / "out")
+    for broken in ("", "[]"):
+        path.write_text(broken)
+        with refuses("plan.json", "expected what `dit prepare` writes"):
+            Latents(tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["missing", "not finite"])
+def test_latents_that_lack_numbers_are_refused(damage, folder, tmp_path):
+    everything(ImageFolder(folder), tmp_path / "out", size=16)
+    path = tmp_path / "out" / "latents-00000.safetensors"
+    tensors, header = read_safetensors(path)
+    if damage == "missing":
+        del tensors["label"]
+    else:
+        tensors["mean"][3, 0, 0, 0, 0] = torch.inf
+    write_safetensors(path, tensors, header)
+    with refuses("latents-00000.safetensors lacks numbers, or holds some that are not finite"):
+        Latents(tmp_path / "out")
+
+
+def test_a_codec_that_overflows_names_the_image(folder, tmp_path):
+    """Latents are kept in half precision, which ends at 65504."""
+
+    class Large(Unshuffle):
+        scale = 1e6
+
+    with refuses(
+        "codec unshuffle makes of image", "cat/0.jpg numbers that are not", error=FloatingPointError
+    ):
+        everything(ImageFolder(folder), tmp_path / "out", size=16, coder=Large())

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import distributed, environment
 from ..checkpoint import write_text
 from . import interrupt
-from .manifest import checksum
+from .manifest import check_out, checksum
 
 
 def parser():
@@ -35,6 +35,8 @@ def parser():
 def main(argv):
     """Run one step of the pipeline."""
     args = parser().parse_args(argv)
+    if args.out:
+        check_out(args.out, file=args.run in (evaluate, table))
     args.run(args)
 
 

@@ -8,7 +8,9 @@ a resumed run the one that was never stopped.
 
 import dataclasses
 import functools
+import math
 import pathlib
+import warnings
 from typing import Protocol
 
 import torch
@@ -108,6 +110,11 @@ class NoiseObjective:
         loss, _, _ = vp.training_loss(predicted(net, x, time, label), x0, x, time, eps, self.process)
         return loss.mean()
 
+    def linear(self, power, time):
+        """The variance of the noise given x, per frequency of images of this power."""
+        a = self.process.alphas_cumprod.cpu()[time]
+        return a * power / (a * power + 1 - a)
+
 
 class FlowObjective:
     """A flow's training: |v(x_t, 1000 t) - (eps - x0)|^2 with x_t = (1 - t) x0 + t eps and t = sigmoid(z),
@@ -123,6 +130,11 @@ class FlowObjective:
         """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
         x = torch.lerp(x0, eps, append_dims(time, x0))
         return (predicted(net, x, 1000 * time, label) - (eps - x0)).square().mean()
+
+    @staticmethod
+    def linear(power, time):
+        """The variance of the velocity given x_t, per frequency of images of this power."""
+        return power / ((1 - time) ** 2 * power + time**2)
 
 
 def objective_of(net):
@@ -249,6 +261,10 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=Tr
     """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where
     config.rank asks for one.  -> VP or Flow"""
     net = pretrained_net(pretrained, device, num_heads)
+    if config.rank > net.config["hidden_size"]:
+        raise ValueError(
+            f"rank is {config.rank}; expected at most {net.config['hidden_size']}, the network's width"
+        )
     net = (
         add_lora(net, num_classes, config.rank, config.seed)
         if config.rank
@@ -275,7 +291,30 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
         batch = batch_of(data, step, config, net.null, objective.times)
         x0, label, time, eps = (a.to(device) for a in batch)
         found.append(objective(net, x0, torch.full_like(label, net.null), time, eps))
-    return torch.stack(found).mean().item(), torch.stack(found).std().item()
+    mean, std = torch.stack(found).mean().item(), torch.stack(found).std().item()
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"the loss of {pretrained} itself is {mean}; expected finite weights")
+    linear = linear_loss(data, objective)
+    if mean > linear:
+        warnings.warn(
+            f"{pretrained} denoises these images worse than a linear filter, {mean:.3f} against {linear:.3f}:"
+            " they are far from what it was trained on, or of another size or codec; it will hardly guide",
+            stacklevel=2,
+        )
+    return mean, std
+
+
+def linear_loss(data, objective, n=256):
+    """The loss of the best linear filter for these images, Wiener's: what takes no network.
+
+    The images' mean power per frequency s^2 and the noise level say it: see `linear` of the objectives.
+    """
+    rows = torch.arange(min(n, len(data)))
+    x0, _ = data.draw(rows, torch.zeros(len(rows), dtype=torch.bool), torch.zeros(len(rows), *data.shape))
+    centred = x0 - x0.mean((0, 2, 3), keepdim=True)
+    power = torch.fft.fft2(centred, norm="ortho").abs().square().mean(0)  # (C, h, w)
+    times = objective.times(1000, torch.Generator().manual_seed(0))
+    return torch.stack([objective.linear(power, time).mean() for time in times]).mean().item()
 
 
 def is_shipped(name):

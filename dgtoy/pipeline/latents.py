@@ -188,12 +188,31 @@ def _encode(images, rows, size, coder, device, batch, mirror):
         x = x.to(device).float() / 127.5 - 1
         codes = [coder.encode(view) for view in ((x, x.flip(-1)) if mirror else (x,))]
         for key, views in zip(("mean", "std"), zip(*codes, strict=True), strict=True):
-            found[key].append(torch.stack(views, 1).half().cpu())  # (b, views, C, h, w)
+            code = torch.stack(views, 1).half().cpu()  # (b, views, C, h, w)
+            bad = (~code.isfinite().flatten(1).all(1)).nonzero()
+            if len(bad):
+                name = images.source(rows[start + int(bad[0])])[1]
+                raise FloatingPointError(
+                    f"codec {coder.name} makes of image {name} numbers that are not finite"
+                )
+            found[key].append(code)
     return {key: torch.cat(parts) for key, parts in found.items()}
 
 
 def _shard_path(folder, k):
     return folder / f"latents-{k:05d}.safetensors"
+
+
+def _plan(path):
+    """The plan of a folder of latents. Raises ValueError if it is none."""
+    plan = read_json(path, "what `dit prepare` writes")
+    kinds = dict(classes=list, count=int, shard=int, size=int, codec=str, mirror=bool)
+    kinds |= dict(held_out=float) if plan.get("held_out") is not None else {}
+    for name, kind in kinds.items():
+        value = plan.get(name)
+        if not isinstance(value, kind) or (kind is int and value < 1):
+            raise ValueError(f"{path}: {name} is {value!r}; expected what `dit prepare` writes")
+    return plan
 
 
 class Latents:
@@ -210,12 +229,7 @@ class Latents:
             raise FileNotFoundError(
                 f"latents {folder} holds no plan.json; expected what `dit prepare` writes"
             )
-        self.plan = read_json(folder / "plan.json")
-        absent = {"classes", "count", "shard", "size", "codec", "mirror"} - self.plan.keys()
-        if absent:
-            raise ValueError(
-                f"{folder / 'plan.json'} has no {min(absent)}; expected what `dit prepare` writes"
-            )
+        self.plan = _plan(folder / "plan.json")
         self.classes = self.plan["classes"]
         count = self.plan["count"]
         shards = [_shard_path(folder, k) for k in range(math.ceil(count / self.plan["shard"]))]
@@ -226,6 +240,9 @@ class Latents:
                 "run `dit prepare` again"
             )
         parts = [read_safetensors(p)[0] for p in shards]
+        for path, part in zip(shards, parts):
+            if not {"mean", "label"} <= part.keys() or not all(t.isfinite().all() for t in part.values()):
+                raise ValueError(f"{path} lacks numbers, or holds some that are not finite; prepare it again")
         held = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
         self.mean, self.std, self.label = held["mean"], held.get("std"), held["label"]
         if len(self.label) != count or not 0 <= self.label.min() <= self.label.max() < len(self.classes):

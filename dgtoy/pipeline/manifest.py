@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 
 from ..checkpoint import write_text
@@ -16,6 +17,18 @@ def read_json(path, expected="what a command of `dit` writes"):
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected {expected}")
     return found
+
+
+def check_out(out, file=False):
+    """Raise OSError if nothing can be written at --out: it, or what lies above it, is of the other kind."""
+    out, kinds = pathlib.Path(out), ("file", "folder") if file else ("folder", "file")
+    if out.exists() and out.is_dir() == file:
+        raise FileExistsError(f"--out {out} is a {kinds[1]}; expected a {kinds[0]}")
+    above = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    if above != out.absolute() and not above.is_dir():
+        raise NotADirectoryError(f"--out {out} lies below {above}, which is a file; expected another place")
+    if not os.access(above, os.W_OK):
+        raise PermissionError(f"--out {out} cannot be written, as {above} may not; expected another place")
 
 
 def agree(path, manifest, made="made", free=()):
