@@ -27,8 +27,7 @@ DIT = {
 EXAMPLES = """examples:
   python -m dgtoy notebooks 00_five_minutes
   python -m dgtoy experiment transfer --preset full --device cuda
-  python -m dgtoy dit run photos
-  python -m dgtoy dit prepare photos --out latents"""
+  python -m dgtoy dit run photos"""
 
 
 def main(argv=None):
