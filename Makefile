@@ -37,9 +37,10 @@ claims: env
 bench: env
 	$(PY) -m dgtoy bench
 
-# what takes longer: twenty kills of each step of the pipeline
+# what takes longer: twenty kills of each step of the pipeline; the fuzzer on 27,000 fresh examples
 slow: env
 	$(PY) -m pytest -m slow tests
+	OMP_NUM_THREADS=1 DGTOY_FUZZ=30 $(PY) -m pytest -n 2 -p no:cacheprovider tests/test_fuzz.py tests/test_fuzz_library.py
 
 # the same outputs with two threads, and with another processor's arithmetic; nothing trained is reused between them
 test-portable: env

@@ -36,7 +36,7 @@ QUIET = ("--device", "cpu", "--heads", 2, "--quiet")
 # folders, arrays, labels
 
 
-@examples(60)
+@examples(30)
 @given(folders())
 def test_a_folder_is_read_as_it_shows_or_refused(classes):
     pictures = seen(classes)
@@ -63,7 +63,7 @@ def test_a_folder_is_read_as_it_shows_or_refused(classes):
         assert off.max() <= picture.off
 
 
-@examples(40)
+@examples(25)
 @given(arrays(), arrays())
 def test_an_array_of_samples_is_scored_or_refused(one, other):
     with place() as here:
@@ -88,7 +88,7 @@ def test_an_array_of_samples_is_scored_or_refused(one, other):
 
 
 @pytest.mark.filterwarnings("ignore:dataset d holds no images")
-@examples(200)
+@examples(100)
 @given(label_sets, class_names)
 def test_labels_keep_their_names_or_are_refused(labels, names):
     try:
@@ -168,7 +168,7 @@ KINDS = (
 )
 
 
-@examples(60)
+@examples(30)
 @given(st.sampled_from((*KINDS, "code", "list", "folder")), st.sampled_from((".pt", ".safetensors", ".bin")))
 def test_a_checkpoint_gives_its_weights_or_is_refused(room, kind, ending):
     weights = load_file(room / "base.safetensors")
@@ -208,7 +208,7 @@ def test_a_checkpoint_gives_its_weights_or_is_refused(room, kind, ending):
                 torch.testing.assert_close(held[name], weights[name], rtol=2e-3, atol=1e-3)
 
 
-@examples(15)
+@examples(8)
 @given(
     st.sampled_from(
         ("right", "cut", "text", "empty", "header", "step", "recipe", "missing", "shape", "folder")
@@ -399,25 +399,25 @@ def test_every_wrong_value_of_an_option_is_refused_before_anything_is_written(ro
             check_options(command, room, [option, *value.split()], wrong=True)
 
 
-@examples(15)
+@examples(8)
 @given(option_sets("prepare"))
 def test_prepare_takes_or_refuses_options(room, drawn):
     check_options("prepare", room, *drawn)
 
 
-@examples(15)
+@examples(6)
 @given(option_sets("finetune"))
 def test_finetune_takes_or_refuses_options(room, drawn):
     check_options("finetune", room, *drawn)
 
 
-@examples(15)
+@examples(10)
 @given(option_sets("sample"))
 def test_sample_takes_or_refuses_options(room, drawn):
     check_options("sample", room, *drawn)
 
 
-@examples(2)
+@examples(1)
 @given(option_sets("calibrate"))
 def test_calibrate_takes_or_refuses_options(room, drawn):
     check_options("calibrate", room, *drawn)
@@ -461,7 +461,7 @@ def score_files(draw):
     return text[: len(text) // 2] if kind == "cut" else text, kind
 
 
-@examples(60)
+@examples(40)
 @given(st.lists(score_files(), min_size=1, max_size=3))
 def test_scores_are_tabled_or_refused(files):
     with place() as here:

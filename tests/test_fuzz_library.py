@@ -109,7 +109,7 @@ def intervals(draw):
 # guidance
 
 
-@examples(150)
+@examples(70)
 @given(st.data(), points(), intervals())
 def test_guidance_is_its_formula(data, x, interval):
     w, weight, right_w = data.draw(numbers(len(x)))
@@ -127,7 +127,7 @@ def test_guidance_is_its_formula(data, x, interval):
         close(out.double(), other + weight * (one - other), rtol=rough, atol=rough)
 
 
-@examples(80)
+@examples(40)
 @given(st.data(), points((torch.float32, torch.float64)))
 def test_the_plane_holds_guidance_and_cfg(data, x):
     a, one, right_a = data.draw(numbers(len(x)))
@@ -144,7 +144,7 @@ RIGHT_LABELS = (0, 1, 2, 3, np.int64(1), torch.tensor(2), [0, 1], torch.tensor([
 WRONG_LABELS = (4, -1, 1.0, True, None, "0", math.nan, [0, 1, 2, 3, 4, 5, 0])
 
 
-@examples(40)
+@examples(30)
 @given(st.sampled_from(RIGHT_LABELS + WRONG_LABELS), st.sampled_from((3, 3, 3, 2, None, "3")), st.data())
 def test_cfg_takes_the_models_own_labels(label, null, data):
     x = data.draw(points((torch.float64,)))
@@ -156,7 +156,7 @@ def test_cfg_takes_the_models_own_labels(label, null, data):
         close(out, 2 * torch.cat(parts) - LABELLED.denoise(x, 0.7))
 
 
-@examples(40)
+@examples(30)
 @given(points((torch.float32, torch.float64)), st.one_of(st.floats(0, 5), st.sampled_from((-1.0, *ODD))))
 def test_a_blur_is_that_of_the_density(x, b):
     sound = isinstance(b, float) and 0 <= b < math.inf
@@ -196,7 +196,7 @@ def schedules(draw):
     return draw(st.sampled_from([(sigmas, exact if right else None)] * 9 + [(odd, None) for odd in ODD]))
 
 
-@examples(150)
+@examples(80)
 @given(schedules(), points(), st.sampled_from((euler, heun, dpmpp_2m, ancestral)), st.booleans())
 def test_a_schedule_is_followed_to_its_end_or_refused(schedule, x, sampler, tracked):
     """Where every estimate is 0, x falls with sigma; whatever comes, no graph is kept and the dtype stays."""
@@ -249,7 +249,7 @@ def mixture_parts(draw):
     return parts, kind in ("none", "list", "array", "half") or harmless
 
 
-@examples(100)
+@examples(50)
 @given(mixture_parts(), st.floats(0.01, 10), st.floats(0, 1e30), st.sampled_from(DTYPES))
 def test_a_mixture_is_finite_and_its_score_is_the_gradient_or_it_is_refused(drawn, sigma, far, dtype):
     parts, sound = drawn
@@ -289,7 +289,7 @@ odd_laws = st.sampled_from(
 )
 
 
-@examples(80)
+@examples(50)
 @given(laws | odd_laws, laws | odd_laws, st.floats(-5, 20) | st.sampled_from(ODD), intervals())
 def test_a_guided_gaussian_moves_and_scales_with_its_laws(target, source, w, interval):
     given_interval, ends = interval
@@ -346,7 +346,7 @@ def sample_sets(draw):
     ) else None
 
 
-@examples(120)
+@examples(60)
 @given(sample_sets(), sample_sets(), st.sampled_from((1, 2, 5, 0, -1, 1.5, None)))
 def test_distances_are_those_of_their_definitions_or_refused(one, other, k):
     (x, exact_x), (y, exact_y) = one, other
@@ -394,7 +394,7 @@ def test_a_calibrated_weight_scales_with_what_it_weighs(data, dtype):
 # networks and training
 
 
-@examples(80)
+@examples(50)
 @given(
     st.sampled_from(("dim", "num_classes", "width", "depth", "sigma_data", "seed")),
     st.sampled_from((0, 1, 2, 5, -1, 1.5, True, np.int64(3), "2", None, math.nan, math.inf)),
@@ -424,7 +424,7 @@ RANGES = dict(
 )
 
 
-@examples(150)
+@examples(80)
 @given(
     st.sampled_from((TrainingConfig, Recipe, finetune.Config)),
     st.sampled_from(sorted(RANGES)),
@@ -442,7 +442,7 @@ def test_a_recipe_holds_numbers_in_range(kind, name, value):
         assert 0 <= recipe.lr_at(0) <= recipe.lr and getattr(recipe, name) == value
 
 
-@examples(60)
+@examples(40)
 @given(
     st.sampled_from(("w", "count", "channels", "seed", "steps")),
     st.sampled_from((0, 1, 2, 50, -1, 10**12, math.nan, math.inf)),
@@ -483,7 +483,7 @@ def test_a_shipped_network_is_whole_or_refused(kind):
     assert kind == "right" and all(torch.equal(v, mine[k]) for k, v in net.state_dict().items())
 
 
-@examples(60)
+@examples(40)
 @given(st.data(), st.sampled_from(("x0", "epsilon", "v_prediction", "flow", "sample", None)))
 def test_a_network_from_elsewhere_is_a_denoiser(data, predicts):
     """Each kind of network, made from the exact denoiser of a mixture, gives that denoiser back."""
