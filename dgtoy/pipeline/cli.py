@@ -336,7 +336,7 @@ def _sample_options(parser):
         " second run in it need not say its settings again",
     )
     _vae(parser)
-    parser.add_argument("--batch", type=int, default=64, help="pictures at a time; default: 64")
+    parser.add_argument("--batch", type=int, help="pictures at a time; default: 64, on a CPU 4")
     _fields(
         parser,
         Config,
@@ -397,8 +397,9 @@ def sample(args):
     origin = names | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
     coder = _decoder(args, tuned.shape, made.get("codec"), device)
     part = distributed.rank(), distributed.count()
+    batch = args.batch or (4 if tuned.device.type == "cpu" else 64)
     bar = tqdm(desc="sample", disable=args.quiet or not first, mininterval=2)
-    for done, total in run(tuned, guide, coder, config, out, origin, args.batch, part):
+    for done, total in run(tuned, guide, coder, config, out, origin, batch, part):
         bar.total = total
         bar.update(done - bar.n)
     distributed.barrier()
