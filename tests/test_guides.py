@@ -10,16 +10,19 @@ from diffusers import (
     DiTTransformer2DModel,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from helpers import refuses
+from peft import LoraConfig
 from test_pipelines import (
     KINDS,
     XL,
     Counted,
     Spelled,
     W,
+    adapted,
     close,
     ddim,
     dit,
@@ -85,7 +88,7 @@ def test_where_there_is_a_prompt_its_scale_is_kept_and_the_domain_has_its_own(ki
     pipe, other = build(finetuned)[0], build(pretrained)[0]
     guided = next(c for c in guide_pipeline(pipe, other).components.values() if type(c) is DomainGuidedModel)
     assert guided.domain == 1.25
-    order = "apart" if "Flux" in kind else "second"
+    order = "apart" if "true CFG" in kind else "second"
     for a in (1.25, 2.0):
         guided.domain = a
         expected = images(kind, OnPlane(finetuned, pretrained, order, a, W), W)
@@ -572,3 +575,153 @@ def test_a_guider_keeps_its_options_and_refuses_wrong_ones(tmp_path):
         again.every = 0
     with refuses("scheduler is None; expected the pipeline's"):
         again.set_state(0, 4, torch.tensor(100))
+
+
+# conditions of other kinds
+
+
+def ip_adapter(pipe):
+    """An IP-Adapter with random weights in a pipeline, in the format of the published ones."""
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    layers = sum(name.endswith("attn2.processor") for name in pipe.unet.attn_processors)
+    torch.manual_seed(6)
+    names = [f"{2 * i + 1}.to_{kind}_ip.weight" for i in range(layers) for kind in ("k", "v")]
+    weights = dict(
+        image_proj={
+            "proj.weight": torch.randn(4 * 12, 7),
+            "proj.bias": torch.zeros(4 * 12),
+            "norm.weight": torch.ones(12),
+            "norm.bias": torch.zeros(12),
+        },
+        ip_adapter={name: torch.randn(16, 12) for name in names},
+    )
+    pipe.load_ip_adapter(weights, subfolder="", weight_name="ip.bin", image_encoder_folder=None)
+    assert any(isinstance(p, IPAdapterAttnProcessor2_0) for p in pipe.unet.attn_processors.values())
+    return pipe
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_an_image_prompt_reaches_the_fine_tuned_network_alone(order):
+    """The guide is asked without it, as it has no adapter for it."""
+    guide, image = random(2, unet()), dict(ip_adapter_image_embeds=[text(2, 1, 7, seed=8)])
+    pipe = sd(random(1, unet()))[0]
+    if order == "before":
+        guide_pipeline(ip_adapter(pipe), guide, domain=None)
+    else:
+        ip_adapter(guide_pipeline(pipe, guide, domain=None))
+    found = draw(pipe, **image)
+    main = ip_adapter(sd(random(1, unet()))[0])
+    expected = draw(sd(Spelled(main.unet, random(2, unet()), "second"))[0], **image)
+    assert np.abs(found - expected).max() < 1e-4
+    assert np.abs(found - draw(guided_sd())).max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_upscaler_is_guided_and_keeps_its_noise_level():
+    from diffusers import DDPMScheduler, StableDiffusionUpscalePipeline
+
+    make = unet(in_channels=7, out_channels=4, num_class_embeds=400)
+
+    def drawn(net):
+        parts = {k: v for k, v in sd(net)[0].components.items() if k != "image_encoder"}
+        pipe = StableDiffusionUpscalePipeline(**parts, low_res_scheduler=DDPMScheduler())
+        pipe.set_progress_bar_config(disable=True)
+        return pipe(
+            image=IMAGE[..., :8, :8],
+            prompt_embeds=text(1, 5, 12, seed=3),
+            negative_prompt_embeds=text(1, 5, 12, seed=4),
+            guidance_scale=W,
+            noise_level=7,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).images
+
+    main, guide = random(1, make), random(2, make)
+    found = drawn(DomainGuidedModel(main, guide, domain=1.25))
+    assert np.abs(found - drawn(OnPlane(main, guide, "second", 1.25, W))).max() < 1e-4
+    assert np.abs(found - drawn(main)).max() > 1e-4
+
+
+# adapters in text encoders
+
+
+def with_text_encoder(build, make, part="text_encoder"):
+    """A pipeline whose network and text encoder have adapters."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    low = dict(r=2, init_lora_weights=False)
+    sizes = dict(
+        vocab_size=20, hidden_size=12, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    pipe = build(adapted(random(1, make), LoraConfig(target_modules=["to_q"], **low)))[0]
+    encoder = CLIPTextModel(CLIPTextConfig(**sizes))
+    setattr(pipe, part, adapted(encoder, LoraConfig(target_modules=["q_proj"], **low)))
+    return pipe
+
+
+def test_all_that_an_adapter_in_a_text_encoder_reads_must_be_given_without_it():
+    hidden, pooled, two = text(1, 5, 12, seed=9), text(1, 10, seed=8), text(2, 10, seed=8)
+    pipe = with_text_encoder(sdxl, unet(**XL), "text_encoder_2")
+    for call in (lambda **null: lora_guide(pipe, **null), lambda **null: guide_pipeline(pipe, guide, **null)):
+        guide = random(2, unet(**XL))
+        with refuses("null is None and text_encoder_2 has an adapter"):
+            call()
+        with refuses("null lacks text_embeds and text_encoder_2 has an adapter"):
+            call(null=dict(encoder_hidden_states=hidden))
+        with refuses("null has added_cond_kwargs of (2, 10); expected a tensor (1, ...)"):
+            call(null=dict(encoder_hidden_states=hidden, added_cond_kwargs=dict(text_embeds=two)))
+    make, build, _ = KINDS["Stable Diffusion 3"]
+    pipe = with_text_encoder(build, make)
+    with refuses("null lacks pooled_projections and text_encoder has an adapter"):
+        lora_guide(pipe, null=dict(encoder_hidden_states=hidden))
+    lora_guide(pipe, null=dict(encoder_hidden_states=hidden, pooled_projections=pooled))
+
+
+def test_the_guide_sees_its_own_pooled_prompt():
+    main, guide = random(1, unet(**XL)), random(2, unet(**XL))
+    hidden, pooled, own = text(1, 5, 12, seed=9), text(1, 10, seed=8), text(1, 10, seed=7)
+    both = DomainGuidedModel(main, guide, null=dict(added_cond_kwargs=dict(text_embeds=own)))
+    x, ids = text(1, 4, 8, 8, seed=1), torch.ones(1, 6)
+    twice = lambda v: torch.cat([v, v])
+    given = dict(text_embeds=twice(pooled), time_ids=twice(ids))
+    found = both(twice(x), 10, encoder_hidden_states=twice(hidden), added_cond_kwargs=given).sample
+    alone = dict(text_embeds=own, time_ids=ids)
+    close(found[:1], guide(x, 10, encoder_hidden_states=hidden, added_cond_kwargs=alone).sample)
+
+
+def peft_is_too_old():
+    import peft
+    from packaging.version import parse
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+
+    return parse(peft.__version__) < parse(MIN_PEFT_VERSION)
+
+
+@pytest.mark.skipif(peft_is_too_old(), reason="transformers 5.24 asks for a peft that is not out")
+def test_a_lora_of_a_text_encoder_loads_and_is_refused_until_its_null_is_given(tmp_path):
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    def make():
+        pipe = with_text_encoder(sd, unet())
+        for net in (pipe.unet, pipe.text_encoder):
+            net._hf_peft_config_loaded = True
+        return pipe
+
+    pipe = make()
+    layers = {
+        name: convert_state_dict_to_diffusers(get_peft_model_state_dict(net))
+        for name, net in dict(unet_lora_layers=pipe.unet, text_encoder_lora_layers=pipe.text_encoder).items()
+    }
+    StableDiffusionPipeline.save_lora_weights(tmp_path, **layers)
+    plain = sd(random(1, unet()))[0]
+    torch.manual_seed(0)
+    plain.text_encoder = type(pipe.text_encoder)(pipe.text_encoder.config)
+    plain.load_lora_weights(tmp_path)
+    assert set(plain.get_list_adapters()) == {"unet", "text_encoder"}
+    with refuses("null is None and text_encoder has an adapter"):
+        lora_guide(plain)
+    lora_guide(plain, null=dict(encoder_hidden_states=text(1, 5, 12, seed=9)))

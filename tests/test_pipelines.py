@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     DiTPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -19,6 +20,8 @@ from diffusers import (
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -156,6 +159,27 @@ def flux(net):
     )
 
 
+def qwen(net):
+    coder = lambda: AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=random(0, coder),
+        text_encoder=None,
+        tokenizer=None,
+        transformer=net,
+    )
+    mask = torch.ones(2, 5, dtype=torch.long)
+    return pipe, dict(prompt_embeds_mask=mask, negative_prompt_embeds_mask=mask)
+
+
 XL = dict(
     addition_embed_type="text_time",
     addition_time_embed_dim=2,
@@ -210,6 +234,20 @@ KINDS = {  # name: network, pipeline, the argument that means w
         flux,
         "true_cfg_scale",
     ),
+    "Qwen-Image, true CFG": (
+        lambda: QwenImageTransformer2DModel(
+            patch_size=2,
+            in_channels=16,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            axes_dims_rope=(2, 2, 4),
+        ),
+        qwen,
+        "true_cfg_scale",
+    ),
 }
 
 
@@ -232,9 +270,11 @@ def images(kind, net, w, seed=7):
 
 
 def off(kind):
-    """Flux says that it is not guided; for the others w = 1 asks for it."""
-    flux = pytest.warns(UserWarning, match="true_cfg_scale is 1.0: this FluxPipeline is not guided")
-    return flux if "Flux" in kind else contextlib.nullcontext()
+    """Those with true CFG say that they are not guided; for the others w = 1 asks for it."""
+    if "true CFG" not in kind:
+        return contextlib.nullcontext()
+    name = KINDS[kind][1].__name__.capitalize().replace("Qwen", "QwenImage")
+    return pytest.warns(UserWarning, match=f"true_cfg_scale is 1.0: this {name}Pipeline is not guided")
 
 
 class Spelled(torch.nn.Module):
@@ -273,7 +313,7 @@ class Spelled(torch.nn.Module):
 def test_a_guided_pipeline_is_the_formula(kind):
     make = KINDS[kind][0]
     finetuned, pretrained = random(1, make), random(2, make)
-    order = "apart" if "Flux" in kind else "second"
+    order = "apart" if "true CFG" in kind else "second"
     found, expected = (
         images(kind, DomainGuidedModel(finetuned, pretrained), W),
         images(kind, Spelled(finetuned, pretrained, order), W),

@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from .adapters import WithoutAdapter
+from .adapters import WithoutAdapter, peft_layers
 
 ORDER = {  # class of the network: where its pipelines put the labelled half
     "DiTTransformer2DModel": "first",
@@ -127,9 +127,10 @@ def check_null(null, net):
             raise ValueError(
                 f"null has {name}; expected inputs of a {type(net).__name__}, such as encoder_hidden_states"
             )
-        if not torch.is_tensor(value) or not value.ndim or len(value) != 1:
-            came = tuple(getattr(value, "shape", ())) or type(value).__name__
-            raise ValueError(f"null has {name} of {came}; expected a tensor (1, ...)")
+        for tensor in value.values() if isinstance(value, dict) else (value,):
+            if not torch.is_tensor(tensor) or not tensor.ndim or len(tensor) != 1:
+                came = tuple(getattr(tensor, "shape", ())) or type(tensor).__name__
+                raise ValueError(f"null has {name} of {came}; expected a tensor (1, ...)")
     widths = (getattr(net.config, name, None) for name in WIDTHS)
     width = next((w for w in widths if isinstance(w, int)), None)
     text = null.get("encoder_hidden_states")
@@ -137,3 +138,30 @@ def check_null(null, net):
         raise ValueError(
             f"null has encoder_hidden_states of width {text.shape[-1]}; expected {width}, as the network has"
         )
+
+
+def check_encoders(pipe, null):
+    """Raise if an adapter in a text encoder would have read the null prompt that the guide sees."""
+    encoders = {name: getattr(pipe, name, None) for name in PARTS if name.startswith("text_encoder")}
+    adapted = [
+        name
+        for name, encoder in encoders.items()
+        if encoder is not None and any(not m.disable_adapters for m in peft_layers(encoder))
+    ]
+    if not adapted:
+        return
+    if not null:
+        raise ValueError(
+            f"null is None and {adapted[0]} has an adapter; expected the null prompt as read without it"
+        )
+    net, null = bare(getattr(pipe, network_name(pipe))), null | null.get("added_cond_kwargs", {})
+    needed = ["encoder_hidden_states"]
+    if "pooled_projections" in inspect.signature(net.forward).parameters:
+        needed.append("pooled_projections")
+    if getattr(net.config, "addition_embed_type", None) == "text_time":
+        needed.append("text_embeds")
+    for name in needed:
+        if name not in null:
+            raise ValueError(
+                f"null lacks {name} and {adapted[0]} has an adapter; expected it as read without the adapter"
+            )

@@ -10,8 +10,8 @@ from ..dit import LabelEmbedder, Preconditioned
 from ..dit.fast import fused
 from ..environment import needs
 from ..graphs import Captured
-from .adapters import WithoutAdapter, adapter_off, peft_layers
-from .checks import network_name
+from .adapters import WithoutAdapter, adapter_off
+from .checks import check_encoders, network_name
 from .pipelines import put_guide, unguided
 
 TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
@@ -97,16 +97,7 @@ def lora_guide(net, adapter=None, null=None, domain="default", **options):
     if not isinstance(net, Preconditioned):
         name = network_name(net)
         tuned = unguided(getattr(net, name))
-        for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
-            encoder = getattr(net, part, None)
-            if (
-                null is None
-                and encoder is not None
-                and any(not m.disable_adapters for m in peft_layers(encoder))
-            ):
-                raise ValueError(
-                    f"null is None and {part} has an adapter; expected the null prompt as read without it"
-                )
+        check_encoders(net, null)
         with adapter_off(tuned, adapter):  # refuses an adapter that is not there
             return put_guide(net, WithoutAdapter(tuned, adapter), null, domain, **options)
     if not isinstance(net.net.y_embedder, LabelTables):

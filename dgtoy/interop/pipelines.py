@@ -23,7 +23,16 @@ from torch import nn
 
 from ..samplers import check_interval
 from .adapters import BatchMismatch, WithoutAdapter, mixed_batch, sole_adapter
-from .checks import ORDER, bare, check_networks, check_null, check_parts, kind_of, network_name
+from .checks import (
+    ORDER,
+    bare,
+    check_encoders,
+    check_networks,
+    check_null,
+    check_parts,
+    kind_of,
+    network_name,
+)
 from .levels import blurred_prediction, is_flow, t_to_sigma
 
 DOMAIN = 1.25  # the weight of the domain direction where a prompt has one of its own
@@ -38,8 +47,9 @@ class DomainGuidedModel(nn.Module):
     """Takes the place of a pipeline's network: `pipe.unet = DomainGuidedModel(pipe.unet, pretrained)`.
 
     finetuned, pretrained: networks of one class (a key of ORDER), also within torch.compile, DDP, FSDP or
-    peft. null: inputs by name, such as `encoder_hidden_states` (1, ...), that the guide sees in place of the
-    pipeline's own null condition. DiT's guide always sees its own null label, num_embeds_ada_norm.
+    peft. null: inputs by name, such as `encoder_hidden_states` (1, ...) or `added_cond_kwargs` with
+    `text_embeds` (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's guide
+    always sees its own null label, num_embeds_ada_norm.
 
     These four may be changed between calls, `pipe.unet.domain = 1.3`:
     domain: None, and guidance_scale is the weight w of Domain Guidance, D_pre + w (D_c - D_pre), in two
@@ -332,8 +342,10 @@ class DomainGuidedModel(nn.Module):
             return self._blurred(main, *labelled, call)
         args, kwargs = null
         n = len(_sample(main))
-        own = {name: value.expand(n, *value.shape[1:]) for name, value in self.null.items()}
-        return call_as(self.pretrained, args, _unlabelled(bare(self.pretrained), kwargs) | own)
+        own = each_tensor(lambda v: v.expand(n, *v.shape[1:]), self.null)
+        for name in own:
+            own[name] = kwargs[name] | own[name] if isinstance(own[name], dict) else own[name]
+        return call_as(self.pretrained, args, _unlabelled(self.pretrained, kwargs) | own)
 
     @torch.compiler.disable(recursive=False)
     def _blurred(self, main, args, kwargs, call):
@@ -374,6 +386,8 @@ def guide_pipeline(
     guide = getattr(pretrained, name, pretrained)
     if guide is not pretrained:
         check_parts(pipe, pretrained)
+    if blur is None:
+        check_encoders(pipe, null)
     return put_guide(pipe, unguided(guide), null, domain, interval=interval, every=every, blur=blur)
 
 
@@ -421,7 +435,7 @@ def unguided(net):
 def check_option(name, value):
     """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have."""
     if name == "interval":
-        return check_interval(value)
+        check_interval(value)
     finite = isinstance(value, numbers.Real) and math.isfinite(value)
     if name == "domain" and value is not None and not finite:
         raise ValueError(f"domain is {value}; expected a finite number, or None")
