@@ -39,7 +39,7 @@ from test_pipelines import (
     vae,
 )
 
-from dgtoy import blurred
+from dgtoy import GaussianMixture, blurred, plane
 from dgtoy.interop import (
     DomainGuidedModel,
     as_denoiser,
@@ -725,3 +725,24 @@ def test_a_lora_of_a_text_encoder_loads_and_is_refused_until_its_null_is_given(t
     with refuses("null is None and text_encoder has an adapter"):
         lora_guide(plain)
     lora_guide(plain, null=dict(encoder_hidden_states=text(1, 5, 12, seed=9)))
+
+
+# what the two weights mean
+
+
+def test_the_plane_sharpens_the_domain_and_the_prompt_by_bayes_rule():
+    """p(x) p(domain | x)^a p(prompt | x, domain)^b at every noise level, of exact mixtures."""
+    a, b, x = 1.25, 5.0, torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None].requires_grad_(True)
+    mixture = lambda weights: GaussianMixture(
+        torch.tensor(weights).double(),
+        torch.tensor([[-2.0], [0.0], [1.0], [2.0]]).double(),
+        torch.tensor([[[1.0]], [[0.1]], [[0.2]], [[0.5]]]).double(),
+    )
+    weights = [0.4, 0.2, 0.2, 0.2], [0.01, 0.4, 0.4, 0.19], [0.01, 0.01, 0.8, 0.18]
+    source, domain, prompt = (mixture(w) for w in weights)
+    for sigma in (0.1, 1.0, 10.0):
+        p, p_domain, p_prompt = (m.logp(x, sigma) for m in (source, domain, prompt))
+        log_density = p + a * (p_domain - p) + b * (p_prompt - p_domain)
+        score = torch.autograd.grad(log_density.sum(), x)[0]
+        D = plane(source.denoise, domain.denoise, prompt.denoise, a, b)
+        close(D(x.detach(), sigma), x.detach() + sigma**2 * score, rtol=1e-6, atol=1e-6)

@@ -38,7 +38,7 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
 
         k-diffusion, EDM2       as_denoiser(net, "x0", class_labels=y)
         smalldiffusion          as_denoiser(net, "epsilon")
-        the official DiT        as_denoiser(net, "epsilon", process.sigma_to_t, y=y)
+        the official DiT        as_denoiser(net, "epsilon", vp.sigma_to_t, y=y)
         the official SiT        as_denoiser(lambda x, t, y: -net(x, 1 - t, y), "flow", y=y)
     """
     if predicts not in ("x0", "epsilon", "v_prediction", "flow"):
