@@ -325,9 +325,11 @@ def test_offloading_before_and_after_changes_nothing(how, lora):
         pipe = made()
         for change in order:
             change(pipe)
+        assert how != "model" or hasattr(pipe.unet, "_hf_hook")
         assert np.array_equal(draw(pipe), expected)
         assert np.array_equal(draw(pipe), expected)  # hooks are taken off and put back after each run
-        unguide(pipe)
+        network = unguide(pipe).unet
+        assert how != "model" or hasattr(network, "_hf_hook")
 
 
 def test_a_guide_that_offloading_moves_in_parts_is_not_moved_whole():

@@ -1082,7 +1082,7 @@ def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
 
 
 def test_without_an_interval_the_time_is_not_read_so_a_device_need_not_be_waited_for(monkeypatch):
-    monkeypatch.setattr("dgtoy.interop.pipelines.t_to_sigma", lambda *a: pytest.fail("the time was read"))
+    monkeypatch.setattr("dgtoy.interop.levels.t_to_sigma", lambda *a: pytest.fail("the time was read"))
     images("Stable Diffusion", DomainGuidedModel(random(1, unet()), random(2, unet())), W)
 
 

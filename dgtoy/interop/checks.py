@@ -1,9 +1,12 @@
 """What two networks, and the pipelines around them, must have in common for one to guide the other."""
 
 import inspect
+import math
+import numbers
 
 import torch
 
+from ..samplers import check_interval
 from .adapters import WithoutAdapter, peft_layers
 
 ORDER = {  # class of the network: where its pipelines put the labelled half
@@ -14,6 +17,8 @@ ORDER = {  # class of the network: where its pipelines put the labelled half
     "FluxTransformer2DModel": "apart",  # two calls, the labelled one first, with t / 1000 for time
     "QwenImageTransformer2DModel": "apart",
 }
+EVERYWHERE = (0.0, math.inf)
+OPTIONS = ("domain", "interval", "every", "blur")
 # of two networks
 SHARED = (
     "in_channels",
@@ -165,3 +170,16 @@ def check_encoders(pipe, null):
             raise ValueError(
                 f"null lacks {name} and {adapted[0]} has an adapter; expected it as read without the adapter"
             )
+
+
+def check_option(name, value):
+    """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have."""
+    if name == "interval":
+        check_interval(value)
+    finite = isinstance(value, numbers.Real) and math.isfinite(value)
+    if name == "domain" and value is not None and not finite:
+        raise ValueError(f"domain is {value}; expected a finite number, or None")
+    if name == "blur" and value is not None and not (finite and value > 0):
+        raise ValueError(f"blur is {value}; expected a finite width above 0, or None")
+    if name == "every" and not (isinstance(value, numbers.Integral) and value >= 1):
+        raise ValueError(f"every is {value}; expected 1 or more")

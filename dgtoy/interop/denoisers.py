@@ -5,7 +5,7 @@ import torch
 from ..checks import check_denoisers
 from ..samplers import append_dims, check_level
 from . import levels
-from .pipelines import each_tensor
+from .calls import each_tensor
 
 
 def denoiser(net, scheduler, **condition):

@@ -8,7 +8,10 @@ are an experimental feature there (extra `dit`).
 import pathlib
 
 from ..environment import needs
-from .pipelines import EVERYWHERE, OPTIONS, DomainGuidedModel, check_option, is_inside, pipeline_call
+from .calls import pipeline_call
+from .checks import EVERYWHERE, OPTIONS, check_option
+from .levels import is_inside
+from .pipelines import DomainGuidedModel
 
 needs("dit", "diffusers")
 from diffusers.configuration_utils import register_to_config  # noqa: E402

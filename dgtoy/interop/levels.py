@@ -74,3 +74,15 @@ def blurred_prediction(sigma, b, scheduler):
     if kind == "epsilon":
         return t, r, sigma / s, 0.0
     return t, r, sigma / s * r, sigma * b**2 / (1 + s**2)
+
+
+def level(t, scheduler):
+    """The noise level sigma of a timestep, a number."""
+    if scheduler is None:
+        raise ValueError("scheduler is None; expected the pipeline's, for `interval` and `blur`")
+    return t_to_sigma(t, scheduler).item()
+
+
+def is_inside(interval, t, scheduler):
+    """Whether the noise level of a timestep lies in an interval, ends included."""
+    return interval[0] <= level(t, scheduler) <= interval[1]

@@ -13,34 +13,46 @@ copies included.
 import contextlib
 import copy
 import math
-import numbers
 import re
-import sys
 import warnings
 
 import torch
 from torch import nn
 
-from ..samplers import check_interval
 from .adapters import BatchMismatch, WithoutAdapter, mixed_batch, sole_adapter
+from .calls import (
+    HOOKS,
+    answer_with,
+    call_as,
+    each_tensor,
+    joined,
+    latents_of,
+    pipeline_call,
+    rows_in,
+    rows_of,
+    sample_of,
+    unlabelled,
+    weight_of,
+    with_input,
+)
 from .checks import (
+    EVERYWHERE,
+    OPTIONS,
     ORDER,
     bare,
     check_encoders,
     check_networks,
     check_null,
+    check_option,
     check_parts,
     kind_of,
     network_name,
 )
-from .levels import blurred_prediction, is_flow, t_to_sigma
+from .levels import blurred_prediction, is_flow, is_inside, level
 
 DOMAIN = 1.25  # the weight of the domain direction where a prompt has one of its own
-EVERYWHERE = (0.0, math.inf)
-OPTIONS = ("domain", "interval", "every", "blur")
 # methods that change how a network computes or is held: the guide follows, adapters apart
 CHANGES = re.compile(r"(enable|disable|set|reset|fuse|unfuse|compile)_(?!adapter|lora)")
-HOOKS = ("_hf_hook", "_old_forward", "_diffusers_hook")  # what offloading leaves on the module that it moves
 
 
 class DomainGuidedModel(nn.Module):
@@ -168,19 +180,19 @@ class DomainGuidedModel(nn.Module):
         call = pipeline_call()
         if self.order == "apart":
             return self._apart(args, kwargs, call)
-        x = _latents(args, kwargs)
+        x = latents_of(args, kwargs)
         if not self._is_guided(x, kwargs, call):
             return self.finetuned(*args, **kwargs)
         n = len(x) // 2
         labelled, null = self._ordered(slice(n), slice(n, None))
         if self._is_on(args, kwargs, call):
             main, own, guide = self._three(args, kwargs, labelled, null, n, call)
-            null_part, labelled_part = self._parts(main, own, guide, _weight(call))
+            null_part, labelled_part = self._parts(main, own, guide, weight_of(call))
         else:  # nothing is added
             null_part = labelled_part = self.finetuned(
-                *_rows(args, labelled, n), **_rows(kwargs, labelled, n)
+                *rows_in(args, labelled, n), **rows_in(kwargs, labelled, n)
             )
-        return _joined(*self._ordered(labelled_part, null_part))
+        return joined(*self._ordered(labelled_part, null_part))
 
     @torch.compiler.disable(recursive=False)
     def _apart(self, args, kwargs, call):
@@ -202,6 +214,8 @@ class DomainGuidedModel(nn.Module):
     @torch.compiler.disable(recursive=False)
     def answer_null(self, args, kwargs, call, w):
         """What stands for the null branch in null + w (labelled - null), after `answer_labelled`."""
+        if self.last_labelled is None:
+            raise ValueError("the null branch is called first; expected the labelled one before it")
         (args_c, kwargs_c, main), self.last_labelled = self.last_labelled, None
         if not self._is_on(args, kwargs, call):
             return main
@@ -209,7 +223,7 @@ class DomainGuidedModel(nn.Module):
             raise ValueError(
                 f"domain is {self.domain}; expected None outside a pipeline: its scale is needed"
             )
-        own = None if self.domain is None else self.finetuned(*args, **_unlabelled(self.finetuned, kwargs))
+        own = None if self.domain is None else self.finetuned(*args, **unlabelled(self.finetuned, kwargs))
         labelled, null = (args_c, kwargs_c), (args, kwargs)
         return self._parts(main, own, self._guide(main, labelled, null, call), w)[0]
 
@@ -224,7 +238,7 @@ class DomainGuidedModel(nn.Module):
         if latents is None:  # called from elsewhere
             n = len(x) // 2
             return len(x) % 2 == 0 and bool((x[:n] == x[n:]).all())
-        pipe, w = call["self"], _weight(call)
+        pipe, w = call["self"], weight_of(call)
         told = call.get("do_classifier_free_guidance", getattr(pipe, "do_classifier_free_guidance", None))
         if not (told if told is not None else w is None or w > 1):
             self._warn(pipe, "guidance_scale", w)
@@ -279,13 +293,13 @@ class DomainGuidedModel(nn.Module):
         if adapter:  # one forward for all
             with contextlib.suppress(BatchMismatch):
                 return self._mixed(args, kwargs, labelled, null, n, adapter)
-        half = lambda rows: (_rows(args, rows, n), _rows(kwargs, rows, n))
+        half = lambda rows: (rows_in(args, rows, n), rows_in(kwargs, rows, n))
         if self.domain is None:
             (args_c, kwargs_c), own = half(labelled), None
             main = self.finetuned(*args_c, **kwargs_c)
         else:
-            both = self.finetuned(*args, **_unlabelled(self.finetuned, kwargs, null))
-            main, own = _rows_of(both, labelled), _rows_of(both, null)
+            both = self.finetuned(*args, **unlabelled(self.finetuned, kwargs, null))
+            main, own = rows_of(both, labelled), rows_of(both, null)
         return main, own, self._guide(main, half(labelled), half(null), call)
 
     def _mixed(self, args, kwargs, labelled, null, n, adapter):
@@ -293,10 +307,10 @@ class DomainGuidedModel(nn.Module):
         order = [labelled, null] if self.domain is None else [labelled, null, null]
         rows = torch.cat([torch.arange(2 * n)[part] for part in order])
         names = [adapter] * (len(rows) - n) + ["__base__"] * n
-        args, kwargs = _rows(args, rows, n), _rows(kwargs, rows, n)
+        args, kwargs = rows_in(args, rows, n), rows_in(kwargs, rows, n)
         with mixed_batch(self.finetuned, names):
-            out = self.finetuned(*args, **_unlabelled(self.finetuned, kwargs, slice(n, None)))
-        main, *own, guide = (_rows_of(out, slice(i, i + n)) for i in range(0, len(rows), n))
+            out = self.finetuned(*args, **unlabelled(self.finetuned, kwargs, slice(n, None)))
+        main, *own, guide = (rows_of(out, slice(i, i + n)) for i in range(0, len(rows), n))
         return main, own[0] if own else None, guide
 
     def _mixable_adapter(self):
@@ -315,11 +329,11 @@ class DomainGuidedModel(nn.Module):
             return guide, main
         if self.domain == 1:  # the line of classifier-free guidance
             return own, main
-        D_c, D_null, D_guide = (_sample(out) for out in (main, own, guide))
+        D_c, D_null, D_guide = (sample_of(out) for out in (main, own, guide))
         shift = (self.domain - 1) * ((D_null if self.blur is None else D_c) - D_guide)
         if w is None:  # outside a pipeline: both halves are moved
-            return _answer(own, D_null + shift), _answer(main, D_c + shift)
-        return _answer(own, D_null - shift / (w - 1)), main
+            return answer_with(own, D_null + shift), answer_with(main, D_c + shift)
+        return answer_with(own, D_null - shift / (w - 1)), main
 
     def _guide(self, main, labelled, null, call):
         """The guide's answer, its last one where it rests; None where it has no weight."""
@@ -331,7 +345,7 @@ class DomainGuidedModel(nn.Module):
         if time >= self.last_time:  # another run, or its first step
             self.steps = 0
         self.last_time = time
-        if self.steps % self.every == 0 or _sample(self.last_guide).shape != _sample(main).shape:
+        if self.steps % self.every == 0 or sample_of(self.last_guide).shape != sample_of(main).shape:
             self.last_guide = self._call_guide(main, labelled, null, call)
         self.steps += 1
         return self.last_guide
@@ -341,25 +355,25 @@ class DomainGuidedModel(nn.Module):
         if self.blur is not None:
             return self._blurred(main, *labelled, call)
         args, kwargs = null
-        n = len(_sample(main))
+        n = len(sample_of(main))
         own = each_tensor(lambda v: v.expand(n, *v.shape[1:]), self.null)
         for name in own:
             own[name] = kwargs[name] | own[name] if isinstance(own[name], dict) else own[name]
-        return call_as(self.pretrained, args, _unlabelled(self.pretrained, kwargs) | own)
+        return call_as(self.pretrained, args, unlabelled(self.pretrained, kwargs) | own)
 
     @torch.compiler.disable(recursive=False)
     def _blurred(self, main, args, kwargs, call):
         """The fine-tuned network's prediction for its own density blurred by `blur`."""
         scheduler, time = self._scheduler(call), self._time(args, kwargs, call)
         t, r, k, c = blurred_prediction(level(time, scheduler), self.blur, scheduler)
-        x, like = _latents(args, kwargs), _sample(main)
+        x, like = latents_of(args, kwargs), sample_of(main)
         axis = 1 if x.ndim > 3 else -1  # of the channels: (B, C, H, W), or tokens (B, L, C)
         channels = min(x.shape[axis], like.shape[axis])
         latents, more = x.split([channels, x.shape[axis] - channels], axis)  # masks, say, come behind
-        args, kwargs = _with_input(args, kwargs, torch.cat([r * latents, more], axis), t, self.order)
+        args, kwargs = with_input(args, kwargs, torch.cat([r * latents, more], axis), t, self.order)
         out = self.finetuned(*args, **kwargs)
-        prediction, variance = _sample(out).split([channels, like.shape[axis] - channels], axis)
-        return _answer(out, torch.cat([k * prediction - c * latents, variance], axis))
+        prediction, variance = sample_of(out).split([channels, like.shape[axis] - channels], axis)
+        return answer_with(out, torch.cat([k * prediction - c * latents, variance], axis))
 
 
 def guide_pipeline(
@@ -406,8 +420,18 @@ def put_guide(pipe, guide, null=None, domain="default", **options):
 
         replace_guider(pipe, guide, null, domain, **options)
     else:
-        setattr(pipe, name, guided)
+        replace_network(pipe, name, guided)
     return pipe
+
+
+def replace_network(pipe, name, network):
+    """Another network in a pipeline; where models are offloaded, it is as well from now on."""
+    is_offloaded = bool(getattr(pipe, "_all_hooks", ()))
+    if is_offloaded:
+        pipe.remove_all_hooks()
+    setattr(pipe, name, network)
+    if is_offloaded:
+        pipe.enable_model_cpu_offload(device=pipe._offload_device)
 
 
 def unguide(pipe):
@@ -420,7 +444,7 @@ def unguide(pipe):
     if hasattr(guider, "replaced"):
         pipe.update_components(guider=guider.replaced)
     elif unguided(network) is not network:
-        setattr(pipe, name, unguided(network))
+        replace_network(pipe, name, unguided(network))
     else:
         raise ValueError(f"pipe is a {type(pipe).__name__} without a guide; expected a guided one")
     return pipe
@@ -430,132 +454,3 @@ def unguided(net):
     """A guided network's fine-tuned one, also from within torch.compile; any other as it is."""
     inner = getattr(net, "_orig_mod", net)
     return inner.finetuned if type(inner) is DomainGuidedModel else net
-
-
-def check_option(name, value):
-    """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have."""
-    if name == "interval":
-        check_interval(value)
-    finite = isinstance(value, numbers.Real) and math.isfinite(value)
-    if name == "domain" and value is not None and not finite:
-        raise ValueError(f"domain is {value}; expected a finite number, or None")
-    if name == "blur" and value is not None and not (finite and value > 0):
-        raise ValueError(f"blur is {value}; expected a finite width above 0, or None")
-    if name == "every" and not (isinstance(value, numbers.Integral) and value >= 1):
-        raise ValueError(f"every is {value}; expected 1 or more")
-
-
-def level(t, scheduler):
-    """The noise level sigma of a timestep, a number."""
-    if scheduler is None:
-        raise ValueError("scheduler is None; expected the pipeline's, for `interval` and `blur`")
-    return t_to_sigma(t, scheduler).item()
-
-
-def is_inside(interval, t, scheduler):
-    """Whether the noise level of a timestep lies in an interval, ends included."""
-    return interval[0] <= level(t, scheduler) <= interval[1]
-
-
-def call_as(net, args, kwargs):
-    """A network's answer, in the latents' dtype, to inputs of another dtype or device than its own.
-
-    Timesteps keep their dtype. The network moves to the latents' device, unless offloading moves it.
-    """
-    x, inner = _latents(args, kwargs), bare(net)
-    device, dtype = getattr(inner, "device", x.device), getattr(inner, "dtype", x.dtype)
-    if device != x.device and not any(hasattr(m, hook) for m in inner.modules() for hook in HOOKS):
-        net.to(x.device)
-
-    def cast(value):
-        if value.ndim < 2:  # a timestep
-            return value.to(x.device)
-        return value.to(x.device, dtype if value.is_floating_point() else value.dtype)
-
-    out = net(*each_tensor(cast, args), **each_tensor(cast, kwargs))
-    return out if _sample(out).dtype == x.dtype else _answer(out, _sample(out).to(x.dtype))
-
-
-@torch.compiler.disable
-def pipeline_call():
-    """The variables of the pipeline's method that is calling, with its `self`; {} outside a pipeline."""
-    from diffusers import DiffusionPipeline, ModularPipeline
-
-    frame = sys._getframe(1)
-    while frame is not None:
-        variables = frame.f_locals
-        if isinstance(variables.get("self"), DiffusionPipeline):
-            return variables
-        if isinstance(variables.get("components"), ModularPipeline):
-            return dict(self=variables["components"], t=variables.get("t"), modular=True)
-        frame = frame.f_back
-    return {}
-
-
-def _weight(call):
-    """The pipeline's guidance_scale, which a callback may have changed; None where it has none."""
-    return (
-        getattr(call["self"], "guidance_scale", call["guidance_scale"]) if "guidance_scale" in call else None
-    )
-
-
-def each_tensor(change, value):
-    """Every tensor in nested dicts, lists and tuples changed by a function."""
-    if torch.is_tensor(value):
-        return change(value)
-    if isinstance(value, dict):
-        return {k: each_tensor(change, v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(each_tensor(change, v) for v in value)
-    return value
-
-
-def _rows(value, rows, n):
-    """Some rows of every tensor that is as long as the batch of two halves of n."""
-    return each_tensor(lambda v: v[rows] if v.ndim and len(v) == 2 * n else v, value)
-
-
-def _rows_of(out, rows):
-    """An answer's rows."""
-    return _answer(out, _sample(out)[rows])
-
-
-def _latents(args, kwargs):
-    """The noisy latents of a call."""
-    return args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-
-
-def _with_input(args, kwargs, x, t, order):
-    """A call's inputs with other latents and another timestep in their places."""
-    old = kwargs["timestep"] if "timestep" in kwargs else args[1]
-    dtype = old.dtype if torch.is_tensor(old) and old.is_floating_point() else torch.float32
-    shape = old.shape if torch.is_tensor(old) else ()
-    time = torch.full(shape, t / 1000 if order == "apart" else t, dtype=dtype, device=x.device)
-    args = (x, time, *args[2:])[: len(args)]
-    new = dict(hidden_states=x, sample=x, timestep=time)
-    return args, kwargs | {name: value for name, value in new.items() if name in kwargs}
-
-
-def _unlabelled(net, kwargs, rows=slice(None)):
-    """The inputs with a DiT's own null label in `rows`, where its pipeline takes 1000; others as they are."""
-    null = getattr(bare(net).config, "num_embeds_ada_norm", None)
-    if kwargs.get("class_labels") is None or null is None:
-        return kwargs
-    labels = kwargs["class_labels"].clone()
-    labels[rows] = null
-    return kwargs | dict(class_labels=labels)
-
-
-def _sample(out):
-    """The prediction in a network's answer, a tuple or an output object."""
-    return out[0] if isinstance(out, tuple) else out.sample
-
-
-def _joined(one, other):
-    """Two halves' outputs as one."""
-    return _answer(one, torch.cat([_sample(one), _sample(other)]))
-
-
-def _answer(out, sample):
-    """A network's answer with another prediction in it."""
-    return (sample, *out[1:]) if isinstance(out, tuple) else type(out)(sample=sample)
