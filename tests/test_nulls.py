@@ -96,11 +96,14 @@ def made(better):
     for place in places:
         place = place | dict(main="learned")
         found.append(
-            place | dict(guide="none", w=1.0, energy=[0.01] * 4, out_of_domain=[0.1, 0.12, 0.1, 0.11])
+            place
+            | dict(guide="none", w=1.0, out_of_domain=[0.1, 0.12, 0.1, 0.11])
+            | dict(energy=[0.01] * 4, thickness=[1.1] * 4)
         )
         for guide in RIVALS:
             left = np.array([0.04, 0.05, 0.04, 0.05]) / (2 if guide == better else 1)
-            found.append(place | dict(guide=guide, w=1.5, energy=[0.02] * 4, out_of_domain=left.tolist()))
+            costs = dict(energy=[0.02] * 4, thickness=[1.0] * 4)
+            found.append(place | dict(guide=guide, w=1.5, out_of_domain=left.tolist()) | costs)
     config = dict(
         setting=dict(domain="moons", layout=None),
         stages=[["finished", 1, 1]],

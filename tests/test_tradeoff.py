@@ -54,3 +54,9 @@ def test_the_own_weight_is_chosen_on_the_other_half_of_the_seeds():
     assert found["w"].tolist() == [2.0, 1.5, 2.0, 1.5] and found["out_of_domain"].tolist() == [0.4] * 4
     free = tradeoff.at_own_weight(family, "out_of_domain", budget=1.0)
     assert free["w"].tolist() == [3.0] * 4
+
+
+def test_contraction_is_a_cost_like_any_other():
+    family = [r | dict(thickness=[t] * 2) for r, t in zip(LINE, (1.1, 1.0))]
+    found = tradeoff.area(tradeoff.with_contraction(family), cost="contraction", reach=0.1)
+    assert found == pytest.approx([0.2, 0.2], abs=0.005)

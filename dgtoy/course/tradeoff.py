@@ -8,6 +8,7 @@ import numpy as np
 from .records import HALVES
 
 REACH = 0.03  # the rise in energy distance up to which samples are compared
+CONTRACTION = 0.15  # the loss of thickness up to which samples are compared, where that is the cost
 BUDGET = 0.015  # the rise allowed where each method has one weight, its own
 
 
@@ -33,6 +34,11 @@ def best_within(family, budgets, metric="out_of_domain", cost="energy"):
 def area(family, metric="out_of_domain", cost="energy", reach=REACH):
     """The mean of `best_within` over budgets from 0 to `reach`: the area under the trade-off.  -> (S,)"""
     return best_within(family, np.linspace(0, reach, 31), metric, cost).mean(0)
+
+
+def with_contraction(family):
+    """The same rows with "contraction", 1 - thickness: the cost that energy distance hardly sees."""
+    return [row | dict(contraction=[1 - t for t in row["thickness"]]) for row in family]
 
 
 def at_own_weight(family, *metrics, minimize="out_of_domain", cost="energy", budget=BUDGET):

@@ -9,7 +9,7 @@ import math
 
 from ..experiments.nulls import BETTER, family
 from ..intervals import LOGS, ratio
-from ..tradeoff import area, at_own_weight
+from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 from .finding import over_seeds
 
 WIDE, SELF = "Gaussian, std 2", "blurred self, b = 0.4"
@@ -23,6 +23,13 @@ def against(record, guide, rival, **where):
         return ratio(*(area(curve) for curve in curves))
     best = (at_own_weight(c, "energy", minimize="energy", budget=math.inf)["energy"] for c in curves)
     return ratio(*best)
+
+
+def at_equal_thickness(record, guide, rival, **where):
+    """`against`, with the loss of thickness as the cost in place of energy distance: no part of a rule, since
+    it was added after a look at the record."""
+    curves = [with_contraction(family(record, g, **where)) for g in (guide, rival)]
+    return ratio(*(area(curve, cost="contraction", reach=CONTRACTION) for curve in curves))
 
 
 def places(record, *stages):
@@ -87,6 +94,11 @@ def c23(record):
         for rival, name in rivals.items()
         for p in places(record, *DONE)
     }
+    price = {
+        name: at_equal_thickness(record, rival, "learned source", **first(record))[0]
+        for rival, name in (*rivals.items(), (SELF, "the blurred self"), (WIDE, "a round Gaussian"))
+        if rival != "learned source"
+    }
     means = {
         name: ", ".join(f"{r[0]:.2f}" for (rival, _), r in found.items() if rival == name)
         for name in rivals.values()
@@ -97,6 +109,8 @@ def c23(record):
         "largest area under the trade-off relative to a rival's, b = 0.4",
         {f"ahead of {name}: {place}": r[2] < 1 for (name, place), r in found.items()},
         f"in the order {'; '.join(_name(p) for p in places(record, *DONE))}: "
-        + ", ".join(f"against {name} {values}" for name, values in means.items()),
+        + ", ".join(f"against {name} {values}" for name, values in means.items())
+        + f". With the loss of thickness as the cost instead ({_name(first(record))}, relative to DoG; added "
+        f"after a look): {', '.join(f'{name} {value:.2f}' for name, value in price.items())}",
         LOGS,
     )
