@@ -75,14 +75,15 @@ def test_the_plan_keeps_the_share_and_bad_ones_are_refused_before_it_is_written(
 
 def test_images_that_a_fine_tune_was_trained_on_do_not_calibrate_it(folder, tmp_path):
     whole, split = prepared(folder, tmp_path / "whole", 0.0), prepared(folder, tmp_path / "split", 0.2)
-    trained_on = lambda path: dict(data=Latents(path).fingerprint)
-    with refuses("whole are what ft was trained on; expected images that it has not seen", "--held-out 0.2"):
-        calibrate.unseen(whole, "ft", trained_on(whole))
+    trained_on = lambda path: dict(data=Latents(path).fingerprint, images=Latents(path).plan["images"])
+    for path, other in ((whole, whole), (whole, split), (split, whole)):  # or shared out otherwise
+        with refuses(f"{path} hold images that ft was trained on; expected some", "--held-out 0.2"):
+            calibrate.unseen(path, "ft", trained_on(other))
     assert len(calibrate.unseen(split, "ft", trained_on(split))) == 3  # the held-out part
     assert (
-        len(calibrate.unseen(whole, "ft", dict(data="others"))) == 16
+        len(calibrate.unseen(whole, "ft", dict(data="d", images="others"))) == 16
     )  # other images, as prepare wrote them
-    for path, made in ((split, trained_on(whole)), (split, {}), (whole, {})):
+    for path, made in ((split, dict(data="of a file of before")), (split, {}), (whole, {})):
         with pytest.warns(UserWarning, match="whether ft was trained on the held-out images of .* not known"):
             calibrate.unseen(path, "ft", made)
     with refuses("whole hold no held-out images; expected --held-out 0.2 of prepare"):

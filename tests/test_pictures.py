@@ -254,7 +254,7 @@ def npz(path, **arrays):
 def test_an_npz_of_another_form_is_refused(tmp_path):
     path, images = tmp_path / "s.npz", np.stack([noise(seed=i) for i in range(8)])
     assert np.array_equal(list(read_images(npz(path, arr_0=images))), images)
-    for other in (images / 255, images.transpose(0, 3, 1, 2), images[..., 0], images[0]):
+    for other in (images / 255, images.transpose(0, 3, 1, 2), images[..., 0], images[0], images[:, :0]):
         with refuses(f"holds arr_0 of {other.dtype} {other.shape}; expected arr_0 of uint8 (N, H, W, 3)"):
             read_images(npz(path, arr_0=other))
     with refuses("it holds mu, sigma"):

@@ -25,7 +25,8 @@ fidelity = pytest.mark.skipif(
 
 def saved(path, images):
     """Images (n, H, W, 3) as an .npz for `evaluate`."""
-    np.savez(path, images)
+    with open(path, "wb") as file:
+        np.savez(file, images)
     return path
 
 
@@ -97,6 +98,27 @@ def test_weights_that_are_not_inceptions_are_refused_in_one_line(tmp_path):
         path.write_bytes(b"PK") if content == "cut" else torch.save({"a": torch.zeros(1)}, path)
         with refuses(f"weights {path} are not those of inception ("):
             evaluate.extractor("inception", path)
+
+
+def test_samples_that_are_not_square_are_cut_as_the_reference_is(tmp_path):
+    wide = np.random.default_rng(0).integers(0, 256, (80, 32, 48, 3), dtype=np.uint8)
+    reference = saved(tmp_path / "reference.npz", smooth(80, 0))
+    one = said(saved(tmp_path / "wide.npz", wide), reference)[1]
+    other = said(saved(tmp_path / "cut.npz", wide[:, :, 8:40]), reference)[1]
+    assert one == other
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_that_leaves_no_sample_is_refused(count, tmp_path):
+    path = saved(tmp_path / "s.NPZ", smooth(8, 0))
+    with refuses(f"count is {count}; expected 1 or more"):
+        evaluate.evaluate(path, path, evaluate.Glyphs(), "glyphs", n=count)
+
+
+def test_torch_fidelity_that_is_missing_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with refuses("pip install --no-deps torch-fidelity", error=ImportError):
+        evaluate.Inception()
 
 
 # the table

@@ -64,14 +64,16 @@ def unseen(folder, finetuned, made):
     made: what `finetune` says of the file `finetuned`. Warns where that is not known. Raises ValueError for
     the latents that it was trained on: on these every fine-tune looks finished.
     """
-    training, trained_on = Latents(folder), made.get("data")
-    split = training.plan.get("held_out")
-    if not split and trained_on == training.fingerprint:
+    training = Latents(folder)
+    split, same = training.plan.get("held_out"), made.get("data") == training.fingerprint
+    if same and split:
+        return Latents(folder, held_out=True)
+    if same or made.get("images") == training.plan["images"]:
         raise ValueError(
-            f"latents {folder} are what {finetuned} was trained on; expected images that it has not seen:"
-            " prepare with --held-out 0.2 and fine-tune on that, or prepare others"
+            f"latents {folder} hold images that {finetuned} was trained on; expected some that it has not"
+            " seen: prepare with --held-out 0.2 and fine-tune on that, or prepare others"
         )
-    if trained_on is None or (split and trained_on != training.fingerprint):
+    if "images" not in made:
         warnings.warn(
             f"whether {finetuned} was trained on the held-out images of {folder} is not known; if it was, its"
             " weights look finished whatever they are",

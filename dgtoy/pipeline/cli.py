@@ -234,7 +234,7 @@ def finetune(args):
     if not pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, as prepare had none")
     net = start(pretrained, len(data.classes), config, device, args.heads)
-    told = dict(pretrained=_named(pretrained), codec=data.plan["codec"])
+    told = dict(pretrained=_named(pretrained), codec=data.plan["codec"], images=data.plan["images"])
     steps = run(net, data, config, out, args.every, told=told)
     if first and not args.quiet and device.type == "cpu":
         _estimate(pace.of_finetune(config, done) * pace.seconds_a_pass(net), device)

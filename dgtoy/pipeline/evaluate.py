@@ -50,13 +50,14 @@ class Inception:
     """The 2048 pooled features that FID is defined by. weights: torch-fidelity's file, or None for the usual
     cache.
 
-    Raises ImportError naming the extra without torch-fidelity.
+    Raises ImportError that says how to install torch-fidelity, whose torchvision is not needed.
     """
 
     resize = "299 pixels, bilinear as TensorFlow 1"
 
     def __init__(self, weights=None, device="cpu"):
-        needs("eval", "torch_fidelity")
+        if importlib.util.find_spec("torch_fidelity") is None:
+            raise ImportError("torch_fidelity missing; pip install --no-deps torch-fidelity is enough of it")
         cache = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
         path = pathlib.Path(weights or cache / "weights-inception-2015-12-05-6726825d.pth")
         if not path.exists():
@@ -233,12 +234,11 @@ class Passing:
     """
 
     def __init__(self, images, source):
-        self.images, self.source, self.size, self.clipped = images, source, None, []
+        self.images, self.source, self.clipped = images, source, []
 
     def __iter__(self):
         plain, kinds = 0, set()
         for image in self.images:
-            self.size = self.size or len(image)
             self.clipped.append(((image == 0) | (image == 255)).mean())
             plain += bool((image == image[0, 0]).all())
             kinds.add(hash(image.tobytes()))
@@ -260,14 +260,15 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     """Fréchet distance, precision, recall, density and coverage of samples against reference images, and the
     samples' share of saturated values.  -> {"scores", "manifest"}
 
-    samples, reference: folders or .npz files. n: use the first n samples; the reference is used whole, each
-    image cut and resized to the samples' size as the training images were; for the four last metrics as many
-    of them as there are samples, drawn at random (seed 0). made: the samples' own manifest, where there is
-    one. What makes the scores mean less is warned about: see `_warn`.
+    samples, reference: folders or .npz files, each image cut and resized to a square of the first sample's
+    size as the training images were. n: use the first n samples; the reference is used whole, for precision,
+    recall, density and coverage as many of them as there are samples, drawn at random (seed 0). made: the
+    samples' own manifest, where there is one. What makes the scores mean less is warned about: see `_warn`.
     """
-    drawn = Passing(read_images(samples, n), samples)
+    size = min(next(read_images(samples)).shape[:2])
+    drawn = Passing(read_images(samples, n, size), samples)
     fake, images = features(net, drawn, batch)
-    true = Passing(read_images(reference, size=drawn.size), reference)
+    true = Passing(read_images(reference, size=size), reference)
     real, against = features(net, true, batch)
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
     neighbours = real[order[: len(fake)]]  # as many true images as samples
@@ -279,7 +280,7 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     manifest = dict(
         features=name,
         weights=net.checksum,
-        crop=f"{drawn.size} pixels, centre",
+        crop=f"{size} pixels, centre",
         resize=net.resize,
         reference=against,
         references=len(real),

@@ -206,7 +206,7 @@ def _shard_path(folder, k):
 def _plan(path):
     """The plan of a folder of latents. Raises ValueError if it is none."""
     plan = read_json(path, "what `dit prepare` writes")
-    kinds = dict(classes=list, count=int, shard=int, size=int, codec=str, mirror=bool)
+    kinds = dict(images=str, classes=list, count=int, shard=int, size=int, codec=str, mirror=bool)
     kinds |= dict(held_out=float) if plan.get("held_out") is not None else {}
     for name, kind in kinds.items():
         value = plan.get(name)

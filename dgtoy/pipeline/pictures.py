@@ -232,7 +232,9 @@ def read_images(source, n=None, size=None):
     Raises ValueError if there are fewer than n, or none.
     """
     source = pathlib.Path(source)
-    if source.suffix == ".npz":
+    if n is not None and n < 1:
+        raise ValueError(f"count is {n}; expected 1 or more images of {source}")
+    if source.suffix.lower() == ".npz":
         images = _npz(source)
     elif source.is_dir():
         images = picture_paths(source)
@@ -259,7 +261,7 @@ def _npz(path):
         raise
     except Exception as e:  # cut, no archive, or objects inside
         raise ValueError(f"images {path} cannot be read ({str(e)[:80]}); {expected}") from None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
         raise ValueError(f"images {path} holds arr_0 of {images.dtype} {images.shape}; {expected}")
     return images
 
