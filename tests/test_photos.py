@@ -183,6 +183,19 @@ def test_pictures_of_your_own_are_split_alike(tmp_path):
     )
 
 
+def test_a_hub_data_set_is_packed_as_a_folder_is(few, tmp_path):
+    import datasets
+
+    root = folder_of(tmp_path / "food", {"pizza": 2, "salad": 1}, "png")
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["pizza", "salad"]))
+    rows = dict(image=[str(p) for p in sorted(root.rglob("*.png"))], label=[0, 0, 1])
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "hub"))
+    for images, out in ((root, "a"), (tmp_path / "hub", "b")):
+        hub = ["--hub"] if out == "b" else []
+        cli.main(["photos", "food10", str(images), "--out", str(tmp_path / out), *hub])
+    assert (tmp_path / "a" / "food10.npz").read_bytes() == (tmp_path / "b" / "food10.npz").read_bytes()
+
+
 def test_what_is_missing_says_how_to_get_it(few, tmp_path, monkeypatch):
     words = ("food10.npz is not in", "DGTOY_PHOTOS", "git clone", "python -m dgtoy photos food10", "terms")
     with refuses(*words, error=FileNotFoundError):

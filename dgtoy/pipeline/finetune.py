@@ -355,7 +355,7 @@ def pretrained_net(path, device="cpu", num_heads=None):
     Raises FileNotFoundError that says what is published where and which names work at once, ValueError for a
     name of another kind of network.
     """
-    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs")]
+    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs", "patches")]
     if is_shipped(path):
         net = shipped.load(path, device)
         if not isinstance(net, VP | Flow):

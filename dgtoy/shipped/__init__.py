@@ -15,6 +15,7 @@ from .. import environment
 from ..checkpoint import check_shapes, floats, read_safetensors
 from ..dit import EDM, VP, DiT, Flow, load_weights
 from .judge import FeatureNet
+from .patches import PatchNet
 
 FOLDER = pathlib.Path(__file__).parent
 NETWORKS = {  # name: a fresh network of the sizes in its page of facts
@@ -22,6 +23,7 @@ NETWORKS = {  # name: a fresh network of the sizes in its page of facts
     "glyphs": lambda facts: EDM(DiT(**facts["config"]), facts["sigma_data"]),
     "dit": lambda facts: VP(DiT(**facts["config"])),
     "photos64": lambda facts: Flow(DiT(**facts["config"])),
+    "patches": lambda facts: PatchNet(**facts["config"]),
 }
 FINE_TUNES = tuple(f"photos64-{target}" for target in ("food", "vehicles", "insects", "art7"))
 NAMES = (*NETWORKS, *FINE_TUNES)
@@ -33,7 +35,7 @@ def load(name, device="cpu", folder=FOLDER):
     "photos64": a DiT of photographs of 64 pixels, pre-trained on 153 classes -> Flow; "photos64-food" and so
     on, see FINE_TUNES: its fine-tunes, LoRAs added to its weights. "glyphs": a small pre-trained DiT -> EDM,
     compiled on a GPU. "dit": a smaller one of DiT's own process -> VP. "features": the judge of glyphs ->
-    FeatureNet. What their labels mean is in their `facts`.
+    FeatureNet. "patches": features of photographs -> PatchNet. What their labels mean is in their `facts`.
     Raises ValueError for another name, a file whose checksum is not the one in its JSON, and JSON that is
     damaged; FileNotFoundError if one is missing. Each names the remedy.
     """
