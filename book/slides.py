@@ -9,13 +9,14 @@ comes after it; or the code, where there is no figure. The rest is for the noteb
 
 import base64
 import html
+import io
 import json
 import pathlib
 import re
-import struct
 
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -126,17 +127,23 @@ def of_text(source, heading):
             fresh = False
 
 
+def mime_of_picture(output):
+    """The type of a picture that a code cell shows, None where it shows none."""
+    found = output.get("data", {})
+    return next((mime for mime in ("image/png", "image/jpeg") if mime in found), None)
+
+
 def of_code(cell, heading, after):
     """The slide of a code cell. after: the source of the Markdown cell that follows it"""
     for output in cell["outputs"]:
-        if "image/png" in output.get("data", {}):
-            alt = html.escape(output["metadata"].get("image/png", {}).get("alt", ""))
+        if mime := mime_of_picture(output):
+            alt = html.escape(output["metadata"].get(mime, {}).get("alt", ""))
             kind, text = (blocks(after) or [("", "")])[0]
             said = kind == "paragraph" and not text.startswith("**Predict.**")
             caption = MARKDOWN.renderInline(first_sentences(text, 180)) if said else ""
-            png = output["data"]["image/png"].replace("\n", "")
-            width, height = struct.unpack(">II", base64.b64decode(png[:32])[16:24])
-            body = f'<img alt="{alt}" src="data:image/png;base64,{png}">\n<p class="caption">{caption}</p>'
+            code = output["data"][mime].replace("\n", "")
+            width, height = Image.open(io.BytesIO(base64.b64decode(code))).size
+            body = f'<img alt="{alt}" src="data:{mime};base64,{code}">\n<p class="caption">{caption}</p>'
             return slide(heading, body, "figure" if width / height > SIDE else "figure side")
     return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
 
@@ -146,7 +153,7 @@ def worth_showing(cell):
     if {"exercise", "solution"} & set(cell["metadata"].get("tags", ())):
         return False
     return (
-        any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+        any(map(mime_of_picture, cell.get("outputs", ())))
         or cell["cell_type"] == "markdown"
         and re.search(r"^(#+ |\*\*Predict)", "".join(cell["source"]), re.MULTILINE) is not None
     )

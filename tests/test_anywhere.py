@@ -187,13 +187,13 @@ def test_headings_of_a_notebook_come_in_order(path):
 
 @every_notebook
 def test_every_figure_of_a_notebook_has_words_for_who_cannot_see_it(path):
-    outputs = [
-        o
+    words = [
+        o["metadata"].get(mime, {}).get("alt", "")
         for c in json.loads(path.read_text())["cells"]
         for o in c.get("outputs", ())
-        if "image/png" in o.get("data", {})
+        for mime in o.get("data", {})
+        if mime.startswith("image/")
     ]
-    words = [o["metadata"].get("image/png", {}).get("alt", "") for o in outputs]
     assert all(len(w) > 15 for w in words) and "A figure without titles" not in words
 
 

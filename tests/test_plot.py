@@ -246,6 +246,13 @@ def test_a_shown_figure_is_a_small_png_and_closed(monkeypatch):
     assert seen[0].data.startswith(b"\x89PNG") and not plt.fignum_exists(fig.number)
 
 
+def test_a_figure_of_photographs_is_shown_as_a_jpeg_with_its_words(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    plot.show(plt.figure(), alt="a plate", quality=85)
+    assert seen[0].data.startswith(b"\xff\xd8") and seen[0]._repr_jpeg_()[1]["alt"] == "a plate"
+
+
 def test_a_shown_figure_says_in_words_what_it_shows(monkeypatch):
     seen = []
     monkeypatch.setattr("IPython.display.display", seen.append)

@@ -1,10 +1,12 @@
 """The slides as built by `make book`: one deck a notebook, each slide within its frame. Skipped where the book is not built."""
 
 import base64
+import io
 import json
 import sys
 
 import pytest
+from PIL import Image
 from test_book import COUNT, NOTEBOOKS, ROOT, SITE, browsed, browser, built, chrome, parsed, resolved  # noqa: F401  (chrome is a fixture)
 
 sys.path.insert(0, str(ROOT / "book"))
@@ -31,9 +33,17 @@ def test_tags_stand_on_cells_that_make_slides():
         for cell in json.loads(path.read_text())["cells"]:
             tags = set(cell["metadata"].get("tags", ()))
             assert not ("slide" in tags and tags & {"exercise", "solution"}), path.name
-            figure = any("image/png" in o.get("data", {}) for o in cell.get("outputs", ()))
+            figure = any({"image/png", "image/jpeg"} & set(o.get("data", {})) for o in cell.get("outputs", ()))
             if (figure or "**Predict.**" in "".join(cell["source"])) and not tags & {"exercise", "solution"}:
                 assert "slide" in tags, (path.name, "".join(cell["source"])[:80])
+
+
+def pictured(kind, size):
+    """A code cell that shows a picture."""
+    held, mime = io.BytesIO(), f"image/{kind}"
+    Image.new("RGB", size).save(held, kind)
+    shown = dict(data={mime: base64.b64encode(held.getvalue()).decode()}, metadata={mime: dict(alt="a < b")})
+    return dict(source="f(x)", outputs=[dict(output_type="display_data", **shown)])
 
 
 def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
@@ -65,16 +75,11 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
         slides.first_sentences("1. One. Two.\n2. Three\n   more.", 20) == "1. One. Two.\n2. Three\n   more."
     )
     assert slides.first_sentences("1. One is long.\n   Two.\n2. Three.", 20) == "1. One is long.\n2. Three."
-    picture = base64.b64encode(b"." * 16 + (300).to_bytes(4) + (100).to_bytes(4)).decode()
-    png = {
-        "output_type": "display_data",
-        "data": {"image/png": picture},
-        "metadata": {"image/png": {"alt": "a < b"}},
-    }
-    cell = dict(source="f(x)", outputs=[png])
-    assert 'alt="a &lt; b"' in slides.of_code(cell, "", "So it *is*.") and "<em>is</em>" in slides.of_code(
-        cell, "", "So it *is*."
-    )
+    for kind in ("png", "jpeg"):
+        for size, place in (((300, 100), '"figure"'), ((100, 100), '"figure side"')):
+            made, mime = slides.of_code(pictured(kind, size), "", "So it *is*."), f"image/{kind}"
+            assert 'alt="a &lt; b"' in made and "<em>is</em>" in made
+            assert f'src="data:{mime};base64' in made and f"class={place}" in made
     assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
 
 

@@ -88,14 +88,16 @@ def sheet(ax, x, columns=10, title=None):
         ax.set_title(title)
 
 
-def show(fig, alt=None, colors=160, dpi=100):
+def show(fig, alt=None, colors=160, dpi=100, quality=None):
     """Show a figure in a notebook as a PNG of few colours, a third of the bytes, and close it.
 
     alt: what it shows, in words, for those who cannot see it; by default what its titles and axes say.
+    quality: of a JPEG instead, from 1 to 95; for photographs, which take a tenth of the bytes that way.
     """
     from IPython.display import Image, display
 
-    data = png(fig, colors, dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    options = dict(dpi=dpi, bbox_inches="tight", pad_inches=0.08)
+    data = jpeg(fig, quality, **options) if quality else png(fig, colors, **options)
     plt.close(fig)
     display(Image(data=data, alt=alt or described(fig)))
 
@@ -115,6 +117,13 @@ def png(fig, colors=256, **options):
     error = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(whole)).mean()
     (few if error < 1.5 else whole).save(small, "png", optimize=True)  # of 255 levels
     return small.getvalue()
+
+
+def jpeg(fig, quality, **options):
+    """A figure as a JPEG of a quality from 1 to 95. options: of `savefig`."""
+    held, how = io.BytesIO(), dict(quality=quality, optimize=True)
+    fig.savefig(held, format="jpeg", facecolor=fig.get_facecolor(), pil_kwargs=how, **options)
+    return held.getvalue()
 
 
 def described(fig):

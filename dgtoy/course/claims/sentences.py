@@ -171,5 +171,5 @@ def transformer(out):
         f"{_span(far, '.0f', '%')} below CFG's outside the source, where the fine-tune is least finished "
         f"(without guidance {wrong:.0%} of its samples show the wrong class), and "
         f"{_span(near, '.0f', '%')} below it inside, which is no clear difference "
-        f"{_source(records[0], '10_dit_transfer')}."
+        f"{_source(records[0], '10_photographs')}."
     )
