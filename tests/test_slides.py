@@ -33,7 +33,9 @@ def test_tags_stand_on_cells_that_make_slides():
         for cell in json.loads(path.read_text())["cells"]:
             tags = set(cell["metadata"].get("tags", ()))
             assert not ("slide" in tags and tags & {"exercise", "solution"}), path.name
-            figure = any({"image/png", "image/jpeg"} & set(o.get("data", {})) for o in cell.get("outputs", ()))
+            figure = any(
+                {"image/png", "image/jpeg"} & set(o.get("data", {})) for o in cell.get("outputs", ())
+            )
             if (figure or "**Predict.**" in "".join(cell["source"])) and not tags & {"exercise", "solution"}:
                 assert "slide" in tags, (path.name, "".join(cell["source"])[:80])
 

@@ -1,50 +1,51 @@
 """Wrong answers to the exercises of notebook 10, and the words of the hint each must meet."""
 
-import torch
+
+def stepped(x_t, time, v):
+    return x_t - time[:, None] * v
 
 
-def on(channels, share=lambda w: w):
-    def guided(main, guide, w):
-        found = main.clone()
-        found[:, channels] = (guide + share(w) * (main - guide))[:, channels]
-        return found
-
-    return guided
+def scaled(x, sigma):
+    return x / (1 + sigma)[:, None]
 
 
-first = slice(0, 3)
-
-
-def guides_rest(main, guide, w):
-    return torch.cat([on(first)(main, guide, w)[:, :3], guide[:, 3:]], 1)
+def time(sigma):
+    return sigma / (1 + sigma)
 
 
 WRONG = {
     "level": [
-        (4.0, "take the root"),
-        (0.894, "shrunk picture x_t"),
-        (4.472, "divided by abar"),
-        (0.5, "signal over noise"),
-        (0.447, "factor by which"),
-        (2.236, "dropped the -1"),
-        (-2.0, "of the wrong sign"),
+        (0.8, "that is t itself"),
+        (0.25, "signal over noise"),
+        (5.0, "scales the picture back"),
+        (2.0, "not with their roots"),
+        (16.0, "you squared"),
+        (800, "thousand times t"),
+        (-4.0, "of the wrong sign"),
     ],
-    "three": [
-        (on(slice(0, 4)), "all four channels"),
-        (guides_rest, "last channel is the guide's"),
-        (on(slice(1, 4)), "last three"),
-        (on(slice(0, 2)), "one channel too few"),
-        (lambda m, p, w: torch.cat([on(first)(p, m, w)[:, :3], m[:, 3:]], 1), "swapped"),
-        (on(first, lambda w: w + 1), "off by one"),
-        (on(first, lambda w: w - 1), "one too small"),
-        (on(first, lambda w: -w), "sign is turned"),
-        (lambda m, p, w: torch.cat([(p + w * (m - p))[:3], m[3:]]), "along the batch"),
-        (1.5, "expected a function"),
+    "denoise": [
+        (lambda v, x, s: stepped(x, time(s), v(x, time(s))), "forgot to scale"),
+        (lambda v, x, s: stepped(x, time(s), v(scaled(x, s), time(s))), "x_t - t v, not x - t v"),
+        (lambda v, x, s: stepped(scaled(x, s), time(s), v(scaled(x, s), s)), "sigma for its time"),
+        (lambda v, x, s: stepped(scaled(x, s), s, v(scaled(x, s), time(s))), "t long, not sigma"),
+        (lambda v, x, s: stepped(scaled(x, s), -time(s), v(scaled(x, s), time(s))), "sign is turned"),
+        (lambda v, x, s: v(scaled(x, s), time(s)), "return the velocity"),
+        (lambda v, x, s: stepped(scaled(x, s), time(s) - 1, v(scaled(x, s), time(s))), "that is the noise"),
+        (4.0, "expected a function"),
     ],
     "crowded": [
-        ("a", "right one"),
+        ("a", "copies of one pizza"),
         ("b", "more samples"),
         ("d", "guidance harms"),
         ("precision", "none of the options"),
+    ],
+    "breadth": [
+        (0.25, "at all noise levels"),
+        (0.26154, "the rest"),
+        (0.28713, "the detail's"),
+        (1.0, "no guidance"),
+        (1.0461, "the reciprocal"),
+        (0.9139, "left out the half"),
+        (0.97775, "that is w = 2"),
     ],
 }

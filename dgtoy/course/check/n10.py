@@ -1,4 +1,4 @@
-"""Checks for the exercises of notebook 10: the pipeline of a real DiT."""
+"""Checks for the exercises of notebook 10: photographs."""
 
 import torch
 
@@ -7,37 +7,41 @@ from . import choice, function, normal, number
 
 @number(rtol=0.01)
 def level():
-    """The noise level sigma of a time at which abar is 0.2."""
-    signal, noise = 0.2**0.5, (1 - 0.2) ** 0.5  # x_t = signal x0 + noise eps
-    return noise / signal, {
-        "that is sigma squared; take the root": (noise / signal) ** 2,
-        "that is the noise in the shrunk picture x_t; divide by sqrt(abar), as the picture is": noise,
-        "you divided by abar; the picture was shrunk by its root": noise / signal**2,
-        "that is signal over noise; sigma is noise over signal": signal / noise,
-        "that is the factor by which the picture is shrunk; sigma is the noise after it is undone": signal,
-        "you dropped the -1: not all that is left of the 1 is noise": 1 / signal,
+    """The noise level sigma of a flow's time t = 0.8."""
+    t = 0.8
+    return t / (1 - t), {
+        "that is t itself; sigma is the noise after the picture has been scaled back to its size": t,
+        "that is signal over noise; sigma is noise over signal": (1 - t) / t,
+        "that is the factor that scales the picture back; the noise is still to be multiplied": 1 / (1 - t),
+        "a flow mixes with 1 - t and t, not with their roots": (t / (1 - t)) ** 0.5,
+        "you squared: a flow mixes with 1 - t and t themselves": (t / (1 - t)) ** 2,
+        "DiT's time is a thousand times t; put t itself into the formula": 1000 * t,
     }
 
 
-@function(cases=[(*normal(2, 5, 4, 3, 3), w) for w in (0.0, 1.0, 1.5, 4.0)])
-def three(main, guide, w):
-    """Domain Guidance on the first three of four channels, as the official code of DiT guides."""
+def _velocity(x, t):
+    return 2 * x - 3 * t[:, None] * x.square()
 
-    def first(n, rest=main, w=w):
-        """The first n channels guided, the others those of `rest`."""
-        return torch.cat([(guide + w * (main - guide))[:, :n], rest[:, n:]], 1)
 
-    whole = first(4)
-    return first(3), {
-        "you guided all four channels; the last one keeps the main model's own": whole,
-        "your last channel is the guide's; it is the main model that is to be improved": first(3, rest=guide),
-        "you guided the last three channels, not the first": torch.cat([main[:, :1], whole[:, 1:]], 1),
-        "you guided one channel too few": first(2),
-        "guide and main are swapped: at w = 1 nothing but the main model may be left": first(3, w=1 - w),
-        "your weight is off by one: at w = 1 the result is the main model's": first(3, w=w + 1),
-        "your weight is one too small: at w = 1 the main model is left, not the guide": first(3, w=w - 1),
-        "your sign is turned: the step goes from the guide to the main model": first(3, w=-w),
-        "you cut along the batch; channels are the second axis": torch.cat([whole[:3], main[3:]]),
+@function(cases=[(_velocity, normal(4, 3), torch.tensor([0.1, 1.0, 2.5, 20.0]))])
+def denoise(velocity, x, sigma):
+    """A flow as a denoiser: D = x_t - t v(x_t, t)."""
+    t = sigma / (1 + sigma)
+    x_t = x / (1 + sigma)[:, None]
+    v = velocity(x_t, t)
+
+    def step(a, time, b):
+        """a - time b, one time for each row."""
+        return a - time[:, None] * b
+
+    return step(x_t, t, v), {
+        "you forgot to scale x: the network was trained on x_t = x / (1 + sigma)": step(x, t, velocity(x, t)),
+        "the network sees x_t, and so must what the step starts from: x_t - t v, not x - t v": step(x, t, v),
+        "you gave the network sigma for its time t": step(x_t, t, velocity(x_t, sigma)),
+        "the step is t long, not sigma: the path of x_t takes a time from t to 0": step(x_t, sigma, v),
+        "your sign is turned: v points from the picture to the noise": step(x_t, -t, v),
+        "you return the velocity; the clean picture lies t before x_t": v,
+        "that is the noise, x_t + (1 - t) v; the clean picture is at the other end": step(x_t, t - 1, v),
     }
 
 
@@ -45,7 +49,28 @@ def three(main, guide, w):
 def crowded():
     """How to tell that a guided sampler loses by crowding and not by bad pictures."""
     return "c", dict(
-        a="the class error says whether the digit is the right one; it is low for both here",
+        a="a classifier says whether each picture is a pizza; sixteen copies of one pizza pass as well",
         b="more samples lower the distance of every method; they do not tell why one is ahead",
-        d="the weight w = 1 is no guidance at all; that it is better says that guidance harms, and not how",
+        d="w = 1 is no guidance at all; that it is better says that guidance harms, and not how",
     )
+
+
+@number(rtol=0.01)
+def breadth():
+    """By what DoG at w = 3 on sigma from 0.2 to 5 multiplies the spread in a direction in which the source
+    has width 40 and the target 20."""
+
+    def ratio(sigma, w=3.0, s_S=40.0):
+        s_T = s_S / 2
+        return ((s_T**2 + sigma**2) / (s_S**2 + sigma**2)) ** ((w - 1) / 2)
+
+    inside = ratio(0.2) / ratio(5.0)
+    return inside, {
+        "that is DoG at all noise levels, (s_T / s_S)^(w - 1)": ratio(0.0),
+        "that is the rest: guidance above 5 only": ratio(5.0),
+        "that is the detail's, with widths 1 and 0.5": ratio(0.2, s_S=1.0) / ratio(5.0, s_S=1.0),
+        "that is no guidance at all": 1.0,
+        "you have the reciprocal: guidance narrows here": 1 / inside,
+        "the exponent is (w - 1) / 2, as the widths stand squared; you left out the half": inside**2,
+        "that is w = 2: the exponent is (w - 1) / 2": inside**0.5,
+    }
