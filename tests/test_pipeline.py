@@ -1202,6 +1202,7 @@ def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):
         (0, made["none"]["finetuned"], "dpmpp_2m")
     }
     assert finetune.header(whole / "finetune")["rank"] == 8
+    assert len(Latents(whole / "latents")) == 6 and len(Latents(whole / "latents", held_out=True)) == 2
     images = {name: np.load(whole / name / "samples.npz")["arr_0"] for name in names}
     assert images["none"].shape == (5, 8, 8, 3)
     assert len({image.tobytes() for image in images.values()}) == 5

@@ -527,8 +527,8 @@ def _run_options(parser):
     parser.add_argument(
         "--held-out",
         type=float,
-        default=0.0,
-        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0",
+        default=0.1,
+        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0.1",
     )
     parser.add_argument("--w", type=float, nargs="+", default=[1.5, 3.0], help="weights; default: 1.5 3")
     parser.add_argument("--count", type=int, default=12, help="pictures per method; default: 12")
@@ -560,6 +560,11 @@ def run(args):
     if scores := _scores(args, out):
         whole.show(args.images, out, args.w, args.count, scores)
     print("", *sheets, sep="\n")
+    if args.held_out:
+        tuned, held = shlex.quote(str(out / "finetune")), shlex.quote(str(out / "latents"))
+        print(
+            f"held-out pictures suggest w: python -m dgtoy dit calibrate {tuned} --latents {held} --out weights"
+        )
 
 
 def _scores(args, out):

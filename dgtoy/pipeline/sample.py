@@ -15,7 +15,7 @@ from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import check_interval, dpmpp_2m, heun, karras, last
 from ..train import check_ranges
-from .manifest import agree
+from .manifest import agree, read_json
 from .pictures import open_picture, to_uint8
 from .sheet import contact_sheet, write_png
 
@@ -132,7 +132,7 @@ def _finite(states, config, images):
 def remembered(out):
     """The fields of the configuration with which OUT was made, by name; of a new OUT none."""
     path = pathlib.Path(out) / "manifest.json"
-    made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = read_json(path) if path.exists() else {}
     held = {f.name: made[f.name] for f in dataclasses.fields(Config) if f.name in made}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
 
