@@ -1159,7 +1159,8 @@ def test_ctrl_c_writes_a_state_says_so_in_a_line_and_the_run_goes_on_exactly(pla
         time.sleep(0.01)  # until 50 steps are done
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and len(err.splitlines()) == 1
+    said = [line for line in err.splitlines() if ": warning: " not in line]  # a random network is far off
+    assert process.returncode == 130 and len(said) == 1
     step = int(re.search("interrupted after step (\\d+), which .*last.safetensors holds", err)[1])
     assert 50 <= step < 400 and not (tmp_path / "k" / "ema.safetensors").exists()
     for out in ("k", "w"):
@@ -1258,7 +1259,7 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     after = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
     assert len(before) < len(after) == 30 and before.items() <= after.items()
     said = capsys.readouterr().out
-    assert said.count("python -m dgtoy dit ") == 7  # the single steps, as one could type them
+    assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
 
 
 def test_a_run_folder_remembers_its_settings_and_names_a_changed_one(photos, tmp_path):

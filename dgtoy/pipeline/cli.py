@@ -563,7 +563,8 @@ def run(args):
     if args.held_out:
         tuned, held = shlex.quote(str(out / "finetune")), shlex.quote(str(out / "latents"))
         print(
-            f"held-out pictures suggest w: python -m dgtoy dit calibrate {tuned} --latents {held} --out weights"
+            "held-out pictures suggest a weight:"
+            f" python -m dgtoy dit calibrate {tuned} --latents {held} --out weights"
         )
 
 
