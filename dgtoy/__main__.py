@@ -81,7 +81,8 @@ def _name(argv):
 def _told(e):
     """An error in one line; where it is none of the course's own, by its kind."""
     text = _one_line(e)
-    if isinstance(e, ValueError | OSError | ImportError | FloatingPointError) and text:
+    foreseen = isinstance(e, ValueError | OSError | ImportError | FloatingPointError) or "; expected" in text
+    if foreseen and text:
         return text
     return f"{type(e).__name__}: {text or 'no more is known'}; --traceback shows where"
 

@@ -170,12 +170,12 @@ def _weight(w, name, sigma, interval, x):
     if not weight.isfinite().all():
         levels, finite = torch.broadcast_tensors(sigma, weight.isfinite())
         raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
-    lo, hi = interval
-    if lo > 0 or hi < math.inf:
-        inside = (sigma >= lo) & (sigma <= hi)
-        weight = torch.where(inside, weight.to(inside.device), 1.0)
     check_shape(name, weight, x.shape[: min(max(1, weight.ndim), max(0, x.ndim - 1))], x)
-    return append_dims(weight, x)
+    weight, (lo, hi) = append_dims(weight, x), interval
+    if lo > 0 or hi < math.inf:
+        inside = append_dims((sigma >= lo) & (sigma <= hi), x)
+        weight = torch.where(inside, weight.to(inside.device), 1.0)
+    return weight
 
 
 def _lerp(start, end, weight):

@@ -58,6 +58,7 @@ WRONG = {
     "interval is (1,)": lambda: guided(D, D, 2.0, (1,)),
     "interval is None": lambda: guided(D, D, 2.0, None),
     "interval is 'ab'": lambda: plane(D, D, D, 2.0, 1.0, "ab"),
+    "w has shape (3,)": lambda: guided(D, D, torch.ones(3), (0.1, 2.0))(X, torch.ones(5)),
     "b is '1'": lambda: blurred(D, "1"),
     "b is a Tensor": lambda: blurred(D, torch.ones(2)),
     "every is 1.5; expected a whole number": lambda: reused(D, 1.5),

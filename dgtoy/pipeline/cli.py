@@ -260,6 +260,8 @@ def _recipe(args, device):
     from .finetune import Config
 
     given, last = _given(args, Config), header(pathlib.Path(args.out) / "last.safetensors")
+    if not isinstance(last.get("recipe"), dict) or not isinstance(last.get("step"), int):
+        last = {}  # no state, or a damaged one, of which resuming says what is wrong
     held = {k: tuple(v) if isinstance(v, list) else v for k, v in last.get("recipe", {}).items()}
     suited = pace.RECIPES["cpu"] if device.type == "cpu" and "steps" not in given else {}
     return Config(**(held or suited) | given), last.get("step", 0)
