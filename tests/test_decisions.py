@@ -16,11 +16,13 @@ def nulls(best):
     places = [("moons", s) for s in STAGES] + [("off-centre", "finished")]
     for world, stage in places:
         place = dict(world=world, stage=stage, main="learned")
-        found.append(place | dict(guide="none", w=1.0, energy=[0.3] * 4, out_of_domain=[0.1] * 4))
+        unguided = dict(energy=[0.3] * 4, out_of_domain=[0.1] * 4, thickness=[1.1] * 4)
+        found.append(place | dict(guide="none", w=1.0) | unguided)
         for guide in decisions.GUIDES:
             left, energy = (0.01, 0.2) if guide == best else (0.05, 0.25)
             rate = (left + 0.001 * np.arange(4)).tolist()
-            found.append(place | dict(guide=guide, w=2.0, energy=[energy] * 4, out_of_domain=rate))
+            costs = dict(energy=[energy] * 4, thickness=[0.8] * 4)
+            found.append(place | dict(guide=guide, w=2.0, out_of_domain=rate) | costs)
         high = {"hardly begun": [2.5, 1.2], "class unfinished": [3.0, 1.2], "detail missing": [1.0, 1.3]}
         weights = [[[w] for w in high.get(stage, [1.0, 1.0])]] * 4
         fits.append(dict(world=world, stage=stage, DoG=weights, CFG=weights))
@@ -52,6 +54,7 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     assert [c[2] for c in cells[:4]] == [words] * 4 and {c[3] for c in cells[:4]} == {"2"}
     assert "up to 2.5" in cells[0][1] and "up to 3.0" in cells[1][1] and "σ ≤ 0.1" in cells[2][1]
     assert "0.300 to 0.200" in cells[0][5] and "0.100 to 0.01" in cells[3][5]
+    assert "thickness 1.100 to 0.800" in cells[3][5]
     assert "down to 0.5" in cells[4][1]
 
 

@@ -82,8 +82,9 @@ def _to_sharpen(record, place, out, notice):
     """A stage in which guidance only sharpens: the guide with the least area under its trade-off."""
     left = {g: area(family(record, g, **place)) for g in GUIDES}
     guide = min(left, key=lambda g: left[g].mean())
-    own = at_own_weight(family(record, guide, **place), "out_of_domain", "energy")
-    none = np.mean(family(record, guide, **place)[0]["out_of_domain"])
+    own = at_own_weight(family(record, guide, **place), "out_of_domain", "thickness")
+    none = family(record, guide, **place)[0]
+    change = lambda metric: f"{np.mean(none[metric]):.3f} to {own[metric].mean():.3f}"
     behind = {g: ratio(left[g], left[guide]) for g in GUIDES if g != guide}
     rivals = ", ".join(f"{GUIDES[g][0]} {r[0]:.1f}" for g, r in behind.items())
     return (
@@ -92,8 +93,8 @@ def _to_sharpen(record, place, out, notice):
         GUIDES[guide][1],
         _common(own["w"]),
         _noise(out, GUIDES[guide][0]),
-        f"outside {none:.3f} to {own['out_of_domain'].mean():.3f}; the others' areas relative to its own: "
-        f"{rivals}",
+        f"outside {change('out_of_domain')} and thickness {change('thickness')}; the others' areas relative to "
+        f"its own: {rivals}",
     )
 
 

@@ -8,7 +8,7 @@ from ..experiments.gap import helped
 from ..intervals import ratio, resampled, student
 from ..records import family, held_out, load, of_method, row, values
 from ..tradeoff import area
-from .nulls import SELF, WIDE, against, first
+from .nulls import SELF, WIDE, against, at_equal_thickness, first
 from .points import learned_domains, of_guide, share
 
 
@@ -98,12 +98,14 @@ def null_branch(out):
     place = first(record)
     ideal = against(record, "exact null", "own null", **place)
     wide, own = (against(record, guide, "learned source", **place) for guide in (WIDE, SELF))
+    as_thick = [at_equal_thickness(record, guide, "learned source", **place)[0] for guide in (WIDE, SELF)]
     return (
         "**CFG does not suffer from a poor null branch, and DoG does not need what the old model knows:** on "
         f"finished fine-tunes CFG with an exact null leaves {_span(ideal, '.1f')} times as many samples "
         "outside as with its own, for the same rise in energy distance; a round Gaussian as guide leaves "
         f"{_span(wide, '.2f')} times as many as the pre-trained model, and the fine-tune's own density, "
-        f"blurred, {_span(own, '.2f')} times as many ({len(record['seeds'])} sources) "
+        f"blurred, {_span(own, '.2f')} times as many ({len(record['seeds'])} sources); at an equal loss "
+        f"of thickness instead these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times "
         f"{_source(record, '08_when_it_fails')}."
     )
 
