@@ -93,8 +93,8 @@ def _to_sharpen(record, place, out, notice):
         GUIDES[guide][1],
         _common(own["w"]),
         _noise(out, GUIDES[guide][0]),
-        f"outside {change('out_of_domain')} and thickness {change('thickness')}; the others' areas relative to "
-        f"its own: {rivals}",
+        f"outside {change('out_of_domain')} and thickness {change('thickness')}; "
+        f"the others' areas relative to its own: {rivals}",
     )
 
 

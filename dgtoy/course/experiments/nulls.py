@@ -183,6 +183,7 @@ def draw(ax, record, guides=SHOWN, **where):
         ax.plot(mean("energy"), mean("out_of_domain"), label=guide, **plot.METHODS[method] | changes)
     ax.plot(mean("energy")[0], mean("out_of_domain")[0], **plot.METHODS["none"] | dict(markersize=10))
     ax.set(xscale="log", xlabel=plot.NAMES["energy"])
+    ax.xaxis.set_minor_formatter("")
 
 
 def _means(points, metric):
