@@ -8,12 +8,15 @@ def right(sigma):
 
 
 WRONG = {
-    "half_width": [
-        (4.2, "the tilted density is half as wide"),
-        (0.5, "off at w = 1"),
-        (1.25, "variance is halved"),
-        (2, "full ratio of the widths"),
-        (2.5, "once too often"),
+    "same_width": [
+        (2, "the weight for all levels"),
+        (2.869, "at w = 1 guidance is off"),
+        (1.697, "the weight must grow"),
+        (0.697, "share of the narrowing"),
+        (1.4348, "off by one"),
+        (2.2957, "the floor of the interval is missing"),
+        (2.081, "the ceiling of the interval is missing"),
+        (3.392, "you add sigma"),
     ],
     "exactly": [
         ("a", "harmonic and geometric"),

@@ -8,17 +8,26 @@ from . import choice, function, number
 
 
 @number(rtol=0.01)
-def half_width():
-    """Which weight makes the guided samples half as wide as the target?"""
-    s_S, s_T = 2.0, 0.5
-    source, target, half = s_S**-2, s_T**-2, (s_T / 2) ** -2  # one over the variance
-    right = 1 + math.log(2) / math.log(s_S / s_T)
+def same_width():
+    """Which weight on an interval narrows the samples as much as w = 2 does at all levels?"""
+    source, target, low, high = 2.0**2, 0.5**2, 0.25**2, 2.0**2  # variances
+
+    def share(low, high):
+        """The part of the whole narrowing, in logarithms, that falls between two noise variances."""
+        log_ratio = [math.log((target + v) / (source + v)) for v in (low, high)]
+        return (log_ratio[0] - log_ratio[1]) / math.log(target / source)
+
+    kept = share(low, high)
+    right = 1 + 1 / kept
     return right, {
-        "there the tilted density is half as wide, not the samples": (half - source) / (target - source),
-        "guidance is off at w = 1, not at w = 0; below 1 the samples are wider than the target": right - 1,
-        "with that weight the variance is halved; the standard deviation was asked": (right + 1) / 2,
-        "with that weight the samples narrow by the full ratio of the widths": 2.0,
-        "with that weight you halve once too often; w = 1 is the target itself": right + 1,
+        "that is the weight for all levels; on an interval guidance narrows less": 2.0,
+        "the share counts for w - 1, not for w: at w = 1 guidance is off": 2 / kept,
+        "on an interval guidance narrows less, so the weight must grow": 1 + kept,
+        "that is the share of the narrowing that the interval keeps; the weight was asked": kept,
+        "it is off by one: w = 1 is no guidance, not w = 0": 1 / kept,
+        "the floor of the interval is missing: guidance is off below 0.25 too": 1 + 1 / share(0.0, high),
+        "the ceiling of the interval is missing: guidance is off above 2 too": 1 + 1 / share(low, 1e12),
+        "blurring adds sigma^2 to a variance; you add sigma": 1 + 1 / share(low**0.5, high**0.5),
     }
 
 
