@@ -16,7 +16,7 @@ from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, recipes, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
-from dgtoy.course.experiments import NAMES
+from dgtoy.course.experiments import NAMES, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
 from dgtoy.course.pictures import PictureSetting
 from dgtoy.dit import EDM, DiT
@@ -318,3 +318,14 @@ def test_a_method_on_an_interval_guides_there_and_nowhere_else():
         assert not torch.equal(at(name, 2.0), at("none", 2.0))
     with refuses("method is 'magic'", "blurred self"):
         next(lab.methods(ft, pre, [2.0], ["magic"]))[2](0)
+
+
+def test_a_poster_names_its_rows_and_shows_what_the_record_holds_under_its_title():
+    row = dict(target="food", strip=posters._strip(torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)))
+    record = dict(results=dict(rows=[dict(row, row="none"), dict(row, row="DoG")]))
+    fig = posters.poster(record, ["food"], ["DoG", "none"], "Sharper")
+    assert [ax.get_title("left") for ax in fig.axes] == ["Sharper", ""]
+    assert [ax.get_ylabel() for ax in fig.axes] == ["DoG", "none"]
+    for ax in fig.axes:
+        assert np.array_equal(ax.images[0].get_array(), posters.strip(row))
+    plt.close(fig)

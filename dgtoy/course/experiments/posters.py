@@ -98,19 +98,20 @@ def figure(record):
     return poster(record, record["config"]["targets"][:1], ROWS)
 
 
-def price(record):
+def price(record, title=""):
     """Pictures of one class at growing weights."""
-    return poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]])
+    return poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]], title)
 
 
-def poster(record, targets, rows):
-    """Rows of pictures, each 96 pixels wide on the page."""
+def poster(record, targets, rows, title=""):
+    """Rows of pictures, each 96 pixels wide on the page, under a title."""
     by_row = {(r["target"], r["row"]): strip(r) for r in record["results"]["rows"]}
     wanted = [(target, row) for target in targets for row in rows]
     height, width, _ = by_row[wanted[0]].shape
     label, pictures = 1.2, width / height  # inches, of one inch a picture
     size = (label + pictures, 1.03 * len(wanted))
-    with frame([""] * len(wanted), size, rows=len(wanted), dpi=96, layout="none") as (fig, axes):
+    titles = [title] + [""] * (len(wanted) - 1)
+    with frame(titles, size, rows=len(wanted), dpi=96, layout="none") as (fig, axes):
         fig.subplots_adjust(label / size[0], 0, 1, 1, hspace=0.02)
         for ax, (target, row) in zip(axes, wanted, strict=True):
             ax.imshow(by_row[target, row], interpolation="lanczos")
