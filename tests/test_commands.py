@@ -170,7 +170,9 @@ def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     records.save(module.run(config), plt.figure(), tmp_path / "figures")
     page = tmp_path / "book" / "claims.md"
     page.parent.mkdir()
-    page.write_text("# Claims\n<!-- claims -->\nstale\n<!-- /claims -->\n")
+    page.write_text(
+        "# Claims\n<!-- decisions -->\n<!-- /decisions -->\n<!-- claims -->\nstale\n<!-- /claims -->\n"
+    )
     main(["claims", "--out", str(tmp_path / "figures")])
     assert "C1" in capsys.readouterr().out
     found = json.loads((tmp_path / "figures" / "claims.json").read_text())

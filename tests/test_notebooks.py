@@ -73,7 +73,9 @@ def test_notebooks_are_executed_in_place_and_their_seconds_join_those_of_the_oth
     execute(out=None, stamp=True)
     book = nbformat.read(path, 4)
     assert (
-        output(path) == "2\n" and book.cells[1].execution_count == 1 and "about 5 s" in book.cells[0].source
+        output(path) == "2\n"
+        and book.cells[1].execution_count == 1
+        and re.search(r"about \d+ s", book.cells[0].source)
     )
     timed = json.loads(pathlib.Path("figures/notebooks.json").read_text())
     assert timed["seconds"].keys() == {"00_sum", "01_other"} and timed["seconds"]["00_sum"] > 0

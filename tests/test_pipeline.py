@@ -764,7 +764,7 @@ def test_missing_weights_and_pictures_say_what_was_expected(pictures, tmp_path):
     ):
         with refuses(words, error=FileNotFoundError):
             evaluate.extractor(name, tmp_path / "nowhere")
-    with refuses("features is vgg; expected inception, dinov2, lite0, glyphs"):
+    with refuses("features is vgg; expected inception, dinov2, lite0, patches, glyphs"):
         evaluate.extractor("vgg")
     with refuses("holds 12; expected 13"):
         evaluate.read_images(pictures / "fake", 13)

@@ -388,7 +388,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_a_checkpoint_of_another_recipe_is_refused(change, checkpoint):
     ((key, value),) = change.items()
     refused_with_the_file_intact(
-        checkpoint, "recipe", f"'{key}': {value}", recipe=dataclasses.replace(RECIPE, **change)
+        checkpoint, "recipe", f"this run has {key} = {value}", recipe=dataclasses.replace(RECIPE, **change)
     )
 
 

@@ -399,7 +399,7 @@ def sample(args):
     origin = names | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
     coder = _decoder(args, tuned.shape, made.get("codec"), device)
     part = distributed.rank(), distributed.count()
-    batch = args.batch or (4 if tuned.device.type == "cpu" else 64)
+    batch = (4 if tuned.device.type == "cpu" else 64) if args.batch is None else args.batch
     bar = tqdm(desc="sample", disable=args.quiet or not first, mininterval=2)
     for done, total in run(tuned, guide, coder, config, out, origin, batch, part):
         bar.total = total
