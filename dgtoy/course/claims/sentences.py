@@ -100,7 +100,7 @@ def null_branch(out):
     wide, own = (against(record, guide, "learned source", **place) for guide in (WIDE, SELF))
     as_thick = [at_equal_thickness(record, guide, "learned source", **place)[0] for guide in (WIDE, SELF)]
     return (
-        "**CFG does not suffer from a poor null branch, and DoG does not need what the old model knows:** on "
+        "**A better null branch would not help CFG, and DoG's guide may know as little as a width:** on "
         f"finished fine-tunes CFG with an exact null leaves {_span(ideal, '.1f')} times as many samples "
         "outside as with its own, for the same rise in energy distance; a round Gaussian as guide leaves "
         f"{_span(wide, '.2f')} times as many as the pre-trained model, and the fine-tune's own density, "
