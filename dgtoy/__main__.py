@@ -96,6 +96,8 @@ def _listed(title, commands):
 
 
 if __name__ == "__main__":
-    # before torch is loaded: threads that wait awake cost five times the run itself beside other work
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.argv[1:2] == ["dit"]:
+        # before torch is loaded: beside other work, threads that wait awake cost a long run most of its
+        # speed; on an idle machine those that sleep make the course's small networks 1.6 times slower
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     main()
