@@ -115,7 +115,7 @@ def png(fig, colors=256, **options):
     whole = Picture.open(raw).convert("RGB")
     few = whole.quantize(colors, dither=Picture.Dither.NONE)
     error = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(whole)).mean()
-    (few if error < 1.5 else whole).save(small, "png", optimize=True)  # of 255 levels
+    (few if error < 3 else whole).save(small, "png", optimize=True)  # of 255 levels
     return small.getvalue()
 
 
