@@ -361,6 +361,12 @@ def options(place, out, steps=5):
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def test_progress_bars_are_for_terminals(place, tmp_path, capfd):
+    """Into a file or a pipe none is written, with or without --quiet."""
+    main(command("finetune", *options(place, tmp_path)))
+    assert "it/s" not in capfd.readouterr().err
+
+
 def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
     """As a user starts them: by torchrun, over gloo."""
     port = str(random.randint(20_000, 60_000))

@@ -65,7 +65,7 @@ def _common(parser):
     parser.add_argument(
         "--heads", type=int, help="attention heads, for a network of no named size; default: by its size"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, which a terminal alone shows")
 
 
 def _vae(parser):
@@ -136,7 +136,7 @@ def prepare(args):
     device = environment.device(args.device)
     size, codec = _size_and_codec(args, device)
     hint = _named(args.pretrained) if args.pretrained else None
-    bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet)
+    bar = tqdm(total=len(images), desc="prepare", mininterval=2, disable=args.quiet or None)
     for done, _ in latents.prepare(
         images,
         args.out,
@@ -276,7 +276,7 @@ def _estimate(seconds, device):
 
 def _logged(steps, config, log, quiet):
     """The steps as they come, with a bar, and a line of the table of losses for every 50."""
-    bar = tqdm(total=config.steps, desc="finetune", disable=quiet, mininterval=5)
+    bar = tqdm(total=config.steps, desc="finetune", disable=quiet or None, mininterval=5)
     began, seen, recent = time.time(), 0, []
     for step in steps:
         seen += config.batch
@@ -400,7 +400,7 @@ def sample(args):
     coder = _decoder(args, tuned.shape, made.get("codec"), device)
     part = distributed.rank(), distributed.count()
     batch = (4 if tuned.device.type == "cpu" else 64) if args.batch is None else args.batch
-    bar = tqdm(desc="sample", disable=args.quiet or not first, mininterval=2)
+    bar = tqdm(desc="sample", disable=args.quiet or not first or None, mininterval=2)
     for done, total in run(tuned, guide, coder, config, out, origin, batch, part):
         bar.total = total
         bar.update(done - bar.n)
