@@ -62,6 +62,18 @@ def formula(tex, options):
 
 
 MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True, renderer=formula)
+
+
+def picture(renderer, tokens, i, options, env):
+    """A picture that a notebook links to, inside the slide, which has to stand alone."""
+    held = io.BytesIO()
+    path = pathlib.Path(__file__).parents[1] / "notebooks" / tokens[i].attrs["src"]
+    Image.open(path).convert("RGB").save(held, "jpeg", quality=85)
+    code, alt = base64.b64encode(held.getvalue()).decode(), html.escape(tokens[i].content)
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{code}">'
+
+
+MARKDOWN.add_render_rule("image", picture)
 for rule in ("link_open", "link_close"):  # a slide leads nowhere but to its neighbours
     MARKDOWN.add_render_rule(rule, lambda *arguments: "")
 
