@@ -339,6 +339,14 @@ def test_what_is_made_of_photographs_is_what_is_loaded(few_photos, tmp_path, mon
     close(tuned.denoiser(label)(x, sigma), net.denoiser(label)(x, sigma), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])
+def test_of_several_processes_the_first_writes_what_was_made(rank, files, tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.MAKERS, "photos64", lambda *given: (dict(w=torch.ones(2)), {}))
+    monkeypatch.setattr(recipes.distributed, "rank", lambda: rank)
+    facts = recipes.make("photos64", SMALL, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == files and (facts is None) == (rank == 1)
+
+
 def test_a_fine_tune_that_does_not_fit_its_base_is_refused(few_photos, tmp_path, monkeypatch):
     monkeypatch.setattr(photos, "source", lambda: photos.Split(few_photos, few_photos))
     recipes.make("photos64", SMALL, folder=tmp_path)

@@ -190,11 +190,20 @@ def make(name, config=None, device="cpu", folder=shipped.FOLDER, state=None, pro
     """Train a network of `shipped.NAMES`; write NAME.safetensors and NAME.json: its checksum, recipe and
     facts.  -> the facts
 
-    state: of a long training, the folder from which it goes on.
+    state: of a long training, the folder from which it goes on. Of several processes the first writes, and
+    the others return None.
     """
     started, config = time.time(), config or RECIPES[name]
     kept, found = MAKERS[name.partition("-")[0]](config, device, state, progress)
-    path = pathlib.Path(folder) / f"{name}.safetensors"
+    if distributed.rank() == 0:
+        found = _written(name, config, kept, found, started, device, pathlib.Path(folder))
+    distributed.barrier()  # a fine-tune reads what was written
+    return found if distributed.rank() == 0 else None
+
+
+def _written(name, config, kept, found, started, device, folder):
+    """Both files of a network.  -> its facts"""
+    path = folder / f"{name}.safetensors"
     write_safetensors(path, kept, dict(name=name))
     found = dict(
         sha256=shipped.checksum(path),
