@@ -65,10 +65,13 @@ def test_it_knows_the_classes_of_true_pictures_and_samples_in_their_proportions(
 def test_scores_are_the_metrics_of_the_features(judge, place):
     truth = photos.target("food10", place).truth
     x = torch.rand(48, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found, seen = judge.score(x), judge.read(to_uint8(x))
+    found, seen = judge.score(x), judge.read(to_uint8(x), judge.net)
     assert tuple(found) == judge.metrics
-    true = judge.read(truth.x)
+    true = judge.read(truth.x, judge.net)
     assert found["frechet"] == pytest.approx(metrics.frechet_distance(true, seen).item(), abs=1e-5)
+    assert found["frechet_second"] == pytest.approx(found["frechet"], abs=1e-5)  # one network for both here
+    means = (true.double().mean(0) - seen.double().mean(0)).square().sum().item()
+    assert found["frechet_means"] == pytest.approx(means, abs=1e-5)
     neighbours = true[matched(judge.label, truth.label, 0)]
     for name, value in metrics.prdc(neighbours, seen).items():
         assert found[name] == pytest.approx(value, abs=1e-5)
@@ -78,7 +81,7 @@ def test_pictures_of_the_training_half_score_as_the_floor_and_beat_all_of_one_cl
     train = photos.target("food10", place).train
     rows = matched(judge.label, train.label, 3)
     found, floor = judge.score(in_units(train.x[rows])), judge.floor(seeds=[3])
-    for name in judge.metrics[:5]:
+    for name in judge.metrics[:7]:
         assert found[name] == pytest.approx(floor[name][0], abs=1e-4)
     red = judge.score(in_units(train.x[:1].expand(48, -1, -1, -1)))
     assert red["frechet"] > 5 * floor["frechet"][0]

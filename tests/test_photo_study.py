@@ -1,5 +1,6 @@
 """The study of photographs at toy size: made-up pictures, a small network, other features."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 from dgtoy import shipped
 from dgtoy.course import photo_judge
 from dgtoy.course import photos as tuning
+from dgtoy.course.claims import photos as claims
 from dgtoy.course.experiments import photos as study
 from dgtoy.course.experiments import photos_guides
+from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
+from dgtoy.course.records import values
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 from dgtoy.guidance import blurred
@@ -24,6 +28,8 @@ SETTING = PhotoSetting(
     size=6,
     finetune=replace(PhotoSetting().finetune, steps=10, batch=4, lr=1e-2),
 )
+
+NONE = dict(method="none")
 
 
 class Corners:
@@ -64,18 +70,43 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def record(world):
-    return study.run(dataclasses.replace(study.Config.quick(), setting=SETTING, targets=("food", "art7")))
+    return study.run(
+        dataclasses.replace(study.Config.quick(), setting=SETTING, targets=("food", "insects", "art7"))
+    )
 
 
 def test_every_method_is_scored_on_every_target(record):
     rows = record["results"]["rows"]
     names = {r["method"] for r in rows}
     assert names == {"none", *study.METHODS, *study.ON_AN_INTERVAL, study.IN_PROPORTION}
-    assert len(rows) == 2 * len(names) and all(len(r["frechet"]) == 2 for r in rows)
-    assert set(record["results"]["floor"]) == {"food", "art7"}
+    assert len(rows) == 3 * len(names) and all(len(r["frechet"]) == 2 for r in rows)
+    assert set(record["results"]["floor"]) == {"food", "insects", "art7"}
     one = [r for r in rows if r["target"] == "food"]
     assert len({tuple(r["frechet"]) for r in one}) == len(one)  # no method is another
     study.figure(record)
+
+
+def test_the_rules_judge_the_record_of_the_targets(record):
+    order, far = claims.c13(record), claims.c14(record)
+    assert set(order.parts) == {
+        f"{part}: {t}" for part in ("DoG < CFG", "CFG < none", "precision up") for t in ("food", "insects")
+    }
+    assert far.value == pytest.approx(
+        ratio(*(values(record, "frechet", target="art7", **m) for m in (dict(method="DoG", w=1.5), NONE)))[0]
+    )
+    assert set(far.parts) == {"DoG harms at w = 1.5", "CFG does not"}
+
+
+def test_a_rule_sees_the_better_method(record):
+    """The record with every distance of DoG halved, and with CFG's halved."""
+    for better, held in (("DoG", True), ("CFG", False)):
+        changed = copy.deepcopy(record)
+        for r in changed["results"]["rows"]:
+            share = 0.5 if r["method"] == better else 1 / 0.9 if r["method"] == "none" else 1.0
+            r["frechet"] = [share * (50 + seed / 10) for seed, _ in enumerate(r["frechet"])]
+        found = claims.c13(changed)
+        assert found.parts["DoG < CFG: food"] == held
+        assert found.parts["CFG < none: food"]
 
 
 def test_a_seed_is_another_choice_of_pictures_and_trains_another_network(world):
@@ -109,13 +140,20 @@ def test_blurred_in_proportion_is_blurred_by_a_share_of_the_noise():
 
 
 def test_every_guide_is_tried_at_every_stage(world):
-    config = dataclasses.replace(photos_guides.Config.quick(), setting=SETTING, stages=(4, 10))
+    config = dataclasses.replace(
+        photos_guides.Config.quick(), setting=SETTING, stages=(4, 10), targets=("food", "insects")
+    )
     record = photos_guides.run(config)
     rows = record["results"]["rows"]
-    assert len(rows) == 2 * (1 + len(photos_guides.GUIDES))
-    assert len({tuple(r["frechet"]) for r in rows}) == len(rows)  # no guide is another
+    assert len(rows) == 4 * (1 + len(photos_guides.GUIDES))
+    for target in config.targets:
+        one = [tuple(r["frechet"]) for r in rows if r["target"] == target]
+        assert len(set(one)) == len(one)  # no guide is another
     found = photos_guides.crossings(record, "own null")
-    assert len(found) == 2 and all(len(pair) == 2 for pair in found)
+    assert len(found) == 4 and all(len(pair) == 2 for pair in found)
+    guides = [g for g in photos_guides.GUIDES if g != "pre-trained"]
+    assert set(claims.c15(record).parts) == {f"{s} steps: ahead of {g}" for s in (4, 10) for g in guides}
+    assert len(claims.c24(record).parts) == 4
     photos_guides.figure(record)
 
 

@@ -34,11 +34,13 @@ class PhotoSetting(Setting):
     sigma_min: float = 0.004
     sigma_max: float = 80.0
     features: str = "lite0"
+    second: str = "patches"
 
 
 class PhotoJudge(Judge):
-    """Fréchet distance to all true pictures; precision, recall, density and coverage against as many of them
-    as there are samples; the share of samples that a classifier reads as their label; the share of copies.
+    """Fréchet distance to all true pictures, the part of it that lies between the means, and the distance by
+    a second network; precision, recall, density and coverage against as many true pictures as there are
+    samples; the share of samples that a classifier reads as their label; the share of copies.
 
     The classifier, `Ridge`, learns from the whole training half of the target. `accuracy` is its share of
     true pictures read right; samples are scored by it where that is more than half the way from naming the
@@ -48,16 +50,22 @@ class PhotoJudge(Judge):
     `photos.read`.
     """
 
-    metrics = ("frechet", "precision", "recall", "density", "coverage", "class_accuracy", "copies")
+    metrics = (
+        *("frechet", "frechet_means", "frechet_second"),
+        *("precision", "recall", "density", "coverage", "class_accuracy", "copies"),
+    )
 
     def __init__(self, setting, device="cpu", folder=None):
         super().__init__(setting, device)
-        self.net = evaluate.extractor(setting.features, device=device)
+        self.net, self.other = (
+            evaluate.extractor(f, device=device) for f in (setting.features, setting.second)
+        )
         name = setting.domain
         train, truth = photos.source(folder) if name == "source" else photos.target(name, folder)
         n = min(setting.samples, len(train), len(truth))  # true pictures can stand for samples: `floor`
         self.label = in_proportion(truth.label, n)
-        self.train, self.truth = self.known(train), self.known(truth)  # features
+        self.train, self.truth = self.known(train, self.net), self.known(truth, self.net)  # features
+        self.seen_otherwise = self.known(train, self.other)
         self.train_label = train.label
         self.classifier = Ridge(self.train, train.label)
         self.accuracy = (self.classifier(self.truth) == truth.label).float().mean().item()
@@ -65,6 +73,7 @@ class PhotoJudge(Judge):
         if self.accuracy < (1 + guess) / 2:
             self.metrics = tuple(name for name in self.metrics if name != "class_accuracy")
         self.moments = metrics.moments(self.truth)
+        self.other_moments = metrics.moments(self.known(truth, self.other))
         self.neighbours = self.truth[matched(self.label, truth.label, 0)]
         self.learnt_from(photos.first(train.label, setting.size))
 
@@ -88,20 +97,25 @@ class PhotoJudge(Judge):
 
     def score(self, x):
         """Each metric for images x (n, 3, 64, 64) in [-1, 1] of the labels `label`.  -> {metric: float}"""
-        return self._scores(self.read(to_uint8(x)))
+        x = to_uint8(x)
+        return self._scores(self.read(x, self.net), self.read(x, self.other))
 
     def floor(self, seeds=range(6)):
         """What a perfect model would score, for each seed: true pictures of the training half, in number and
         classes as samples are. Of the last two metrics, what true pictures score.  -> {metric: [floats]}"""
-        found = [self._scores(self.train[matched(self.label, self.train_label, seed)]) for seed in seeds]
+        drawn = [matched(self.label, self.train_label, seed) for seed in seeds]
+        found = [self._scores(self.train[rows], self.seen_otherwise[rows]) for rows in drawn]
         of_truth = dict(class_accuracy=self.accuracy, copies=0.01)
         return {name: [of_truth.get(name, scores[name]) for scores in found] for name in self.metrics}
 
-    def _scores(self, seen):
+    def _scores(self, seen, otherwise):
+        """Each metric from what the judge's network and the second one see."""
         real = self.neighbours[: len(seen)]
         read = self.classifier(seen) == self.label[: len(seen)]
         found = dict(
             frechet=metrics.frechet_distance(self.moments, seen).item(),
+            frechet_means=(self.moments.mean - seen.double().mean(0)).square().sum().item(),
+            frechet_second=metrics.frechet_distance(self.other_moments, otherwise).item(),
             class_accuracy=read.float().mean().item(),
             copies=(self.nearest(seen) < self.near).float().mean().item(),
             **metrics.prdc(real, seen),
@@ -113,17 +127,17 @@ class PhotoJudge(Judge):
         return torch.cat([torch.cdist(part, self.learnt).amin(1) for part in seen.split(1024)])
 
     @torch.no_grad()
-    def read(self, x, batch=250):
-        """What the feature network sees in pictures x (n, 3, H, W) uint8, on any device.  -> (n, D)"""
-        return torch.cat([self.net(part.to(self.device)).float() for part in x.split(batch)])
+    def read(self, x, net, batch=250):
+        """What a feature network sees in pictures x (n, 3, H, W) uint8, on any device.  -> (n, D)"""
+        return torch.cat([net(part.to(self.device)).float() for part in x.split(batch)])
 
-    def known(self, data):
+    def known(self, data, net):
         """`read` of `Photos`, kept on disk."""
-        inputs = (data.fingerprint, self.net.checksum, self.net.resize, str(self.device))
+        inputs = (data.fingerprint, net.checksum, net.resize, str(self.device))
         path = cache.path("photos", inputs, (PhotoJudge,))
         with alone(path):
             if not path.exists():
-                write_safetensors(path, dict(features=self.read(data.x)), {})
+                write_safetensors(path, dict(features=self.read(data.x, net)), {})
             return read_safetensors(path)[0]["features"].to(self.device)
 
 

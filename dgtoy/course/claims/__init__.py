@@ -8,10 +8,11 @@ fixed before the runs; book/claims.md says which rules changed after a first loo
 import dataclasses
 from collections.abc import Callable
 
-from .images import c13, c14, c16, c17, c18_images, c19_images
+from .images import c14_glyphs, c16, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
+from .photos import c13, c14, c15, c24
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
-from .scale import c15, c20
+from .scale import c20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,25 +96,25 @@ CLAIMS = (
     Claim("C19", "Points of the plane off both lines beat CFG and DoG at once", "plane", c19),
     Claim(
         "C13",
-        "Small images, target inside the source, each at its best w: Fréchet distance DoG < CFG < none; "
-        "precision and coverage up",
-        "images",
+        "Photographs, each guide at its own w: Fréchet distance DoG < CFG < none; precision up",
+        "photos",
         c13,
         "19.6% better FID than standard fine-tuning",
     ),
+    Claim("C14", "Photographs far from the source, paintings: DoG harms where CFG does not", "photos", c14),
     Claim(
-        "C14",
+        "C14 glyphs",
         "Small images far from the source: DoG overshoots and harms; inside, the closed form tells which "
         "directions sharpen",
         "images_gap",
-        c14,
+        c14_glyphs,
     ),
     Claim(
         "C15",
-        "DiT at scale: the paper's tables on a DiT trained here, its own weight",
-        "scale",
+        "Photographs: the pre-trained model is the best guide, however finished the fine-tune is",
+        "photos_guides",
         c15,
-        "19.6% better FID than standard fine-tuning",
+        "sec. 3: argued",
     ),
     Claim(
         "C16",
@@ -154,6 +155,13 @@ CLAIMS = (
         "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
         "nulls",
         c23,
+    ),
+    Claim(
+        "C24",
+        "Photographs: CFG is held back by its null branch alone; with a well-trained one it becomes DoG",
+        "photos_guides",
+        c24,
+        "sec. 3: argued",
     ),
     Claim(
         "C18 images",

@@ -50,8 +50,8 @@ class Config(Presets):
         return cls(
             PhotoSetting(seeds=4, size=None, samples=1000, finetune=recipe),
             targets=("food", "vehicles", "insects", "caltech101", "food10", "art7"),
-            weights=(1.25, 1.5, 2.0, 3.0),
-            narrow=(1.5, 2.0, 3.0),
+            weights=(1.25, 1.5, 2.0, 3.0, 4.5),
+            narrow=(1.5, 2.0, 3.0, 4.5),
         )
 
 

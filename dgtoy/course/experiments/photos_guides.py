@@ -55,7 +55,7 @@ class Config(Presets):
             replace(Study.full().setting, samples=500, finetune=recipe),
             targets=("food", "vehicles", "insects"),
             stages=(60, 250, 1000, 4000),
-            weights=(1.25, 1.5, 2.0, 3.0),
+            weights=(1.25, 1.6, 2.2, 3.5, 6.0),
         )
 
 
