@@ -36,7 +36,7 @@ COURSE = (
 )
 GROUPS = {
     "The exact world": ("gmm", "theory"),
-    "Guidance and sampling": ("guidance", "calibration", "samplers", "metrics"),
+    "Guidance and sampling": ("guidance", "relatives", "calibration", "samplers", "metrics"),
     "Networks and training": (
         "nets",
         "train",

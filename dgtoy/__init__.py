@@ -10,6 +10,7 @@ A denoiser is any callable D(x (B, *D), sigma () or (B,)) -> x0_hat (B, *D), wit
 
 Where to look:
     guidance     what composes denoisers; start here
+    relatives    what else is done with a model and a guide: APG, CFG-Zero*, CFG++, ...
     samplers     noise levels, and generators from noise to data
     gmm, theory  Gaussian mixtures known exactly; closed forms
     nets, train  small networks, and the training loop
@@ -37,7 +38,7 @@ _NAMES = {
     "train": ("Points", "Recipe", "fit"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = (*_NAMES, "dit", "interop", "metrics", "pipeline", "shipped", "theory", "vp")
+_MODULES = (*_NAMES, "dit", "interop", "metrics", "pipeline", "relatives", "shipped", "theory", "vp")
 __all__ = sorted(_HOME)
 
 

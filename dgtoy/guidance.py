@@ -115,23 +115,34 @@ def reused(D: Denoiser, every: int) -> Denoiser:
     """
     check_denoisers(D=D)
     check_whole("every", every, 1)
-    calls, last_sigma, eps = 0, math.inf, None
+    run, calls, eps = Run(), 0, None
 
     def guide(x, sigma):
-        nonlocal calls, last_sigma, eps
+        nonlocal calls, eps
         sigma = check_level(sigma, x).to(x)
-        level = sigma.max().item()
-        if eps is None or level >= last_sigma or eps.shape != x.shape:
-            calls = 0
-        fresh = calls % every == 0
-        calls, last_sigma = calls + 1, level
-        if not fresh:
+        begins = run.begins(x, sigma)
+        calls = 0 if begins or eps is None else calls + 1
+        if calls % every:
             return x - append_dims(sigma, x) * eps
         x0_hat = D(x, sigma)
         eps = (x - x0_hat) / append_dims(sigma, x)
         return x0_hat
 
     return guide
+
+
+class Run:
+    """Tells a denoiser that remembers where a sampler begins anew: at a level that is not below the one
+    before, or with an x of another shape."""
+
+    def __init__(self):
+        self.level, self.shape = math.inf, None
+
+    def begins(self, x, sigma):
+        """Whether this call, at the highest of its levels, is the first of a run."""
+        level, before = check_level(sigma, x).max().item(), (self.level, self.shape)
+        self.level, self.shape = level, x.shape
+        return level >= before[0] or x.shape != before[1]
 
 
 def plane(

@@ -1,0 +1,293 @@
+"""Relatives of guidance: what else can be done with a main model and a guide.
+
+All take denoisers and give a denoiser, as in `guidance`, whose main model is pushed away from a guide that
+may be any: `apg(finetuned, pretrained, w)` is Domain Guidance with a projected update. Some are only a weight
+w(sigma), or only a guide, and then go where `guided` takes one.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .checks import check_denoisers, check_generator, check_number, check_numbers, check_points, check_whole
+from .guidance import Run, Weight, _check_alike, check_weights, guided
+from .metrics import energy_distance
+from .samplers import Denoiser, check_sigma, heun, last, normal, pairs
+
+# the update, changed
+
+
+def apg(
+    main: Denoiser,
+    guide: Denoiser,
+    w: Weight,
+    eta: float = 0.0,
+    radius: float = math.inf,
+    momentum: float = 0.0,
+    interval: tuple[float, float] = (0.0, math.inf),
+    axes: tuple[int, ...] | None = None,
+) -> Denoiser:
+    """Adaptive projected guidance: D_main + (w - 1) (d_orthogonal + eta d_parallel).
+
+    d = D_main - D_guide + momentum d_before, shortened to |d| <= radius; parallel and orthogonal to D_main.
+    d_before is that of the level before, so a momentum (the paper's is -0.5) wants a sampler with one call
+    per step; a level that is not below the one before, or an x of another shape, begins a new run. axes: of
+    one sample, by default all but the first. eta = 1 with the other defaults is `guided`. Raises ValueError
+    for a radius <= 0. Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
+    """
+    eta, radius, momentum = _finite("eta", eta), check_number("radius", radius), _finite("momentum", momentum)
+    if not radius > 0:
+        raise ValueError(f"radius is {radius}; expected a length > 0")
+    run, d_before = Run(), 0.0
+
+    def away(x, sigma, x0_hat, other):
+        nonlocal d_before
+        d = x0_hat - other
+        if momentum:
+            d = d if run.begins(x, sigma) else d + momentum * d_before
+            d_before = d
+        d = d * (radius / _dot(d, d, axes).sqrt()).clamp(max=1.0)
+        parallel = _projected(d, x0_hat, axes)
+        return x0_hat - (d - parallel + eta * parallel)
+
+    return _reguided(main, guide, w, interval, away)
+
+
+def cfg_zero_star(
+    main: Denoiser,
+    guide: Denoiser,
+    w: Weight,
+    still_above: float = math.inf,
+    interval: tuple[float, float] = (0.0, math.inf),
+    axes: tuple[int, ...] | None = None,
+) -> Denoiser:
+    """CFG-Zero*: v + (w - 1) (v - s v_guide), the guide's velocity scaled to come closest to the main one.
+
+    For a flow x_t = (1 - t) x0 + t eps, t = sigma / (1 + sigma), the velocity of D is (x - (1 + sigma) D) /
+    sigma, and D_still = x / (1 + sigma) has none. So the guide is the projection of D_main on the line
+    through D_still and D_guide, s = <D_main - D_still, D_guide - D_still> / |D_guide - D_still|^2. At levels
+    above `still_above` nothing moves (the paper's zero-init: its first step). axes: of one sample, by default
+    all but the first. Fan et al. 2025 (arXiv 2503.18886), algorithm 1.
+    """
+    still_above = check_number("still_above", still_above)
+
+    def line(x, sigma, x0_hat, other):
+        still = x / (1 + check_sigma(sigma, x))
+        return still + _projected(x0_hat - still, other - still, axes)
+
+    moving = _reguided(main, guide, w, interval, line)
+
+    def D(x, sigma):
+        level = check_sigma(sigma, x)
+        above = level > still_above
+        still = x / (1 + level)
+        if above.all():
+            return still
+        x0_hat = moving(x, sigma)
+        return torch.where(above, still, x0_hat) if above.any() else x0_hat
+
+    return D
+
+
+def frequency_decoupled(
+    main: Denoiser,
+    guide: Denoiser,
+    w_low: Weight,
+    w_high: Weight,
+    levels: int = 1,
+    interval: tuple[float, float] = (0.0, math.inf),
+) -> Denoiser:
+    """Guidance with a weight for low and one for high frequencies: each band is `guided` by the guide's band.
+
+    For images x (B, C, H, W). low: halved and doubled again, `levels` times, as in a Laplacian pyramid
+    (Burt & Adelson 1983); high: the rest. Raises ValueError for an x that is too small or no image. Sadat et
+    al. 2025 (arXiv 2506.19713), who take w_low < w_high.
+    """
+    check_denoisers(main=main, guide=guide)
+    check_whole("levels", levels, 1)
+    interval = check_weights(interval, w_low=w_low, w_high=w_high)
+
+    def D(x, sigma):
+        if x.ndim != 4 or min(x.shape[2:]) < 3 * 2 ** (levels - 1):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) of at least "
+                f"{3 * 2 ** (levels - 1)} pixels a side"
+            )
+        x0_hat = main(x, sigma)
+        other = functools.cache(lambda: guide(x, sigma))  # asked for where a weight is not 1
+        low = guided(
+            lambda *_: low_pass(x0_hat, levels), lambda *_: low_pass(other(), levels), w_low, interval
+        )
+        high = guided(
+            lambda *_: x0_hat - low_pass(x0_hat, levels),
+            lambda *_: other() - low_pass(other(), levels),
+            w_high,
+            interval,
+        )
+        return low(x, sigma) + high(x, sigma)
+
+    return D
+
+
+def low_pass(x: Tensor, levels: int = 1) -> Tensor:
+    """x (B, C, H, W) halved and doubled again, `levels` times, each time with a 5 x 5 binomial blur."""
+    if levels == 0:
+        return x
+    size = x.shape[2:]
+    half = torch.nn.functional.interpolate(_binomial(x), scale_factor=0.5, mode="bilinear")
+    whole = torch.nn.functional.interpolate(low_pass(half, levels - 1), size=size, mode="bilinear")
+    return _binomial(whole)
+
+
+def _binomial(x):
+    """Each channel blurred by (1, 4, 6, 4, 1) / 16 along both axes, mirrored at the edges."""
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=x.dtype, device=x.device) / 16
+    kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 5, 5)
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    return torch.nn.functional.conv2d(padded, kernel, groups=x.shape[1])
+
+
+# the guide, between two models
+
+
+def interpolated(pretrained: dict, finetuned: dict, share: float) -> dict:
+    """Weights that lie a share of the way from the pre-trained to the fine-tuned model: the weaker guide of
+    personalization guidance, asked without a label.
+
+    pretrained, finetuned: state dicts {name: tensor}. A tensor that only one has, or whose shapes differ (a
+    label table), is the fine-tune's. share: 0 is the pre-trained model, 1 the fine-tune. Raises ValueError if
+    share is not finite, or no tensor is common to both. Park et al. 2025 (arXiv 2508.00319).
+    """
+    share = _finite("share", share)
+    common = {n for n, p in finetuned.items() if n in pretrained and pretrained[n].shape == p.shape}
+    if not common:
+        raise ValueError(
+            "pretrained and finetuned share no tensor of one name and shape; expected one network's"
+        )
+    mix = lambda n, p: torch.lerp(pretrained[n].detach().to(p), p, share) if p.is_floating_point() else p
+    return {n: mix(n, p.detach()) if n in common else p.detach().clone() for n, p in finetuned.items()}
+
+
+# the weight
+
+
+def cfg_plus_plus(strength: float, sigmas: Tensor) -> Callable[[Tensor], Tensor]:
+    """CFG++ as a weight: w(sigma_i) = strength sigma_i / (sigma_i - sigma_{i+1}) on the levels of a schedule.
+
+    `euler` with `guided(main, guide, w)` then steps to x0_hat + sigma_{i+1} eps_guide: the clean image is
+    D_guide + strength (D_main - D_guide), and the noise put back is the guide's, (x - D_guide) / sigma_i. So
+    the weight grows with the number of steps. Raises ValueError at a level that is not in sigmas (n + 1,).
+    Chung et al. 2024 (arXiv 2406.08070), algorithm 2.
+    """
+    strength = _finite("strength", strength)
+    levels, ends = torch.tensor(pairs(sigmas), dtype=torch.float64).T
+
+    def w(sigma):
+        sigma = check_numbers("sigma", sigma, torch.float64).double().cpu()
+        off, i = (sigma[..., None] / levels - 1).abs().min(-1)
+        if (off > 1e-5).any():
+            raise ValueError(f"sigma is {sigma[off > 1e-5][0]:g}; expected a level of the schedule")
+        return strength * levels[i] / (levels[i] - ends[i])
+
+    return w
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepwise:
+    """A weight w(sigma) that is constant between levels: weights (n,) for sigmas (n + 1,), which fall.
+
+    Beyond the levels it keeps its first and its last value.
+    """
+
+    sigmas: Tensor
+    weights: Tensor
+
+    def __call__(self, sigma):
+        sigma = check_numbers("sigma", sigma, torch.float64)
+        inner = self.sigmas[1:-1].to(sigma.device)
+        return self.weights.to(sigma.device)[(sigma[..., None] <= inner).sum(-1)]
+
+
+@torch.no_grad()
+def self_consistent(
+    main: Denoiser,
+    guide: Denoiser,
+    data: Tensor,
+    sigmas: Tensor,
+    weights: Tensor,
+    steps: int = 4,
+    sampler: Callable = heun,
+    generator: torch.Generator | None = None,
+) -> Stepwise:
+    """The weights under which guided sampling, started at noised data, arrives at noised data again.
+
+    Between two levels s > s' of sigmas (n + 1,), falling and > 0, points x0 + s eps are sampled down to s' in
+    `steps` steps with each of `weights` (m,); the weight is chosen whose samples have the least energy
+    distance to x0 + s' eps. data (N, *D): held out, of the label that `main` has; memory grows with m N. Of
+    all weights `calibrate`'s are those of one step and squared error instead. Raises ValueError for fewer
+    than 2 points, or levels that do not fall or are not positive. Galashov et al. 2025 (arXiv 2510.00815),
+    who train w as a network of both levels and the label.
+    """
+    check_denoisers(main=main, guide=guide, sampler=sampler)
+    check_generator(generator)
+    check_points(data=data)
+    check_whole("steps", steps, 1)
+    levels, weights = torch.tensor(pairs(sigmas)), check_numbers("weights", weights, torch.float64).flatten()
+    if levels[-1, 1] <= 0:
+        raise ValueError(f"sigmas ends at {levels[-1, 1]:g}; expected levels > 0")
+    if len(data) < 2 or data.ndim < 2 or not len(weights):
+        raise ValueError(
+            f"data and weights have shapes {tuple(data.shape)}, {tuple(weights.shape)}; "
+            "expected at least 2 points (N, *D) and 1 weight"
+        )
+    D = guided(main, guide, weights.repeat_interleave(len(data)))
+    found = []
+    for start, end in levels.tolist():
+        eps = normal(data, generator)
+        x = (data + start * eps).repeat(len(weights), *[1] * (data.ndim - 1))  # (m N, *D)
+        between = torch.logspace(math.log10(start), math.log10(end), steps + 1, dtype=torch.float64)
+        samples = last(sampler(D, x, between)).reshape(len(weights), len(data), -1)
+        truth = (data + end * eps).flatten(1)
+        found.append(energy_distance(samples, truth).argmin().cpu())
+    ladder = torch.cat([levels[:1, 0], levels[:, 1]]).double()
+    return Stepwise(ladder, weights.cpu()[torch.stack(found)])
+
+
+def _reguided(main, guide, w, interval, changed):
+    """`guided`, with changed(x, sigma, D_main, D_guide) for the guide's estimate."""
+    check_denoisers(main=main, guide=guide)
+    interval = check_weights(interval, w=w)
+
+    def D(x, sigma):
+        x0_hat = main(x, sigma)
+
+        def away(x, sigma):
+            other = guide(x, sigma)
+            _check_alike(main=x0_hat, guide=other)
+            return changed(x, sigma, x0_hat, other)
+
+        return guided(lambda x, sigma: x0_hat, away, w, interval)(x, sigma)
+
+    return D
+
+
+def _dot(a, b, axes):
+    """Scalar products of samples, shaped to multiply them."""
+    return (a * b).sum(axes or tuple(range(1, a.ndim)), keepdim=True)
+
+
+def _projected(a, b, axes):
+    """The part of a that is parallel to b, sample by sample; none where b is 0."""
+    length = _dot(b, b, axes)
+    return torch.where(length > 0, _dot(a, b, axes) / length, 0.0) * b
+
+
+def _finite(name, value):
+    value = check_number(name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a finite number")
+    return value
