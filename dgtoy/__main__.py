@@ -10,6 +10,7 @@ COURSE = {
     "records": "run every experiment: small ones into build/records, full ones into figures",
     "claims": "judge the records by the rules in code, and write the verdicts",
     "notebooks": "execute the notebooks two at a time into build/notebooks, then show the findings",
+    "assignments": "write the notebooks as assignments for nbgrader",
     "photos": "pack public data sets of photographs, for the studies on them",
     "weights": "train the networks that are shipped with dgtoy (a GPU's work)",
     "bench": "measure speed and memory against plain versions",

@@ -176,6 +176,44 @@ def test_a_function_is_told_what_is_off(answer, words, capsys):
     assert said(product, answer, capsys).endswith(words)
 
 
+def in_a_notebook(line, **names):
+    """Run a notebook's line, with its names."""
+    exec(line, dict(half=half, letter=letter) | names)
+
+
+def test_own_answers_are_counted_and_folded_solutions_are_not(capsys):
+    in_a_notebook("letter(answer)", answer=None)
+    in_a_notebook("letter(solution)", answer=None, solution="b")
+    assert capsys.readouterr().out == "letter: not attempted\n✓ letter\n" and not letter.solved
+    in_a_notebook("letter(answer)", answer="b")
+    in_a_notebook("half(answer)", answer=0.5)
+    n = len(half.notebook)  # the exercises of this file
+    assert capsys.readouterr().out == f"✓ letter: 1 of {n} solved\n✓ half: 2 of {n} solved\n"
+    in_a_notebook("half(answer)", answer=0.4)
+    in_a_notebook("letter(solution)", answer="a", solution="b")
+    assert letter.solved and not half.solved
+    in_a_notebook("letter(answer)", answer=None)
+    assert not letter.solved
+
+
+def test_hints_come_one_by_one(capsys):
+    @check.number()
+    def third():
+        """What is a third?
+
+        It is less than
+        a half.
+
+        Divide by three.
+        """
+        return 1 / 3, {"that is a half": 0.5}
+
+    for _ in range(3):
+        third.hint()
+    hints = ["It is less than a half.", "Divide by three.", "There are no more hints."]
+    assert capsys.readouterr().out.splitlines() == hints
+
+
 def test_a_check_says_in_one_line_that_its_record_is_missing(monkeypatch, tmp_path, capsys):
     check.record.cache_clear()
     monkeypatch.setattr(check, "FIGURES", tmp_path)

@@ -1,4 +1,4 @@
-"""The course's commands: python -m dgtoy experiment|records|claims|notebooks|photos|weights|bench|badges."""
+"""The commands of the course, python -m dgtoy COMMAND: experiments, claims, notebooks, and so on."""
 
 import argparse
 import json
@@ -115,7 +115,7 @@ def _run(name, args):
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 
-# claims, notebooks, photos, weights, bench, badges
+# claims, notebooks, assignments, photos, weights, bench, badges
 
 
 def _device(parser):
@@ -181,6 +181,18 @@ def _show_findings(out):
         f"The notebooks, executed just now: {out}\n"
         "To work in them: make lab. The course as a site: make book."
     )
+
+
+def _assignments_options(parser):
+    parser.add_argument("names", nargs="*", metavar="NAME", help="notebooks by name or number; default: all")
+    _folder(parser, "--out", "folder of the course, in which to call nbgrader", "build/assignments")
+
+
+def assignments(args):
+    """Write the notebooks as assignments for nbgrader, to be generated, collected and graded there."""
+    from .assignments import write
+
+    print("\n".join(f"wrote {path}" for path in write(args.names, args.out)))
 
 
 def _photos_options(parser):
@@ -266,6 +278,7 @@ COMMANDS = {
     "records": (_preset_options, records),
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
+    "assignments": (_assignments_options, assignments),
     "photos": (_photos_options, photos),
     "weights": (_weights_options, weights),
     "bench": (_bench_options, bench),

@@ -3,14 +3,18 @@
 
 An exercise is declared by a function that returns what is right, and {mistake: the answer that it leads to};
 `@number()`, `@function(cases)` and `@choice` turn it into a check. A check prints one line and never raises:
-"not attempted" for None, a tick, or a cross and what is off, in the learner's own terms.
+"not attempted" for None, a tick and how many of the notebook's exercises are solved, or a cross and what is
+off, in the learner's own terms. `check.share.hint()` prints a first hint, and called again a second: the
+paragraphs below the question in the exercise's docstring.
 """
 
 import copy
 import functools
+import inspect
 import math
 import pathlib
 import string
+import sys
 
 import torch
 
@@ -32,29 +36,57 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+class Exercise:
+    """The check of an exercise: called with an answer it prints whether that is right, else what is off.
+
+    `solved` says whether the reader's own `answer` has passed; passing the folded solution does not count.
+    """
+
+    of_module = {}  # {the module of a notebook's checks: {name: exercise}}
+
+    def __init__(self, judge, declare):
+        """judge(answer, declare) -> None if right, else what is off"""
+        self.__name__, self.__doc__ = declare.__name__, declare.__doc__
+        self.judge, self.declare = judge, declare
+        _, *self.hints = inspect.cleandoc(declare.__doc__ or "").split("\n\n")
+        self.solved, self.hinted = False, 0
+        self.notebook = self.of_module.setdefault(declare.__module__, {})
+        self.notebook[self.__name__] = self
+
+    def __call__(self, answer=None):
+        is_own = sys._getframe(1).f_globals.get("answer") is answer  # and not the notebook's `solution`
+        self.solved = self.solved and not is_own
+        if answer is None:
+            print(f"{self.__name__}: not attempted")
+            return
+        try:
+            hint = self.judge(answer, self.declare)
+        except FileNotFoundError as e:
+            print(f"? {self.__name__}: cannot be checked, {e}")
+            return
+        except Exception as e:
+            hint = f"it stops with {type(e).__name__}: {str(e)[:120]}"
+        if hint is not None:
+            print(f"✗ {self.__name__}: {' '.join(hint.split())}")
+        elif is_own:
+            self.solved = True
+            solved = sum(exercise.solved for exercise in self.notebook.values())
+            print(f"✓ {self.__name__}: {solved} of {len(self.notebook)} solved")
+        else:
+            print(f"✓ {self.__name__}")
+
+    def hint(self):
+        """Print the exercise's next hint."""
+        if self.hinted < len(self.hints):
+            print(" ".join(self.hints[self.hinted].split()))
+            self.hinted += 1
+        else:
+            print("There are no more hints.")
+
+
 def _exercise(judge):
     """The decorator that makes a check.  judge(answer, declare) -> None if right, else a hint"""
-
-    def decorate(declare):
-        name = declare.__name__
-
-        def check(answer=None):
-            if answer is None:
-                print(f"{name}: not attempted")
-                return
-            try:
-                hint = judge(answer, declare)
-            except FileNotFoundError as e:
-                print(f"? {name}: cannot be checked, {e}")
-                return
-            except Exception as e:
-                hint = f"it stops with {type(e).__name__}: {str(e)[:120]}"
-            print(f"✓ {name}" if hint is None else f"✗ {name}: {' '.join(hint.split())}")
-
-        check.__name__, check.__doc__, check.declare = name, declare.__doc__, declare
-        return check
-
-    return decorate
+    return functools.partial(Exercise, judge)
 
 
 def number(rtol=0.02, atol=1e-9):
