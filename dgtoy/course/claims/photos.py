@@ -1,0 +1,137 @@
+"""The rules of the claims on photographs, C13 to C15 and C24. Rules, metrics and weights were committed
+before the records existed.
+
+Each method is compared at its own weight, chosen on the other half of the fine-tunes; numbers are ratios of
+Fréchet distances, below 1 where the first method is better, with t intervals of their logarithms over
+fine-tunes, target by target. A headline over targets is an interval over those targets' means.
+"""
+
+import numpy as np
+
+from ..experiments import photos_guides
+from ..intervals import LOGS, ratio, student
+from ..records import family, held_out, values
+from .finding import over_seeds
+
+OUTSIDE = "art7"
+W = 1.5  # the weight of the paper
+BROAD = ("weaker self", "self, blurred", "Gaussian")  # guides that know nothing of the source's pictures
+
+
+def own(record, method, target, metric=None):
+    """A metric of a method at the weight of the least Fréchet distance on other fine-tunes.  -> (S,)"""
+    return held_out(family(record, method, target=target), "frechet", metric)
+
+
+def against(record, method, rival, target):
+    """A method's Fréchet distance relative to a rival's, each at its own weight.  -> (ratio, low, high)"""
+    return ratio(own(record, method, target), own(record, rival, target))
+
+
+def over_targets(ratios):
+    """The geometric mean of ratios, and its 95% interval over what they belong to.  -> (ratio, low, high)"""
+    return tuple(float(np.exp(v)) for v in student(np.log([r[0] for r in ratios])))
+
+
+def _listed(ratios):
+    return ", ".join(
+        f"{name} {value:.2f} ({low:.2f} to {high:.2f})" for name, (value, low, high) in ratios.items()
+    )
+
+
+def c13(record):
+    """The paper's order: DoG ahead of CFG ahead of no guidance, in quality and fidelity."""
+    targets = [t for t in record["config"]["targets"] if t != OUTSIDE]
+    cfg = {t: against(record, "DoG", "CFG", t) for t in targets}
+    parts = {f"DoG < CFG: {t}": r[2] < 1 for t, r in cfg.items()}
+    parts |= {f"CFG < none: {t}": against(record, "CFG", "none", t)[2] < 1 for t in targets}
+    for t in targets:
+        gain = own(record, "DoG", t, "precision") - own(record, "none", t, "precision")
+        parts[f"precision up: {t}"] = student(gain)[1] > 0
+    paper = {
+        t: ratio(*(values(record, "frechet", target=t, method=m, w=W) for m in ("DoG", "CFG")))
+        for t in targets
+    }
+    return over_seeds(
+        record,
+        over_targets(cfg.values()),
+        "Fréchet distance of DoG relative to CFG, each at its own w; geometric mean over targets",
+        parts,
+        f"by target {_listed(cfg)}; both at w = {W:g} {_listed(paper)}",
+        f"{LOGS}, over {len(targets)} targets;",
+    )
+
+
+def c14(record):
+    """Far from the source DoG harms."""
+    none = values(record, "frechet", target=OUTSIDE, method="none")
+
+    def change(method, w):
+        return ratio(values(record, "frechet", target=OUTSIDE, method=method, w=w), none)
+
+    found = {f"w = {w:g}": change("DoG", w) for w in record["config"]["weights"] if w >= W}
+    rival = change("CFG", W)
+    parts = {f"DoG harms at {name}": r[1] > 1 for name, r in found.items()}
+    parts["CFG does not"] = rival[1] <= 1
+    return over_seeds(
+        record,
+        found[f"w = {W:g}"],
+        f"Fréchet distance of DoG at w = {W:g} on paintings, relative to no guidance",
+        parts,
+        f"{_listed(found)}; CFG at {_listed({f'w = {W:g}': rival})}",
+        LOGS,
+    )
+
+
+def c15(record):
+    """Is it the pre-trained model, or any weaker or broader one? Every guide at every stage."""
+    config = record["config"]
+    guides = [g for g in photos_guides.GUIDES if g != "pre-trained"]
+
+    def relative(guide, stage):
+        """The distance of the pre-trained guide relative to another's, over targets."""
+        return over_targets([ahead(record, guide, t, stage) for t in config["targets"]])
+
+    found = {(g, s): relative(g, s) for s in config["stages"] for g in guides}
+    parts = {f"{s} steps: ahead of {g}": r[2] < 1 for (g, s), r in found.items()}
+    first, last = config["stages"][0], config["stages"][-1]
+    rivals = [found[g, last] for g in BROAD]
+    return over_seeds(
+        record,
+        max(rivals, key=lambda r: r[0]),
+        "Fréchet distance with the pre-trained guide relative to the best that has not seen its pictures, "
+        f"after {last} steps",
+        parts,
+        f"after {first} steps {_listed({g: found[g, first] for g in guides})}; "
+        f"after {last} {_listed({g: found[g, last] for g in guides})}",
+        f"{LOGS}, over {len(config['targets'])} targets;",
+    )
+
+
+def ahead(record, guide, target, stage):
+    """The pre-trained guide's distance relative to another's.  -> (ratio, low, high) over fine-tunes"""
+    mine, other = (photos_guides.distance(record, target, stage, g) for g in ("pre-trained", guide))
+    return ratio(mine, other)
+
+
+def c24(record):
+    """Is the null branch what holds CFG back? Only the null becomes a well-trained model."""
+    config = record["config"]
+    last = config["stages"][-1]
+
+    def relative(guide, rival):
+        pair = lambda t: (photos_guides.distance(record, t, last, g) for g in (guide, rival))
+        return {t: ratio(*pair(t)) for t in config["targets"]}
+
+    better = relative("unconditional", "own null")
+    level = relative("unconditional", "pre-trained")
+    parts = {f"a well-trained null is better: {t}": r[2] < 1 for t, r in better.items()}
+    parts |= {f"CFG becomes DoG: {t}": r[1] <= 1 for t, r in level.items()}
+    return over_seeds(
+        record,
+        over_targets(better.values()),
+        f"Fréchet distance of CFG with a well-trained null relative to CFG as it is, after {last} steps",
+        parts,
+        f"by target {_listed(better)}; relative to DoG {_listed(level)}",
+        f"{LOGS}, over {len(config['targets'])} targets;",
+    )
