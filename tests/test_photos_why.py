@@ -1,0 +1,141 @@
+"""The way of photographs at toy size: made-up pictures, a small network; and the law on exact Gaussians."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dgtoy import shipped, theory
+from dgtoy.course.claims.photos_why import c20, fitted
+from dgtoy.course.experiments import photos_why
+from dgtoy.course.worlds import photos
+from dgtoy.dit import DiT, Flow
+
+CONFIG = dataclasses.replace(photos_why.Config.quick(), targets=("food", "art7"))
+
+
+def pictures(n, seed, tint):
+    """Two classes of n pictures each, smooth, reddish or bluish, and darker by `tint`."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(60, 140, (2 * n, 3, 4, 4), generator=g) - tint
+    label = torch.arange(2 * n) % 2
+    x[label == 0, 0] += 60
+    x[label == 1, 2] += 60
+    x = x.repeat_interleave(16, 2).repeat_interleave(16, 3).to(torch.uint8)
+    return photos.Photos(x, label, ["red", "blue"])
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
+    shaken(net, 1)
+
+    def load(name, device="cpu"):
+        return net.clone() if name == "photos64" else shaken(net.with_classes(2), 2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(
+            photos, "source", lambda folder=None: photos.Split(pictures(40, 0, 0), pictures(20, 1, 0))
+        )
+        patch.setattr(
+            photos, "target", lambda name, folder=None: photos.Split(pictures(20, 2, 50), pictures(20, 3, 50))
+        )
+        patch.setattr(shipped, "load", load)
+        yield photos_why.run(CONFIG)
+
+
+def shaken(net, seed):
+    g = torch.Generator().manual_seed(seed)
+    for p in net.net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    return net
+
+
+def test_a_record_holds_every_method_at_every_level_and_can_be_drawn_and_judged(record):
+    cells = record["results"]["cells"]
+    assert [cell["target"] for cell in cells] == list(CONFIG.targets)
+    for cell in cells:
+        assert len(cell["on_truth"]) == len(CONFIG.levels)
+        assert set(cell["odds"]) == {"right", "truth", "source", "none", *photos_why.GUIDED}
+        assert all(len(v) == CONFIG.steps for v in cell["odds"].values())
+        assert all(len(v) == CONFIG.rank for found in cell["directions"].values() for v in found.values())
+        changes = [tuple(found["change"]) for found in cell["directions"].values()]
+        assert len(set(changes)) == len(changes)  # no method is another
+        assert cell["directions"]["none"]["push"] == [0.0] * CONFIG.rank
+    assert c20(record).verdict in ("holds", "holds in part", "fails")
+    photos_why.figure(record)
+
+
+def gaussian(mean, std):
+    """The exact denoiser of a Gaussian with independent entries."""
+    return lambda x, sigma: mean + std**2 / (std**2 + sigma**2) * (x - mean)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Paths of 400 points under exact Gaussians, broad in the guide, narrow in the main model."""
+    source, target = torch.full((6,), 3.0).double(), torch.tensor([0.3, 0.5, 1, 2, 3, 3.5]).double()
+    sigmas = torch.logspace(math.log10(80), -1.5, 121).double()
+    x_T = sigmas[0] * torch.randn(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    main, guide = gaussian(torch.ones(6).double(), target), gaussian(torch.zeros(6).double(), source)
+    walk = lambda w: photos_why.walk(main, guide, w, x_T, sigmas, torch.diag(1 / source))
+    found = {name: photos_why.narrowing(walk(w), sigmas, w) for name, w in (("none", 1.0), ("DoG", 2.0))}
+    return source, target, sigmas, found
+
+
+def test_the_law_accounts_for_each_direction_with_guidance_and_without(exact):
+    for found in exact[3].values():
+        np.testing.assert_allclose(found["law"], found["change"], atol=0.01)
+
+
+def test_the_push_of_exact_gaussians_is_the_closed_form(exact):
+    source, target, sigmas, found = exact
+    std = theory.gaussian_guidance((1.0, target.numpy()), (0.0, source.numpy()), 2.0)[1]
+    np.testing.assert_allclose(found["DoG"]["push"], np.log(std / target.numpy()), atol=0.03)
+    change = np.array(found["DoG"]["change"]) - found["none"]["change"]
+    np.testing.assert_allclose(change, found["DoG"]["push"], atol=0.02)
+    made_up = dict(
+        config=dict(sigma_max=sigmas[0].item(), sigma_min=sigmas[-1].item(), steps=len(sigmas) - 1, w=2.0),
+        results=dict(
+            cells=[dict(ratio=(target / source).tolist(), length=(1 / source).tolist(), directions=found)]
+        ),
+    )
+    np.testing.assert_allclose(photos_why.forecast(made_up)[0], change, atol=0.01)
+    np.testing.assert_allclose([v[0] for v in fitted(made_up, "DoG")], 1, atol=0.02)
+    assert (
+        abs(photos_why.breadth(made_up, "none")[0]) < 0.05
+    )  # samples are as broad as the truth: 400 of them
+
+
+class Halfway:
+    """A fine-tune that has gone a part of the way from a guess of 0 to the truth, its null half as far."""
+
+    null = 9
+
+    def __init__(self, x0, went):
+        self.x0, self.went = x0, went
+
+    def denoiser(self, label):
+        share = self.went / 2 if isinstance(label, int) and label == self.null else self.went
+        return lambda x, sigma: share * self.x0
+
+
+def test_held_out_weights_finish_the_way():
+    x0 = torch.randn(3, 3, 8, 8)
+    found = photos_why.terms(Halfway(x0, 0.0), Halfway(x0, 0.8), x0, torch.tensor(1.0), torch.zeros(3), x0)
+    assert found["w_DoG"] == pytest.approx(1 / 0.8) and found["w_CFG"] == pytest.approx(1.5)
+    assert found["domain"] == pytest.approx(found["by_class"]) and found["angle"] == pytest.approx(1)
+
+
+def test_the_classifier_tells_the_domains_apart_and_more_surely_where_noise_is_low():
+    config = dataclasses.replace(CONFIG, classifier=60, sigma_min=0.3)
+    source, target = pictures(60, 4, 0), pictures(60, 5, 50)
+    classifier = photos_why.domain_classifier(config, source, target, "cpu", batch=16)
+    of = lambda path: dict(none=dict(states=path))
+    states = [torch.zeros(2, 3, 64, 64)] * config.steps
+    found = photos_why._odds(config, classifier, pictures(20, 6, 0), pictures(20, 7, 50), of(states))
+    assert found["right"][-1] > 0.9 > found["right"][0]
+    assert found["truth"][-1] > 1 > -1 > found["source"][-1]
