@@ -13,7 +13,7 @@ from dgtoy.course.experiments import photos_why
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 
-CONFIG = dataclasses.replace(photos_why.Config.quick(), targets=("food", "art7"))
+CONFIG = photos_why.Config.quick()
 
 
 def pictures(n, seed, tint):

@@ -44,7 +44,7 @@ class Config(Presets):
     """
 
     base: str = "photos64"
-    targets: tuple = ("food",)
+    targets: tuple = ("food", "art7")
     seeds: int = 1  # draws of noise
     label: int = 0
     pictures: int = 4
