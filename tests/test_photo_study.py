@@ -11,7 +11,7 @@ from dgtoy.course import photo_judge
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as claims
 from dgtoy.course.experiments import photos as study
-from dgtoy.course.experiments import photos_guides
+from dgtoy.course.experiments import photos_guides, photos_recipes
 from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
@@ -183,3 +183,27 @@ def test_the_gaussian_of_a_spectrum_is_the_best_linear_denoiser():
     found = D(y, sigma)
     assert (found - exact).norm() < 0.15 * exact.norm()  # 600 pictures tell S(f) to some per cent
     torch.testing.assert_close(D(y, sigma.expand(4)), found)
+
+
+def test_every_recipe_is_tried_and_every_sampler_on_the_first(world):
+    recipes, samplers = photos_recipes.RECIPES, photos_recipes.SAMPLERS
+    config = dataclasses.replace(
+        photos_recipes.Config.quick(),
+        setting=replace(SETTING, size=6),
+        recipes=tuple(name for name in recipes if "pictures" not in name),
+        samplers=tuple(samplers),
+    )
+    record = photos_recipes.run(config)
+    rows = record["results"]["rows"]
+    assert len(rows) == 3 * (len(config.recipes) + len(samplers) - 1)
+    assert len({tuple(r["frechet"]) for r in rows}) == len(rows)  # no recipe and no sampler is another
+    assert len(claims.c25(record).parts) == 2 * (len(config.recipes) + len(samplers) - 1)
+    assert set(claims.c16(record).parts) == {"DoG < none", "DoG < CFG"}
+    photos_recipes.figure(record)
+
+
+def test_a_recipe_changes_what_it_says():
+    of = lambda name: photos_recipes.of_recipe(SETTING, name)
+    assert of("twice as long").finetune.steps == 2 * of("LoRA").finetune.steps == 20
+    assert (of("LoRA").finetune.rank, of("no label dropout").finetune.dropout) == (8, 0.0)
+    assert of("20 pictures a class").size == 20 and of(photos_recipes.MAIN) == SETTING

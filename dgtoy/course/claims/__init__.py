@@ -8,9 +8,9 @@ fixed before the runs; book/claims.md says which rules changed after a first loo
 import dataclasses
 from collections.abc import Callable
 
-from .images import c14_glyphs, c16, c17, c18_images, c19_images
+from .images import c14_glyphs, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
-from .photos import c13, c14, c15, c24
+from .photos import c13, c14, c15, c16, c24, c25
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
 from .scale import c20
 
@@ -119,7 +119,7 @@ CLAIMS = (
     Claim(
         "C16",
         "LoRA fine-tunes: the guide is the same network with the adapter off, no second copy",
-        "images_tuning",
+        "photos_recipes",
         c16,
         "asked by reviewers",
     ),
@@ -162,6 +162,12 @@ CLAIMS = (
         "photos_guides",
         c24,
         "sec. 3: argued",
+    ),
+    Claim(
+        "C25",
+        "Photographs: the order holds with less data, a LoRA, no label dropout, other lengths and samplers",
+        "photos_recipes",
+        c25,
     ),
     Claim(
         "C18 images",

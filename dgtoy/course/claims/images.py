@@ -6,7 +6,7 @@ import numpy as np
 from ..experiments.images_gap import sharpening
 from ..experiments.images_plane import families
 from ..intervals import student
-from ..records import best, held_out, of_method, values
+from ..records import best, held_out, values
 from .finding import over_seeds
 from .points import off_lines
 
@@ -44,27 +44,6 @@ def c14_glyphs(record):
         f"At gap {far} and w = 2 the rotation ends {beyond[0]:+.1f} degrees beyond the target's. "
         f"Over 64 directions of features log std changes with "
         f"correlation {correlation[0]:.2f} and slope {slope[0]:.2f} against the closed form",
-    )
-
-
-def c16(record):
-    at = lambda method, variant="LoRA": of_method(record, "frechet", method, W, variant=variant)
-    gain, cfg = student(100 * (1 - at("DoG") / at("none"))), student(at("CFG") - at("DoG"))
-    memory = record["results"]["memory"]
-    size = {k: memory[k] / memory["one network"] for k in ("full", "LoRA")}
-    parts = {
-        "DoG helps LoRA": gain[1] > 0,
-        "more than CFG": cfg[1] > 0,
-        "no second copy": size["LoRA"] < 1.25,
-    }
-    return over_seeds(
-        record,
-        gain,
-        f"% lower Fréchet distance than no guidance, LoRA, w = {W}",
-        parts,
-        f"DoG reaches {at('DoG').mean():.0f} with LoRA, "
-        f"{at('DoG', variant='full').mean():.0f} with a full fine-tune; "
-        f"weights in memory: {size['LoRA']:.2f} networks with LoRA, {size['full']:.2f} without",
     )
 
 

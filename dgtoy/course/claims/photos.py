@@ -1,4 +1,4 @@
-"""The rules of the claims on photographs, C13 to C15 and C24. Rules, metrics and weights were committed
+"""The rules of the claims on photographs, C13 to C16, C24 and C25. Rules, metrics and weights were committed
 before the records existed.
 
 Each method is compared at its own weight, chosen on the other half of the fine-tunes; numbers are ratios of
@@ -8,7 +8,7 @@ fine-tunes, target by target. A headline over targets is an interval over those 
 
 import numpy as np
 
-from ..experiments import photos_guides
+from ..experiments import photos_guides, photos_recipes
 from ..intervals import LOGS, ratio, student
 from ..records import family, held_out, values
 from .finding import over_seeds
@@ -135,3 +135,42 @@ def c24(record):
         f"by target {_listed(better)}; relative to DoG {_listed(level)}",
         f"{LOGS}, over {len(config['targets'])} targets;",
     )
+
+
+def c16(record):
+    """A LoRA, whose guide is the same network with the adapter off."""
+    found = {r: over_recipe(record, "DoG", "none", recipe=r) for r in (photos_recipes.MAIN, "LoRA")}
+    level = over_recipe(record, "DoG", "CFG", recipe="LoRA")
+    return over_seeds(
+        record,
+        found["LoRA"],
+        "Fréchet distance of DoG relative to no guidance on LoRA fine-tunes, at its own w",
+        {"DoG < none": found["LoRA"][2] < 1, "DoG < CFG": level[2] < 1},
+        f"{_listed(found)}; relative to CFG {level[0]:.2f}",
+        LOGS,
+    )
+
+
+def c25(record):
+    """Does the order of the methods survive the ablations?"""
+    config = record["config"]
+    places = {r: dict(recipe=r) for r in config["recipes"]}
+    places |= {s: dict(sampler=s) for s in config["samplers"][1:]}
+    helps = {name: over_recipe(record, "DoG", "none", **where) for name, where in places.items()}
+    ahead = {name: over_recipe(record, "DoG", "CFG", **where) for name, where in places.items()}
+    parts = {f"DoG < none: {name}": r[2] < 1 for name, r in helps.items()}
+    parts |= {f"DoG < CFG: {name}": r[2] < 1 for name, r in ahead.items()}
+    return over_seeds(
+        record,
+        max(ahead.values(), key=lambda r: r[0]),
+        "largest Fréchet distance of DoG relative to CFG over recipes and samplers, each at its own w",
+        parts,
+        f"DoG relative to none {_listed(helps)}; to CFG {_listed(ahead)}",
+        LOGS,
+    )
+
+
+def over_recipe(record, method, rival, recipe=photos_recipes.MAIN, sampler=None):
+    """A method's distance relative to a rival's by one recipe, each at its own w.  -> (ratio, low, high)"""
+    where = dict(recipe=recipe, sampler=sampler or record["config"]["samplers"][0])
+    return ratio(*(held_out(family(record, m, **where)) for m in (method, rival)))

@@ -7,7 +7,8 @@ into cells that are kept one by one, `compute(config, device, part)` does a shar
 
 import importlib
 
-PHOTOGRAPHS = ("photos", "photos_guides", "photos_why")  # need packed photographs, see `worlds.photos`
+# need packed photographs, see `worlds.photos`
+PHOTOGRAPHS = ("photos", "photos_guides", "photos_recipes", "photos_why")
 NAMES = (
     *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "nulls", "steps", "plane"),
     *("calibration", "images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),

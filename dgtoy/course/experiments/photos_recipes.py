@@ -1,0 +1,108 @@
+"""Photographs, the paper's ablations: less data, a LoRA, no label dropout, another length of fine-tuning, and
+another sampler. (C16, C25)
+
+A cell is one fine-tune by one recipe; every recipe of a seed starts from the same noise.
+"""
+
+import dataclasses
+
+import torch
+
+from ... import shipped
+from ...samplers import ancestral, dpmpp_2m, euler, heun
+from .. import plot
+from ..lab import Presets, methods, replace
+from ..photo_judge import PhotoJudge, PhotoSetting
+from ..photos import chosen, finetuned
+from ..records import best, family
+from .panels import frame
+from .photos import Config as Study
+from .runs import in_cells
+
+MAIN = "as in the main table"
+RECIPES = {  # name: what differs; length counts in fine-tunes of the main table
+    MAIN: {},
+    "100 pictures a class": dict(size=100),
+    "20 pictures a class": dict(size=20),
+    "LoRA": dict(rank=8, lr=1e-3),
+    "no label dropout": dict(dropout=0.0),
+    "a quarter as long": dict(length=0.25),
+    "twice as long": dict(length=2),
+}
+SAMPLERS = {  # name: sampler, steps as a share of the setting's
+    "DPM-Solver++(2M)": (dpmpp_2m, 1),
+    "DDIM": (euler, 2),
+    "Heun": (heun, 1),
+    "DDPM, 50 steps": (ancestral, 2),
+    "DDPM, 250 steps": (ancestral, 10),
+}
+METHODS = ("CFG", "DoG")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Presets):
+    """base, targets: as in `photos`. recipes: of RECIPES; MAIN is sampled by every sampler of `samplers`, the
+    others by the first of them."""
+
+    setting: PhotoSetting = Study.quick().setting
+    base: str = "photos64"
+    targets: tuple = ("food",)
+    recipes: tuple = (MAIN, "LoRA")
+    samplers: tuple = ("DPM-Solver++(2M)", "DDPM, 50 steps")
+    weights: tuple = (1.5,)
+
+    @classmethod
+    def full(cls):
+        setting = replace(Study.full().setting, samples=500, steps=25)
+        return cls(
+            setting, recipes=tuple(RECIPES), samplers=tuple(SAMPLERS), weights=(1.25, 1.5, 2.0, 3.0, 4.5)
+        )
+
+
+def of_recipe(setting, name):
+    """The setting of a recipe of RECIPES."""
+    changes = dict(RECIPES[name])
+    size = changes.pop("size", setting.size)
+    changes["steps"] = round(changes.pop("length", 1) * setting.finetune.steps)
+    return replace(setting, size=size, finetune=changes)
+
+
+def _cell(config, device, target, recipe, seed):
+    """Rows of target, recipe, sampler, method and w, with each metric."""
+    setting = of_recipe(replace(config.setting, domain=target), recipe)
+    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge.learnt_from(chosen(setting, seed))
+    tuned = finetuned(setting, seed, pre)[setting.finetune.steps]
+    tuned, pre, found = tuned.compile(), pre.compile(), []
+    for sampler in config.samplers if recipe == MAIN else config.samplers[:1]:
+        solver, share = SAMPLERS[sampler]
+        for name, w, method in methods(tuned, pre, config.weights, ("none", *METHODS)):
+            options = dict(generator=torch.Generator(device).manual_seed(seed)) if solver is ancestral else {}
+            score = judge.judged(method, seed, sampler=solver, steps=share * setting.steps, **options)
+            found.append(dict(target=target, recipe=recipe, sampler=sampler, method=name, w=w, score=score))
+    return found
+
+
+compute, run = in_cells(_cell, lambda config: [(t, r) for t in config.targets for r in config.recipes])
+
+
+def figure(record):
+    """The Fréchet distance of each method at its best weight, by recipe and by sampler."""
+    config = record["config"]
+    first, places = config["samplers"][0], []
+    places += [(r, dict(recipe=r, sampler=first)) for r in config["recipes"]]
+    places += [(s, dict(recipe=MAIN, sampler=s)) for s in config["samplers"][1:]]
+    with frame(config["targets"], (10 * len(config["targets"]), 5), "each method at its best w") as (
+        fig,
+        axes,
+    ):
+        for ax, target in zip(axes, config["targets"], strict=True):
+            for method in ("none", *METHODS):
+                rows = [best(family(record, method, target=target, **where)) for _, where in places]
+                means = [sum(r["frechet"]) / len(r["frechet"]) for r in rows]
+                ax.plot(means, range(len(places)), "o", label=method, color=plot.METHODS[method]["color"])
+            ax.set_yticks(range(len(places)), [name for name, _ in places])
+            ax.invert_yaxis()
+            ax.set_xlabel("Fréchet distance")
+            ax.legend()
+    return fig
