@@ -20,8 +20,11 @@ RIGHT = {
     "    return (null(x, sigma) - pretrained(x, sigma)) / sigma[:, None] ** 2",
     "share": 'answer = "b"',
     "ceiling": "answer = 0.5505",
+    "mended": "def answer(model, base, c, w, x, sigma):\n"
+    "    main, guide = model.denoiser(c)(x, sigma), base.denoiser(base.null)(x, sigma)\n"
+    "    return guide + w * (main - guide)",
 }
-HALF_WRONG = RIGHT | {"narrowing": "answer = 0.4 / 3", "share": 'answer = "a"'}  # 3 points of 7 lost
+HALF_WRONG = RIGHT | {"narrowing": "answer = 0.4 / 3", "share": 'answer = "a"'}  # 3 points of 9 lost
 
 
 def source(cell):
@@ -72,9 +75,9 @@ def test_a_name_without_exercises_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# two students, one wrong in two answers of four, and one who has not begun
+# two students, one wrong in two answers of five, and one who has not begun
 
-STUDENTS = {"ada": (RIGHT, 7), "bob": (HALF_WRONG, 4), "eve": ({}, 0)}
+STUDENTS = {"ada": (RIGHT, 9), "bob": (HALF_WRONG, 6), "eve": ({}, 0)}
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_scores_tell_right_answers_from_wrong_ones(student, course, capsys):
     fill_in(release, answers)
     execute(release)
     points = [nbgrader.utils.determine_grade(cell) for cell in graded(release, True)]
-    assert (sum(got for got, _ in points), sum(most for _, most in points)) == (score, 7)
+    assert (sum(got for got, _ in points), sum(most for _, most in points)) == (score, 9)
 
 
 def nbgrader(course, *words):
@@ -138,7 +141,7 @@ def test_nbgrader_s_own_commands_give_these_scores(course):
     api = pytest.importorskip("nbgrader.api")
     nbgrader(course, "generate_assignment", "04")
     release = (course / "release" / "04" / "04.ipynb").read_text()
-    assert release.count("answer = None") == 4 == release.count("assert check.")
+    assert release.count("answer = None") == 5 == release.count("assert check.")
     assert "SOLUTION" not in release and "answer = solution" not in release
     for student, (answers, _) in STUDENTS.items():
         book = json.loads(release)
@@ -150,4 +153,4 @@ def test_nbgrader_s_own_commands_give_these_scores(course):
     with api.Gradebook(f"sqlite:///{course / 'gradebook.db'}") as grades:
         found = grades.assignment_submissions("04")
         scores = {s.student.id: (s.score, s.max_score, s.needs_manual_grade) for s in found}
-    assert scores == {student: (score, 7, False) for student, (_, score) in STUDENTS.items()}
+    assert scores == {student: (score, 9, False) for student, (_, score) in STUDENTS.items()}

@@ -83,6 +83,14 @@ def test_every_exercise_has_three_wrong_answers_and_never_raises(n, capsys):
             assert capsys.readouterr().out.startswith(f"✗ {name}: ")
 
 
+@pytest.mark.parametrize("n", WITH[:4])
+def test_every_exercise_has_two_hints(n):
+    for name, exercise in exercises(n).items():
+        assert len(exercise.hints) == 2, name
+        assert all(20 < len(hint) < 320 and hint.rstrip()[-1] in ".?" for hint in exercise.hints), name
+        assert len(set(exercise.hints)) == 2
+
+
 # the three kinds of exercise
 
 

@@ -65,6 +65,7 @@ WRONG = {
         (1.12, "multiplied by sigma"),
         (0.355, "the whole world"),
         (0.35, "the width of the clump"),
+        (0.35, "the whole world"),
         (3.16, "at clean numbers"),
         (4, "whole distance"),
         (100, "divide by sigma"),

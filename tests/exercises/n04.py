@@ -29,8 +29,44 @@ def summed(labelled, null, pretrained, x, sigma):
     return (null(x, sigma) + pretrained(x, sigma) - 2 * x) / sigma[:, None] ** 2
 
 
-def logarithm(labelled, null, pretrained, x, sigma):
-    return (null(x, sigma).log() - pretrained(x, sigma).log()) / sigma[:, None] ** 2
+def logarithms(labelled, null, pretrained, x, sigma):
+    return null(x, sigma).log() - pretrained(x, sigma).log()
+
+
+def scaled_logarithms(labelled, null, pretrained, x, sigma):
+    return logarithms(labelled, null, pretrained, x, sigma) / sigma[:, None] ** 2
+
+
+def one_logarithm(labelled, null, pretrained, x, sigma):
+    return null(x, sigma).log()
+
+
+def dog(main, guide, w, x, sigma):
+    return guide(x, sigma) + w * (main(x, sigma) - guide(x, sigma))
+
+
+def foreign_null(model, base, c, w, x, sigma):
+    return dog(model.denoiser(c), base.denoiser(model.null), w, x, sigma)
+
+
+def own_guide(model, base, c, w, x, sigma):
+    return dog(model.denoiser(c), model.denoiser(model.null), w, x, sigma)
+
+
+def foreign_class(model, base, c, w, x, sigma):
+    return dog(model.denoiser(c), base.denoiser(c), w, x, sigma)
+
+
+def exchanged(model, base, c, w, x, sigma):
+    return dog(base.denoiser(base.null), model.denoiser(c), w, x, sigma)
+
+
+def unlabelled(model, base, c, w, x, sigma):
+    return dog(model.denoiser(model.null), base.denoiser(base.null), w, x, sigma)
+
+
+def ten(model, base, c, w, x, sigma):
+    return dog(model.denoiser(c), base.denoiser(10), w, x, sigma)
 
 
 WRONG = {
@@ -46,6 +82,7 @@ WRONG = {
         (1 + 0.4 / 3, "that is the weight"),
         (1, "left guidance off"),
         (0.4 / 3, "full ratio"),
+        (0.2356, "how much they are narrower"),
         (76, "a percentage"),
     ],
     "domain_term": [
@@ -56,7 +93,9 @@ WRONG = {
         (by_sigma, "where sigma^2 belongs"),
         (one_score, "the score of p(x given 𝒟)"),
         (summed, "divides by p(x)"),
-        (logarithm, "infinite or nan"),
+        (scaled_logarithms, "not a density"),
+        (logarithms, "not a density"),
+        (one_logarithm, "infinite or nan"),
         (0.5, "expected a function"),
         (
             lambda labelled, null, pretrained, x, sigma: (null(x, sigma) - pretrained(x, sigma)).norm(dim=1),
@@ -75,5 +114,15 @@ WRONG = {
         (0.2422, "formula for equal widths"),
         (1.10, "in target widths"),
         (0.303, "a variance"),
+    ],
+    "mended": [
+        (foreign_null, "other one's null label"),
+        (own_guide, "classifier-free guidance"),
+        (foreign_class, "another class to it"),
+        (exchanged, "swapped"),
+        (lambda model, base, c, w, x, sigma: model.denoiser(c)(x, sigma), "without guidance"),
+        (lambda model, base, c, w, x, sigma: base.denoiser(base.null)(x, sigma), "goes on"),
+        (unlabelled, "lost its label"),
+        (ten, "out of range"),
     ],
 }

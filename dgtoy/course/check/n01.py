@@ -14,7 +14,13 @@ WORLD = GaussianMixture(P, MU[:, None], S[:, None, None] ** 2)
 
 @number(rtol=0.01)
 def frequency():
-    """How many times as frequent is a noisy 1 as a noisy 3, told from the denoiser alone?"""
+    """How many times as frequent is a noisy 1 as a noisy 3, told from the denoiser alone?
+
+    What does D - x tell about the slope of log p at x? Tweedie's formula has the answer.
+
+    The slope of log p is (D - x) / sigma^2. Sum it from 1 to 3, torch.trapezoid does it, and undo
+    the logarithm.
+    """
     sigma, places = 0.7, torch.tensor([[1.0], [3.0]]).double()
     rise, clean = (-WORLD.logp(places, level).diff().item() for level in (sigma, 0.0))
     return math.exp(rise), {
@@ -34,7 +40,13 @@ PLACES = torch.linspace(-4, 4, 9).double()[:, None]
 
 @function(cases=[(PLACES, sigma, DATA) for sigma in (0.3, 1.0, 3.0)])
 def training_set(x, sigma, data):
-    """The best denoiser when the data are nothing but a short list of training numbers."""
+    """The best denoiser when the data are nothing but a short list of training numbers.
+
+    The best guess is a mean over the training numbers. How probable is each of them, given x?
+
+    By Bayes' rule the weights are in proportion to exp(-(x - x_i)^2 / (2 sigma^2)), and sum to 1 over the
+    data.
+    """
     square = (x - data.T) ** 2  # (n, m)
     bells = torch.exp(-square / (2 * sigma**2))
     areas = sigma * math.sqrt(2 * math.pi)
@@ -58,7 +70,13 @@ def training_set(x, sigma, data):
 
 @choice
 def loss():
-    """What two losses at two noise levels tell about two networks."""
+    """What two losses at two noise levels tell about two networks.
+
+    Think of a denoiser that needs no training: it returns x itself. What is its loss?
+
+    That loss is sigma^2 in every world: 0.49 at 0.7, and 0.01 at 0.1. Which of the two networks does
+    worse?
+    """
     return "b", dict(
         a="a larger loss need not be worse: the floor under it differs from level to level",
         c="the floor is unknown, but the loss of one very simple denoiser is known, and that is a bound",
@@ -84,13 +102,19 @@ def _peaks():
 
 @number(rtol=0.15)
 def clump_level():
-    """At which noise level do the world and its left clump disagree most?"""
+    """At which noise level do the world and its left clump disagree most?
+
+    At low noise there is no doubt which clump a number came from. From which level on is there?
+
+    Doubt begins where the noise is as wide as half the way to the next clump. Go through a grid of
+    levels, with noisy numbers of the left clump, and take the level of the largest difference.
+    """
     at = _peaks()
     return at["right"], {
         "far up the denoisers differ, but little beside noise of that size; divide by sigma": (20, math.inf),
         "there the scores differ most; in units of the noise a score is multiplied by sigma": at["score"],
-        "there they differ most for noisy numbers of the whole world, not of the left clump": at["world"],
+        "there they differ most for noisy numbers of the whole world, and it is about the width of the clump,"
+        " where the next one is still far away": at["world"],
         "there they differ most at clean numbers; compare at numbers with noise of level sigma": at["clean"],
         "that is the whole distance to the next clump": (MU[1] - MU[0]).item(),
-        "that is the width of the clump; at that level the next clump is still far away": S[0].item(),
     }

@@ -16,7 +16,14 @@ def _below(x, sigma=0.0):
 
 @number(rtol=0.03)
 def low_start():
-    """Which share of the particles ends in the right clump if the start is too low?"""
+    """Which share of the particles ends in the right clump if the start is too low?
+
+    Particles keep their order on the way. Start some that are spread evenly over N(0, 2.5^2), and follow
+    them.
+
+    Start from 2.5 * torch.special.ndtri((torch.arange(n) + 0.5) / n), with the levels karras(100, 0.002,
+    2.5), and count what ends above 2.
+    """
     sigma, edge = 2.5, 2.0
     rank = _below(edge)
     start = brentq(lambda x: _below(x, sigma) - rank, -50, 50)  # the place of this rank in the noisy world
@@ -44,7 +51,13 @@ _STEPS = torch.tensor([[2.0, 1.2], [0.5, 0.1], [1.0, 0.0]]).double()
 
 @function(cases=[(*_NOISE[:2], *step, eta, _NOISE[2]) for step in _STEPS for eta in (0.0, 0.5, 1.0)])
 def eta_step(x, x0_hat, high, low, eta, eps):
-    """One step of the family that leads from Euler's method, eta = 0, to ancestral sampling, eta = 1."""
+    """One step of the family that leads from Euler's method, eta = 0, to ancestral sampling, eta = 1.
+
+    Variances of independent noise add up. Which variance is left for the old noise?
+
+    The old noise may keep low^2 - tau^2 of its high^2. The fraction is one of standard deviations, so
+    take the root.
+    """
     full = low * (1 - (low / high) ** 2).sqrt()
     tau = eta * full
     euler, ancestral, right = low / high, (low / high) ** 2, (low**2 - tau**2).sqrt() / high
@@ -67,7 +80,13 @@ def eta_step(x, x0_hat, high, low, eta, eps):
 
 @choice
 def diagnosis():
-    """At which noise levels is a denoiser wrong whose samples fall into the clumps in wrong shares?"""
+    """At which noise levels is a denoiser wrong whose samples fall into the clumps in wrong shares?
+
+    The figure of the paths shows at which level it is decided into which clump a particle falls.
+
+    Once inside a clump a particle stays there. At which level do the paths to the left part from the
+    others?
+    """
     return "c", dict(
         a="with the exact denoiser the same ODE, as deterministic as here, gave the right shares",
         b="that low every particle has long been inside its clump; look at the figure with the paths",
@@ -77,7 +96,12 @@ def diagnosis():
 
 @number(rtol=0.05)
 def sharpened():
-    """How wide are the samples of one clump when the score is multiplied by k at every level?"""
+    """How wide are the samples of one clump when the score is multiplied by k at every level?
+
+    Only the denoiser changes, to x + k (clump(x, sigma) - x). Sample with heun from 40.
+
+    The closed form says it too: the distance from the centre shrinks by (s^2 / (s^2 + sigma_T^2))^(k/2).
+    """
     s, k = 0.5, 1.5
 
     def width(k, sigma_T=40.0):

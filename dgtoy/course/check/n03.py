@@ -9,7 +9,14 @@ from . import choice, function, number
 
 @number(rtol=0.01)
 def same_width():
-    """Which weight on an interval narrows the samples as much as w = 2 does at all levels?"""
+    """Which weight on an interval narrows the samples as much as w = 2 does at all levels?
+
+    The logarithm of the width falls by w - 1 times an area below the hill. Which share of it has the
+    interval?
+
+    With R^2 = (s_T^2 + sigma^2) / (s_S^2 + sigma^2) the share is (ln R(0.25) - ln R(2)) / ln R(0), and w
+    - 1 times the share has to be 1.
+    """
     source, target, low, high = 2.0**2, 0.5**2, 0.25**2, 2.0**2  # variances
 
     def share(low, high):
@@ -33,7 +40,12 @@ def same_width():
 
 @choice
 def exactly():
-    """For which two Gaussians do guided samples follow the tilted density exactly?"""
+    """For which two Gaussians do guided samples follow the tilted density exactly?
+
+    Samples leave the tilted density because tilting and blurring do not commute. When do they?
+
+    Tilting adds 1/variance, with the weights 1 - w and w. What becomes of two variances that are equal?
+    """
     return "d", dict(
         a="there the two means of the variances, harmonic and geometric, differ most",
         b="a perfect solver ends where the ODE ends, and that is not the tilted density",
@@ -43,7 +55,13 @@ def exactly():
 
 @function(cases=[(torch.logspace(-2, 1.5, 15, dtype=torch.float64),)], rtol=1e-3)
 def weight(sigma):
-    """The weight at each noise level with which guided samples of two Gaussians follow the tilted density."""
+    """The weight at each noise level with which guided samples of two Gaussians follow the tilted density.
+
+    Three scores matter at each level: of the source, of the target, and of the tilted bell, blurred.
+
+    The guided score is (1 - w) s_S + w s_T. Set it equal to the score of a bell of variance 1 / ((1 - w2)
+    / s_S^2 + w2 / s_T^2) + sigma^2, and solve for w.
+    """
     source, target, w = 3.0**2, 0.3**2, 2.0
     tilted = 1 / ((1 - w) / source + w / target)
     variances = torch.tensor([tilted, source, target])[:, None]  # (3, 1)

@@ -10,7 +10,13 @@ _SIGMA = torch.logspace(-2, 1.5, 50, dtype=torch.float64)
 
 @function(cases=[(_X0, _X0 + _SIGMA[:, None] * _NOISE, _SIGMA, sigma_d) for sigma_d in (2.0, 0.5)])
 def task(x0, x, sigma, sigma_d):
-    """What the network itself must answer, with everything that preconditioning gives away taken off."""
+    """What the network itself must answer, with everything that preconditioning gives away taken off.
+
+    The network is right if D is x0. Solve the formula of D for F.
+
+    D = c_skip x + c_out F, where c_skip = sigma_d^2 / (sigma^2 + sigma_d^2) and c_out is sigma sigma_d
+    over the root of sigma^2 + sigma_d^2.
+    """
     noise, data = sigma[:, None] ** 2, torch.tensor(sigma_d).double() ** 2  # variances
     kept = data / (noise + data)  # the share of x in D
     out = (noise * kept).sqrt()  # the factor in front of F
@@ -35,7 +41,12 @@ def task(x0, x, sigma, sigma_d):
 
 @number(rtol=0.005)
 def lag():
-    """Which weight of Domain Guidance makes up for an average that lags behind?"""
+    """Which weight of Domain Guidance makes up for an average that lags behind?
+
+    After t steps at the decay b the average still holds a share b^t of its start. How far has D come?
+
+    It has come a share 1 - 0.9999^10000 of the way from D_pre, and guidance multiplies this way by w.
+    """
     left = 0.9999**10_000  # what the start still counts
     return 1 / (1 - left), {
         "that is what the start still counts; the weight w was asked": left,
@@ -50,7 +61,13 @@ def lag():
 
 @choice
 def handed_on():
-    """Which weight for a fine-tune that errs alike on its own points and on fresh ones?"""
+    """Which weight for a fine-tune that errs alike on its own points and on fresh ones?
+
+    Two gaps matter: from own points to fresh ones, and from fresh ones to the exact denoiser.
+
+    The first gap is zero, so nothing was learnt by heart. The second is not: is the fine-tune too far, or
+    not far enough?
+    """
     return "d", dict(
         a="a fine-tune that remembers its points does better on them than on fresh ones",
         b="a finished fine-tune has nearly the error of the exact denoiser, 1 in these units",

@@ -19,7 +19,13 @@ def _gain(domain, before, after):
 
 @number(rtol=0.1)
 def seeds_needed():
-    """How many seeds does the unpaired comparison need to be as sharp as the paired one with 64?"""
+    """How many seeds does the unpaired comparison need to be as sharp as the paired one with 64?
+
+    Without pairs the variances of the two methods add up. With pairs the variance of the difference
+    counts.
+
+    The number of seeds goes with the variance: multiply 64 by (var a + var b) / var(a - b).
+    """
     n, gain = 64, _gain("grid", "none", "CFG")
     return n * gain, {
         "that is too few; the length falls with the square root of their number": n * gain**0.5,
@@ -34,7 +40,13 @@ def seeds_needed():
 
 @choice
 def one_seed():
-    """What does a paired interval on one side of zero say about a single seed?"""
+    """What does a paired interval on one side of zero say about a single seed?
+
+    An interval of a mean is about the mean. What does it say about the next seed?
+
+    Count in the record in how many of the 64 seeds the rate of DoG is the higher one, and look at another
+    weight.
+    """
     return "c", dict(
         a="the 95% are about the mean over seeds, not about the seeds; count those on either side",
         b="the unpaired interval throws away what is known about each seed; the paired one is as valid",
@@ -50,7 +62,13 @@ def _rates():
 
 @function(cases=[_rates()])
 def removed(none, dog, picks):
-    """The bootstrap of the share of outliers that Domain Guidance removes."""
+    """The bootstrap of the share of outliers that Domain Guidance removes.
+
+    A resample draws seeds. Which rates come with a seed?
+
+    Use the same row of picks for none and for dog, and take the ratio of the means, not the mean of the
+    ratios.
+    """
     before, after = none[picks].mean(1), dog[picks].mean(1)
     right = 1 - after / before
     return right, {
@@ -74,7 +92,14 @@ def _curve():
 
 @number(rtol=0.03)
 def price():
-    """How many times the price of DoG does CFG pay on the spirals at the same rate?"""
+    """How many times the price of DoG does CFG pay on the spirals at the same rate?
+
+    Equal weights are not equally strong. Walk along CFG's curve, from no guidance, until it has DoG's
+    rate.
+
+    Interpolate CFG's energy distance as a function of its rate, on the part of the curve where the rate
+    falls. np.interp wants rising numbers, so turn the sign.
+    """
     rate, dog = (_values("spirals", "DoG", metric, 1.1).mean() for metric in ("out_of_domain", "energy"))
     cfg = {w: _values("spirals", "CFG", "energy", w).mean() for w in (1.1, 1.25, 1.5)}
     none = _values("spirals", "none", "energy").mean()

@@ -12,7 +12,12 @@ from . import choice, function, normal, number
 
 @number(rtol=0.01)
 def equal_width():
-    """Where on the plane does a longer domain step leave the samples as wide as the class?"""
+    """Where on the plane does a longer domain step leave the samples as wide as the class?
+
+    Each unit of a multiplies the width by s_D / s_S, and each unit of b by s_C / s_D.
+
+    In logarithms, 0.2 ln(s_S / s_D) + (b - 1) ln(s_D / s_C) has to be 0.
+    """
     s_S, s_D, s_C, extra = 2.0, 0.8, 0.5, 0.2  # a = 1 + extra
     domain, step = math.log(s_S / s_D), math.log(s_D / s_C)
     shift = extra * domain / step
@@ -31,7 +36,12 @@ def equal_width():
 
 @function(cases=[(*normal(4, 50, 2), u, v) for u, v in ((0.0, 1.0), (1.0, 1.0), (2.0, -0.5), (1.0, 3.0))])
 def ray(pre, null, main, x0, u, v):
-    """How far should one go from no guidance into a given direction of the plane? A regression says it."""
+    """How far should one go from no guidance into a given direction of the plane? A regression says it.
+
+    What is left at t = 0 is x0 - D_c. Which multiple of the direction comes closest to it?
+
+    Least squares: the sum of the products of the two, divided by the sum of the squares of the direction.
+    """
     left = x0 - main
     direction = u * (null - pre) + v * (main - null)
 
@@ -58,7 +68,12 @@ def ray(pre, null, main, x0, u, v):
 
 @choice
 def reading():
-    """Which guidance does a table of calibrated weights ask for?"""
+    """Which guidance does a table of calibrated weights ask for?
+
+    Where does an interval contain 1? There nothing is missing, and a weight of 1 needs no call.
+
+    All four a* may be 1, which leaves CFG. At which levels may b* be 1 as well?
+    """
     return "c", dict(
         a="that pushes also where the intervals of b* contain 1; there a weight above 1 does not complete",
         b="most of these weights cannot be told from 1, and every point off the lines costs a third call",
@@ -84,7 +99,13 @@ def _memoriser():
 
 @number(rtol=0.05)
 def parrot():
-    """Which weight do fresh points ask of a model that knows its training points by heart?"""
+    """Which weight do fresh points ask of a model that knows its training points by heart?
+
+    Build the mixture with GaussianMixture, and let calibrate ask it at points that it does not know.
+
+    The weight is a regression of what the exact answer changes, x0 - D_pre, on what the model changes, D
+    - D_pre.
+    """
     weight = _memoriser()
     right = weight[0.2]
     return right, {

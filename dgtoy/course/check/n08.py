@@ -28,7 +28,14 @@ def _outside(target, source, w, interval=(0.0, np.inf)):
 
 @number(rtol=0.01)
 def how_far():
-    """How far may the target lie from a broad source before guidance leaves it?"""
+    """How far may the target lie from a broad source before guidance leaves it?
+
+    theory.gaussian_guidance gives the mean and the width of the samples. Which share lies beyond the
+    target's edges?
+
+    The edges are 2.576 target widths from the target's mean. Halve an interval of distances until a share
+    of 0.01 lies outside.
+    """
     s_T, s_S, w = 0.5, 2.0, 1.5
 
     def limit(w):
@@ -60,7 +67,12 @@ _MIXTURE = GaussianMixture(normal(3).softmax(0), 3 * normal(3, 2), _ROOT @ _ROOT
 
 @function(cases=[(_MIXTURE, 3 * normal(7, 2), sigma) for sigma in (0.3, 2.0)])
 def only_breadth(mixture, x, sigma):
-    """A guide that knows of a mixture nothing but its mean and its covariance."""
+    """A guide that knows of a mixture nothing but its mean and its covariance.
+
+    The covariance of a mixture has two parts: within its components, and between their means.
+
+    It is the sum of p_k (C_k + (m_k - m)(m_k - m)^T). A GaussianMixture of one component does the rest.
+    """
     p, means, covs = mixture.weights, mixture.means, mixture.covs
     mean = p @ means
     within = torch.einsum("k,kij->ij", p, covs)
@@ -87,7 +99,12 @@ def only_breadth(mixture, x, sigma):
 
 @choice
 def control():
-    """What two control guides say about why guidance by the ancestor helps."""
+    """What two control guides say about why guidance by the ancestor helps.
+
+    Read each column on its own. In which of the two do the guides differ?
+
+    Breadth lowers the rate of any guide. What does only the ancestor know?
+    """
     return "b", dict(
         a="that looks at one measure only; in the other one the guides differ",
         c="breadth narrows samples and moves the rate; what else could have lowered the energy distance?",
@@ -114,7 +131,13 @@ def _thrown():
 
 @number(rtol=0.06)
 def rescue():
-    """Does an interval of noise levels rescue a target far outside the source?"""
+    """Does an interval of noise levels rescue a target far outside the source?
+
+    Do what the text says: sample both moons with exact denoisers, guided up to sigma = 2, and count.
+
+    domain_guidance takes interval=(0, 2), and metrics.out_of_domain counts for one moon. Then take the
+    mean of the two.
+    """
     measured, promised = _thrown()
     return measured, {
         "nearly all leave if guidance acts at all levels, or main model and guide are swapped": (0.95, 1.0),

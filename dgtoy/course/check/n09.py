@@ -22,7 +22,12 @@ def _beyond(target, source, w=2.0):
 
 @number()
 def overshoot():
-    """By how many degrees would exact models overshoot rotated digits?"""
+    """By how many degrees would exact models overshoot rotated digits?
+
+    What is uniform from a to b has the mean (a + b) / 2 and the standard deviation (b - a) / sqrt(12).
+
+    gaussian_guidance(target, source, 2.0)[0] is where the samples end. Subtract the target's mean.
+    """
     target, source = _degrees(glyphs.target(narrow=0.2, gap=1.5)), _degrees(glyphs.World())
     nearer = _degrees(glyphs.target(narrow=0.2, gap=1.0))
     squared = [(mean, std**2) for mean, std in (target, source)]
@@ -62,7 +67,13 @@ _SIZES = ((6, 5), (8, 12), (10, 30))  # (seeds, weights)
 
 @function(cases=[(np.random.default_rng(k).normal(size=size),) for k, size in enumerate(_SIZES)])
 def fair(values):
-    """What a method is worth at its best weight, chosen on one half of the seeds and judged on the other."""
+    """What a method is worth at its best weight, chosen on one half of the seeds and judged on the other.
+
+    No seed may judge a weight that it has helped to choose.
+
+    values[::2].mean(0).argmin() is what the even rows choose; take the odd rows there. Then the other way
+    round.
+    """
     even, odd = values[::2], values[1::2]
 
     def best(half):
@@ -90,7 +101,12 @@ def fair(values):
 
 @choice
 def accident():
-    """What does guidance do to rotated digits once the fine-tune has arrived?"""
+    """What does guidance do to rotated digits once the fine-tune has arrived?
+
+    The 71 degrees were made of a shortfall and an overshoot. Which of the two is gone now?
+
+    What is left is what exact models do. Exercise 09.1 has computed it.
+    """
     return "b", dict(
         a="where it lands depends on the main model as well, and that one has changed",
         c="guidance does not know where the target ends; the handwriting shows it",
@@ -100,7 +116,12 @@ def accident():
 
 @function(cases=[(*normal(3, 4, 5), w) for w in (1.0, 1.5, 1.75, 4.0)])
 def learned(x0, D, D_pre, w):
-    """The training target whose fixed point is Domain Guidance of a given weight."""
+    """The training target whose fixed point is Domain Guidance of a given weight.
+
+    At rest D is its own training target, with the main model in the place of x0.
+
+    Try x0 + k (D - D_pre), set it equal to D, and solve for D - D_pre. Which k makes it w (x0 - D_pre)?
+    """
     step = D - D_pre
     return x0 + (1 - 1 / w) * step, {
         "with w - 1 it rests at the weight 1/(2 - w), not at w": x0 + (w - 1) * step,

@@ -7,7 +7,12 @@ from . import choice, function, normal, number
 
 @number(rtol=0.01)
 def level():
-    """The noise level sigma of a flow's time t = 0.8."""
+    """The noise level sigma of a flow's time t = 0.8.
+
+    A noisy picture of this course is x0 + sigma eps. Bring the flow's x_t into this form.
+
+    Divide x_t by 1 - t. What stands before eps?
+    """
     t = 0.8
     return t / (1 - t), {
         "that is t itself; sigma is the noise after the picture has been scaled back to its size": t,
@@ -25,7 +30,13 @@ def _velocity(x, t):
 
 @function(cases=[(_velocity, normal(4, 3), torch.tensor([0.1, 1.0, 2.5, 20.0]))])
 def denoise(velocity, x, sigma):
-    """A flow as a denoiser: D = x_t - t v(x_t, t)."""
+    """A flow as a denoiser: D = x_t - t v(x_t, t).
+
+    The network knows x_t and t, not x and sigma. Translate both.
+
+    t = sigma / (1 + sigma) and x_t = x / (1 + sigma). The clean picture lies t times the velocity before
+    x_t.
+    """
     t = sigma / (1 + sigma)
     x_t = x / (1 + sigma)[:, None]
     v = velocity(x_t, t)
@@ -47,7 +58,12 @@ def denoise(velocity, x, sigma):
 
 @choice
 def crowded():
-    """How to tell that a guided sampler loses by crowding and not by bad pictures."""
+    """How to tell that a guided sampler loses by crowding and not by bad pictures.
+
+    The Fréchet distance mixes two failings. Which two numbers tell them apart?
+
+    One asks if samples lie among true pictures, the other if true pictures lie among samples.
+    """
     return "c", dict(
         a="a classifier says whether each picture is a pizza; sixteen copies of one pizza pass as well",
         b="more samples lower the distance of every method; they do not tell why one is ahead",
@@ -58,7 +74,12 @@ def crowded():
 @number(rtol=0.01)
 def breadth():
     """By what DoG at w = 3 on sigma from 0.2 to 5 multiplies the spread in a direction in which the source
-    has width 40 and the target 20."""
+    has width 40 and the target 20.
+
+    At w = 3 the exponent is 1, so R is a ratio of two variances, each with sigma^2 added.
+
+    Compute R(0.2) / R(5) with s_T = 20 and s_S = 40.
+    """
 
     def ratio(sigma, w=3.0, s_S=40.0):
         s_T = s_S / 2

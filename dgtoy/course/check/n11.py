@@ -14,7 +14,12 @@ def _log_widths(found, view):
 
 @number()
 def as_narrow():
-    """At which weight would the samples be as narrow as the truth, if log widths fell evenly with w?"""
+    """At which weight would the samples be as narrow as the truth, if log widths fell evenly with w?
+
+    Take logarithms first and then the mean: of the widths at w = 1, at w = 2, and of the truth.
+
+    The weight is 1 + (ln at 1 - ln of the truth) / (ln at 1 - ln at 2).
+    """
     found = record("why")
     none, half, one = _log_widths(found, "features")
     latents = _log_widths(found, "latents")
@@ -39,7 +44,13 @@ _ERRORS = ((0.5, 0.4, 0.1), (0.3, 0.7, -0.2), (1.2, 0.1, 0.5))
 
 @function(cases=[(w, *rest) for w in (0.5, 1.0, 1.5, 3.0) for rest in _ERRORS])
 def error_at(w, missing, term, cosine):
-    """The mean squared error of a guided estimate, from three numbers of the figure."""
+    """The mean squared error of a guided estimate, from three numbers of the figure.
+
+    What is missing after guidance is x0 - D_c minus w - 1 times the term. Square it.
+
+    (p - q)^2 = p^2 - 2 p q + q^2, and the product of two vectors is that of their lengths times the
+    cosine.
+    """
     product = cosine * missing * term
     extra = w - 1
 
@@ -61,7 +72,12 @@ def error_at(w, missing, term, cosine):
 
 @choice
 def perfect():
-    """What guidance does to a fine-tune that has nothing left to learn."""
+    """What guidance does to a fine-tune that has nothing left to learn.
+
+    Guidance adds the difference of the two models. Is it zero once the fine-tune is perfect?
+
+    The samples without guidance are the truth now. Where does a push that narrows take them?
+    """
     return "b", dict(
         a="two exact models still differ, and guidance adds their difference, wherever it points",
         c="the slope is no constant of pictures; it is small as the unguided samples are far too broad",

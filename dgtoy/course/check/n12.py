@@ -7,7 +7,12 @@ from . import choice, function, normal, number
 
 @number(rtol=0.001)
 def price():
-    """Calls of a network for one picture in 50 steps with guidance on an interval of 20 of them."""
+    """Calls of a network for one picture in 50 steps with guidance on an interval of 20 of them.
+
+    How often is the fine-tuned network called, and how often the guide?
+
+    The fine-tuned network is called in each of the 50 steps, the guide only where guidance is on.
+    """
     steps, guided = 50, 20
     return steps + guided, {
         "those are the calls of the guide; the fine-tuned network is called in every step as well": guided,
@@ -31,7 +36,12 @@ def _guide(x, c):
     cases=[(_main, _guide, x.repeat(2, 1), torch.tensor([7.0, 7.0, 1.0, 2.0])) for x in normal(2, 2, 5)]
 )
 def halves(main, guide, x, c):
-    """What stands in for a pipeline's network: the null half to the guide, the labelled to the fine-tune."""
+    """What stands in for a pipeline's network: the null half to the guide, the labelled to the fine-tune.
+
+    The pipeline computes null + w (labelled - null). Who has to answer for the null half?
+
+    The first n rows go to the guide, the last n to the main network, and come back in this order.
+    """
     n = len(x) // 2
     null, label = (x[:n], c[:n]), (x[n:], c[n:])  # what the guide is asked, and the fine-tune
     first, last = guide(*null), main(*label)
@@ -52,7 +62,13 @@ def halves(main, guide, x, c):
 
 @choice
 def copies():
-    """What to do when a guided LoRA draws the same picture eight times."""
+    """What to do when a guided LoRA draws the same picture eight times.
+
+    Copies and saturated ink are two signs of one cause.
+
+    Without guidance the faces differ, so the LoRA has not lost its breadth. What takes it away, and at
+    which noise is a face decided?
+    """
     return "c", dict(
         a="more steps follow the same guided flow more closely; they do not make it broader",
         b="the fine-tune has not lost its breadth; without guidance the eight pictures differ",
