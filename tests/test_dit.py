@@ -29,6 +29,7 @@ from dgtoy.dit import (
     save_checkpoint,
 )
 from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
+from dgtoy.dit.network import gelu
 from dgtoy.interop import add_lora, lora_guide
 
 close = torch.testing.assert_close
@@ -477,6 +478,16 @@ def test_fast_changes_its_models_and_no_switch_of_torch():
     assert one.net is plain and type(two.net) is FusedDiT and not one.amp and not two.amp
     assert {p.dtype for m in (one, two) for p in m.net.parameters()} == {torch.bfloat16}
     assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gelu_is_that_of_pytorch_and_leaves_its_input(dtype):
+    x = torch.cat([torch.linspace(-30, 30, 2001), torch.tensor([0.0, -1e20, 1e20])]).to(dtype)
+    kept, exact = x.clone(), torch.nn.functional.gelu(x, approximate="tanh")
+    with torch.no_grad():
+        torch.testing.assert_close(gelu(x), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gelu(x), exact, rtol=0, atol=0)
+    assert torch.equal(x, kept)
 
 
 def test_fused_layers_err_less_than_bfloat16_even_with_products_in_fp8():
