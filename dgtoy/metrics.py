@@ -77,15 +77,15 @@ def thickness(x, mixture, truth):
 def energy_distance(x, y):
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, unbiased: 0 in expectation for equal laws.
 
-    x (..., n, D), y (m, D) -> (...). Raises ValueError for fewer than 2 samples, or any that is not finite.
-    Székely & Rizzo 2013.
+    x (..., n, D), y (m, D), or (..., m, D) with x's leading axes -> (...). Raises ValueError for fewer than 2
+    samples, or any that is not finite. Székely & Rizzo 2013.
     """
     x, y = _sets(x=x, y=y)
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
         raise ValueError(f"x, y hold {n}, {m} samples; expected at least 2 each")
     within = lambda a: torch.cdist(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)
-    return 2 * torch.cdist(x, y.expand(x.shape[:-2] + y.shape)).mean((-1, -2)) - within(x) - within(y)
+    return 2 * torch.cdist(x, y.expand(x.shape[:-2] + y.shape[-2:])).mean((-1, -2)) - within(x) - within(y)
 
 
 def sliced_wasserstein(x, y, directions=128, generator=None):

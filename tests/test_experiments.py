@@ -16,7 +16,7 @@ from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, recipes, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
-from dgtoy.course.experiments import NAMES, posters
+from dgtoy.course.experiments import NAMES, budget, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
 from dgtoy.course.pictures import PictureSetting
 from dgtoy.dit import EDM, DiT
@@ -49,6 +49,16 @@ SMALL = {  # what else makes an experiment small
     "exact": dict(seeds=2, points=64, steps=20),
     "posters": dict(count=1, steps=1, crowd=(14, 1), prices=(1.5,)),
     "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
+    "budget": dict(
+        stages=[(name, 8 if name != "overfitted" else 4, 4, 1e-3) for name in budget.STAGES],
+        weights=(1.5,),
+        draws=2,
+        candidates=(1.0, 1.5),
+        stretches=2,
+        fresh=16,
+        levels=(1.0, 0.1),
+    ),
+    "null_branch": dict(fresh=16),
     "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))),
     "gap": dict(gaps=(0.0, 1.0)),
     "forgetting": dict(sizes=(4, 8)),
@@ -148,6 +158,8 @@ def test_presets_have_enough_seeds(name):
         why=(2, 2),
         idea=(8, 8),
         nulls=(8, 8),
+        budget=(4, 4),
+        null_branch=(4, 4),
         photos=(4, 2),
         photos_guides=(4, 2),
         posters=(1, 1),

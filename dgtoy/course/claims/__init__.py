@@ -8,6 +8,7 @@ fixed before the runs; book/claims.md says which rules changed after a first loo
 import dataclasses
 from collections.abc import Callable
 
+from .completion import c29, c30
 from .images import c14_glyphs, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
 from .photos import c13, c14, c15, c16, c24, c25
@@ -148,6 +149,20 @@ CLAIMS = (
         "DoG works by what the pre-trained model knows, not by its breadth alone",
         "nulls",
         c22,
+        "sec. 3: argued",
+    ),
+    Claim(
+        "C29",
+        "Points for points, calibrated guidance completes an unfinished fine-tune and costs a finished one "
+        "little",
+        "budget",
+        c29,
+    ),
+    Claim(
+        "C30",
+        "The null branch levels off for want of training, not of capacity or data",
+        "null_branch",
+        c30,
         "sec. 3: argued",
     ),
     Claim(

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from ..experiments.gap import helped
+from ..experiments.gap import helped, rule_of_thumb
 from ..intervals import ratio, resampled, student
 from ..records import family, held_out, load, of_method, row, values
 from ..tradeoff import area
@@ -115,7 +115,7 @@ def closed_form(out):
     record = load("gap", out)
     found, saved, predicted = helped(record)
     helps = saved > 0  # (problems, S)
-    thumb = np.array([r["gap"] <= 0.75 * r["breadth"] for r in found])
+    thumb = rule_of_thumb(found)
     right = student(100 * (helps == predicted[:, None]).mean(0))
     simple = 100 * (helps == thumb[:, None]).mean()
     constant = 100 * max(helps.mean(), 1 - helps.mean())

@@ -11,7 +11,16 @@ import importlib
 PHOTOGRAPHS = ("photos", "photos_guides", "photos_recipes", "photos_why")
 NAMES = (
     *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "nulls", "steps", "plane"),
-    *("calibration", "images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),
+    *(
+        "calibration",
+        "budget",
+        "null_branch",
+        "images",
+        "images_gap",
+        "images_tuning",
+        "images_dogfit",
+        "images_plane",
+    ),
     *("images_guides", "images_cost", "scale", "why", "idea", "posters"),
     *PHOTOGRAPHS,
 )

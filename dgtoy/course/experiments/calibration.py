@@ -11,6 +11,7 @@ import torch
 
 from ...calibration import calibrate
 from ...guidance import cfg, domain_guidance, plane
+from ...train import Points
 from .. import plot
 from ..lab import FULL, PointConfig, methods, prepared, replace
 from ..records import caption, of_method, values
@@ -55,10 +56,10 @@ def run(config, device, progress):
     for stage, size, steps, lr in config.stages:
         setting = replace(config.setting, size=size, finetune=dict(steps=steps, lr=lr))
         pre, ft, judge = prepared(setting, device, progress)
-        fit = _by_seed(config, judge.target, ft, pre)
-        for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, _stacked(fit))]:
+        fit = by_seed(config.levels, ft, pre, fresh(config, judge.target, pre.seeds))
+        for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, stacked(fit))]:
             found.append(dict(stage=stage, method=name, w=w, **judge.judged(method)))
-        fits.append(dict(stage=stage, **_rounded(fit)))
+        fits.append(dict(stage=stage, **rounded(fit)))
     return dict(rows=found, fits=fits)
 
 
@@ -104,28 +105,38 @@ def calibrated(finetuned, pretrained, weights):
 
 def weigh_seeds(config, target, ft, pre):
     """The weights that each seed's held-out points ask for.  -> {method: lists (S, levels, 1 or 2)}"""
-    return _rounded(_by_seed(config, target, ft, pre))
+    return rounded(by_seed(config.levels, ft, pre, fresh(config, target, pre.seeds)))
 
 
-def _rounded(fit):
+def fresh(config, target, seeds):
+    """`held_out` points per class of the target for each seed.  -> Points"""
+    classes, device = range(target.num_classes), target.means.device
+
+    def drawn(seed):
+        generator = torch.Generator(device).manual_seed(300_000 + seed)
+        return torch.cat([target.given(c).sample(config.held_out, generator=generator) for c in classes])
+
+    label = torch.arange(len(classes), device=device).repeat_interleave(config.held_out)
+    return Points(torch.stack([drawn(seed) for seed in seeds]), label.expand(len(seeds), -1))
+
+
+def rounded(fit):
+    """The weights of `by_seed` as a record holds them.  -> {method: lists (S, levels, 1 or 2)}"""
     return {method: [c.weights.round(decimals=5).tolist() for c in fit[method]] for method in fit}
 
 
-def _by_seed(config, target, ft, pre):
+def by_seed(levels, ft, pre, points):
     """Each seed's own pair of networks on its own held-out points, all classes together.
     -> {method: [Calibration]}"""
     found = {}
     for k, seed in enumerate(pre.seeds):
-        generator = torch.Generator(ft.device).manual_seed(300_000 + seed)
-        parts = [target.given(c).sample(config.held_out, generator=generator) for c in range(ft.null)]
-        label = torch.arange(ft.null, device=ft.device).repeat_interleave(config.held_out)
-        fit = weigh(ft.member(k), pre.member(k), (torch.cat(parts), label), config.levels, seed)
+        fit = weigh(ft.member(k), pre.member(k), (points.x0[k], points.label[k]), levels, seed)
         for method, calibration in fit.items():
             found.setdefault(method, []).append(calibration)
     return found
 
 
-def _stacked(fit):
+def stacked(fit):
     """Each seed's weight at sigma, (S,): what guidance of an ensemble takes."""
 
     def over_seeds(calibrations, name):

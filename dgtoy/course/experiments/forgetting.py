@@ -39,30 +39,35 @@ def run(config, device, progress):
         setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
         world, null = setting.world(device), ft.denoiser(ft.null)
-        by_class = [_excess(ft.denoiser(c), world.target.given(c), config) for c in range(ft.null)]
+        measured = (setting.seeds, setting.samples, config.levels)
         errors = (
-            torch.stack(by_class).mean(0),
-            _excess(null, world.target, config),
-            _excess(null, world.source, config),
-            _excess(pre.denoiser(pre.null), world.source, config),
+            of_classes(ft.denoiser, world.target, *measured),
+            excess(null, world.target, *measured),
+            excess(null, world.source, *measured),
+            excess(pre.denoiser(pre.null), world.source, *measured),
         )
         for branch, error in zip(BRANCHES, errors, strict=True):
             yield dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()])
 
 
-def _excess(D, law, config):
-    """The excess error of denoiser D on a law, for each seed (S,), by the same
-    points and noise for all seeds."""
-    seeds, n = config.setting.seeds, config.setting.samples
+def of_classes(method, target, *measured):
+    """The excess error of a method, label -> denoiser, averaged over the classes of a target.  -> (S,)"""
+    classes = range(target.num_classes)
+    return torch.stack([excess(method(c), target.given(c), *measured) for c in classes]).mean(0)
+
+
+def excess(D, law, seeds, n, levels):
+    """E|D - D*|^2 / E|x0 - D*|^2 on n samples x0 of a law, averaged over levels, for each seed (S,), by the
+    same points and noise for all seeds."""
     generator = torch.Generator(law.means.device).manual_seed(2)
     total = 0
-    for level in config.levels:
+    for level in levels:
         x0 = law.sample(n, generator=generator)
         x = x0 + level * torch.randn(x0.shape, generator=generator, device=x0.device)
         best = law.denoise(x, level)
         error = (D(x.expand(seeds, n, 2), level) - best).square().sum(-1).mean(-1)  # (S,)
         total = total + error / (x0 - best).square().sum(-1).mean()
-    return (total / len(config.levels)).cpu()
+    return (total / len(levels)).cpu()
 
 
 def figure(record):

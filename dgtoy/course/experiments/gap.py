@@ -96,6 +96,11 @@ def helped(record):
     return found, saved, np.array([r["predicted"] < 0.01 for r in found])
 
 
+def rule_of_thumb(rows):
+    """Where a one-line rule says that DoG helps: the gap is at most 3/4 of the breadth.  -> (rows,)"""
+    return np.array([r["gap"] <= 0.75 * r["breadth"] for r in rows])
+
+
 def figure(record):
     """Maps of the out-of-domain rate that DoG saves, one for each weight, with the closed form's boundary."""
     weights = [w for w in record["config"]["weights"] if w in (1.1, 1.25, 1.5)]
