@@ -25,7 +25,7 @@ from .worlds.glyphs import World
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """How "glyphs" is made: a DiT in pixels, trained on the source."""
+    """How "glyphs" is made: a DiT in pixels, trained on the source. Its file has one byte a weight."""
 
     hidden_size: int = 192
     depth: int = 6
@@ -225,7 +225,7 @@ def _features(config, device, state, progress):
 
 def _glyphs(config, device, state, progress):
     made = pretrain(config, device=device, progress=progress)
-    return halves(made.net), dict(config=made.net.config, sigma_data=made.sigma_data)
+    return one_byte(without(made.net)), dict(config=made.net.config, sigma_data=made.sigma_data)
 
 
 def _dit(config, device, state, progress):

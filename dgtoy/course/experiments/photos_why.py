@@ -52,7 +52,7 @@ class Config(Presets):
     share: float = 0.3
     steps: int = 6
     sigma_max: float = 80.0
-    sigma_min: float = 1.0
+    sigma_min: float = 2.5
     every: int = 2
     levels: tuple = (4.0, 1.0)
     held_out: int = 4
@@ -65,14 +65,14 @@ class Config(Presets):
     def full(cls):
         return cls(
             targets=("food", "vehicles", "insects", "art7"),
-            pictures=8,
-            steps=44,  # as dense in ln sigma as 100 steps from 80 to 0.004
+            pictures=6,
+            steps=35,  # as dense in ln sigma as 100 steps from 80 to 0.004
             every=8,
             levels=(30.0, 10.0, 4.0, 1.5, 0.6, 0.2),
-            held_out=8,
-            rank=12,
+            held_out=6,
+            rank=8,  # broad directions, done at sigma_min
             reference=2000,
-            classifier=1000,
+            classifier=500,
             judged=200,
         )
 
