@@ -55,6 +55,34 @@ def noise(x0, x, sigma, sigma_d):
     return (x - x0) / sigma[:, None]
 
 
+def not_scaled(average, start, t, beta):
+    return average - beta**t * start
+
+
+def only_scaled(average, start, t, beta):
+    return average / (1 - beta**t)
+
+
+def all_of_the_start(average, start, t, beta):
+    return (average - start) / (1 - beta**t)
+
+
+def mixed_in(average, start, t, beta):
+    return (average + beta**t * start) / (1 + beta**t)
+
+
+def one_step(average, start, t, beta):
+    return (average - beta * start) / (1 - beta)
+
+
+def to_first_order(average, start, t, beta):
+    return average + beta**t * (average - start)
+
+
+def unchanged(average, start, t, beta):
+    return average
+
+
 WRONG = {
     "task": [
         (no_first_term, "first term of D is missing"),
@@ -83,7 +111,16 @@ WRONG = {
     "handed_on": [
         ("a", "remembers its points"),
         ("B", "1 in these units"),
-        ("c", "only the yardstick"),
+        ("c", "no weight"),
         ("1.4", "none of the options"),
+    ],
+    "without_start": [
+        (not_scaled, "do not add up to 1"),
+        (only_scaled, "has to be subtracted"),
+        (all_of_the_start, "you subtracted all of it"),
+        (mixed_in, "mixed more of the start in"),
+        (one_step, "after t steps"),
+        (to_first_order, "first order"),
+        (unchanged, "still in it"),
     ],
 }

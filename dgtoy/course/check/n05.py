@@ -61,15 +61,39 @@ def lag():
 
 @choice
 def handed_on():
-    """Which weight for a fine-tune that errs alike on its own points and on fresh ones?
+    """What does a fine-tune's error, alike on its own points and on fresh ones, tell about w?
 
-    Two gaps matter: from own points to fresh ones, and from fresh ones to the exact denoiser.
+    Guidance moves along one direction only, from D_pre to D_ft. What if the error points elsewhere?
 
-    The first gap is zero, so nothing was learnt by heart. The second is not: is the fine-tune too far, or
-    not far enough?
+    A size says nothing of a direction. Rule out the answers that turn a size into a weight.
     """
     return "d", dict(
         a="a fine-tune that remembers its points does better on them than on fresh ones",
-        b="a finished fine-tune has nearly the error of the exact denoiser, 1 in these units",
-        c="a guide has to know less than the main model; the exact denoiser is only the yardstick",
+        b="it has not memorised, but a finished one has nearly the exact error, 1 in these units",
+        c="a ratio of errors is no weight: it does not say in which direction the answer is wrong",
     )
+
+
+_AVERAGE, _START = normal(2, 6, 2)
+
+
+@function(cases=[(_AVERAGE, _START, t, beta) for t, beta in ((300, 0.999), (2000, 0.9999))])
+def without_start(average, start, t, beta):
+    """The average of the visited weights alone, without the weights from which training started.
+
+    After t steps the average is beta^t start plus other shares, which add up to 1 - beta^t.
+
+    Subtract the start's part, then make the other shares add up to 1 again.
+    """
+    left = beta**t  # the share of the start
+    return (average - left * start) / (1 - left), {
+        "the start is gone, but the other shares do not add up to 1 yet": average - left * start,
+        "that only scales the average; the start has to be subtracted": average / (1 - left),
+        "the share of the start is beta^t; you subtracted all of it": (average - start) / (1 - left),
+        "you mixed more of the start in": (average + left * start) / (1 + left),
+        "beta is the share that one step leaves; after t steps it is beta^t": (average - beta * start)
+        / (1 - beta),
+        "that is only the first order: the way from the start is divided by 1 - beta^t": average
+        + left * (average - start),
+        "that changes nothing: the start is still in it": average,
+    }

@@ -12,6 +12,7 @@ UNFINISHED = (BEGUN, CLASSES)
 
 
 def energy(record, stage, method, w="calibrated"):
+    """A method's energy distance at a stage, by seed.  -> (S,)"""
     return values(record, "energy", stage=stage, method=method, w=w)
 
 
