@@ -170,6 +170,13 @@ CLAIMS = (
         c25,
     ),
     Claim(
+        "C28",
+        "Another guide gains more than another update: no relative of CFG or DoG reaches the blurred self's "
+        "trade-off",
+        "relatives",
+        c28,
+    ),
+    Claim(
         "C18 images",
         "Small images: held-out calibration finds the weight without a search",
         "images_plane",

@@ -10,7 +10,19 @@ import importlib
 # need packed photographs, see `worlds.photos`
 PHOTOGRAPHS = ("photos", "photos_guides", "photos_recipes", "photos_why")
 NAMES = (
-    *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "nulls", "steps", "plane"),
+    *(
+        "exact",
+        "transfer",
+        "size",
+        "forgetting",
+        "dropout",
+        "gap",
+        "guides",
+        "nulls",
+        "relatives",
+        "steps",
+        "plane",
+    ),
     *("calibration", "images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),
     *("images_guides", "images_cost", "scale", "why", "idea", "posters"),
     *PHOTOGRAPHS,
