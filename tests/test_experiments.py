@@ -274,6 +274,8 @@ def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     least = (
         8
         if path.stem == "nulls"
+        else 16
+        if path.stem == "relatives"
         else 1
         if path.stem == "posters"
         else 64

@@ -12,6 +12,7 @@ from .images import c14_glyphs, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
 from .photos import c13, c14, c15, c16, c24, c25
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
+from .relatives import c28
 from .scale import c20
 
 

@@ -5,7 +5,6 @@ is defined for it. Two methods choose their own weights on held-out points: `sel
 """
 
 import dataclasses
-import math
 import time
 
 import torch
@@ -16,8 +15,8 @@ from ...samplers import euler
 from .. import cache, plot, rivals
 from ..intervals import ratio
 from ..lab import PointSetting, Presets, prepared, weaker_self
-from ..records import caption, family, record
-from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
+from ..records import caption, family, held_out, record, values
+from ..tradeoff import CONTRACTION, area, with_contraction
 from .nulls import label_free, placed
 from .panels import frame
 
@@ -30,7 +29,7 @@ class Config(Presets):
     """`worlds`, `stages`, `since`: as in `nulls`. `levels`, `choice`, `held_out` points per class: of
     self-consistent weights."""
 
-    setting: PointSetting = PointSetting(layout=None, samples=128, steps=48)
+    setting: PointSetting = PointSetting(layout=None, samples=128, steps=32)
     worlds: tuple = (("moons", "moons", 0.0, 1.0),)
     stages: tuple = (("class unfinished", 300, 1e-4), ("finished", 5000, 1e-3))
     since: tuple = (0,)
@@ -42,44 +41,38 @@ class Config(Presets):
     @classmethod
     def full(cls):
         """For one core of a CPU: a quarter of an hour."""
-        setting = PointSetting(seeds=16, layout=None, samples=256, steps=48)
+        setting = PointSetting(seeds=16, layout=None, samples=256, steps=32)
         worlds = (("moons", "moons", 0.0, 1.0), ("spirals", "spirals", 0.0, 1.0))
         return cls(setting, worlds, since=(0, 1), weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=256)
 
 
 def keys(config):
-    """The cells: world, stage, method."""
+    """The cells: world, stage."""
     for (world, *_), since in zip(config.worlds, config.since, strict=True):
         for stage, *_ in config.stages[since:]:
-            for name in ("none", *OF_POINTS, *OWN_WEIGHTS):
-                yield world, stage, name
+            yield world, stage
 
 
-def cell(config, device, world, stage, name, seeds):
-    """The rows of one method. seeds: how many, since a cell holds them all."""
+def cell(config, device, world, stage, seeds):
+    """The rows of every method. seeds: how many, since a cell holds them all."""
     setting = placed(config, world, stage)
     pre, ft, judge = prepared(setting, device)
+    models = rivals.Models(
+        ft, pre, weaker_self(setting, device), half_way(ft, pre), setting.sigmas(), axes=(-1,)
+    )
     found = []
-    for w, method in _weighed(name, config, setting, pre, ft, judge, device):
+
+    def judged(name, w, method):
         score = judge.judged(method, sampler=euler)
         found.append(dict(world=world, stage=stage, method=name, w=w, **score))
-    return found
 
-
-def _weighed(name, config, setting, pre, ft, judge, device):
-    """A method at each of its weights: (w, label -> denoiser)."""
-    if name == "none":
-        yield 1.0, ft.denoiser
-    elif name in OWN_WEIGHTS:
-        guide = label_free(ft if OWN_WEIGHTS[name] == "CFG" else pre)
-        own = [consistent(config, judge.target, ft, pre, name, y) for y in range(ft.null)]
-        yield "found", lambda y: guided(ft.denoiser(y), guide(y), own[y])
-    else:
-        between = half_way(ft, pre)
-        weaker, sigmas = weaker_self(setting, device), setting.sigmas()
-        models = rivals.Models(ft, pre, weaker, between, sigmas, axes=(-1,))
+    judged("none", 1.0, ft.denoiser)
+    for name in OF_POINTS:
         for w in config.weights:
-            yield w, rivals.method(name, models, w)
+            judged(name, w, rivals.method(name, models, w))
+    for name in OWN_WEIGHTS:
+        judged(name, "found", _self_consistent(config, judge.target, ft, pre, name))
+    return found
 
 
 def half_way(ft, pre, share=0.5):
@@ -96,18 +89,24 @@ def half_way(ft, pre, share=0.5):
     return mixed
 
 
+def _self_consistent(config, target, ft, pre, name):
+    """Guidance with each seed's self-consistent weight for each label: label -> denoiser."""
+    guide = label_free(ft if OWN_WEIGHTS[name] == "CFG" else pre)
+    own = [consistent(config, target, ft, pre, name, label) for label in range(ft.null)]
+    return lambda y: guided(ft.denoiser(y), guide(y), own[y])
+
+
 def consistent(config, target, ft, pre, name, label):
     """Each seed's self-consistent weight for a label, stacked: sigma -> (S,)."""
+    levels, choice = torch.tensor(config.levels), torch.tensor(config.choice, device=ft.device)
     of_seeds = []
     for k, seed in enumerate(pre.seeds):
-        generator = torch.Generator(ft.device).manual_seed(300_000 + 1_000 * label + seed)
-        data = target.given(label).sample(config.held_out, generator=generator)
+        g = torch.Generator(ft.device).manual_seed(300_000 + 1_000 * label + seed)
+        data = target.given(label).sample(config.held_out, generator=g)
         tuned = ft.member(k)
-        guide = tuned if OWN_WEIGHTS[name] == "CFG" else pre.member(k)
-        main, other = tuned.denoiser(label), guide.denoiser(guide.null)
-        choice = torch.tensor(config.choice, device=ft.device)
-        levels = torch.tensor(config.levels)
-        of_seeds.append(relatives.self_consistent(main, other, data, levels, choice, generator=generator))
+        other = tuned if OWN_WEIGHTS[name] == "CFG" else pre.member(k)
+        main, guide = tuned.denoiser(label), other.denoiser(other.null)
+        of_seeds.append(relatives.self_consistent(main, guide, data, levels, choice, generator=g))
     return lambda sigma: torch.stack([w(sigma) for w in of_seeds])
 
 
@@ -138,9 +137,10 @@ def left(record, method, cost="energy", **where):
 
 
 def apart(record, method, **where):
-    """A method's energy distance at its own weight, chosen on other seeds.  -> (S,)"""
-    curve = family(record, method, **where)
-    return at_own_weight(curve, "energy", minimize="energy", budget=math.inf)["energy"]
+    """A method's energy distance at its own weight: its own choice, or that of other seeds.  -> (S,)"""
+    if method in OWN_WEIGHTS:
+        return values(record, "energy", method=method, **where)
+    return held_out(family(record, method, **where), "energy")
 
 
 COLUMNS = {  # what is compared, in which stage: its title, the axis, and the measure by seed
