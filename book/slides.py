@@ -65,12 +65,18 @@ MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=Tru
 
 
 def picture(renderer, tokens, i, options, env):
-    """A picture that a notebook links to, inside the slide, which has to stand alone."""
-    held = io.BytesIO()
+    """A picture or animation that a notebook links to, inside the slide, which has to stand alone."""
     path = pathlib.Path(__file__).parents[1] / "notebooks" / tokens[i].attrs["src"]
+    kind, data = ("gif", path.read_bytes()) if path.suffix == ".gif" else ("jpeg", as_jpeg(path))
+    code, alt = base64.b64encode(data).decode(), html.escape(tokens[i].content)
+    return f'<img alt="{alt}" src="data:image/{kind};base64,{code}">'
+
+
+def as_jpeg(path):
+    """A picture in fewer bytes."""
+    held = io.BytesIO()
     Image.open(path).convert("RGB").save(held, "jpeg", quality=85)
-    code, alt = base64.b64encode(held.getvalue()).decode(), html.escape(tokens[i].content)
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{code}">'
+    return held.getvalue()
 
 
 MARKDOWN.add_render_rule("image", picture)

@@ -115,7 +115,7 @@ def _run(name, args):
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 
-# claims, notebooks, assignments, photos, weights, bench, badges
+# claims, notebooks, assignments, animation, photos, weights, bench, badges
 
 
 def _device(parser):
@@ -193,6 +193,20 @@ def assignments(args):
     from .assignments import write
 
     print("\n".join(f"wrote {path}" for path in write(args.names, args.out)))
+
+
+def _animation_options(parser):
+    _folder(parser, "--out", "the file", "figures/flow.gif")
+
+
+def animation(args):
+    """Draw the animation of notebook 00: four ways to sample, from the same noise to the moons."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from .animation import write
+
+    print(f"wrote {write(args.out)}")
 
 
 def _photos_options(parser):
@@ -279,6 +293,7 @@ COMMANDS = {
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
     "assignments": (_assignments_options, assignments),
+    "animation": (_animation_options, animation),
     "photos": (_photos_options, photos),
     "weights": (_weights_options, weights),
     "bench": (_bench_options, bench),
