@@ -9,6 +9,7 @@ fine-tunes, target by target. A headline over targets is an interval over those 
 import numpy as np
 
 from ..experiments import photos_guides, photos_recipes
+from ..experiments.photos import own
 from ..intervals import LOGS, ratio, student
 from ..records import family, held_out, values
 from .finding import over_seeds
@@ -16,11 +17,6 @@ from .finding import over_seeds
 OUTSIDE = "art7"
 W = 1.5  # the weight of the paper
 BROAD = ("weaker self", "self, blurred", "Gaussian")  # guides that know nothing of the source's pictures
-
-
-def own(record, method, target, metric=None):
-    """A metric of a method at the weight of the least Fréchet distance on other fine-tunes.  -> (S,)"""
-    return held_out(family(record, method, target=target), "frechet", metric)
 
 
 def against(record, method, rival, target):

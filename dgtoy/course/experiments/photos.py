@@ -15,7 +15,7 @@ from ..lab import Presets, methods, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
 from ..photos import chosen, finetuned
 from ..pictures import tenth
-from ..records import family
+from ..records import family, held_out
 from .panels import frame, over_weights, unguided
 from .runs import in_cells, merged
 
@@ -46,7 +46,7 @@ class Config(Presets):
 
     @classmethod
     def full(cls):
-        recipe = replace(PhotoSetting().finetune, steps=2000, batch=128, lr=3e-4, betas=(0.9, 0.95), clip=1.0)
+        recipe = replace(PhotoSetting().finetune, steps=2000, batch=128, lr=1e-4, betas=(0.9, 0.95), clip=1.0)
         return cls(
             PhotoSetting(seeds=4, size=None, samples=1000, finetune=recipe),
             targets=("food", "vehicles", "insects", "caltech101", "food10", "art7"),
@@ -89,6 +89,11 @@ def _results(config, device, found):
 
 
 compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets], _results)
+
+
+def own(record, method, target, metric=None):
+    """A metric of a method at the weight of the least Fréchet distance on other fine-tunes.  -> (S,)"""
+    return held_out(family(record, method, target=target), "frechet", metric)
 
 
 def figure(record):
