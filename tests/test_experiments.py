@@ -159,6 +159,7 @@ def test_presets_have_enough_seeds(name):
         relatives=(16, 8),
         photos=(4, 2),
         photos_guides=(4, 2),
+        photos_recipes=(4, 2),
         posters=(1, 1),
     )
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))

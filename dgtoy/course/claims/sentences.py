@@ -171,7 +171,7 @@ def photographs(out):
         "checkpoint guides about as well:** each method at its own weight, DoG's Fréchet distance lies below "
         f"CFG's by {', '.join(less)}, and {100 * (relative[OUTSIDE][0] - 1):.0f}% above it on paintings "
         f"({len(record['seeds'])} fine-tunes each); it is between {100 * (1 - min(weaker)):.0f}% below and "
-        f"{100 * (max(weaker) - 1):.0f}% above that of autoguidance. Inside the source precision rises "
+        f"{100 * (max(weaker) - 1):.0f}% above that of autoguidance; inside the source precision rises "
         f"{mean('precision')} and recall falls {mean('recall')} {_source(record, '10_photographs')}."
     )
 
