@@ -134,6 +134,7 @@ def figure(record):
         for ax, by_guide in zip(axes, left.values(), strict=True):
             compare(ax, GUIDES, by_guide)
             ax.set(xlim=(0, None), xlabel="share of samples outside")
+            ax.locator_params(axis="x", nbins=5)
         axes[-1].set_xlabel(plot.NAMES["energy"])
     return fig
 

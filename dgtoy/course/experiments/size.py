@@ -14,7 +14,7 @@ from ..lab import FULL, PointConfig, methods, prepared, replace
 from ..records import caption, family
 from ..tradeoff import area, at_own_weight
 from .forgetting import excess
-from .panels import frame
+from .panels import frame, level
 from .runs import recorded
 
 
@@ -106,9 +106,9 @@ def figure(record):
     """What DoG and CFG gain, by both measures, and how far samples lie from the training points."""
     config = record["config"]
     titles = (
-        "The share of outliers removed\nat equal cost in match",
-        "How much closer to fresh points\nthe best weight comes",
-        "Distance to the training points\n(1: as fresh samples)",
+        "With fewer points guidance\nremoves fewer of the outliers",
+        "DoG comes no closer to fresh\npoints; CFG does with many",
+        "Guided samples lie nearer\nto the training points",
     )
     with frame(titles, (15, 5), caption(record)) as (fig, axes):
         for method in ("CFG", "DoG"):
@@ -117,7 +117,10 @@ def figure(record):
         for method in ("none", "CFG", "DoG"):
             own = [at_own_weight(of_size(record, method, s), "nearest")["nearest"] for s in config["sizes"]]
             plot.sweep(axes[2], config["sizes"], own, method)
-        axes[2].axhline(1, color="black", linewidth=1)
+        axes[0].set_ylabel("share of outliers removed, over all w")
+        axes[1].set_ylabel("fall of the energy distance, own w")
+        axes[2].set_ylabel("distance, 1 for fresh samples")
+        level(axes[2], 1)
         for ax in axes:
             ax.set(xscale="log", xlabel="target points per class")
         axes[2].legend(fontsize=11)
