@@ -105,7 +105,7 @@ CLAIMS = (
     Claim("C14", "Photographs far from the source, paintings: DoG harms where CFG does not", "photos", c14),
     Claim(
         "C14 glyphs",
-        "Small images far from the source: DoG overshoots and harms; inside, the closed form tells which "
+        "Small images: outside the source DoG overshoots the style; inside, the closed form tells which "
         "directions sharpen",
         "images_gap",
         c14_glyphs,

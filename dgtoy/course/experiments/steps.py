@@ -72,6 +72,6 @@ def figure(record):
             ax.set_xticks([], minor=True)
         axes[0].set(ylabel="share left outside, over the trade-off", yscale="log", ylim=(3e-4, 1.2))
         axes[0].legend(loc="upper right", fontsize=11)
-        title = "DoG overtakes CFG once the sampler has converged; from 8 steps on the blurred self leads both"
+        title = "DoG overtakes CFG once the sampler has converged; the blurred self leads from 8 steps on"
         fig.suptitle(title, fontweight="bold", x=0.01, ha="left")
     return fig
