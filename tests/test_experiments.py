@@ -160,6 +160,7 @@ def test_presets_have_enough_seeds(name):
         photos=(4, 2),
         photos_guides=(4, 2),
         photos_recipes=(4, 2),
+        photos_plane=(4, 2),
         posters=(1, 1),
     )
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))

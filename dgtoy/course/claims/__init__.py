@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from .images import c14_glyphs, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
-from .photos import c13, c14, c15, c16, c24, c25
+from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
 from .relatives import c28
 from .scale import c20
@@ -176,6 +176,24 @@ CLAIMS = (
         "trade-off",
         "relatives",
         c28,
+    ),
+    Claim(
+        "C17 photos",
+        "Photographs: DogFit, one call a step, keeps what guidance gives",
+        "photos_plane",
+        c17_photos,
+    ),
+    Claim(
+        "C18 photos",
+        "Photographs: weights from held-out pictures beat training on those pictures, and need no search",
+        "photos_plane",
+        c18_photos,
+    ),
+    Claim(
+        "C19 photos",
+        "Photographs: a point off both lines of the plane beats CFG and DoG at once",
+        "photos_plane",
+        c19_photos,
     ),
     Claim(
         "C18 images",

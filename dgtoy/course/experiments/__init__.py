@@ -8,7 +8,7 @@ into cells that are kept one by one, `compute(config, device, part)` does a shar
 import importlib
 
 # need packed photographs, see `worlds.photos`
-PHOTOGRAPHS = ("photos", "photos_guides", "photos_recipes", "photos_why")
+PHOTOGRAPHS = ("photos", "photos_guides", "photos_plane", "photos_recipes", "photos_why")
 NAMES = (
     *(
         "exact",
