@@ -7,6 +7,7 @@ network.
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import shutil
@@ -49,7 +50,11 @@ GROUPS = {
     "Diffusion transformers": ("dit", "vp", "pipeline", "interop"),
     "The course": ("course", *(f"course.{name}" for name in COURSE)),
 }
-TABLES = {"findings": report.sentences, "modules": lambda figures: module_table()}  # what only the site shows
+TABLES = {  # what only the site shows
+    "findings": report.sentences,
+    "modules": lambda figures: module_table(),
+    "cards": lambda figures: cards(),
+}
 
 
 def copy(path, to):
@@ -85,6 +90,18 @@ def lay_out():
     package = pathlib.Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
     for part in MATHJAX:
         copy(package / "static" / "mathjax" / part, SOURCE / "_static" / "mathjax" / part)
+
+
+def cards():
+    """The cards that end the notebooks, each under a title that leads there."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            card = re.search(r"^\| Card \d\d \|(.*)\|\n((\|.*\n?)+)", "".join(cell["source"]), re.MULTILINE)
+            if card:
+                title = f"[{card[1].strip()}](notebooks/{path.name})"
+                found.append(f"| {path.stem[:2]} | {title} |\n{card[2].rstrip()}")
+    return "\n\n".join(found)
 
 
 def modules(name):
