@@ -81,15 +81,25 @@ def lay_out():
     slides.write(
         sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides"
     )  # _extra goes into the site as it is
-    if (BOOK / "explorable" / "index.html").exists():
-        shutil.copytree(
-            BOOK / "explorable",
-            SOURCE / "_extra" / "explorable",
-            ignore=shutil.ignore_patterns("*.py", "__pycache__"),
-        )
+    lay_out_explorable(SOURCE / "_extra" / "explorable")
     package = pathlib.Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
     for part in MATHJAX:
         copy(package / "static" / "mathjax" / part, SOURCE / "_static" / "mathjax" / part)
+
+
+def lay_out_explorable(folder):
+    """The page to play with, which in the book links back to the course."""
+    shutil.copytree(BOOK / "explorable", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    notebooks = [path.stem for path in sorted((ROOT / "notebooks").glob("0[03478]_*.ipynb"))]
+    places = [f'<a href="../notebooks/{stem}.html">{stem[:2]}</a>' for stem in notebooks]
+    links = (
+        f'<p class="small">Part of <a href="../index.html">the course</a>: notebooks {", ".join(places)}.</p>'
+    )
+    page = folder / "index.html"
+    text, count = re.subn("<!-- links to the course.* -->", links, page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{page} holds {count} places for links to the course; expected 1")
+    page.write_text(text, encoding="utf-8")
 
 
 def cards():

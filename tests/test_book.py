@@ -186,6 +186,21 @@ def test_the_landing_page_shows_the_picture_and_the_findings():
 
 
 @built
+def test_the_page_of_cards_holds_the_card_of_every_notebook():
+    with_card = [p for p in NOTEBOOKS if re.search(r"\| Card \d\d \|", p.read_text())]
+    page = parsed("cards.html")
+    linked = [link for link in page.links if link.startswith("notebooks/")]
+    assert len(with_card) > 4 and {f"notebooks/{p.stem}.html" for p in with_card} <= set(linked)
+    assert " ".join(page.text).count("Use it") == len(with_card)
+
+
+@built
+def test_the_page_to_play_with_links_back_to_the_course():
+    links = parsed("explorable/index.html").links
+    assert "../index.html" in links and sum(link.startswith("../notebooks/") for link in links) == 5
+
+
+@built
 def test_the_map_names_every_module_with_its_job():
     page = parsed("modules.html")
     linked = {link.split("#module-")[1] for link in page.links if "#module-" in link}
