@@ -52,7 +52,7 @@ SMALL = {  # what else makes an experiment small
     "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))),
     "gap": dict(gaps=(0.0, 1.0)),
     "forgetting": dict(sizes=(4, 8)),
-    "size": dict(sizes=(4, 8)),
+    "size": dict(sizes=(4, 8), stages=(4, 8)),
     "steps": dict(steps=(2, 3)),
     "nulls": dict(
         setting=replace(TINY, layout=None),

@@ -39,18 +39,18 @@ def run(config, device, progress):
         setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
         world, null = setting.world(device), ft.denoiser(ft.null)
-        by_class = [_excess(ft.denoiser(c), world.target.given(c), config) for c in range(ft.null)]
+        by_class = [excess(ft.denoiser(c), world.target.given(c), config) for c in range(ft.null)]
         errors = (
             torch.stack(by_class).mean(0),
-            _excess(null, world.target, config),
-            _excess(null, world.source, config),
-            _excess(pre.denoiser(pre.null), world.source, config),
+            excess(null, world.target, config),
+            excess(null, world.source, config),
+            excess(pre.denoiser(pre.null), world.source, config),
         )
         for branch, error in zip(BRANCHES, errors, strict=True):
             yield dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()])
 
 
-def _excess(D, law, config):
+def excess(D, law, config):
     """The excess error of denoiser D on a law, for each seed (S,), by the same
     points and noise for all seeds."""
     seeds, n = config.setting.seeds, config.setting.samples

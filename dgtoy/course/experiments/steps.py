@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
-from ..lab import FULL, PointConfig, methods, on_own_sources, prepared
+from ..lab import FULL, PointConfig, methods, on_own_sources, prepared, replace
 from ..records import caption, rows
 from .panels import curve, frame
 from .runs import recorded
@@ -21,10 +21,13 @@ class Config(PointConfig):
     samplers: tuple = tuple(SAMPLERS)
     steps: tuple = (8, 32)
     weights: tuple = (1.25,)
+    names: tuple = ("none", "CFG", "DoG", "blurred self")
+    b: float = 0.4  # of the blurred self
 
     @classmethod
     def full(cls):
-        return cls(FULL, steps=(4, 8, 16, 32, 64, 128))
+        finished = replace(FULL, finetune=dict(steps=5000))
+        return cls(finished, steps=(4, 8, 16, 32, 64, 128), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
 
     @classmethod
     def replica(cls):
@@ -37,7 +40,7 @@ def run(config, device, progress):
     pre, ft, judge = prepared(config.setting, device, progress)
     for sampler in config.samplers:
         for steps in config.steps:
-            for name, w, method in methods(ft, pre, config.weights):
+            for name, w, method in methods(ft, pre, config.weights, config.names, b=config.b):
                 options = _noise(config.setting, device) if sampler == "ancestral" else {}
                 score = judge.judged(method, sampler=SAMPLERS[sampler], steps=steps, **options)
                 yield dict(sampler=sampler, steps=steps, method=name, w=w, **score)
