@@ -83,7 +83,7 @@ CLAIMS = (
         "guides",
         c10,
     ),
-    Claim("C11", "The gain grows as target data shrinks", "size", c11),
+    Claim("C11", "The gain grows as target data shrinks, and no samples are copies", "size", c11),
     Claim("C12", "The ordering holds across samplers and numbers of steps", "steps", c12),
     Claim(
         "C18",
