@@ -140,8 +140,7 @@ def figure(record):
 
 def _curve(record, guide, stage="finished"):
     """A guide's rows over w, that of no guidance first."""
-    none = rows(record, stage=stage, guide="none")
-    return none if guide == "none" else none + rows(record, stage=stage, guide=guide)
+    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
 
 
 def _completed(record, guide):

@@ -7,7 +7,7 @@ import torch
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
 from ..lab import FULL, PointConfig, methods, on_own_sources, prepared, replace
-from ..records import caption, family, rows
+from ..records import caption, family
 from ..tradeoff import area
 from .panels import frame
 from .runs import recorded
@@ -54,8 +54,7 @@ def _noise(setting, device):
 
 def left(record, method, **where):
     """The share of samples outside that a method leaves over its whole trade-off.  -> (S,)"""
-    found = family(record, method, **where) if method != "none" else rows(record, method="none", **where)
-    return area(found)
+    return area(family(record, method, **where))
 
 
 def figure(record):
