@@ -4,9 +4,19 @@ import dataclasses
 
 import torch
 
+from .. import shipped
 from ..interop import add_lora
 from ..pipeline.finetune import averaged
 from .worlds import photos
+
+SECOND = "build/second"  # the folder of the second pre-trained model, which `weights --second` makes
+
+
+def pretrained(base, device="cpu"):
+    """What is fine-tuned: a network that ships, by name, or the "photos64" of another folder.  -> Flow"""
+    if base in shipped.NAMES:
+        return shipped.load(base, device)
+    return shipped.load("photos64", device, base)
 
 
 def chosen(setting, seed):

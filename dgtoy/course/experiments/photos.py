@@ -8,12 +8,11 @@ import dataclasses
 
 import numpy as np
 
-from ... import shipped
 from ...guidance import blurred, guided
 from .. import plot
 from ..lab import Presets, methods, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned
+from ..photos import SECOND, chosen, finetuned, pretrained
 from ..pictures import tenth
 from ..records import family, held_out
 from .panels import frame, over_weights, unguided
@@ -28,7 +27,7 @@ IN_PROPORTION = "self blurred in proportion"
 class Config(Presets):
     """targets: of `worlds.photos.TARGETS`. weights: of every guide; those of `narrow` on the interval.
 
-    base: what is fine-tuned, of `shipped.NAMES`. b: width of the blurred self, in units of pixels in
+    base: what is fine-tuned, see `pretrained`. b: width of the blurred self, in units of pixels in
     [-1, 1]. share: b / sigma of the one that is blurred in proportion to the noise. interval: noise levels
     sigma within which the guides of `narrow` are on.
     """
@@ -54,6 +53,10 @@ class Config(Presets):
             narrow=(1.5, 2.0, 3.0, 4.5),
         )
 
+    @classmethod
+    def replica(cls):
+        return replace(cls.full(), base=SECOND)
+
 
 def widened(D, share):
     """D's density blurred in proportion to the noise: `blurred` by b = share sigma at every noise level."""
@@ -63,7 +66,7 @@ def widened(D, share):
 def _cell(config, device, target, seed):
     """Rows of target, method and w, with each metric."""
     setting, last = replace(config.setting, domain=target), config.setting.finetune.steps
-    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
     judge.learnt_from(chosen(setting, seed))
     kept = finetuned(setting, seed, pre, at=(tenth(last),))
     tuned, weaker, pre = (net.compile() for net in (kept[last], kept[tenth(last)], pre))

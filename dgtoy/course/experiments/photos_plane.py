@@ -9,14 +9,13 @@ import dataclasses
 import numpy as np
 import torch
 
-from ... import shipped
 from ...guidance import domain_guidance
 from ...pipeline.finetune import DogFit
 from ...relatives import self_consistent
 from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned
+from ..photos import chosen, finetuned, pretrained
 from ..records import best, caption, merge, rows, values
 from ..worlds import photos
 from . import plane
@@ -67,7 +66,7 @@ class Config(Presets):
 def _cell(config, device, target, seed):
     """rows of target, stage, method, a, b, with each metric; fits: the calibrated weights of every stage."""
     setting = replace(config.setting, domain=target, finetune=dict(steps=config.stages[-1]))
-    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
     every = chosen(setting, seed)
     judge.learnt_from(every)
     rest, apart = divided(every, config.share, seed)
