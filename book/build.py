@@ -17,7 +17,7 @@ import slides
 from sphinx.cmd.build import main as sphinx
 
 import dgtoy
-from dgtoy.course.claims import report
+from dgtoy.course.claims import cited, report
 
 BOOK = pathlib.Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -54,6 +54,7 @@ TABLES = {  # what only the site shows
     "findings": report.sentences,
     "modules": lambda figures: module_table(),
     "cards": lambda figures: cards(),
+    "cited": lambda figures: cited.table(figures, ROOT / "notebooks"),
 }
 
 

@@ -353,6 +353,20 @@ def test_the_page_asks_nobody_for_anything():
     assert not [name for name in named if not name.startswith("data:") and not (PAGE / name).is_file()]
 
 
+def test_settings_that_notebooks_link_to_are_the_page_s_own():
+    links = [
+        (path.stem[:2], preset)
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+        for preset in re.findall(r'explorable/index\.html#?([^"\\]*)', path.read_text(encoding="utf-8"))
+    ]
+    assert {"00", "02", "03", "04"} <= {n for n, _ in links}
+    start = re.search(r"START = \{(.*?)\};", (PAGE / "flow.js").read_text(), re.S)[1]
+    known, words = set(re.findall(r"(\w+): ", start)), ("moons", "gaussians", "null", "blur")
+    for n, preset in links:
+        for key, value in (pair.split("=") for pair in preset.split("&") if pair):
+            assert key in known and (value in words or math.isfinite(float(value))), (n, preset)
+
+
 # the page in a browser
 
 
