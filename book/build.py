@@ -37,7 +37,7 @@ COURSE = (
 )
 GROUPS = {
     "The exact world": ("gmm", "theory"),
-    "Guidance and sampling": ("guidance", "relatives", "calibration", "samplers", "metrics"),
+    "Guidance and sampling": ("guidance", "relatives", "calibration", "samplers", "likelihood", "metrics"),
     "Networks and training": (
         "nets",
         "train",
