@@ -266,6 +266,11 @@ def weights(args):
 
 def _bench_options(parser):
     parser.add_argument(
+        "--pipelines",
+        action="store_true",
+        help="instead: what guidance costs in a text-to-image pipeline, of SDXL's size on a CUDA device",
+    )
+    parser.add_argument(
         "--commands",
         action="store_true",
         help="instead: time `make run` and `make test` from an empty cache into OUT/notebooks.json",
@@ -281,6 +286,8 @@ def bench(args):
 
     if args.commands:
         print(books.time_commands(args.out))
+    elif args.pipelines:
+        print(benchmarks.refresh_pipelines(args.out, environment.device(args.device)))
     else:
         print(benchmarks.refresh(args.out, environment.device(args.device)))
 
