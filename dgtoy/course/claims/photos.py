@@ -54,7 +54,7 @@ def c13(record):
         "Fréchet distance of DoG relative to CFG, each at its own w; geometric mean over targets",
         parts,
         f"by target {_listed(cfg)}; both at w = {W:g} {_listed(paper)}",
-        f"{LOGS}, over {len(targets)} targets;",
+        f"{LOGS} over {len(targets)} targets; by target",
     )
 
 
@@ -74,7 +74,7 @@ def c14(record):
         found[f"w = {W:g}"],
         f"Fréchet distance of DoG at w = {W:g} on paintings, relative to no guidance",
         parts,
-        f"{_listed(found)}; CFG at {_listed({f'w = {W:g}': rival})}",
+        f"DoG at {_listed(found)}; CFG at {_listed({f'w = {W:g}': rival})}",
         LOGS,
     )
 
@@ -100,7 +100,7 @@ def c15(record):
         parts,
         f"after {first} steps {_listed({g: found[g, first] for g in guides})}; "
         f"after {last} {_listed({g: found[g, last] for g in guides})}",
-        f"{LOGS}, over {len(config['targets'])} targets;",
+        f"{LOGS} over {len(config['targets'])} targets; by target",
     )
 
 
@@ -129,7 +129,7 @@ def c24(record):
         f"Fréchet distance of CFG with a well-trained null relative to CFG as it is, after {last} steps",
         parts,
         f"by target {_listed(better)}; relative to DoG {_listed(level)}",
-        f"{LOGS}, over {len(config['targets'])} targets;",
+        f"{LOGS} over {len(config['targets'])} targets; by target",
     )
 
 
