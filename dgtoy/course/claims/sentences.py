@@ -7,7 +7,7 @@ import numpy as np
 from ..experiments.gap import helped
 from ..intervals import ratio, resampled, student
 from ..records import family, held_out, load, of_method, row, values
-from ..tradeoff import area
+from ..tradeoff import CONTRACTION, area, with_contraction
 from .nulls import SELF, WIDE, against, at_equal_thickness, first
 from .photos import OUTSIDE, own
 from .photos import against as on_photographs
@@ -81,15 +81,17 @@ def price(out):
 
 
 def weaker_self(out):
-    """Autoguidance against DoG over the whole trade-off, and what equal w makes of it."""
+    """Autoguidance against DoG over the whole trade-off, by either cost, and what equal w makes of it."""
     record, w = load("guides", out), 1.25
-    curve = lambda guide: of_guide(record, guide, "finished")
-    fewer = fewer_outside(curve("weaker self"), curve("ancestor"))
+    weaker, dog = (with_contraction(of_guide(record, g, "finished")) for g in ("weaker self", "ancestor"))
+    fewer = fewer_outside(weaker, dog)
+    as_thick = ratio(*(area(c, cost="contraction", reach=CONTRACTION) for c in (weaker, dog)))
     at = lambda guide: 100 * np.mean(row(record, stage="finished", guide=guide, w=w)["out_of_domain"])
     return (
-        "**Equal weight flatters DoG:** on the same points, guidance by a weaker copy of the fine-tune "
+        "**Equal weight flatters DoG:** on finished fine-tunes, guidance by a weaker copy of the fine-tune "
         f"(autoguidance) leaves {_span(fewer, '.0f', '%')} fewer outside than DoG for the same rise in "
-        f"energy distance, though {at('weaker self'):.1f}% against {at('ancestor'):.1f}% at equal w = {w} "
+        f"energy distance, though {at('weaker self'):.1f}% against {at('ancestor'):.1f}% at equal w = {w}; "
+        f"at an equal loss of thickness it leaves {_span(as_thick, '.2f')} times as many "
         f"{_source(record, '08_when_it_fails')}."
     )
 
