@@ -7,6 +7,7 @@ network.
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import shutil
@@ -16,7 +17,7 @@ import slides
 from sphinx.cmd.build import main as sphinx
 
 import dgtoy
-from dgtoy.course.claims import report
+from dgtoy.course.claims import cited, report
 
 BOOK = pathlib.Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -36,7 +37,7 @@ COURSE = (
 )
 GROUPS = {
     "The exact world": ("gmm", "theory"),
-    "Guidance and sampling": ("guidance", "relatives", "calibration", "samplers", "metrics"),
+    "Guidance and sampling": ("guidance", "relatives", "calibration", "samplers", "likelihood", "metrics"),
     "Networks and training": (
         "nets",
         "train",
@@ -49,7 +50,12 @@ GROUPS = {
     "Diffusion transformers": ("dit", "vp", "pipeline", "interop"),
     "The course": ("course", *(f"course.{name}" for name in COURSE)),
 }
-TABLES = {"findings": report.sentences, "modules": lambda figures: module_table()}  # what only the site shows
+TABLES = {  # what only the site shows
+    "findings": report.sentences,
+    "modules": lambda figures: module_table(),
+    "cards": lambda figures: cards(),
+    "cited": lambda figures: cited.table(figures, ROOT / "notebooks"),
+}
 
 
 def copy(path, to):
@@ -76,15 +82,37 @@ def lay_out():
     slides.write(
         sorted((ROOT / "notebooks").glob("*.ipynb")), SOURCE / "_extra" / "slides"
     )  # _extra goes into the site as it is
-    if (BOOK / "explorable" / "index.html").exists():
-        shutil.copytree(
-            BOOK / "explorable",
-            SOURCE / "_extra" / "explorable",
-            ignore=shutil.ignore_patterns("*.py", "__pycache__"),
-        )
+    lay_out_explorable(SOURCE / "_extra" / "explorable")
     package = pathlib.Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
     for part in MATHJAX:
         copy(package / "static" / "mathjax" / part, SOURCE / "_static" / "mathjax" / part)
+
+
+def lay_out_explorable(folder):
+    """The page to play with, which in the book links back to the course."""
+    shutil.copytree(BOOK / "explorable", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    notebooks = [path.stem for path in sorted((ROOT / "notebooks").glob("0[03478]_*.ipynb"))]
+    places = [f'<a href="../notebooks/{stem}.html">{stem[:2]}</a>' for stem in notebooks]
+    links = (
+        f'<p class="small">Part of <a href="../index.html">the course</a>: notebooks {", ".join(places)}.</p>'
+    )
+    page = folder / "index.html"
+    text, count = re.subn("<!-- links to the course.* -->", links, page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{page} holds {count} places for links to the course; expected 1")
+    page.write_text(text, encoding="utf-8")
+
+
+def cards():
+    """The cards that end the notebooks, each under a title that leads there."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            card = re.search(r"^\| Card \d\d \|(.*)\|\n((\|.*\n?)+)", "".join(cell["source"]), re.MULTILINE)
+            if card:
+                title = f"[{card[1].strip()}](notebooks/{path.name})"
+                found.append(f"| {path.stem[:2]} | {title} |\n{card[2].rstrip()}")
+    return "\n\n".join(found)
 
 
 def modules(name):

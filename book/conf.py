@@ -49,6 +49,7 @@ html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_favicon = "_static/icon.svg"
 html_css_files = ["book.css"]
+html_js_files = ["large.js"]
 templates_path = ["_templates"]
 html_sourcelink_suffix = ""  # notebooks are offered under their own names
 pygments_style = "a11y-light"

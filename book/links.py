@@ -136,7 +136,7 @@ def docstring(app, what, name, thing, options, lines):
 
 def beside(app, name, source):
     """Sphinx's hook: links to book/ lose that folder, since its pages stand beside notebooks/ here."""
-    source[0] = source[0].replace("](../book/", "](../")
+    source[0] = source[0].replace("](../book/", "](../").replace('href=\\"../book/', 'href=\\"../')
 
 
 def page(app, pagename, templatename, context, doctree):

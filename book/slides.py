@@ -22,6 +22,17 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 TEMPLATE = pathlib.Path(__file__).parent / "slides.html"
+TALK = (  # of 45 minutes: (notebook, how a heading begins), as book/teaching.md tells it
+    ("10", "Look first"),
+    ("00", "The idea in one picture"),
+    ("00", "See it move"),
+    ("04", "See it first"),
+    ("06", "The same weight is not the same strength"),
+    ("08", "Must the guide be"),
+    ("10", "The price"),
+    ("10", "Where it fails"),
+)
+TALK_TITLE = "Which model should guide a fine-tuned model?"
 LONG = 330  # characters of text that are easily read on one slide
 SIDE = 1.75  # a figure less wide than this has its text beside it, not below
 LISTS = ("ordered_list", "bullet_list")
@@ -65,12 +76,18 @@ MARKDOWN = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=Tru
 
 
 def picture(renderer, tokens, i, options, env):
-    """A picture that a notebook links to, inside the slide, which has to stand alone."""
-    held = io.BytesIO()
+    """A picture or animation that a notebook links to, inside the slide, which has to stand alone."""
     path = pathlib.Path(__file__).parents[1] / "notebooks" / tokens[i].attrs["src"]
+    kind, data = ("gif", path.read_bytes()) if path.suffix == ".gif" else ("jpeg", as_jpeg(path))
+    code, alt = base64.b64encode(data).decode(), html.escape(tokens[i].content)
+    return f'<img alt="{alt}" src="data:image/{kind};base64,{code}">'
+
+
+def as_jpeg(path):
+    """A picture in fewer bytes."""
+    held = io.BytesIO()
     Image.open(path).convert("RGB").save(held, "jpeg", quality=85)
-    code, alt = base64.b64encode(held.getvalue()).decode(), html.escape(tokens[i].content)
-    return f'<img alt="{alt}" src="data:image/jpeg;base64,{code}">'
+    return held.getvalue()
 
 
 MARKDOWN.add_render_rule("image", picture)
@@ -194,23 +211,39 @@ def deck(notebook):
     return blocks("".join(cells[0]["source"]))[0][1].lstrip("# "), slides
 
 
+def talk(decks):
+    """The slides below the headings of TALK.  decks: {notebook's number: its slides}
+
+    Raises ValueError for a heading that has no slides, as after a notebook was rewritten.
+    """
+    chosen = [f'<section class="text">\n<h1>{TALK_TITLE}</h1>\n<p>A talk of 45 minutes.</p>\n</section>']
+    for number, heading in TALK:
+        found = [slide for slide in decks[number] if f"<h2>{heading}" in slide]
+        if not found:
+            raise ValueError(f"notebook {number} has no slides below {heading!r}; TALK names it")
+        chosen += found
+    return chosen
+
+
 def write(notebooks, folder):
-    """A deck for each notebook, and a page that lists them."""
+    """A deck for each notebook, one for the talk, and a page that lists them."""
     folder.mkdir(parents=True)
-    template, decks = TEMPLATE.read_text(), {}
-    style = CODE.get_style_defs("pre")
-    for path in notebooks:
-        decks[path.stem], slides = deck(path)
-        page = (
-            template.replace("NUMBER", path.stem[:2])
-            .replace("TITLE", html.escape(decks[path.stem]))
-            .replace("NOTEBOOK", path.stem)
-        )
-        (folder / f"{path.stem}.html").write_text(
-            page.replace("/* code */", style).replace("<!-- slides -->", "\n".join(slides))
-        )
+    decks = {path: deck(path) for path in notebooks}
+    for path, (title, slides) in decks.items():
+        home = f"../notebooks/{path.stem}.html"
+        (folder / f"{path.stem}.html").write_text(as_page(path.stem[:2], title, home, slides))
+    slides = talk({path.stem[:2]: slides for path, (_, slides) in decks.items()})
+    (folder / "talk.html").write_text(as_page("Talk", TALK_TITLE, "../teaching.html", slides))
     items = "".join(
-        f'<li><a href="{stem}.html">{stem[:2]} · {html.escape(title)}</a></li>\n'
-        for stem, title in decks.items()
+        f'<li><a href="{path.stem}.html">{path.stem[:2]} · {html.escape(title)}</a></li>\n'
+        for path, (title, _) in decks.items()
     )
+    items += '<li><a href="talk.html">A talk of 45 minutes, from several notebooks</a></li>\n'
     (folder / "index.html").write_text(LIST.replace("<!-- decks -->", items))
+
+
+def as_page(number, title, home, slides):
+    """A deck as a page of its own. home: where its foot leads"""
+    page = TEMPLATE.read_text().replace("NUMBER", number).replace("TITLE", html.escape(title))
+    page = page.replace("HOME", home).replace("/* code */", CODE.get_style_defs("pre"))
+    return page.replace("<!-- slides -->", "\n".join(slides))

@@ -15,6 +15,7 @@ Where to look:
     gmm, theory  Gaussian mixtures known exactly; closed forms
     nets, train  small networks, and the training loop
     calibration  weights from held-out data
+    likelihood   the log-likelihood of a point under a denoiser's flow
     metrics      distances between samples, with intervals
     dit, vp      the diffusion transformer and its process
     interop      diffusers pipelines and LoRA
@@ -38,7 +39,18 @@ _NAMES = {
     "train": ("Points", "Recipe", "fit"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = (*_NAMES, "dit", "interop", "metrics", "pipeline", "relatives", "shipped", "theory", "vp")
+_MODULES = (
+    *_NAMES,
+    "dit",
+    "interop",
+    "likelihood",
+    "metrics",
+    "pipeline",
+    "relatives",
+    "shipped",
+    "theory",
+    "vp",
+)
 __all__ = sorted(_HOME)
 
 

@@ -11,6 +11,7 @@ COURSE = {
     "claims": "judge the records by the rules in code, and write the verdicts",
     "notebooks": "execute the notebooks two at a time into build/notebooks, then show the findings",
     "assignments": "write the notebooks as assignments for nbgrader",
+    "animation": "draw the animation of notebook 00",
     "photos": "pack public data sets of photographs, for the studies on them",
     "weights": "train the networks that are shipped with dgtoy (a GPU's work)",
     "bench": "measure speed and memory against plain versions",

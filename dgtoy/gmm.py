@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .checks import check_generator, check_number, check_numbers, check_points, check_whole
 from .samplers import check_shape, check_sigma
@@ -129,6 +130,7 @@ class GaussianMixture:
         wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
         given = (x, sigma, self.weights, self.means, self.axes)
         graph = torch.is_grad_enabled() and any(a.requires_grad for a in given)
+        graph = graph or forward_ad.unpack_dual(x).tangent is not None
 
         axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)

@@ -37,15 +37,7 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     eq. 5. Raises ValueError unless n >= 1, 0 < sigma_min < sigma_max and rho > 0, and for a rho so small that
     levels coincide.
     """
-    n = check_whole("n", n)
-    if n < 1:
-        raise ValueError(f"n is {n}; a schedule needs at least 1 step")
-    sigma_min, sigma_max = check_number("sigma_min", sigma_min), check_number("sigma_max", sigma_max)
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(
-            f"sigma_min, sigma_max are {sigma_min}, {sigma_max}; "
-            "expected 0 < sigma_min < sigma_max, both finite"
-        )
+    n, sigma_min, sigma_max = _ends(n, sigma_min, sigma_max)
     rho = check_number("rho", rho)
     if not 0 < rho < math.inf:
         raise ValueError(f"rho is {rho}; expected a finite number > 0")
@@ -58,6 +50,52 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     if not (sigmas.diff() < 0).all() or not 0 < sigmas[-1] < math.inf:
         raise ValueError(f"rho is {rho}; too small to tell levels from {sigma_max} to {sigma_min} apart")
     return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def exponential(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """n noise levels from sigma_max to sigma_min, evenly spaced in ln sigma, then 0: (n + 1,) float64.
+
+    The limit of `karras` for a large rho. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
+    """
+    n, sigma_min, sigma_max = _ends(n, sigma_min, sigma_max)
+    sigmas = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64).exp()
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3) -> Tensor:
+    """n noise levels of the variance-preserving SDE, t from 1 to t_min evenly, then 0: (n + 1,) float64.
+
+    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1). Song et al. 2021; Karras et al. 2022, table 1.
+    Raises ValueError unless n >= 1, beta_d and beta_min are >= 0, not both 0, and 0 < t_min < 1.
+    """
+    n = check_whole("n", n, 1)
+    beta_d, beta_min, t_min = (
+        check_number(name, value)
+        for name, value in dict(beta_d=beta_d, beta_min=beta_min, t_min=t_min).items()
+    )
+    if not (0 <= beta_d < math.inf and 0 <= beta_min < math.inf and beta_d + beta_min > 0):
+        raise ValueError(
+            f"beta_d, beta_min are {beta_d}, {beta_min}; expected finite numbers >= 0, not both 0"
+        )
+    if not 0 < t_min < 1:
+        raise ValueError(f"t_min is {t_min}; expected 0 < t_min < 1")
+    t = torch.linspace(1, t_min, n, dtype=torch.float64)
+    sigmas = torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def _ends(n, sigma_min, sigma_max):
+    """The number of levels and the two ends, checked."""
+    n = check_whole("n", n)
+    if n < 1:
+        raise ValueError(f"n is {n}; a schedule needs at least 1 step")
+    sigma_min, sigma_max = check_number("sigma_min", sigma_min), check_number("sigma_max", sigma_max)
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"sigma_min, sigma_max are {sigma_min}, {sigma_max}; "
+            "expected 0 < sigma_min < sigma_max, both finite"
+        )
+    return n, sigma_min, sigma_max
 
 
 def log_normal(z: Tensor, P_mean: float = -0.5, P_std: float = 1.6) -> Tensor:
@@ -181,13 +219,31 @@ def euler(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = 
 
 
 @_sampler
-def heun(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = None) -> Iterator[Tensor]:
+def heun(
+    D: Denoiser,
+    x_T: Tensor,
+    sigmas: Tensor,
+    callback: Callable | None = None,
+    churn: float = 0.0,
+    interval: tuple = (0.0, math.inf),
+    inflate: float = 1.0,
+    generator=None,
+) -> Iterator[Tensor]:
     """Second order: average the slope at both ends of the step. Two calls per step, one in a step to 0.
 
-    Karras et al. 2022, algorithm 1. Yields x (B, *D).
+    churn: noise added before each step whose level lies in `interval`, from sigma to sigma_hat = (1 + gamma)
+    sigma with gamma = min(churn / n, sqrt(2) - 1), n the number of steps; times `inflate`, which makes up
+    for a denoiser that takes too much away. 0 is the probability-flow ODE. In the paper S_churn, S_tmin and
+    S_tmax, S_noise. generator: as of `ancestral`. Karras et al. 2022, algorithms 1 and 2. Yields x (B, *D).
     """
-    x = x_T
-    for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
+    x, steps = x_T, pairs(sigmas)
+    lo, hi = check_interval(interval)
+    gamma = min(_strength("churn", churn) / len(steps), math.sqrt(2) - 1)
+    inflate = _strength("inflate", inflate)
+    for i, (sigma, sigma_next) in enumerate(steps):
+        if gamma > 0 and lo <= sigma <= hi:
+            added = sigma * math.sqrt((1 + gamma) ** 2 - 1)
+            x, sigma = x + inflate * added * normal(x, generator), (1 + gamma) * sigma
         x0_hat = D(x, sigma)
         if callback:
             callback(i, sigma, x, x0_hat)
@@ -201,13 +257,23 @@ def heun(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = N
 
 
 @_sampler
-def dpmpp_2m(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None = None) -> Iterator[Tensor]:
-    """Second order with one call per step, by remembering the step before: DPM-Solver++(2M).
+def dpmpp_2m(
+    D: Denoiser,
+    x_T: Tensor,
+    sigmas: Tensor,
+    callback: Callable | None = None,
+    eta: float = 0.0,
+    generator=None,
+) -> Iterator[Tensor]:
+    """Second order with one call per step, by remembering the step before: DPM-Solver++(2M), and its SDE.
 
-    In h = ln(sigma / sigma_next): x sigma_next / sigma + (1 - e^-h) (x0_hat + (x0_hat - x0_hat_prev) h / (2
-    h_prev)). Lu et al. 2022, algorithm 2. Yields x (B, *D).
+    In h = ln(sigma / sigma_next): x e^(-(1 + eta) h) + (1 - e^(-(1 + eta) h)) (x0_hat + (x0_hat -
+    x0_hat_prev) h / (2 h_prev)) + sigma_next sqrt(1 - e^(-2 eta h)) noise. eta: 0 is the ODE, 1 the SDE of
+    the reversed diffusion. generator: as of `ancestral`. Lu et al. 2022, algorithm 2, and its SDE-DPM-
+    Solver++(2M). Yields x (B, *D).
     """
     x, x0_hat_prev, h_prev = x_T, None, None
+    eta = _strength("eta", eta)
     for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
         x0_hat = D(x, sigma)
         if callback:
@@ -219,31 +285,48 @@ def dpmpp_2m(D: Denoiser, x_T: Tensor, sigmas: Tensor, callback: Callable | None
         target = x0_hat
         if i > 0:
             target = x0_hat + (x0_hat - x0_hat_prev) * h / (2 * h_prev)
-        x = (sigma_next / sigma) * x - math.expm1(-h) * target
+        x = (sigma_next / sigma) * math.exp(-eta * h) * x - math.expm1(-(1 + eta) * h) * target
+        if eta > 0:
+            x = x + sigma_next * math.sqrt(-math.expm1(-2 * eta * h)) * normal(x, generator)
         x0_hat_prev, h_prev = x0_hat, h
         yield x
 
 
 @_sampler
 def ancestral(
-    D: Denoiser, x_T: Tensor, sigmas: Tensor, generator=None, callback: Callable | None = None
+    D: Denoiser,
+    x_T: Tensor,
+    sigmas: Tensor,
+    generator=None,
+    callback: Callable | None = None,
+    eta: float = 1.0,
 ) -> Iterator[Tensor]:
     """Stochastic: x0_hat is blurred back to sigma_next with the exact variance of q(x_next | x, x0).
 
-    x0_hat + k (x - x0_hat) + sigma_next sqrt(1 - k) eps with k = (sigma_next / sigma)^2: Ho et al. 2020 in
-    the variance-exploding form. generator: a torch.Generator, or a list of them, one for each entry of x's
-    first axis. Yields x (B, *D).
+    x0_hat + k (x - x0_hat) + sigma_next sqrt(1 - (sigma_next / sigma)^(2 eta)) eps with k = (sigma_next /
+    sigma)^(1 + eta). eta: 1 is Ho et al. 2020 in the variance-exploding form, 0 is `euler`; between, and
+    above, the first order of `dpmpp_2m`'s SDE. generator: a torch.Generator, or a list of them, one for each
+    entry of x's first axis. Yields x (B, *D).
     """
     x = x_T
+    eta = _strength("eta", eta)
     for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
         x0_hat = D(x, sigma)
         if callback:
             callback(i, sigma, x, x0_hat)
-        keep = (sigma_next / sigma) ** 2
-        x = x0_hat + keep * (x - x0_hat)
-        if sigma_next > 0:
-            x = x + sigma_next * math.sqrt(1 - keep) * normal(x, generator)
+        ratio = sigma_next / sigma
+        x = x0_hat + ratio ** (1 + eta) * (x - x0_hat)
+        if sigma_next > 0 and eta > 0:
+            x = x + sigma_next * math.sqrt(1 - ratio ** (2 * eta)) * normal(x, generator)
         yield x
+
+
+def _strength(name, value):
+    """A finite number >= 0."""
+    value = check_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; expected a finite number >= 0")
+    return value
 
 
 def last(steps: Iterable[Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ const jobs = {
   },
   predict: ({ params }) => {
     const flow = new dg.Flow(settings(params));
-    return flow.methods.map((m) => flow.predict(m.a, m.b));
+    return flow.methods.map((m) => flow.predict(m.inside));
   },
   flow: ({ params, touched }) => run(settings(params), touched),
 };

@@ -1,13 +1,15 @@
 """The benchmarks at toy size on a CPU: they run, and their plain versions compute what ours compute."""
 
+import json
+
 import pytest
 import torch
 from helpers import random_mixture
 
 from dgtoy import domain_guidance, heun, karras, last
 from dgtoy.course import bench
-from dgtoy.course.bench import dit, machine_speed, toy
-from dgtoy.dit import EDM
+from dgtoy.course.bench import dit, machine_speed, pipelines, toy
+from dgtoy.dit import EDM, DiT, Flow
 from dgtoy.nets import MLP
 
 TINY = dict(input_size=8, in_channels=4, patch_size=4, hidden_size=32, depth=1, num_heads=2)
@@ -74,3 +76,27 @@ def test_a_record_reads_as_a_table():
     )
     first, second, third = bench.table(made).splitlines()
     assert first == "2-core CPU, torch 2" and "12.0x" in second and "x" not in third.removeprefix("a thing")
+
+
+def test_the_benchmark_of_the_photo_model_computes_the_same_both_ways():
+    base = Flow(DiT(16, 4, 3, 32, 1, 2, 3, learn_sigma=False, flow=True))
+    g = torch.Generator().manual_seed(0)
+    for p in base.net.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    found = toy.photographs((base.with_classes(4), base))
+    assert found["ratio"] == pytest.approx(found["plain"] / found["ours"])
+    D, x, sigma = base.denoiser(1), torch.randn(2, 3, 16, 16, generator=g), torch.tensor(1.0)
+    torch.testing.assert_close(D(x, sigma), toy.in_plain_gelu(D, x, sigma), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # diffusers', of a VAE without weights to load
+def test_the_cost_of_guidance_in_a_pipeline_is_measured_and_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        pipelines, "seconds", lambda ways, *a, **k: {n: 1 + len(f()) for n, f in ways.items()}
+    )
+    text = bench.refresh_pipelines(tmp_path, "cpu")
+    rows = json.loads((tmp_path / "bench_pipelines_cpu.json").read_text())["results"]["rows"]
+    memory = {r["what"]: r["ours"] / r["plain"] for r in rows if r["unit"] == "GiB"}
+    assert memory["the plane: memory"] == 2 and memory["the plane of the blurred self: memory"] == 1
+    assert memory["a LoRA and its base, the plane: memory"] == 1
+    assert len(rows) == 14 and all(r["what"] in text for r in rows)

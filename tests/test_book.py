@@ -108,6 +108,7 @@ def test_every_link_and_anchor_leads_somewhere():
                 broken.append((page, link))
             elif (
                 anchor
+                and "=" not in anchor  # settings of the page to play with
                 and path.suffix == ".html"
                 and anchor not in parsed(path.relative_to(SITE).as_posix()).ids
             ):
@@ -183,6 +184,22 @@ def test_the_landing_page_shows_the_picture_and_the_findings():
     assert any(load.endswith("idea.png") for load in page.loads)
     text = " ".join(" ".join(page.text).split())
     assert "Six findings" in text and "Equal weight flatters DoG" in text
+
+
+@built
+def test_the_page_of_cards_holds_the_card_of_every_notebook():
+    shown = (SITE.parent / "source" / "notebooks").glob("*.ipynb")
+    with_card = [p for p in shown if re.search(r"\| Card \d\d \|", p.read_text())]
+    page = parsed("cards.html")
+    linked = [link for link in page.links if link.startswith("notebooks/")]
+    assert len(with_card) > 4 and {f"notebooks/{p.stem}.html" for p in with_card} <= set(linked)
+    assert " ".join(page.text).count("Use it") == len(with_card)
+
+
+@built
+def test_the_page_to_play_with_links_back_to_the_course():
+    links = parsed("explorable/index.html").links
+    assert "../index.html" in links and sum(link.startswith("../notebooks/") for link in links) == 5
 
 
 @built

@@ -21,7 +21,7 @@ def nulls(best):
         for guide in decisions.GUIDES:
             left, energy = (0.01, 0.2) if guide == best else (0.05, 0.25)
             rate = (left + 0.001 * np.arange(4)).tolist()
-            costs = dict(energy=[energy] * 4, thickness=[0.8] * 4)
+            costs = dict(energy=[energy] * 4, thickness=[0.98] * 4)
             found.append(place | dict(guide=guide, w=2.0, out_of_domain=rate) | costs)
         high = {"hardly begun": [2.5, 1.2], "class unfinished": [3.0, 1.2], "detail missing": [1.0, 1.3]}
         weights = [[[w] for w in high.get(stage, [1.0, 1.0])]] * 4
@@ -44,6 +44,26 @@ def folder(tmp_path):
     return tmp_path, save
 
 
+def test_the_short_line_has_the_same_guides_and_weights(folder):
+    out, save = folder
+    save(nulls("weaker self"))
+    cells = [line.strip("| ").split(" | ") for line in decisions.table(out).splitlines()[2:]]
+    line = decisions.short(out)
+    assert all(f"*{c[0]}*: {c[2]}, w {c[3]}" in line for c in cells) and "\n" not in line
+
+
+def test_the_weight_of_a_finished_fine_tune_costs_a_bounded_share_of_thickness(folder):
+    out, save = folder
+    record = nulls("own null")
+    harsh = [
+        r | dict(w=3.0, thickness=[0.7] * 4, out_of_domain=[0.001] * 4) for r in record["results"]["rows"]
+    ]
+    record["results"]["rows"] += [r for r in harsh if r["guide"] != "none"]
+    save(record)
+    finished = decisions.decisions(out)[3]
+    assert finished[3] == "2" and "thickness 1.100 to 0.980" in finished[5]
+
+
 @pytest.mark.parametrize("best, words", [(g, words) for g, (_, words) in decisions.GUIDES.items()])
 def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words):
     out, save = folder
@@ -54,7 +74,7 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     assert [c[2] for c in cells[:4]] == [words] * 4 and {c[3] for c in cells[:4]} == {"2"}
     assert "up to 2.5" in cells[0][1] and "up to 3.0" in cells[1][1] and "σ ≤ 0.1" in cells[2][1]
     assert "0.300 to 0.200" in cells[0][5] and "0.100 to 0.01" in cells[3][5]
-    assert "thickness 1.100 to 0.800" in cells[3][5]
+    assert "thickness 1.100 to 0.980" in cells[3][5]
     assert "down to 0.5" in cells[4][1]
 
 

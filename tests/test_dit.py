@@ -1,5 +1,6 @@
 import argparse
 import copy
+import itertools
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import torch
 from helpers import refuses
 from safetensors.torch import load_file, save_file
 
-from dgtoy import cfg, domain_guidance, guided, heun, karras, last
+from dgtoy import cfg, domain_guidance, euler, guided, heun, karras, last
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.course.bench.dit import network
 from dgtoy.dit import (
@@ -20,6 +21,7 @@ from dgtoy.dit import (
     VP,
     DiT,
     Flow,
+    SiT,
     config_of,
     load_checkpoint,
     load_pretrained,
@@ -548,3 +550,22 @@ def test_the_exact_velocity_of_gaussian_data_makes_the_exact_denoiser(s):
     x, sigma = images(5).double(), torch.tensor([0.01, 0.3, 1.0, 4.0, 80.0], dtype=torch.float64)
     exact = s**2 / (s**2 + sigma**2)[:, None, None, None] * x
     close(Flow(Velocity()).denoiser(0)(x, sigma), exact, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sit_checkpoint_is_a_denoiser_that_draws_what_sit_draws(tmp_path):
+    """Its ODE, dx = v dt from noise at t = 0 to data at 1, by Euler's steps: they are ours in sigma."""
+    net = DiT(4, 2, 1, 16, 2, 2, 3)
+    for p in net.parameters():
+        p.data += 0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    torch.save(net.state_dict(), tmp_path / "SiT.pt")
+    model = SiT(load_pretrained(tmp_path / "SiT.pt", num_heads=2))
+    y, t = torch.tensor([0, 3]), torch.linspace(0.02, 1, 11, dtype=torch.float64)
+    x = start = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        for now, then in itertools.pairwise(t):
+            v = net(x.float(), now.float().expand(2), y)[:, :1]  # learn_sigma: the first half
+            x = x + (then - now) * v
+    found = last(euler(model.denoiser(y), start / t[0], (1 - t) / t))
+    close(found, x, rtol=1e-4, atol=1e-4)
+    with refuses("net is a flow of dgtoy's; expected Flow(net), not SiT(net)"):
+        SiT(DiT(4, 2, 1, 16, 2, 2, 3, flow=True))

@@ -62,7 +62,7 @@ SMALL = {  # what else makes an experiment small
     "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))),
     "gap": dict(gaps=(0.0, 1.0)),
     "forgetting": dict(sizes=(4, 8)),
-    "size": dict(sizes=(4, 8)),
+    "size": dict(sizes=(4, 8), stages=(4, 8)),
     "steps": dict(steps=(2, 3)),
     "nulls": dict(
         setting=replace(TINY, layout=None),
@@ -70,6 +70,14 @@ SMALL = {  # what else makes an experiment small
         weights=(1.5,),
         held_out=16,
         levels=(1.0, 0.1),
+    ),
+    "relatives": dict(
+        setting=replace(TINY, layout=None),
+        stages=(("class unfinished", 2, 1e-3), ("finished", 4, 1e-3)),
+        weights=(1.5,),
+        held_out=16,
+        levels=(1.0, 0.3, 0.1),
+        choice=(1.0, 2.0),
     ),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
@@ -160,8 +168,11 @@ def test_presets_have_enough_seeds(name):
         nulls=(8, 8),
         budget=(4, 4),
         null_branch=(4, 4),
+        relatives=(16, 8),
         photos=(4, 2),
         photos_guides=(4, 2),
+        photos_recipes=(4, 2),
+        photos_plane=(4, 2),
         posters=(1, 1),
     )
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
@@ -277,6 +288,8 @@ def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     least = (
         8
         if path.stem == "nulls"
+        else 16
+        if path.stem == "relatives"
         else 1
         if path.stem == "posters"
         else 64

@@ -19,8 +19,9 @@ import pytest
 import torch
 from helpers import random_mixture
 
-from dgtoy import GaussianMixture, cfg, domain_guidance, heun, karras, last, metrics, plane, theory
+from dgtoy import GaussianMixture, cfg, domain_guidance, guided, heun, karras, last, metrics, plane, theory
 from dgtoy.course.worlds import domains
+from dgtoy.guidance import blurred
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "explorable"
@@ -258,6 +259,34 @@ def test_what_the_page_shows_is_what_dgtoy_gives():
     ]
 
 
+@with_node
+@pytest.mark.parametrize("guide", ["null", "blur"])
+def test_the_fourth_panel_s_other_guides_are_dgtoy_s(guide):
+    """CFG with an exact null, and the blurred self; the fine-tune has learned 80% and 50% of its steps."""
+    w, range_, b = 1.75, (0.0, 3.0), 0.2
+    params = dict(w=w, guide=guide, blur=b, domain=0.8, label=0.5, steps=16, hi=range_[1])
+    shown = node(("flow", dict(params=params)))[0]
+    pre, null, asked = trio()
+
+    def finetuned(x, sigma):
+        return plane(pre.denoise, null.denoise, asked.denoise, 0.8, 0.5)(x, sigma)
+
+    guiding = null.denoise if guide == "null" else blurred(finetuned, b)
+    expected = last(
+        heun(guided(finetuned, guiding, w, range_), points(shown["noise"]), tensor(shown["sigmas"]))
+    )
+    torch.testing.assert_close(points(shown["methods"][3]["x0"]), expected, rtol=1e-3, atol=1e-3)
+
+
+@with_node
+def test_the_closed_form_foretells_the_blurred_self():
+    """Three Gaussians: the width of dgtoy's formula, s_T (s_T^2 / (s_T^2 + b^2))^((w - 1) / 2)."""
+    params = dict(world="gaussians", w=2.0, guide="blur", blur=0.4)
+    told, found = node(("predict", dict(params=params)), ("flow", dict(params=params | dict(steps=64))))
+    assert told[3]["thickness"] == pytest.approx((0.5**2 / (0.5**2 + 0.4**2)) ** 0.5, rel=1e-6)
+    assert found["methods"][3]["thickness"] == pytest.approx(told[3]["thickness"], rel=0.05)
+
+
 def source_and_target_stds(m):
     """The width of a whole mixture, taken for round."""
     spread = m.means - m.weights @ m.means
@@ -322,6 +351,20 @@ def test_the_page_asks_nobody_for_anything():
     named = re.findall(r'(?:src|href)="([^"#]+)"', html)
     assert 'type="module"' not in html and len(named) >= 8
     assert not [name for name in named if not name.startswith("data:") and not (PAGE / name).is_file()]
+
+
+def test_settings_that_notebooks_link_to_are_the_page_s_own():
+    links = [
+        (path.stem[:2], preset)
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+        for preset in re.findall(r'explorable/index\.html#?([^"\\]*)', path.read_text(encoding="utf-8"))
+    ]
+    assert {"00", "02", "03", "04"} <= {n for n, _ in links}
+    start = re.search(r"START = \{(.*?)\};", (PAGE / "flow.js").read_text(), re.S)[1]
+    known, words = set(re.findall(r"(\w+): ", start)), ("moons", "gaussians", "null", "blur")
+    for n, preset in links:
+        for key, value in (pair.split("=") for pair in preset.split("&") if pair):
+            assert key in known and (value in words or math.isfinite(float(value))), (n, preset)
 
 
 # the page in a browser
@@ -457,6 +500,20 @@ def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
         distance = {p: float(browser.readout(p, "energy").replace("−", "-")) for p in ("CFG", "DoG")}
         worse = {"DoG": "CFG", "CFG": "DoG"}[better]
         assert distance[better] < 0.1 and distance[worse] > 5 * max(distance[better], 0.005)
+    assert browser.complaints() == []
+
+
+def test_in_a_browser_an_exact_null_makes_cfg_worse_and_the_blurred_self_is_better_than_dog(browser):
+    for number, title in ((5, "Exact null"), (6, "Blurred self")):
+        browser.js(f"document.getElementById('tries').children[{number}].click()")
+        browser.rest()
+        assert browser.js("return document.querySelector('.panel.plane h3').textContent") == title
+        outside = {p: float(browser.readout(p, "outside").rstrip("%")) for p in ("CFG", "plane")}
+        distance = {p: float(browser.readout(p, "energy").replace("−", "-")) for p in ("DoG", "plane")}
+        if number == 5:
+            assert outside["plane"] > 2 * outside["CFG"]
+        else:
+            assert outside["plane"] < 2 and distance["plane"] < 0.3 * distance["DoG"]
     assert browser.complaints() == []
 
 

@@ -13,13 +13,14 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from helpers import refuses
 from peft import LoraConfig
-from test_pipelines import (
+from test_pipelines import tuned  # noqa: F401  (a fixture)
+from tiny import (
     KINDS,
     XL,
     Counted,
+    OnPlane,
     Spelled,
     W,
     adapted,
@@ -30,11 +31,11 @@ from test_pipelines import (
     draw,
     guided_sd,
     images,
+    offload,
     random,
     sd,
     sdxl,
     text,
-    tuned,  # noqa: F401  (a fixture)
     unet,
     vae,
 )
@@ -42,7 +43,6 @@ from test_pipelines import (
 from dgtoy import GaussianMixture, blurred, plane
 from dgtoy.interop import (
     DomainGuidedModel,
-    as_denoiser,
     denoiser,
     guide_pipeline,
     lora_guide,
@@ -52,50 +52,7 @@ from dgtoy.interop import (
 )
 from dgtoy.interop.levels import blurred_prediction
 
-
-class OnPlane(Spelled):
-    """A point of the guidance plane with no halves in it: every network is called on the whole batch, and the
-    combination that the pipeline will make is put in the place of its null half.
-    """
-
-    def __init__(self, main, guide, order, a, b):
-        super().__init__(main, guide, order)
-        self.a, self.b = a, b
-
-    def forward(self, *args, **kwargs):
-        kwargs["return_dict"] = False
-        main, guide = (net(*args, **kwargs)[0] for net in (self.main, self.guide))
-        if self.order == "apart":
-            self.labelled = main if self.branch == "cond" else self.labelled
-            labelled, null, pre = self.labelled, main, guide
-        else:
-            n = len(main) // 2
-            labelled, null, pre = main[n:], main[:n], guide[:n]
-        point = pre + self.a * (null - pre) + self.b * (labelled - null)
-        stands = (point - self.b * labelled) / (1 - self.b)
-        if self.order == "apart":
-            return (main if self.branch == "cond" else stands,)
-        return UNet2DConditionOutput(torch.cat([stands, labelled]))
-
-
 # options
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_where_there_is_a_prompt_its_scale_is_kept_and_the_domain_has_its_own(kind):
-    make, build, _ = KINDS[kind]
-    finetuned, pretrained = random(1, make), random(2, make)
-    pipe, other = build(finetuned)[0], build(pretrained)[0]
-    guided = next(c for c in guide_pipeline(pipe, other).components.values() if type(c) is DomainGuidedModel)
-    assert guided.domain == 1.25
-    order = "apart" if "true CFG" in kind else "second"
-    for a in (1.25, 2.0):
-        guided.domain = a
-        expected = images(kind, OnPlane(finetuned, pretrained, order, a, W), W)
-        assert np.abs(images(kind, guided, W) - expected).max() < 1e-4
-    guided.domain = None
-    expected = images(kind, Spelled(finetuned, pretrained, order), W)
-    assert np.abs(images(kind, guided, W) - expected).max() < 1e-4
 
 
 def test_a_class_label_has_no_prompt_so_the_scale_is_w():
@@ -208,71 +165,14 @@ def test_a_prediction_for_the_blurred_density_is_the_formula(kind, sigma):
     close(found, expected, rtol=1e-5, atol=1e-5 * max(1, sigma / 100))
 
 
-class Blurred(torch.nn.Module):
-    """The blurred self in a pipeline through `dgtoy.blurred` and `denoiser`, called on the whole batch."""
-
-    def __init__(self, net, scheduler, b):
-        super().__init__()
-        self.net, self.scheduler, self.b = net, scheduler, b
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.net, name)
-
-    @property
-    def __class__(self):
-        return type(self.net)
-
-    def forward(self, x=None, timestep=None, hidden_states=None, return_dict=None, **kwargs):
-        x, first = (hidden_states, "hidden_states") if x is None else (x, "sample")
-        kwargs = {k: v for k, v in kwargs.items() if v is not None}
-        main = self.net(**{first: x}, timestep=timestep, **kwargs, return_dict=False)[0]
-        t = timestep.flatten()[0]
-        sigma = t_to_sigma(t, self.scheduler).item()
-        flow = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
-        scale = 1 + sigma if flow else (1 + sigma**2) ** 0.5
-        G = blurred(denoiser(self.net, self.scheduler, **kwargs), self.b)(scale * x.double(), sigma)
-        eps = (scale * x.double() - G) / sigma
-        n = len(x) // 2
-        return (torch.cat([(eps - G if flow else eps)[n:].float(), main[n:]]),)
-
-
-@pytest.mark.parametrize("kind", ["Stable Diffusion", "Stable Diffusion 3"])
-def test_a_pipeline_guided_by_its_blurred_self_is_the_formula(kind):
-    make, build, _ = KINDS[kind]
-    net = random(1, make)
-    pipe = guide_pipeline(build(net)[0], blur=0.5, domain=None)
-    guided = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+def test_a_pipeline_guided_by_its_blurred_self_says_so_and_takes_no_second_network():
+    net = random(1, unet())
+    guided = guide_pipeline(sd(net)[0], blur=0.5, domain=None).unet
     assert "guided by itself, domain=None" in repr(guided) and "blur=0.5: 2 network calls" in repr(guided)
-    found, expected = images(kind, guided, W), images(kind, Blurred(net, pipe.scheduler, 0.5), W)
-    assert np.abs(found - expected).max() < 1e-4
-    assert np.abs(found - images(kind, net, W)).max() > 1e-3
     with refuses("pretrained, blur: both came; expected one of the two"):
         DomainGuidedModel(net, net, blur=0.5)
     with refuses("pretrained, blur: neither came; expected one of the two"):
-        guide_pipeline(build(net)[0])
-
-
-def test_the_blurred_self_of_flux_is_the_formula():
-    net = random(1, KINDS["Flux, true CFG"][0])
-
-    class Apart(Spelled):
-        def forward(self, hidden_states, timestep, **kwargs):
-            out = self.main(hidden_states=hidden_states, timestep=timestep, **kwargs)
-            if self.branch == "cond":
-                self.kwargs = kwargs
-                return out
-            sigma = (timestep[0] / (1 - timestep[0])).clamp(max=4096.0).double()
-            flow = lambda x, t: self.main(hidden_states=x.float(), timestep=t.float(), **self.kwargs)[0]
-            x = hidden_states.double() * (1 + sigma)
-            G = blurred(as_denoiser(flow, "flow"), 0.5)(x, sigma)
-            return (((x - G) / sigma - G).float(),)
-
-    found = images("Flux, true CFG", DomainGuidedModel(net, blur=0.5), W)
-    assert np.abs(found - images("Flux, true CFG", Apart(net, net, "apart"), W)).max() < 1e-4
-    assert np.abs(found - images("Flux, true CFG", net, W)).max() > 1e-3
+        guide_pipeline(sd(net)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -304,14 +204,6 @@ def lora_sd(seed=1):
     torch.manual_seed(3)
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
     return sd(net)[0]
-
-
-def offload(pipe, how):
-    """Offloading as on a machine with a GPU, executed here."""
-    if how == "model":
-        return pipe.enable_model_cpu_offload(device="cpu")
-    cpu = torch.device("cpu")
-    pipe.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type=f"{how}_level")
 
 
 @pytest.mark.filterwarnings("ignore")  # diffusers', of a device that is no accelerator
@@ -396,7 +288,7 @@ def test_the_plane_of_a_lora_takes_one_forward(tuned, monkeypatch):  # noqa: F81
     hook = tuned[0].register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
     found = draw(pipe)
     assert calls == [3, 3]
-    monkeypatch.setattr("dgtoy.interop.pipelines.sole_adapter", lambda *a: None)
+    monkeypatch.setattr("dgtoy.interop.guided.sole_adapter", lambda *a: None)
     assert np.abs(draw(pipe) - found).max() < 1e-5 and calls == [3, 3, 2, 1, 2, 1]
     hook.remove()
 

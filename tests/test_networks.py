@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import euler, heun, karras, last, vp
+from dgtoy import ancestral, dpmpp_2m, euler, heun, karras, last, vp
 from dgtoy.interop import as_denoiser
 
 close = torch.testing.assert_close
@@ -122,6 +122,38 @@ def test_their_samplers_and_ours_draw_the_same_picture(name):
         by_heun = by_heun + d * (r - s)
     close(last(euler(D, x_T, sigmas)), by_euler, rtol=1e-5, atol=1e-5)
     close(last(heun(D, x_T, sigmas)), by_heun, rtol=1e-5, atol=1e-5)
+
+
+def test_the_samplers_of_k_diffusion_are_ours():
+    """sample_dpmpp_2m, sample_dpmpp_2m_sde (midpoint) and sample_euler_ancestral, as published."""
+    D, sigmas = wrapped("kdiffusion", 2), karras(8, 0.05, 20.0).double()
+    x_T = sigmas[0] * torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    seeds = lambda: torch.Generator().manual_seed(1)
+    g, x = seeds(), x_T
+    for s, r in zip(sigmas[:-1], sigmas[1:], strict=True):
+        sigma_up = min(r, (r**2 * (s**2 - r**2) / s**2) ** 0.5)
+        sigma_down = (r**2 - sigma_up**2) ** 0.5
+        x = x + (x - D(x, s)) / s * (sigma_down - s)
+        if r > 0:
+            x = x + torch.randn(x.shape, generator=g, dtype=x.dtype) * sigma_up
+    close(last(ancestral(D, x_T, sigmas, seeds())), x, rtol=1e-5, atol=1e-5)
+    for eta in (0.0, 1.0):
+        g, x, old, h_last = seeds(), x_T, None, None
+        for s, r in zip(sigmas[:-1], sigmas[1:], strict=True):
+            denoised = D(x, s)
+            if r == 0:
+                x = denoised
+                continue
+            h = s.log() - r.log()
+            eta_h = eta * h
+            x = r / s * (-eta_h).exp() * x + (-h - eta_h).expm1().neg() * denoised
+            if old is not None:
+                x = x + 0.5 * (-h - eta_h).expm1().neg() * (h / h_last) * (denoised - old)
+            if eta:
+                noise = torch.randn(x.shape, generator=g, dtype=x.dtype)
+                x = x + noise * r * (-2 * eta_h).expm1().neg().sqrt()
+            old, h_last = denoised, h
+        close(last(dpmpp_2m(D, x_T, sigmas, eta=eta, generator=seeds())), x, rtol=1e-5, atol=1e-5)
 
 
 def test_smalldiffusions_ddim_is_our_euler():

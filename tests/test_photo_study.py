@@ -2,16 +2,19 @@
 
 import copy
 import dataclasses
+import types
 
+import numpy as np
 import pytest
 import torch
+from helpers import refuses
 
 from dgtoy import shipped
 from dgtoy.course import photo_judge
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as claims
 from dgtoy.course.experiments import photos as study
-from dgtoy.course.experiments import photos_guides, photos_recipes
+from dgtoy.course.experiments import photos_guides, photos_plane, photos_recipes
 from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
@@ -20,6 +23,7 @@ from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 from dgtoy.guidance import blurred
 from dgtoy.pipeline import evaluate
+from dgtoy.pipeline.finetune import DogFit
 
 SETTING = PhotoSetting(
     seeds=2,
@@ -207,3 +211,42 @@ def test_a_recipe_changes_what_it_says():
     assert of("twice as long").finetune.steps == 2 * of("LoRA").finetune.steps == 20
     assert (of("LoRA").finetune.rank, of("no label dropout").finetune.dropout) == (8, 0.0)
     assert of("20 pictures a class").size == 20 and of(photos_recipes.MAIN) == SETTING
+
+
+def test_the_plane_is_mapped_and_weights_are_found_on_pictures_set_apart(world):
+    config = dataclasses.replace(
+        photos_plane.Config.quick(), setting=SETTING, stages=(4, 10), targets=("food", "insects"), few=4
+    )
+    record = photos_plane.run(config)
+    rows = [r for r in record["results"]["rows"] if r["target"] == "food" and r["stage"] == 10]
+    names = [r["method"] for r in rows]
+    assert names.count("plane") == 5 and names.count("DogFit") == 1 and len(rows) == 10
+    assert len({tuple(r["frechet"]) for r in rows}) == 10
+    (fit,) = [f for f in record["results"]["fits"] if f["target"] == "food" and f["stage"] == 10]
+    assert np.shape(fit["plane"]) == (2, len(config.levels), 2)
+    assert np.isin(fit["trajectories"], config.tried).all()
+    assert len(claims.c17_photos(record).parts) == 2 and len(claims.c19_photos(record).parts) == 4
+    assert len(claims.c18_photos(record).parts) == 8
+    photos_plane.figure(record)
+
+
+def test_pictures_set_apart_are_not_trained_on():
+    rest, apart = photos_plane.divided(torch.arange(5, 45), 0.1, seed=3)
+    assert len(apart) == 4 and sorted([*rest.tolist(), *apart.tolist()]) == list(range(5, 45))
+    assert not torch.equal(apart, photos_plane.divided(torch.arange(5, 45), 0.1, seed=4)[1])
+
+
+def test_dogfit_settles_where_guidance_of_its_weight_leads():
+    """At v = v_guide + w (E v_flow - v_guide) the loss is flat; without a label at E v_flow."""
+    x0, eps = torch.randn(2, 32, 3, 4, 4)
+    other = torch.randn(1, 3, 4, 4)
+    guide = types.SimpleNamespace(net=lambda x, t, y: other, null=7, amp=False)
+    time, flow = torch.rand(32), (eps - x0).mean(0, keepdim=True)
+    for label, aim in ((1, other + 2.5 * (flow - other)), (2, flow)):
+        v = aim.clone().requires_grad_()
+        net = types.SimpleNamespace(net=lambda x, t, y: v, null=2, amp=False)
+        loss = DogFit(guide, 2.5)(net, x0, torch.full((32,), label), time, eps)
+        (slope,) = torch.autograd.grad(loss, v)
+        assert slope.abs().max() < 1e-7
+    with refuses("w is 0.5", "expected 1"):
+        DogFit(guide, 0.5)

@@ -13,6 +13,9 @@ from PIL import Image
 from dgtoy import shipped
 from dgtoy.checkpoint import read_safetensors
 from dgtoy.course import cli, recipes
+from dgtoy.course import photos as tuning
+from dgtoy.course.experiments import photos as photos_study
+from dgtoy.course.experiments import photos_guides
 from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
@@ -337,6 +340,18 @@ def test_what_is_made_of_photographs_is_what_is_loaded(few_photos, tmp_path, mon
         p.data.copy_(tensors[name])
     x, sigma, label = torch.randn(2, 3, 64, 64), torch.tensor(3.0), torch.tensor([0, 3])
     close(tuned.denoiser(label)(x, sigma), net.denoiser(label)(x, sigma), rtol=1e-4, atol=1e-5)
+
+
+def test_the_second_pre_trained_model_lies_in_a_folder_of_its_own(few_photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photos, "source", lambda: photos.Split(few_photos, few_photos))
+    monkeypatch.setattr(recipes, "SECOND", SMALL)
+    cli.main(["weights", "--second", "--device", "cpu"])
+    net = tuning.pretrained(tuning.SECOND)
+    assert net.config["hidden_size"] == 16 and not (shipped.FOLDER / "second").exists()
+    assert tuning.pretrained("photos64").config["hidden_size"] == 320
+    for preset in (photos_study, photos_guides):
+        assert preset.Config.replica().base == tuning.SECOND
 
 
 @pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])

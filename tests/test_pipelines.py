@@ -11,262 +11,37 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLQwenImage,
-    DDIMScheduler,
     DiTPipeline,
     FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    PixArtAlphaPipeline,
-    PixArtTransformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from helpers import refuses
+from tiny import (
+    KINDS,
+    XL,
+    Counted,
+    Spelled,
+    W,
+    adapted,
+    close,
+    ddim,
+    dit,
+    dit_images,
+    draw,
+    guided_sd,
+    images,
+    random,
+    sd,
+    sd3,
+    text,
+    unet,
+    vae,
+)
 
 from dgtoy import calibrate, guided, plane
 from dgtoy.interop import DomainGuidedModel, denoiser, guide_pipeline, lora_guide, t_to_sigma
 from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixed_batch, sole_adapter
-
-close = torch.testing.assert_close
-W = 2.5
-
-
-def random(seed, make):
-    torch.manual_seed(seed)
-    net = make().eval().requires_grad_(False)
-    for p in net.parameters():  # zero-initialised gates would hide the condition
-        if not p.any():
-            p.data.normal_(std=0.1)
-    return net
-
-
-def vae(channels=4):
-    return random(
-        0,
-        lambda: AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=channels,
-            norm_num_groups=4,
-            layers_per_block=1,
-            sample_size=16,
-            shift_factor=0.1,
-        ),
-    )
-
-
-def ddim(**changes):
-    return DDIMScheduler(**dict(clip_sample=False, set_alpha_to_one=True, steps_offset=1) | changes)
-
-
-def text(n, *shape, seed):
-    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def unet(**more):
-    return lambda: UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **more,
-    )
-
-
-def sd(net):
-    return StableDiffusionPipeline(
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        unet=net,
-        scheduler=ddim(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ), {}
-
-
-def sdxl(net):
-    pipe = StableDiffusionXLPipeline(
-        vae=vae(),
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        unet=net,
-        scheduler=ddim(),
-        add_watermarker=False,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
-
-
-def pixart(net):
-    pipe = PixArtAlphaPipeline(
-        tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=ddim()
-    )
-    ones = torch.ones(2, 5)
-    return pipe, dict(
-        prompt_attention_mask=ones,
-        negative_prompt_attention_mask=ones,
-        negative_prompt=None,
-        use_resolution_binning=False,
-    )
-
-
-def sd3(net):
-    pipe = StableDiffusion3Pipeline(
-        transformer=net,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
-
-
-def flux(net):
-    pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=net,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
-
-
-def qwen(net):
-    coder = lambda: AutoencoderKLQwenImage(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
-    pipe = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=random(0, coder),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=net,
-    )
-    mask = torch.ones(2, 5, dtype=torch.long)
-    return pipe, dict(prompt_embeds_mask=mask, negative_prompt_embeds_mask=mask)
-
-
-XL = dict(
-    addition_embed_type="text_time",
-    addition_time_embed_dim=2,
-    projection_class_embeddings_input_dim=10 + 6 * 2,
-)
-KINDS = {  # name: network, pipeline, the argument that means w
-    "Stable Diffusion": (unet(), sd, "guidance_scale"),
-    "SDXL": (unet(**XL), sdxl, "guidance_scale"),
-    "PixArt": (
-        lambda: PixArtTransformer2DModel(
-            sample_size=8,
-            num_layers=1,
-            patch_size=2,
-            attention_head_dim=4,
-            num_attention_heads=2,
-            in_channels=4,
-            out_channels=8,
-            cross_attention_dim=8,
-            caption_channels=12,
-        ),
-        pixart,
-        "guidance_scale",
-    ),
-    "Stable Diffusion 3": (
-        lambda: SD3Transformer2DModel(
-            sample_size=8,
-            patch_size=2,
-            in_channels=4,
-            num_layers=1,
-            attention_head_dim=4,
-            num_attention_heads=2,
-            caption_projection_dim=8,
-            joint_attention_dim=12,
-            pooled_projection_dim=10,
-            out_channels=4,
-        ),
-        sd3,
-        "guidance_scale",
-    ),
-    "Flux, true CFG": (
-        lambda: FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=12,
-            pooled_projection_dim=10,
-            axes_dims_rope=(2, 2, 4),
-        ),
-        flux,
-        "true_cfg_scale",
-    ),
-    "Qwen-Image, true CFG": (
-        lambda: QwenImageTransformer2DModel(
-            patch_size=2,
-            in_channels=16,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=12,
-            axes_dims_rope=(2, 2, 4),
-        ),
-        qwen,
-        "true_cfg_scale",
-    ),
-}
-
-
-def images(kind, net, w, seed=7):
-    """Two images of a pipeline around a network, as arrays."""
-    make, build, scale = KINDS[kind]
-    pipe, more = build(net)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(
-        prompt_embeds=text(2, 5, 12, seed=3),
-        negative_prompt_embeds=text(2, 5, 12, seed=4),
-        num_inference_steps=3,
-        height=16,
-        width=16,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="np",
-        **{scale: w},
-        **more,
-    ).images
 
 
 def off(kind):
@@ -275,51 +50,6 @@ def off(kind):
         return contextlib.nullcontext()
     name = KINDS[kind][1].__name__.capitalize().replace("Qwen", "QwenImage")
     return pytest.warns(UserWarning, match=f"true_cfg_scale is 1.0: this {name}Pipeline is not guided")
-
-
-class Spelled(torch.nn.Module):
-    """The formula with no halves in it: both networks are called on the whole batch, and the answer is taken
-    from either.
-    """
-
-    def __init__(self, main, guide, order):
-        super().__init__()
-        self.main, self.guide, self.order = main, guide, order
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.main, name)
-
-    @property
-    def __class__(self):
-        return type(self.main)
-
-    def cache_context(self, name):
-        self.branch = name
-        return self.main.cache_context(name)
-
-    def forward(self, *args, **kwargs):
-        kwargs["return_dict"] = False
-        main, guide = (net(*args, **kwargs)[0] for net in (self.main, self.guide))
-        if self.order == "apart":
-            return (main if self.branch == "cond" else guide,)
-        n = len(main) // 2
-        return (torch.cat([guide[:n], main[n:]]),)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_guided_pipeline_is_the_formula(kind):
-    make = KINDS[kind][0]
-    finetuned, pretrained = random(1, make), random(2, make)
-    order = "apart" if "true CFG" in kind else "second"
-    found, expected = (
-        images(kind, DomainGuidedModel(finetuned, pretrained), W),
-        images(kind, Spelled(finetuned, pretrained, order), W),
-    )
-    assert np.abs(found - expected).max() < 1e-4
-    assert np.abs(found - images(kind, finetuned, W)).max() > 1e-3  # and it is not CFG
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -338,28 +68,6 @@ def test_guided_by_itself_it_is_the_plain_pipeline(kind):
 
 
 # DiT, whose pipeline knows the null label of ImageNet alone
-
-
-def dit(classes, seed):
-    from dgtoy.dit import DiT
-    from dgtoy.dit.convert import to_diffusers
-
-    net, g = DiT(8, 2, 4, 16, 2, 2, classes, seed=seed), torch.Generator().manual_seed(seed)
-    for p in net.parameters():
-        p.data += 0.2 * torch.randn(p.shape, generator=g)
-    return net, to_diffusers(net).requires_grad_(False)
-
-
-def dit_images(net, w):
-    pipe = DiTPipeline(net, vae(), ddim())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe(
-        class_labels=[0, 2],
-        guidance_scale=w,
-        generator=torch.Generator().manual_seed(0),
-        num_inference_steps=4,
-        output_type="np",
-    ).images
 
 
 def test_dit_of_five_classes_guided_by_one_of_seven_is_dgtoys_own_domain_guidance():
@@ -506,7 +214,7 @@ def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     )
     found = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 1
-    monkeypatch.setattr("dgtoy.interop.pipelines.sole_adapter", lambda *a: None)
+    monkeypatch.setattr("dgtoy.interop.guided.sole_adapter", lambda *a: None)
     plain = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 3
     close(found, plain, rtol=1e-4, atol=1e-5)
@@ -745,26 +453,6 @@ def test_the_lora_guide_of_a_pipeline_is_its_base():
 # inputs as people have them
 
 
-def draw(pipe, w=W, seeds=(7,), **more):
-    """A Stable Diffusion pipeline's images, one per seed, each of its own prompt."""
-    pipe.set_progress_bar_config(disable=True)
-    n = len(seeds)
-    return pipe(
-        prompt_embeds=text(n, 5, 12, seed=3).to(pipe.unet.dtype),
-        negative_prompt_embeds=text(n, 5, 12, seed=4).to(pipe.unet.dtype),
-        guidance_scale=w,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        num_inference_steps=2,
-        output_type="np",
-        **{} if "image" in more else dict(height=16, width=16),
-        **more,
-    ).images
-
-
-def guided_sd(domain=None, **options):
-    return guide_pipeline(sd(random(1, unet()))[0], random(2, unet()), domain=domain, **options)
-
-
 def test_one_seed_for_two_prompts_with_guidance_off_is_the_plain_pipeline():
     """Equal latents are no sign of guidance."""
     assert np.array_equal(draw(guided_sd(), 1.0, (7, 7)), draw(sd(random(1, unet()))[0], 1.0, (7, 7)))
@@ -803,7 +491,7 @@ def test_pipelines_with_other_branches_are_refused_at_their_first_step(monkeypat
     with refuses("a StableDiffusionPAGPipeline calls its network 3 rows for 1 images; expected two branches"):
         draw(made(StableDiffusionPAGPipeline, unet(), pag_applied_layers=["mid"]), pag_scale=1.0)
     x = torch.zeros(2, 4, 8, 8)  # LEDITS++ with one edit
-    monkeypatch.setattr("dgtoy.interop.pipelines.pipeline_call", lambda: dict(self=pix2pix, latents=x[:1]))
+    monkeypatch.setattr("dgtoy.interop.guided.pipeline_call", lambda: dict(self=pix2pix, latents=x[:1]))
     with refuses("calls its network without a guidance_scale"):
         DomainGuidedModel(random(1, unet()), random(2, unet()))(
             x, 10, encoder_hidden_states=text(2, 5, 12, seed=1)
@@ -927,19 +615,6 @@ def test_class_labels_of_other_networks_are_theirs():
 # adapters of every kind
 
 
-def adapted(net, config, name="default"):
-    """peft's adapter in a network, its weights and those that it trains whole drawn at random."""
-    from peft import inject_adapter_in_model
-
-    before = set(net.state_dict())
-    inject_adapter_in_model(config, net, name)
-    torch.manual_seed(5)
-    for key, value in net.state_dict().items():
-        if key not in before and "base_layer" not in key and "original_module" not in key:
-            value.normal_(std=0.3)
-    return net.requires_grad_(False)
-
-
 def test_the_guide_of_any_adapter_is_the_base():
     from peft import LoHaConfig, LoraConfig
 
@@ -1032,28 +707,6 @@ def test_guidance_on_velocities_is_guidance_on_denoisers():
 
 
 # the plane, and cheaper steps
-
-
-class Counted(torch.nn.Module):
-    """A network that counts its calls."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.calls = net, 0
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.net, name)
-
-    @property
-    def __class__(self):
-        return type(self.net)
-
-    def forward(self, *args, **kwargs):
-        self.calls += 1
-        return self.net(*args, **kwargs)
 
 
 def halves(net, x, t, labelled, null, w):

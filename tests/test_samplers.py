@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgtoy import ancestral, dpmpp_2m, euler, guided, heun, karras, last, theory, trajectory
+from dgtoy.samplers import exponential, vp_levels
 
 close = torch.testing.assert_close
 SAMPLERS = (euler, heun, dpmpp_2m, ancestral)
@@ -311,6 +312,96 @@ def test_a_callback_sees_every_step_where_it_starts(sampler):
     for (_, sigma, x, x0_hat), start in zip(seen, [x_T, *iterates], strict=False):
         assert torch.equal(x, start)
         close(x0_hat, D(start, sigma))
+
+
+# levels of other kinds
+
+
+def test_exponential_levels_are_karras_levels_of_a_large_rho():
+    close(exponential(9, 0.01, 80.0), karras(9, 0.01, 80.0, rho=1e7), rtol=1e-5, atol=0)
+    steps = exponential(9, 0.01, 80.0)[:-1].log().diff()
+    close(steps, steps[:1].expand(8))
+    with refuses("sigma_min, sigma_max are 2.0, 1.0; expected 0 < sigma_min < sigma_max"):
+        exponential(9, 2.0, 1.0)
+
+
+def test_vp_levels_are_the_integral_of_beta():
+    """1 + sigma^2 = exp(integral of beta_min + beta_d t from 0 to t): products of 1 / (1 - beta dt)."""
+    n = 200_000
+    dt = 1 / n
+    betas = 0.1 + 19.9 * (torch.arange(n, dtype=torch.float64) + 0.5) * dt
+    one_plus = torch.cumprod(1 / (1 - betas * dt), 0)
+    found = vp_levels(5, 19.9, 0.1, t_min=0.2)
+    assert len(found) == 6 and found[-1] == 0
+    for sigma, t in zip(found, (1.0, 0.8, 0.6, 0.4, 0.2)):
+        close(sigma, (one_plus[round(t * n) - 1] - 1).sqrt(), rtol=2e-3, atol=0)
+    for name, value in (("t_min", 1.0), ("t_min", 0.0), ("beta_d", -1.0), ("beta_min", math.inf)):
+        with refuses(name):
+            vp_levels(5, **{name: value})
+
+
+# noise on the way
+
+
+def seeds():
+    return torch.Generator().manual_seed(3)
+
+
+def test_without_noise_the_stochastic_samplers_are_the_others():
+    x, D, sigmas = torch.ones(4, 2), random_mixture(dtype=torch.float32).denoise, karras(6, 0.1, 5.0)
+    close(last(ancestral(D, x, sigmas, seeds(), eta=0.0)), last(euler(D, x, sigmas)))
+    assert torch.equal(last(heun(D, x, sigmas, churn=5.0, interval=(6.0, 9.0))), last(heun(D, x, sigmas)))
+    assert torch.equal(last(heun(D, x, sigmas, churn=0.0)), last(heun(D, x, sigmas)))
+    noisy = next(dpmpp_2m(D, x, sigmas, eta=0.7, generator=seeds()))
+    close(noisy, next(ancestral(D, x, sigmas, seeds(), eta=0.7)))  # its first order
+
+
+@pytest.mark.parametrize("eta", (0.3, 1.0, 1.5))
+def test_a_step_of_the_sde_has_the_exact_variance_of_the_level_below(eta, rng):
+    x0, s, t = 0.7, 2.0, 0.5
+    x_s = x0 + s * torch.randn(200_000, 1, generator=rng)
+    known = lambda x, sigma: torch.full_like(x, x0)
+    for sampler in (ancestral, dpmpp_2m):
+        x_t = next(sampler(known, x_s, [s, t], eta=eta, generator=rng))
+        assert x_t.mean().item() == pytest.approx(x0, abs=0.01)
+        assert x_t.std().item() == pytest.approx(t, rel=0.01)
+        together = torch.corrcoef(torch.cat([x_s, x_t], 1).T)[0, 1].item()
+        assert together == pytest.approx((t / s) ** eta, abs=0.01)
+
+
+@pytest.mark.parametrize("options", (dict(churn=20.0), dict(churn=20.0, interval=(0.1, 3.0))))
+def test_churn_keeps_the_distribution(options, rng):
+    D, sigmas = gaussian(1.5, 0.7).denoise, karras(40, 0.02, 20.0)
+    x_T = 1.5 + (20.0**2 + 0.7**2) ** 0.5 * torch.randn(20_000, 1, generator=rng, dtype=torch.float64)
+    x = last(heun(D, x_T, sigmas, generator=rng, **options))
+    assert x.mean().item() == pytest.approx(1.5, abs=0.03) and x.std().item() == pytest.approx(0.7, rel=0.03)
+    assert abs(torch.corrcoef(torch.cat([x_T, x], 1).T)[0, 1].item()) < 0.9  # it has been moved about
+
+
+def test_heun_with_churn_is_algorithm_2_of_its_paper():
+    x, D, sigmas = torch.ones(4, 2), random_mixture(dtype=torch.float32).denoise, karras(6, 0.1, 5.0).tolist()
+    churn, lo, hi, S_noise, g = 2.0, 0.2, 4.0, 1.007, seeds()
+    found = last(heun(D, x, sigmas, churn=churn, interval=(lo, hi), inflate=S_noise, generator=seeds()))
+    for t, t_next in zip(sigmas, sigmas[1:]):
+        gamma = min(churn / 6, 2**0.5 - 1) if lo <= t <= hi else 0.0
+        t_hat = t + gamma * t
+        if gamma:
+            x = x + (t_hat**2 - t**2) ** 0.5 * S_noise * torch.randn(x.shape, generator=g)
+        d = (x - D(x, t_hat)) / t_hat
+        x_next = x + (t_next - t_hat) * d
+        if t_next:
+            d_next = (x_next - D(x_next, t_next)) / t_next
+            x_next = x + (t_next - t_hat) * (d / 2 + d_next / 2)
+        x = x_next
+    close(found, x)
+
+
+@pytest.mark.parametrize(
+    "sampler, name", [(ancestral, "eta"), (dpmpp_2m, "eta"), (heun, "churn"), (heun, "inflate")]
+)
+def test_a_strength_below_0_is_refused(sampler, name):
+    with refuses(f"{name} is -1.0; expected a finite number >= 0"):
+        next(sampler(gaussian(0.0, 1.0).denoise, torch.ones(2, 1), [2.0, 1.0], **{name: -1.0}))
 
 
 @given(st.lists(st.integers(), min_size=1))

@@ -40,6 +40,28 @@ def test_tags_stand_on_cells_that_make_slides():
                 assert "slide" in tags, (path.name, "".join(cell["source"])[:80])
 
 
+def test_the_talk_takes_slides_from_several_notebooks_and_names_a_heading_that_is_gone(monkeypatch):
+    pytest.importorskip("mdit_py_plugins")
+    import slides
+
+    monkeypatch.setattr(slides, "TALK", (("01", "Second"), ("00", "First")))
+    decks = {
+        "00": [slides.slide("First of all", "a"), slides.slide("Last", "b")],
+        "01": [slides.slide("Second", "c")],
+    }
+    title, *chosen = slides.talk(decks)
+    assert slides.TALK_TITLE in title and chosen == [decks["01"][0], decks["00"][0]]
+    monkeypatch.setattr(slides, "TALK", (("00", "Gone"),))
+    with pytest.raises(ValueError, match="notebook 00 has no slides below 'Gone'"):
+        slides.talk(decks)
+
+
+@built
+def test_the_talk_shows_photographs_and_the_animation():
+    page = (SITE / "slides" / "talk.html").read_text()
+    assert page.count("<section") > 10 and "data:image/gif" in page and "data:image/jpeg" in page
+
+
 def pictured(kind, size):
     """A code cell that shows a picture."""
     held, mime = io.BytesIO(), f"image/{kind}"

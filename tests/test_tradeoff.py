@@ -28,6 +28,10 @@ def test_a_method_that_only_harms_is_as_good_as_none():
     assert tradeoff.area(worse) == pytest.approx([0.4, 0.4])
 
 
+def test_no_guidance_alone_is_a_curve_of_one_point():
+    assert tradeoff.area(LINE[:1]) == pytest.approx([0.4, 0.4])
+
+
 def test_a_curve_below_another_has_the_smaller_area_whatever_its_weights():
     """The same curve walked in longer steps: w is not a common scale."""
     path = np.linspace(0, 1, 9)

@@ -34,7 +34,8 @@
     return {
       // The line depends on the world but not on w or the star; when it changes, the trace is wiped.
       show(flow) {
-        const as = Array.from({ length: 61 }, (_, i) => (MAX * i) / 60), values = as.map((a) => flow.predictThickness(a, a));
+        const as = Array.from({ length: 61 }, (_, i) => (MAX * i) / 60), { domain, label } = flow.params;
+        const values = as.map((a) => flow.predictThickness(dgtoy.weights(a, a, [domain, label])));
         const fresh = values.map((v) => v.toPrecision(4)).join() + flow.params.steps + flow.params.world;
         if (fresh !== key) trace.replaceChildren(), (earlier = {});
         key = fresh;
@@ -51,7 +52,7 @@
           trace.append(mark(m.name, { transform: `translate(${spot}) scale(0.5)` }));
           if (trace.childElementCount > KEPT) trace.firstChild.remove();
         }
-        const told = found.map((m) => `${m.name} ${m.measured.thickness.toFixed(2)}, formula ${flow.predictThickness(m.a, m.b).toFixed(2)}`);
+        const told = found.map((m) => `${m.name} ${m.measured.thickness.toFixed(2)}, formula ${flow.predictThickness(m.inside).toFixed(2)}`);
         root.setAttribute("aria-label", `Thickness relative to the target. ${told.join("; ")}`);
       },
     };

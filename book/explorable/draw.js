@@ -114,7 +114,7 @@
     const now = place(flow, method, u, cam, p);
     if (trail > 0 && u > 0) tails(ctx, now, place(flow, method, Math.max(0, u - trail), cam, p), colour, ratio);
     dots(ctx, now, colour, Math.max(1.2 * ratio, size[0] / 140));
-    if (flow.params.world === "gaussians") ellipse(ctx, flow.predictedEllipse(method.a, method.b), p, ratio, colours.formula);
+    if (flow.params.world === "gaussians") ellipse(ctx, flow.predictedEllipse(method.inside), p, ratio, colours.formula);
     if (traced !== null && traced < method.valid) follow(ctx, wayOf(flow, method, u, traced, cam, p), ratio, colours);
     return outsideFrame(now, size);
   }

@@ -8,9 +8,24 @@
   const [LOWEST, HIGHEST] = [0.005, 80];                   // noise levels, as in EDM's sampler
   const METHODS = ["none", "CFG", "DoG", "plane"];
 
-  const START = { world: "moons", w: 1.5, a: 1.5, b: 1, gap: 0, breadth: 1, domain: 1, label: 1, lo: 0, hi: Infinity, steps: 32 };
+  const START = { world: "moons", w: 1.5, a: 1.5, b: 1, gap: 0, breadth: 1, domain: 1, label: 1, lo: 0, hi: Infinity, steps: 32,
+    guide: "plane", blur: 0.3 };
 
   const pointOf = (method, { w, a, b }) => ({ none: [1, 1], CFG: [1, w], DoG: [w, w], plane: [a, b] })[method];
+
+  // A method's place on the plane, and its weights of D_pre, D_null, D_c and of the three blurred by b. The fourth panel may
+  // also show the fine-tune guided by the exact null model of the target, or by its own density, blurred.
+  function aimed(name, params) {
+    const { w, guide, domain, label } = params, own = dgtoy.weights(1, 1, [domain, label]);
+    if (name !== "plane" || guide === "plane") {
+      const [a, b] = pointOf(name, params);
+      return { a, b, inside: six(dgtoy.weights(a, b, [domain, label])) };
+    }
+    const main = six(own), guided = guide === "null" ? six([0, 1, 0]) : six([0, 0, 0, ...own]);
+    return { a: w, b: w, inside: main.map((v, i) => w * v + (1 - w) * guided[i]) };
+  }
+
+  const six = (weights) => Array.from({ length: 6 }, (_, i) => weights[i] ?? 0);
 
   class Flow {
     constructor(params = START) {
@@ -45,12 +60,14 @@
 
     // Points a method at its place on the plane. Everything that decides where its particles go is in the key.
     aim(method) {
-      const { lo, hi, domain, label, steps, world, gap, breadth } = this.params;
-      const [a, b] = pointOf(method.name, this.params), off = a === 1 && b === 1;
-      const key = JSON.stringify([a, b, domain, label, steps, world, gap, breadth, off ? 0 : [lo, String(hi)]]);
+      const { lo, hi, domain, label, steps, world, gap, breadth, blur } = this.params, aim = aimed(method.name, this.params);
+      const outside = six(dgtoy.weights(1, 1, [domain, label])), off = aim.inside.every((v, i) => v === outside[i]);
+      const isBlurred = aim.inside.slice(3).some((v) => v !== 0);
+      const key = JSON.stringify([aim.inside, domain, label, steps, world, gap, breadth, isBlurred ? blur : 0, off ? 0 : [lo, String(hi)]]);
+      Object.assign(method, { a: aim.a, b: aim.b });
       if (key === method.key) return;
-      const D = dgtoy.plane(this.world.models, a, b, [lo, hi], [domain, label]);
-      Object.assign(method, { key, a, b, D, fresh: 0 });
+      const models = [...this.world.models, ...this.world.models.map((model) => dgtoy.blurred(model, blur))];
+      Object.assign(method, { key, inside: aim.inside, D: dgtoy.mix(models, aim.inside, outside, [lo, hi]), fresh: 0 });
     }
 
     // Recomputes particles for about this many milliseconds; true while some are left.
@@ -97,29 +114,37 @@
       return method.measured;
     }
 
-    // By the closed form: thickness relative to the target's, and the shift of the mean along the gap.
-    predictThickness(a, b) {
-      const { across } = this.world.widths;
-      return dgtoy.endStd(across, ...this.rule(a, b)) / across[2];
+    // By the closed form, for a method's weights: thickness relative to the target's, and the shift of the mean along the gap.
+    predictThickness(inside) {
+      const stds = this.withBlurred(this.world.widths.across);
+      return dgtoy.endStd(stds, ...this.rule(inside)) / stds[2];
     }
 
-    predict(a, b) {
-      const x = this.world.widths.whole[0];
+    predict(inside) {
+      const x = this.world.widths.whole[0], stds = this.withBlurred(x.map((m) => m.std)), means = x.map((m) => m.mean);
       return {
-        thickness: this.predictThickness(a, b),
-        shift: dgtoy.endMean(x.map((m) => m.mean), x.map((m) => m.std), ...this.rule(a, b)) - x[2].mean,
+        thickness: this.predictThickness(inside),
+        shift: dgtoy.endMean([...means, ...means], stds, ...this.rule(inside)) - means[2],
       };
     }
 
-    // The three models' weights inside and outside the interval, and the interval.
-    rule(a, b) {
+    // Standard deviations of the three models, and of the three blurred.
+    withBlurred(stds) {
+      return [...stds, ...stds.map((s) => Math.hypot(s, this.params.blur))];
+    }
+
+    // The models' weights inside and outside the interval, and the interval.
+    rule(inside) {
       const { lo, hi, domain, label } = this.params;
-      return [dgtoy.weights(a, b, [domain, label]), dgtoy.weights(1, 1, [domain, label]), [lo, hi]];
+      return [six(inside), six(dgtoy.weights(1, 1, [domain, label])), [lo, hi]];
     }
 
     // For Gaussians the closed form is the whole answer: centre and standard deviations of the samples.
-    predictedEllipse(a, b) {
-      const rule = this.rule(a, b), axes = this.world.widths.whole.map((m) => [m.map((v) => v.mean), m.map((v) => v.std)]);
+    predictedEllipse(inside) {
+      const rule = this.rule(inside), axes = this.world.widths.whole.map((m) => {
+        const means = m.map((v) => v.mean);
+        return [[...means, ...means], this.withBlurred(m.map((v) => v.std))];
+      });
       return { centre: axes.map(([means, stds]) => dgtoy.endMean(means, stds, ...rule)), stds: axes.map(([, stds]) => dgtoy.endStd(stds, ...rule)) };
     }
   }

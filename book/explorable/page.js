@@ -24,6 +24,7 @@
     { key: "breadth", group: "The data", name: "source breadth", range: [-0.6, 0.4, 0.02], show: (v) => `×${v.toFixed(2)}`, ...log },
     { key: "lo", group: "The sampler", name: "guide from noise level", range: [-2.5, 1.9, 0.05], show: level, ...floor },
     { key: "hi", group: "The sampler", name: "guide up to noise level", range: [-2, 2, 0.05], show: level, ...ceiling },
+    { key: "blur", group: "The fourth panel", name: "blur b", range: [-1.3, 0.5, 0.05], show: level, hint: "of the blurred self", ...log },
     { key: "steps", group: "The sampler", name: "number of steps", range: [2, 64, 1], show: String, ...plain },
   ];
 
@@ -42,7 +43,17 @@
     { name: "Too far", set: { w: 1, a: 1, gap: 1.25, breadth: 0.7 }, view: "world", text: `The target lies outside everything the
       pre-trained model has seen. Raise w. DoG pushes away from the source, past the target, and the formula for the shift says
       how far. Then make the source broader.` },
+    { name: "A better null?", set: { w: 2, a: 1, domain: 0.85, label: 0.85, guide: "null" }, text: `CFG’s guide is the fine-tune without
+      its label, and this fine-tune stopped at 85% of both steps. In the fourth panel CFG gets the exact model of the target for its guide.
+      Does the better guide help? Main model and guide no longer share their error, and guidance stretches it.` },
+    { name: "Breadth alone", set: { w: 2, a: 1, domain: 0.85, label: 0.85, guide: "blur", blur: 0.15 }, text: `The same fine-tune, and in the
+      fourth panel it is guided by its own density, blurred. This guide knows nothing of the source; it is only broader. Compare what
+      lies outside, and the distance, with DoG’s. Then change the blur.` },
   ];
+
+  // what the fourth panel shows, and its title
+  const GUIDES = { plane: "your point on the plane", null: "CFG with an exact null model", blur: "guided by its own density, blurred" };
+  const GUIDED = { plane: "Your point", null: "Exact null", blur: "Blurred self" };
 
   let params = { ...START }, view = "target";
   const flow = new dgtoy.Flow(params);
@@ -68,16 +79,18 @@
     return { element: build("div", { className: "slider" }, label, output, input), refresh };
   }
 
-  function worldChoice() {
-    const options = Object.entries(dgtoy.data.targets).map(([value, { title }]) => build("option", { value }, title));
-    const select = build("select", { id: "world" }, ...options), label = build("label", { htmlFor: "world" }, "world");
-    select.addEventListener("change", () => change({ world: select.value }));
-    return { element: build("div", { className: "slider" }, label, select), refresh: () => (select.value = params.world) };
+  function choice(key, name, group, titles) {
+    const options = Object.entries(titles).map(([value, title]) => build("option", { value }, title));
+    const select = build("select", { id: key }, ...options), label = build("label", { htmlFor: key }, name);
+    select.addEventListener("change", () => change({ [key]: select.value }));
+    return { element: build("div", { className: "slider" }, label, select), refresh: () => (select.value = params[key]), group };
   }
 
   function controls() {
     const made = SLIDERS.map((s) => ({ ...slider(s), group: s.group }));
-    const world = { ...worldChoice(), group: "The data" }, all = [...made.slice(0, 3), world, ...made.slice(3)];
+    const worlds = Object.fromEntries(Object.entries(dgtoy.data.targets).map(([key, { title }]) => [key, title]));
+    const world = choice("world", "world", "The data", worlds), guide = choice("guide", "it shows", "The fourth panel", GUIDES);
+    const all = [...made.slice(0, 3), world, ...made.slice(3, 5), guide, ...made.slice(5)];
     $("weight").append(made[0].element);
     for (const group of new Set(all.slice(1).map((c) => c.group))) {
       $("controls").append(build("fieldset", {}, build("legend", {}, group), ...all.filter((c) => c.group === group).map((c) => c.element)));
@@ -86,28 +99,27 @@
     return all;
   }
 
-  const TITLES = { none: "No guidance", CFG: "CFG", DoG: "DoG", plane: "Your point" };
+  const titleOf = (name) => ({ none: "No guidance", plane: GUIDED[params.guide] })[name] ?? name;
   const READOUTS = { outside: "outside", energy: "distance", thickness: "thickness", shift: "shift" };
 
   function panel(name) {
     const canvas = build("canvas", { className: "stage" });
-    const [note, about] = ["note", "about"].map((className) => build("span", { className }));
+    const [note, about, title] = ["note", "about", "title"].map((className) => build("span", { className }));
     canvas.setAttribute("role", "img");
     const cells = {}, rows = Object.entries(READOUTS).map(([key, words]) => {
       cells[key] = { found: build("dd"), told: build("dd", { className: "told" }) };
       return build("div", { className: key }, build("dt", {}, words), cells[key].found, cells[key].told);
     });
     const icon = svg("svg", { viewBox: "-11 -11 22 22", "aria-hidden": "true" }, mark(name));
-    const element = build("article", { className: `panel ${name}` }, build("h3", {}, icon, TITLES[name]), about,
+    const element = build("article", { className: `panel ${name}` }, build("h3", {}, icon, title), about,
       build("div", { className: "frame" }, canvas, note), build("dl", {}, ...rows));
-    element.setAttribute("aria-label", TITLES[name]);
     canvas.addEventListener("click", (event) => {
       traced = dgtoy.pick(canvas, flow, flow.methods[METHODS.indexOf(name)], { u: time, view }, event.offsetX, event.offsetY);
       dirty = true;
       refresh();
     });
     $("panels").append(element);
-    return { canvas, note, about, cells, element };
+    return { canvas, note, about, title, cells, element };
   }
 
   // ---- state of the show ----
@@ -117,7 +129,7 @@
   let dirty = true, measuredAt = 0, told = null, colours = readColours();
   const panels = Object.fromEntries(METHODS.map((name) => [name, panel(name)]));
   const inputs = controls();
-  const plane = dgtoy.planeWidget($("plane"), (a, b) => change({ a, b }));
+  const plane = dgtoy.planeWidget($("plane"), (a, b) => change({ a, b, guide: "plane" }));
   const chart = dgtoy.thicknessChart($("chart"));
 
   function readColours() {
@@ -175,7 +187,14 @@
     const times = (v) => `× ${v.toFixed(2)}`, { w, a, b } = params;
     const about = { none: "both steps once", CFG: `class step ${times(w)}`, DoG: `both steps ${times(w)}`,
       plane: `domain ${times(a)}, class ${times(b)}` };
-    for (const name of METHODS) panels[name].about.textContent = about[name];
+    if (params.guide === "null") about.plane = `class step ${times(w)}`;
+    if (params.guide === "blur") about.plane = `away from itself ${times(w)}`;
+    for (const name of METHODS) {
+      panels[name].about.textContent = about[name];
+      panels[name].title.textContent = titleOf(name);
+      panels[name].element.setAttribute("aria-label", titleOf(name));
+    }
+    $("blur").parentElement.hidden = params.guide !== "blur";
     document.body.classList.toggle("gap", params.gap !== 0);
     $("link").href = `#${address()}`;
   }
@@ -194,7 +213,7 @@
   }
 
   function report(method) {
-    const { cells, canvas } = panels[method.name], found = flow.measure(method), told = flow.predict(method.a, method.b);
+    const { cells, canvas } = panels[method.name], found = flow.measure(method), told = flow.predict(method.inside);
     for (const key of Object.keys(READOUTS)) {
       cells[key].found.textContent = FORMAT[key](found[key]);
       if (key in told) cells[key].told.textContent = `formula ${FORMAT[key](told[key])}`;
@@ -221,7 +240,7 @@
     chart.mark(flow);
     clearTimeout(announcing);
     announcing = setTimeout(() => {                        // for screen readers, once the hand rests
-      const words = ({ name, measured: { outside, energy } }) => `${TITLES[name]}: ${percentOf(outside)} outside, distance ${FORMAT.energy(energy)}`;
+      const words = ({ name, measured: { outside, energy } }) => `${titleOf(name)}: ${percentOf(outside)} outside, distance ${FORMAT.energy(energy)}`;
       $("status").textContent = flow.methods.map(words).join(". ");
     }, 1000);
   }
@@ -279,6 +298,7 @@
     const found = {};
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
       if (key === "world" && value in dgtoy.data.targets) found.world = value;
+      if (key === "guide" && value in GUIDES) found.guide = value;
       const range = SLIDERS.find((s) => s.key === key) ?? (["a", "b"].includes(key) && SLIDERS[0]);
       if (range && value && !Number.isNaN(Number(value))) {
         const at = Math.min(range.range[1], Math.max(range.range[0], range.write(Number(value))));
@@ -299,7 +319,7 @@
   $("follow").onclick = () => { traced = traced === null ? 17 : null; dirty = true; refresh(); };
   $("map").onclick = () => shade(!shaded);
   for (const key of ["a", "b"]) {
-    $(key).onchange = () => change({ [key]: Math.min(3, Math.max(0, Number($(key).value) || 0)) });
+    $(key).onchange = () => change({ [key]: Math.min(3, Math.max(0, Number($(key).value) || 0)), guide: "plane" });
   }
   window.addEventListener("resize", () => { dirty = true; });
   window.addEventListener("hashchange", () => change({ ...START, ...fromAddress() }));

@@ -154,7 +154,11 @@
 
   // D_pre + a (D_null - D_pre) + b (D_c - D_null) inside the interval, a = b = 1 outside it.
   function plane(models, a, b, interval = [0, Infinity], learned = [1, 1]) {
-    const inside = weights(a, b, learned), outside = weights(1, 1, learned);
+    return mix(models, weights(a, b, learned), weights(1, 1, learned), interval);
+  }
+
+  // The sum of the models with these weights, one set inside the interval and one outside it.
+  function mix(models, inside, outside, interval) {
     let spare = new Float64Array(0);
     return (x, sigma, out) => {
       if (spare.length !== x.length) spare = new Float64Array(x.length);
@@ -165,6 +169,16 @@
         models[i](x, sigma, spare);
         for (let j = 0; j < x.length; j++) out[j] += w * spare[j];
       });
+      return out;
+    };
+  }
+
+  // A model's own density, blurred by b: x + sigma^2 / s^2 (D(x, s) - x) with s^2 = sigma^2 + b^2.
+  function blurred(model, b) {
+    return (x, sigma, out) => {
+      const s = Math.hypot(sigma, b), share = (sigma / s) ** 2;
+      model(x, s, out);
+      for (let j = 0; j < x.length; j++) out[j] = x[j] + share * (out[j] - x[j]);
       return out;
     };
   }
@@ -363,6 +377,6 @@
     return segments;
   }
 
-  Object.assign(dgtoy, { Mixture, makeWorld, weights, plane, karras, heun, last, endStd, endMean, outOfDomain, energyDistance,
+  Object.assign(dgtoy, { Mixture, makeWorld, weights, plane, mix, blurred, karras, heun, last, endStd, endMean, outOfDomain, energyDistance,
     meanWithin, thickness, seeded, even, normals, grid, heightOf, contour });
 })(globalThis.dgtoy);

@@ -115,7 +115,7 @@ def _run(name, args):
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 
-# claims, notebooks, assignments, photos, weights, bench, badges
+# claims, notebooks, assignments, animation, photos, weights, bench, badges
 
 
 def _device(parser):
@@ -195,6 +195,20 @@ def assignments(args):
     print("\n".join(f"wrote {path}" for path in write(args.names, args.out)))
 
 
+def _animation_options(parser):
+    _folder(parser, "--out", "the file", "figures/flow.gif")
+
+
+def animation(args):
+    """Draw the animation of notebook 00: four ways to sample, from the same noise to the moons."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from .animation import write
+
+    print(f"wrote {write(args.out)}")
+
+
 def _photos_options(parser):
     from .worlds.photos import COLLECTIONS
 
@@ -223,6 +237,11 @@ def _weights_options(parser):
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)}; default: all of them"
     )
+    parser.add_argument(
+        "--second",
+        action="store_true",
+        help="instead: the second pre-trained model of the studies on photographs, into build/second",
+    )
     _folder(parser, "--state", "folder that a long training goes on from, by parts", "build/weights")
     _device(parser)
 
@@ -231,16 +250,26 @@ def weights(args):
     """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
     from .. import distributed, shipped
     from . import recipes
+    from .photos import SECOND
 
     unknown = [name for name in args.names if name not in shipped.NAMES]
     if unknown:
         raise ValueError(f"NAME is {unknown[0]}; expected of {', '.join(shipped.NAMES)}")
     device = distributed.join(environment.device(args.device))
+    told = dict(device=device, progress=distributed.rank() == 0)
+    if args.second:
+        recipes.make("photos64", recipes.SECOND, folder=SECOND, state=args.state / "second", **told)
+        return
     for name in args.names or shipped.NAMES:
-        recipes.make(name, device=device, state=args.state / name, progress=distributed.rank() == 0)
+        recipes.make(name, state=args.state / name, **told)
 
 
 def _bench_options(parser):
+    parser.add_argument(
+        "--pipelines",
+        action="store_true",
+        help="instead: what guidance costs in a text-to-image pipeline, of SDXL's size on a CUDA device",
+    )
     parser.add_argument(
         "--commands",
         action="store_true",
@@ -257,6 +286,8 @@ def bench(args):
 
     if args.commands:
         print(books.time_commands(args.out))
+    elif args.pipelines:
+        print(benchmarks.refresh_pipelines(args.out, environment.device(args.device)))
     else:
         print(benchmarks.refresh(args.out, environment.device(args.device)))
 
@@ -279,6 +310,7 @@ COMMANDS = {
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
     "assignments": (_assignments_options, assignments),
+    "animation": (_animation_options, animation),
     "photos": (_photos_options, photos),
     "weights": (_weights_options, weights),
     "bench": (_bench_options, bench),

@@ -4,9 +4,19 @@ import dataclasses
 
 import torch
 
+from .. import shipped
 from ..interop import add_lora
 from ..pipeline.finetune import averaged
 from .worlds import photos
+
+SECOND = "build/second"  # the folder of the second pre-trained model, which `weights --second` makes
+
+
+def pretrained(base, device="cpu"):
+    """What is fine-tuned: a network that ships, by name, or the "photos64" of another folder.  -> Flow"""
+    if base in shipped.NAMES:
+        return shipped.load(base, device)
+    return shipped.load("photos64", device, base)
 
 
 def chosen(setting, seed):
@@ -19,19 +29,21 @@ def chosen(setting, seed):
     return order[photos.first(label[order], setting.size)].sort().values
 
 
-def finetuned(setting, seed, base, at=()):
+def finetuned(setting, seed, base, at=(), rows=None, objective=None):
     """A pre-trained network fine-tuned on the pictures of a seed, with finetune.rank by a LoRA; a seed is
     another choice of pictures, another label table, other batches and noise.
 
+    rows: of the training half, by default those `chosen`. objective: by default that of the network's kind.
+
     -> {step: its averaged weights as a Flow} for the steps in `at` and the last
     """
-    data = photos.target(setting.domain).train[chosen(setting, seed)]
+    data = photos.target(setting.domain).train[chosen(setting, seed) if rows is None else rows]
     recipe = dataclasses.replace(setting.finetune, seed=10_000 + seed)
     if recipe.rank:
         net = add_lora(base, len(data.classes), recipe.rank, seed)
     else:
         net = base.with_classes(len(data.classes), seed)
-    return averaged(compiled(net), data.to(net.device), recipe, {*at, recipe.steps})
+    return averaged(compiled(net), data.to(net.device), recipe, {*at, recipe.steps}, objective)
 
 
 def compiled(net):

@@ -21,9 +21,9 @@ def best_within(family, budgets, metric="out_of_domain", cost="energy"):
 
     def along(name):
         """A metric along the curve, its corners and what lies between.  -> (points, S)"""
-        corners = np.array([row[name] for row in family])  # (W, S)
+        corners = np.array([row[name] for row in (*family, family[-1])])  # (W + 1, S); of none alone, 2
         start, end = corners[:-1], corners[1:]
-        between = start + share * (end - start)  # (65, W - 1, S)
+        between = start + share * (end - start)  # (65, W, S)
         return between.reshape(-1, corners.shape[1])
 
     rise, value = along(cost) - np.array(family[0][cost]), along(metric)

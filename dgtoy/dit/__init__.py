@@ -7,5 +7,5 @@ from .checkpoints import (  # noqa: F401
     load_weights,
     save_checkpoint,
 )
-from .denoisers import EDM, VP, Flow, Preconditioned, preconditioned  # noqa: F401
+from .denoisers import EDM, VP, Flow, Preconditioned, SiT, preconditioned  # noqa: F401
 from .network import CONFIGS, DiT, LabelEmbedder, position_embedding  # noqa: F401

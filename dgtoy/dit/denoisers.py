@@ -1,4 +1,4 @@
-"""A DiT made a denoiser D(x, sigma) by preconditioning: `EDM`, `VP` for DiT's own process, `Flow`."""
+"""A DiT made a denoiser D(x, sigma) by preconditioning: `EDM`, `VP` for DiT's own process, `Flow`, `SiT`."""
 
 import copy
 
@@ -177,6 +177,30 @@ class Flow(Preconditioned):
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
         return 1 / (1 + sigma), -sigma / (1 + sigma), 1 + sigma
+
+
+class SiT(Flow):
+    """D = x_t + t v(x_t, 1 - t, label), with t = sigma / (1 + sigma) and x_t = x / (1 + sigma).
+
+    The official SiT, whose checkpoints have the names of DiT's: its time runs from noise at 0 to data at 1,
+    and it gives v = x0 - eps, the first half of its channels. Ma et al. 2024.
+
+        SiT(load_pretrained("SiT-XL-2-256x256.pt")).denoiser(label)
+    """
+
+    def __init__(self, net, seed=0):
+        if "flow" in getattr(net, "config", ()):
+            raise ValueError("net is a flow of dgtoy's; expected Flow(net), not SiT(net)")
+        super().__init__(net, seed)
+
+    @staticmethod
+    def sigma_to_t(sigma):
+        """1 / (1 + sigma), 1 to 0: the time of a noise level, (B,)."""
+        return 1 / (1 + sigma)
+
+    def scalings(self, sigma):
+        """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
+        return 1 / (1 + sigma), sigma / (1 + sigma), 1 + sigma
 
 
 def preconditioned(net, seed=0):

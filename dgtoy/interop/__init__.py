@@ -2,10 +2,11 @@
 
 from .denoisers import as_denoiser as as_denoiser
 from .denoisers import denoiser as denoiser
+from .guided import DomainGuidedModel as DomainGuidedModel
 from .levels import sigma_to_t as sigma_to_t
 from .levels import t_to_sigma as t_to_sigma
+from .loading import load_guide as load_guide
 from .lora import add_lora as add_lora
 from .lora import lora_guide as lora_guide
-from .pipelines import DomainGuidedModel as DomainGuidedModel
 from .pipelines import guide_pipeline as guide_pipeline
 from .pipelines import unguide as unguide

@@ -44,11 +44,15 @@ def pipeline_call():
     return {}
 
 
-def weight_of(call):
-    """The pipeline's guidance_scale, which a callback may have changed; None where it has none."""
-    return (
-        getattr(call["self"], "guidance_scale", call["guidance_scale"]) if "guidance_scale" in call else None
-    )
+def weight_of(call, name="guidance_scale"):
+    """The weight of a pipeline's call, which a callback may have changed; None where it has none."""
+    return getattr(call["self"], name, call[name]) if name in call else None
+
+
+def is_guided_apart(call):
+    """Whether a pipeline that calls its branches one by one has guidance on."""
+    told = getattr(call["self"], "do_classifier_free_guidance", False)
+    return bool(call.get("do_true_cfg", told))
 
 
 def each_tensor(change, value):
@@ -77,12 +81,11 @@ def latents_of(args, kwargs):
     return args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
 
 
-def with_input(args, kwargs, x, t, order):
-    """A call's inputs with other latents and another timestep in their places."""
+def with_input(args, kwargs, x, time):
+    """A call's inputs with other latents and another time, in the network's own units, in their places."""
     old = kwargs["timestep"] if "timestep" in kwargs else args[1]
     dtype = old.dtype if torch.is_tensor(old) and old.is_floating_point() else torch.float32
-    shape = old.shape if torch.is_tensor(old) else ()
-    time = torch.full(shape, t / 1000 if order == "apart" else t, dtype=dtype, device=x.device)
+    time = torch.full(old.shape if torch.is_tensor(old) else (), time, dtype=dtype, device=x.device)
     args = (x, time, *args[2:])[: len(args)]
     new = dict(hidden_states=x, sample=x, timestep=time)
     return args, kwargs | {name: value for name, value in new.items() if name in kwargs}

@@ -3,19 +3,46 @@
 import inspect
 import math
 import numbers
+from typing import NamedTuple
 
 import torch
 
 from ..samplers import check_interval
 from .adapters import WithoutAdapter, peft_layers
 
-ORDER = {  # class of the network: where its pipelines put the labelled half
-    "DiTTransformer2DModel": "first",
-    "UNet2DConditionModel": "second",
-    "PixArtTransformer2DModel": "second",
-    "SD3Transformer2DModel": "second",
-    "FluxTransformer2DModel": "apart",  # two calls, the labelled one first, with t / 1000 for time
-    "QwenImageTransformer2DModel": "apart",
+
+class Layout(NamedTuple):
+    """How pipelines call a network.
+
+    order: the labelled half "first" or "second" in a batch of two, or the two "apart", the labelled one
+    before. scale: the pipeline's name for the weight of guidance. unit: how many of the scheduler's timesteps
+    are 1 of the network's time. sign: -1 where time runs the other way, 1 - t / unit, and the network gives
+    the negative velocity x0 - eps.
+    """
+
+    order: str
+    scale: str = "guidance_scale"
+    unit: float = 1.0
+    sign: int = 1
+
+    def time(self, t):
+        """The network's time of a timestep of the scheduler."""
+        return t / self.unit if self.sign > 0 else 1 - t / self.unit
+
+    def timestep(self, time):
+        """The scheduler's timestep of the network's time."""
+        return self.unit * (time if self.sign > 0 else 1 - time)
+
+
+LAYOUTS = {  # by the network's class
+    "DiTTransformer2DModel": Layout("first"),
+    "UNet2DConditionModel": Layout("second"),
+    "PixArtTransformer2DModel": Layout("second"),
+    "SD3Transformer2DModel": Layout("second"),
+    "FluxTransformer2DModel": Layout("apart", "true_cfg_scale", 1000),
+    "QwenImageTransformer2DModel": Layout("apart", "true_cfg_scale", 1000),
+    "Lumina2Transformer2DModel": Layout("apart", unit=1000, sign=-1),
+    "WanTransformer3DModel": Layout("apart"),
 }
 EVERYWHERE = (0.0, math.inf)
 OPTIONS = ("domain", "interval", "every", "blur")
@@ -27,12 +54,14 @@ SHARED = (
     "cross_attention_dim",
     "joint_attention_dim",
     "caption_channels",
+    "cap_feat_dim",
+    "text_dim",
     "pooled_projection_dim",
     "addition_embed_type",
     "time_cond_proj_dim",
 )
 # the first that a network has is the width of its text
-WIDTHS = ("caption_channels", "joint_attention_dim", "cross_attention_dim")
+WIDTHS = ("caption_channels", "cap_feat_dim", "text_dim", "joint_attention_dim", "cross_attention_dim")
 TEXT = ("hidden_size", "d_model", "vocab_size")
 PARTS = {  # of the parts around two networks
     "scheduler": (
@@ -61,7 +90,9 @@ def network_name(pipe):
 
 
 def bare(net):
-    """The network within torch.compile, DDP, FSDP or peft, which answer calls alone."""
+    """The network within torch.compile, DDP, FSDP, peft or `WithoutAdapter`, which answer calls alone."""
+    if isinstance(net, WithoutAdapter):
+        return bare(net.net)
     for name in ("_orig_mod", "module"):
         if hasattr(net, name):
             return bare(getattr(net, name))
@@ -72,15 +103,15 @@ def kind_of(net):
     """The name of a network's class, or of the class known here that it was made from."""
     cls = bare(net).__class__  # not type(): wrappers answer for what they hold
     names = [c.__name__ for c in cls.__mro__]
-    return next((name for name in names if name in ORDER), names[0])
+    return next((name for name in names if name in LAYOUTS), names[0])
 
 
 def check_networks(finetuned, pretrained):
     """Raise if the two are not of one class that is known here, and alike in what a pipeline asks of them."""
     kind = kind_of(finetuned)
-    if kind not in ORDER:
+    if kind not in LAYOUTS:
         raise ValueError(
-            f"finetuned is a {kind}; expected one of {', '.join(ORDER)}: "
+            f"finetuned is a {kind}; expected one of {', '.join(LAYOUTS)}: "
             "of others the order of halves is not known"
         )
     if isinstance(pretrained, WithoutAdapter):

@@ -6,6 +6,7 @@ from ..checks import check_denoisers
 from ..samplers import append_dims, check_level
 from . import levels
 from .calls import each_tensor
+from .checks import LAYOUTS, Layout, kind_of
 
 
 def denoiser(net, scheduler, **condition):
@@ -17,12 +18,13 @@ def denoiser(net, scheduler, **condition):
     eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep, of one row or
     as many as x has, nested dicts as well. Raises ValueError for another prediction type.
     """
-    kind = levels.predicts(scheduler)
+    kind, layout = levels.predicts(scheduler), LAYOUTS.get(kind_of(net), Layout("second"))
 
     def answer(x, time):
-        time = time.to(x.device, net.dtype if kind == "flow" else torch.float32)
-        expanded = each_tensor(lambda v: v.expand(len(x), *v.shape[1:]), condition)
-        return net(x.to(net.dtype), timestep=time, **expanded, return_dict=False)[0]
+        time = layout.time(time).to(x.device, net.dtype if kind == "flow" else torch.float32)
+        expand = lambda v: v.expand(len(x), *v.shape[1:]) if v.ndim and len(v) == 1 else v
+        expanded = each_tensor(expand, condition)
+        return layout.sign * net(x.to(net.dtype), timestep=time, **expanded, return_dict=False)[0]
 
     return as_denoiser(answer, kind, lambda sigma: levels.sigma_to_t(sigma, scheduler))
 

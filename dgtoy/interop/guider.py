@@ -10,8 +10,8 @@ import pathlib
 from ..environment import needs
 from .calls import pipeline_call
 from .checks import EVERYWHERE, OPTIONS, check_option
+from .guided import DomainGuidedModel
 from .levels import is_inside
-from .pipelines import DomainGuidedModel
 
 needs("dit", "diffusers")
 from diffusers.configuration_utils import register_to_config  # noqa: E402

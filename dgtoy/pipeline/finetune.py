@@ -137,6 +137,28 @@ class FlowObjective:
         return power / ((1 - time) ** 2 * power + time**2)
 
 
+class DogFit(FlowObjective):
+    """A flow that learns to be guided: one call a step gives what Domain Guidance of weight w gives in two.
+
+    Labelled pictures aim at eps - x0 + (1 - 1/w) (v - v_guide), v the network's own estimate, held fixed, and
+    v_guide that of the pre-trained `guide` without a label; where that has converged, v = v_guide +
+    w (v_flow - v_guide). Bahram et al. 2025. Raises ValueError for w < 1.
+    """
+
+    def __init__(self, guide, w):
+        if not w >= 1:
+            raise ValueError(f"w is {w}; expected 1, which is off, or more")
+        self.guide, self.w = guide, w
+
+    def __call__(self, net, x0, label, time, eps):
+        x, flow = torch.lerp(x0, eps, append_dims(time, x0)), eps - x0
+        v = predicted(net, x, 1000 * time, label)
+        with torch.no_grad():
+            away = v - predicted(self.guide, x, 1000 * time, torch.full_like(label, self.guide.null))
+        extra = append_dims((1 - 1 / self.w) * (label != net.null), x0)
+        return (v - flow - extra * away).square().mean()
+
+
 def objective_of(net):
     """What a network was pre-trained by: `FlowObjective` of a `Flow`, `NoiseObjective` of a `VP`.
 
@@ -225,11 +247,11 @@ def training(net, data, config, ema, objective=None):
     return Trainer(net, objective, config, ema), batch_fn
 
 
-def averaged(net, data, config, at):
+def averaged(net, data, config, at, objective=None):
     """Train a network in place and keep nothing on disk.  -> {step: the averaged weights, in a network of its
     kind} for every step in `at`"""
     ema, kept = net.clone(), {}
-    trainer, batch_fn = training(net, data, config, ema)
+    trainer, batch_fn = training(net, data, config, ema, objective)
     for step in trainer.run(batch_fn):
         if step.step in at:
             kept[step.step] = ema.clone()

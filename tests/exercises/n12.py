@@ -7,15 +7,23 @@ def split(main, guide, x, c):
     return torch.cat([guide(x[:2], c[:2]), main(x[2:], c[2:])])
 
 
+def mixed(main, guided, phi, axes=(1, 2, 3), keep=None):
+    """Rescaled over these axes, mixed with `keep`, by default the guided estimate."""
+    spread = lambda x: x.std(axes, keepdim=True) if axes else x.std()
+    scaled = guided * spread(main) / spread(guided)
+    return phi * scaled + (1 - phi) * (guided if keep is None else keep)
+
+
 WRONG = {
     "price": [
-        (20, "calls of the guide"),
-        (100, "in every step"),
-        (40, "outside the interval; the fine-tuned"),
-        (50, "without any guidance"),
-        (30, "the interval saves"),
-        (80, "other way round"),
-        (-70, "of the wrong sign"),
+        (90, "in every step"),
+        (36, "calls inside the interval"),
+        (42, "one-weight form"),
+        (60, "the prompt's guidance in every step"),
+        (30, "without any guidance"),
+        (72, "off as well"),
+        (66, "other way round"),
+        (-54, "of the wrong sign"),
     ],
     "halves": [
         (lambda m, p, x, c: split(p, m, x, c), "swapped"),
@@ -27,10 +35,26 @@ WRONG = {
         (lambda m, p, x, c: torch.cat([p(x[:2], c[2:]), m(x[2:], c[2:])]), "the last part"),
         (1.5, "expected a function"),
     ],
-    "copies": [
-        ("a", "more steps"),
-        ("b", "has not lost"),
-        ("d", "narrows further"),
-        ("w", "none of the options"),
+    "weight": [
+        ((3, 0.467, 0.082), "the game allows 0.40"),
+        ((1, 0.346, 0.046), "wants the largest"),
+        ((1.5, 0.346, 0.046), "not with this one"),
+        ((1.5, 0.501, 0.0837), "with itself"),
+        ((1.5, 0.0837, 0.467), "the order is"),
+        ((1.5, 46.7, 8.37), "not percentages"),
+        ((1.5, 0.467, 0.3), "burnt at the next larger weight is not 0.3"),
+        ((1.5, 0.9, 0.0837), "alike at the next larger weight is not 0.9"),
+        ((2, 0.4, 0.1), "the record has 1, 1.5, 3"),
+        (1.5, "expected three numbers"),
+    ],
+    "rescaled": [
+        (lambda m, g, phi: mixed(m, g, 1 - phi), "phi = 0 must change nothing"),
+        (lambda m, g, phi: mixed(m, g, -phi), "off by"),
+        (lambda m, g, phi: mixed(m, g, phi, ()), "each has its own spread"),
+        (lambda m, g, phi: mixed(m, g, phi, (2, 3)), "each channel by itself"),
+        (lambda m, g, phi: mixed(m, g, 1.0), "that is phi = 1"),
+        (lambda m, g, phi: mixed(m, g, phi, keep=m), "mix with the guided one"),
+        (lambda m, g, phi: g, "unchanged"),
+        (lambda m, g, phi: m, "the unguided estimate"),
     ],
 }

@@ -51,6 +51,16 @@ def refresh(out, device):
     return "\n".join(texts)
 
 
+def refresh_pipelines(out, device):
+    """What guidance costs in a text-to-image pipeline, into OUT/bench_pipelines_<device>.json.  -> as text"""
+    from . import pipelines
+
+    started, rows = time.time(), list(pipelines.benchmarks(device))
+    made = record("bench_pipelines", Config(rounds=3), dict(rows=rows), started, device)
+    write_text(out / f"bench_pipelines_{torch.device(device).type}.json", json.dumps(made, indent=1) + "\n")
+    return table(made)
+
+
 def table(made):
     """A record's rows as lines of text."""
     lines = [f"{made['provenance']['device']}, torch {made['provenance']['torch']}"]

@@ -31,6 +31,11 @@ SMALL = {  # name: (network, training batch, images sampled at once)
         256,
         512,
     ),
+    "DiT-B/4, 64 pixels": (
+        dict(CONFIGS["DiT-B/4"], input_size=64, in_channels=3),
+        256,
+        256,
+    ),
 }
 W = 1.5
 

@@ -1,26 +1,32 @@
 """Checks for the exercises of notebook 12: guiding a model of one's own."""
 
+import functools
+
 import torch
 
-from . import choice, function, normal, number
+from ..experiments import posters
+from . import Exercise, function, normal, number, record
 
 
 @number(rtol=0.001)
 def price():
-    """Calls of a network for one picture in 50 steps with guidance on an interval of 20 of them.
+    """Calls of a network for one picture in 30 steps, with `domain` on an interval of 12 of them.
 
-    How often is the fine-tuned network called, and how often the guide?
+    How many calls does a step take inside the interval, and how many outside?
 
-    The fine-tuned network is called in each of the 50 steps, the guide only where guidance is on.
+    Inside: the fine-tune with the prompt, the fine-tune without it, and the base. Outside: the first alone.
     """
-    steps, guided = 50, 20
-    return steps + guided, {
-        "those are the calls of the guide; the fine-tuned network is called in every step as well": guided,
-        "that is guidance in every step; outside the interval the guide is not called": 2 * steps,
-        "you left out the steps outside the interval; the fine-tuned network is called there too": 2 * guided,
+    steps, guided = 30, 12
+    return 3 * guided + (steps - guided), {
+        "that is guidance in every step; outside the interval one call is enough": 3 * steps,
+        "those are the calls inside the interval; outside one is made too": 3 * guided,
+        "that is the one-weight form; with `domain` a guided step takes three calls": steps + guided,
+        "that is the two calls of the prompt's guidance in every step": 2 * steps,
         "that is sampling without any guidance": steps,
-        "those are the calls that the interval saves": steps - guided,
-        "two calls belong inside the interval; yours is the other way round": guided + 2 * (steps - guided),
+        "outside the interval the prompt's guidance is off as well: one call, not two": (
+            3 * guided + 2 * (steps - guided)
+        ),
+        "three calls belong inside the interval; yours is the other way round": 3 * (steps - guided) + guided,
     }
 
 
@@ -38,9 +44,10 @@ def _guide(x, c):
 def halves(main, guide, x, c):
     """What stands in for a pipeline's network: the null half to the guide, the labelled to the fine-tune.
 
-    The pipeline computes null + w (labelled - null). Who has to answer for the null half?
+    The pipeline will compute null + w (labelled - null). What must the two be, so that this is DoG?
 
-    The first n rows go to the guide, the last n to the main network, and come back in this order.
+    Split x and c in the middle, ask one network about each part, and put the answers together in the same
+    order.
     """
     n = len(x) // 2
     null, label = (x[:n], c[:n]), (x[n:], c[n:])  # what the guide is asked, and the fine-tune
@@ -60,17 +67,90 @@ def halves(main, guide, x, c):
     }
 
 
-@choice
-def copies():
-    """What to do when a guided LoRA draws the same picture eight times.
+ALIKE, BURNT = 0.40, 0.06  # what the game allows
 
-    Copies and saturated ink are two signs of one cause.
 
-    Without guidance the faces differ, so the LoRA has not lost its breadth. What takes it away, and at
-    which noise is a face decided?
+def _signs(x):
+    """How alike two pictures of x (n, H, W, 3) are on average, and the share of burnt colour values."""
+    correlation = torch.corrcoef(x.flatten(1))
+    pairs = correlation[torch.triu(torch.ones_like(correlation), 1) > 0]
+    return pairs.mean().item(), ((x < 0.02) | (x > 0.98)).float().mean().item(), correlation.mean().item()
+
+
+def _defended(answer, declare):
+    """declare() -> {w: its signs}"""
+    signs = declare()
+    try:
+        w, alike, burnt = map(float, answer)
+    except (TypeError, ValueError):
+        return f"yours is {str(answer)[:40]!r}; expected three numbers (w, alike, burnt)"
+    if w not in signs:
+        return f"w is {w:g}; the record has {', '.join(f'{known:g}' for known in signs)}"
+    allowed = [w for w, (alike, burnt, _) in signs.items() if alike <= ALIKE and burnt <= BURNT]
+    best = max(allowed)
+    if w > best:
+        return f"at w = {w:g} two pictures correlate by {signs[w][0]:.2f}; the game allows {ALIKE:.2f}"
+    if w < best:
+        return f"w = {w:g} is allowed, but so is a larger weight, and the game wants the largest"
+    next_alike, next_burnt, with_itself = signs[min(known for known in signs if known > best)]
+    right = lambda yours, value: abs(yours - value) <= 0.02 * value
+    if right(alike, next_alike) and right(burnt, next_burnt):
+        return None
+    if right(alike, signs[w][0]) or right(burnt, signs[w][1]):
+        return "the weight is right; a defence says what is wrong with the next larger one, not with this one"
+    if right(alike, with_itself):
+        return "the weight is right; you let each picture correlate with itself as well: only pairs count"
+    if right(alike, next_burnt) or right(burnt, next_alike):
+        return "the weight is right; the order is (w, alike, burnt)"
+    if right(alike, 100 * next_alike) or right(burnt, 100 * next_burnt):
+        return "the weight is right; the two numbers are shares, not percentages"
+    name, came = ("burnt", burnt) if right(alike, next_alike) else ("alike", alike)
+    return f"the weight is right; {name} at the next larger weight is not {came:.3g}"
+
+
+@functools.partial(Exercise, _defended)
+def weight():
+    """The largest weight whose sixteen pizzas are different enough, and what rules out the next larger one.
+
+    Apply the two functions to each of the three rows. Which rows keep both limits?
+
+    The defence is two numbers of the first row that breaks a limit.
     """
-    return "c", dict(
-        a="more steps follow the same guided flow more closely; they do not make it broader",
-        b="the fine-tune has not lost its breadth; without guidance the eight pictures differ",
-        d="a larger weight narrows further; more like the style is less like the training pictures",
-    )
+    found = record("posters")
+    strips = {r["row"]: posters.strip(r) for r in found["results"]["rows"] if r["target"] == "one class"}
+    signs = {}
+    for w in found["config"]["prices"]:
+        pixels = torch.from_numpy(strips[f"DoG, w = {w:g}"]) / 255  # (64, 16 64, 3)
+        signs[w] = _signs(pixels.unflatten(1, (-1, 64)).movedim(1, 0))
+    return signs
+
+
+@function(cases=[(x, x.cumsum(0).cumsum(1), phi) for x, phi in zip(normal(2, 4, 3, 5, 5), (0.7, 0.4))])
+def rescaled(main, guided, phi):
+    """Guidance rescale: the guided estimate with a share phi of the spread that guidance added taken back.
+
+    A standard deviation of each picture by itself: over all its channels and pixels.
+
+    First scale `guided` so that each picture has the spread of `main`, then mix: phi of it, and 1 - phi of
+    `guided`.
+    """
+    axes = tuple(range(1, main.ndim))
+    spread = lambda x: x.std(axes, keepdim=True)
+    ratio = spread(main) / spread(guided)
+    return (phi * ratio + 1 - phi) * guided, {
+        "phi and 1 - phi are swapped: phi = 0 must change nothing": ((1 - phi) * ratio + phi) * guided,
+        "the ratio is upside down: guided pictures have too much spread, and it must fall": (
+            (phi / ratio + 1 - phi) * guided
+        ),
+        "you rescale all pictures by one number; each has its own spread": (
+            (phi * main.std() / guided.std() + 1 - phi) * guided
+        ),
+        "you rescale each channel by itself; one number a picture keeps the colours apart": (
+            (phi * main.std((2, 3), keepdim=True) / guided.std((2, 3), keepdim=True) + 1 - phi) * guided
+        ),
+        "that is phi = 1; mix with the guided estimate": ratio * guided,
+        "you mix with the unguided estimate; mix with the guided one": phi * ratio * guided
+        + (1 - phi) * main,
+        "that is the guided estimate, unchanged": guided,
+        "that is the unguided estimate": main,
+    }

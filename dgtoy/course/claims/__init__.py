@@ -11,8 +11,9 @@ from collections.abc import Callable
 from .completion import c29, c30
 from .images import c14_glyphs, c17, c18_images, c19_images
 from .nulls import c21, c22, c23
-from .photos import c13, c14, c15, c16, c24, c25
+from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
+from .relatives import c28
 from .scale import c20
 
 
@@ -85,7 +86,7 @@ CLAIMS = (
         "guides",
         c10,
     ),
-    Claim("C11", "The gain grows as target data shrinks", "size", c11),
+    Claim("C11", "The gain grows as target data shrinks, and no samples are copies", "size", c11),
     Claim("C12", "The ordering holds across samplers and numbers of steps", "steps", c12),
     Claim(
         "C18",
@@ -105,7 +106,7 @@ CLAIMS = (
     Claim("C14", "Photographs far from the source, paintings: DoG harms where CFG does not", "photos", c14),
     Claim(
         "C14 glyphs",
-        "Small images far from the source: DoG overshoots and harms; inside, the closed form tells which "
+        "Small images: outside the source DoG overshoots the style; inside, the closed form tells which "
         "directions sharpen",
         "images_gap",
         c14_glyphs,
@@ -183,6 +184,31 @@ CLAIMS = (
         "Photographs: the order holds with less data, a LoRA, no label dropout, other lengths and samplers",
         "photos_recipes",
         c25,
+    ),
+    Claim(
+        "C28",
+        "Another guide gains more than another update: no relative of CFG or DoG reaches the blurred self's "
+        "trade-off",
+        "relatives",
+        c28,
+    ),
+    Claim(
+        "C17 photos",
+        "Photographs: DogFit, one call a step, keeps what guidance gives",
+        "photos_plane",
+        c17_photos,
+    ),
+    Claim(
+        "C18 photos",
+        "Photographs: weights from held-out pictures beat training on those pictures, and need no search",
+        "photos_plane",
+        c18_photos,
+    ),
+    Claim(
+        "C19 photos",
+        "Photographs: a point off both lines of the plane beats CFG and DoG at once",
+        "photos_plane",
+        c19_photos,
     ),
     Claim(
         "C18 images",

@@ -11,7 +11,7 @@ from ..lab import ON_AN_INTERVAL
 from ..records import family as of_method
 from ..records import load, rows, values
 from ..records import of_method as at_weight
-from ..tradeoff import area, at_own_weight
+from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 
 GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "own null": ("CFG", "CFG"),
@@ -28,6 +28,13 @@ def table(out="figures"):
         return "The record is missing; `python -m dgtoy experiment nulls --preset full` makes it."
     lines = [HEADER, "|---|---|---|---|---|---|"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in decisions(out)])
+
+
+def short(out="figures"):
+    """The decisions as one line for the README: stage, guide, weight."""
+    if not (pathlib.Path(out) / "nulls.json").exists():
+        return "The record is missing; `python -m dgtoy experiment nulls --preset full` makes it."
+    return "; ".join(f"*{stage}*: {guide}, w {w}" for stage, _, guide, w, *_ in decisions(out)) + "."
 
 
 def decisions(out="figures"):
@@ -79,22 +86,30 @@ def _to_complete(record, place, method, where):
 
 
 def _to_sharpen(record, place, out, notice):
-    """A stage in which guidance only sharpens: the guide with the least area under its trade-off."""
-    left = {g: area(family(record, g, **place)) for g in GUIDES}
-    guide = min(left, key=lambda g: left[g].mean())
-    own = at_own_weight(family(record, guide, **place), "out_of_domain", "thickness")
-    none = family(record, guide, **place)[0]
-    change = lambda metric: f"{np.mean(none[metric]):.3f} to {own[metric].mean():.3f}"
-    behind = {g: ratio(left[g], left[guide]) for g in GUIDES if g != guide}
-    rivals = ", ".join(f"{GUIDES[g][0]} {r[0]:.1f}" for g, r in behind.items())
+    """A stage in which guidance only sharpens: the guide with the least area under its trade-off, at the
+    weight that leaves least outside for a bounded loss of thickness."""
+    curves = {g: with_contraction(family(record, g, **place)) for g in GUIDES}
+    at_equal = {
+        "energy distance": {g: area(c) for g, c in curves.items()},
+        "thickness": {g: area(c, cost="contraction", reach=CONTRACTION) for g, c in curves.items()},
+    }
+    guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
+    own = at_own_weight(curves[guide], "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
+    change = lambda metric: f"{np.mean(curves[guide][0][metric]):.3f} to {own[metric].mean():.3f}"
+    rivals = [g for g in GUIDES if g != guide]
+    behind = "; ".join(
+        f"at equal {cost} "
+        + ", ".join(f"{GUIDES[g][0]} {ratio(left[g], left[guide])[0]:.1f}" for g in rivals)
+        for cost, left in at_equal.items()
+    )
     return (
         place["stage"],
         notice,
         GUIDES[guide][1],
         _common(own["w"]),
         _noise(out, GUIDES[guide][0]),
-        f"outside {change('out_of_domain')} and thickness {change('thickness')}; "
-        f"the others' areas relative to its own: {rivals}",
+        f"outside {change('out_of_domain')}, thickness {change('thickness')}; outliers of the others "
+        f"relative to its own: {behind}",
     )
 
 

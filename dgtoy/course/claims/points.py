@@ -10,7 +10,7 @@ import numpy as np
 
 from ..experiments.gap import helped, rule_of_thumb
 from ..experiments.plane import best_points
-from ..experiments.size import saved
+from ..experiments.size import brought_closer, of_size, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
 from ..records import HALVES, family, rows, values
 from ..tradeoff import area, at_own_weight
@@ -277,15 +277,28 @@ def c10(record):
 
 
 def c11(record):
-    sizes, gain = record["config"]["sizes"], np.array(saved(record, "DoG"))  # (sizes, S)
-    per_halving = slope(sizes, -gain)
-    ends = ", ".join(f"{np.mean(g):.3f} at {s}" for s, g in zip(sizes, gain, strict=True))
+    """Each fine-tune was stopped where held-out data are fitted best."""
+    sizes = record["config"]["sizes"]
+    removed, closer = outliers_removed(record), brought_closer(record)  # (sizes, S)
+    per_halving = slope(sizes, -removed)
+    few = of_size(record, "DoG", sizes[0])
+    copied = student(at_own_weight(few, "nearest")["nearest"] - np.array(few[0]["nearest"]))
+    parts = {
+        "more outliers removed": per_halving[1] > 0,
+        "closer to fresh points": slope(sizes, -closer)[1] > 0,
+        f"no copies at {sizes[0]} points": copied[1] > -0.1,
+    }
+    steps = [of_size(record, "none", size)[0]["steps"] for size in sizes]
+    by_size = lambda shares: ", ".join(f"{np.mean(s):.2f} at {n}" for n, s in zip(sizes, shares, strict=True))
     return over_seeds(
         record,
         per_halving,
-        f"gain in out-of-domain rate per halving of the data, w = {W}",
-        {"grows": per_halving[1] > 0},
-        f"gain: {ends}",
+        "share of the outliers removed for the same rise in energy distance, gained per halving of the data",
+        parts,
+        f"removed {by_size(removed)}; energy distance to fresh points lowered at its own weight by "
+        f"{by_size(closer)}; stopped after {', '.join(map(str, steps))} steps; distance to the nearest "
+        f"training point, relative to fresh samples, at {sizes[0]} points: none "
+        f"{np.mean(few[0]['nearest']):.2f}, DoG {copied[0]:+.2f}",
     )
 
 

@@ -143,10 +143,11 @@ TABLES = dict(
     notebooks=notebooks_table,
     claims=claims_table,
     decisions=decisions.table,
+    which=decisions.short,
     bench=bench_table,
 )
 PLACES = {  # page: what is written into it
-    "README.md": ("findings", "notebooks"),
+    "README.md": ("findings", "which", "notebooks"),
     "book/claims.md": ("claims", "decisions"),
     "book/speed.md": ("bench",),
 }

@@ -8,19 +8,11 @@ into cells that are kept one by one, `compute(config, device, part)` does a shar
 import importlib
 
 # need packed photographs, see `worlds.photos`
-PHOTOGRAPHS = ("photos", "photos_guides", "photos_recipes", "photos_why")
+PHOTOGRAPHS = ("photos", "photos_guides", "photos_plane", "photos_recipes", "photos_why")
 NAMES = (
-    *("exact", "transfer", "size", "forgetting", "dropout", "gap", "guides", "nulls", "steps", "plane"),
-    *(
-        "calibration",
-        "budget",
-        "null_branch",
-        "images",
-        "images_gap",
-        "images_tuning",
-        "images_dogfit",
-        "images_plane",
-    ),
+    *("exact", "transfer", "size", "forgetting", "null_branch", "dropout", "gap", "guides", "nulls"),
+    *("relatives", "steps", "plane", "calibration", "budget"),
+    *("images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),
     *("images_guides", "images_cost", "scale", "why", "idea", "posters"),
     *PHOTOGRAPHS,
 )

@@ -6,13 +6,15 @@ begun, which it can complete.
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from ...guidance import guided
 from ...nets import Ensemble
 from .. import plot
 from ..lab import FULL, PointConfig, prepared, pretrained, replace, weaker_self
-from ..records import caption, values
+from ..records import caption, rows
+from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 from .panels import frame
 from .runs import recorded
 
@@ -118,20 +120,30 @@ def compare(ax, guides, by_guide):
 
 
 def figure(record):
-    """Each guide's metric at one weight, with intervals: finished by out-of-domain rate,
-    unfinished by energy distance."""
-    w = 1.25
-    panels = {
-        ("finished", "out_of_domain"): "Finished: any broad guide\nkeeps samples in the domain",
-        ("finished", "energy"): "and they all cost match",
-        ("unfinished", "energy"): "Hardly begun: only a model of\nthe source completes it",
+    """What each guide leaves over its whole trade-off, for a finished fine-tune at either cost, and
+    at its own weight for one that has hardly begun."""
+    left = {
+        "Finished: outliers left\nat equal energy distance": lambda name: area(_curve(record, name)),
+        "Finished: outliers left\nat equal thickness": lambda name: area(
+            with_contraction(_curve(record, name)), cost="contraction", reach=CONTRACTION
+        ),
+        "Hardly begun: energy distance\nat its own weight": lambda name: _completed(record, name),
     }
-    foot = caption(record, f"; w = {w}; lower is better")
-    with frame(panels.values(), (16, 5.6), foot, sharey=True) as (fig, axes):
-        for ax, (stage, metric) in zip(axes, panels, strict=True):
-            weight = lambda name: 1.0 if name == "none" else w
-            by_guide = lambda name: values(record, metric, stage=stage, guide=name, w=weight(name))
+    foot = caption(record, "; lower is better")
+    with frame(left, (16, 5.6), foot, sharey=True) as (fig, axes):
+        for ax, by_guide in zip(axes, left.values(), strict=True):
             compare(ax, GUIDES, by_guide)
-            ax.set_xscale("symlog", linthresh=0.05 if stage == "finished" else 1.0)
-            ax.set(xlim=(0, None), xlabel=plot.NAMES[metric])
+            ax.set(xlim=(0, None), xlabel="share of samples outside")
+            ax.locator_params(axis="x", nbins=5)
+        axes[-1].set_xlabel(plot.NAMES["energy"])
     return fig
+
+
+def _curve(record, guide, stage="finished"):
+    """A guide's rows over w, that of no guidance first."""
+    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
+
+
+def _completed(record, guide):
+    curve = _curve(record, guide, "unfinished")
+    return at_own_weight(curve, "energy", minimize="energy", budget=np.inf)["energy"]

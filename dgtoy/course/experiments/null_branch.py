@@ -65,7 +65,10 @@ def error(record, change, branch=NULL):
 
 def figure(record):
     """The null branch's excess error after each change, and the labelled branch's as it is."""
-    with frame(["More training helps the null branch most"], (9, 4.6), caption(record)) as (fig, (ax,)):
+    with frame(["Training and width help the null branch, data do not"], (9, 4.6), caption(record)) as (
+        fig,
+        (ax,),
+    ):
         draw(ax, record)
     return fig
 

@@ -8,14 +8,13 @@ import dataclasses
 
 import numpy as np
 
-from ... import shipped
 from ...guidance import blurred, guided
 from .. import plot
 from ..lab import Presets, methods, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned
+from ..photos import SECOND, chosen, finetuned, pretrained
 from ..pictures import tenth
-from ..records import family
+from ..records import family, held_out
 from .panels import frame, over_weights, unguided
 from .runs import in_cells, merged
 
@@ -28,7 +27,7 @@ IN_PROPORTION = "self blurred in proportion"
 class Config(Presets):
     """targets: of `worlds.photos.TARGETS`. weights: of every guide; those of `narrow` on the interval.
 
-    base: what is fine-tuned, of `shipped.NAMES`. b: width of the blurred self, in units of pixels in
+    base: what is fine-tuned, see `pretrained`. b: width of the blurred self, in units of pixels in
     [-1, 1]. share: b / sigma of the one that is blurred in proportion to the noise. interval: noise levels
     sigma within which the guides of `narrow` are on.
     """
@@ -46,13 +45,17 @@ class Config(Presets):
 
     @classmethod
     def full(cls):
-        recipe = replace(PhotoSetting().finetune, steps=2000, batch=128, lr=3e-4, betas=(0.9, 0.95), clip=1.0)
+        recipe = replace(PhotoSetting().finetune, steps=2000, batch=128, lr=1e-4, betas=(0.9, 0.95), clip=1.0)
         return cls(
             PhotoSetting(seeds=4, size=None, samples=1000, finetune=recipe),
             targets=("food", "vehicles", "insects", "caltech101", "food10", "art7"),
             weights=(1.25, 1.5, 2.0, 3.0, 4.5),
             narrow=(1.5, 2.0, 3.0, 4.5),
         )
+
+    @classmethod
+    def replica(cls):
+        return replace(cls.full(), base=SECOND)
 
 
 def widened(D, share):
@@ -63,7 +66,7 @@ def widened(D, share):
 def _cell(config, device, target, seed):
     """Rows of target, method and w, with each metric."""
     setting, last = replace(config.setting, domain=target), config.setting.finetune.steps
-    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
     judge.learnt_from(chosen(setting, seed))
     kept = finetuned(setting, seed, pre, at=(tenth(last),))
     tuned, weaker, pre = (net.compile() for net in (kept[last], kept[tenth(last)], pre))
@@ -89,6 +92,11 @@ def _results(config, device, found):
 
 
 compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets], _results)
+
+
+def own(record, method, target, metric=None):
+    """A metric of a method at the weight of the least Fréchet distance on other fine-tunes.  -> (S,)"""
+    return held_out(family(record, method, target=target), "frechet", metric)
 
 
 def figure(record):

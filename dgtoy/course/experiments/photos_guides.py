@@ -9,12 +9,11 @@ import dataclasses
 import numpy as np
 import torch
 
-from ... import shipped
 from ...guidance import blurred, guided
 from ...samplers import append_dims
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned
+from ..photos import SECOND, chosen, finetuned, pretrained
 from ..pictures import tenth
 from ..records import held_out, rows
 from ..worlds import photos
@@ -58,11 +57,15 @@ class Config(Presets):
             weights=(1.25, 1.6, 2.2, 3.5, 6.0),
         )
 
+    @classmethod
+    def replica(cls):
+        return replace(cls.full(), base=SECOND)
+
 
 def _cell(config, device, target, seed):
     """Rows of target, stage, guide and w, with each metric; "none" has no guide."""
     setting = replace(config.setting, domain=target, finetune=dict(steps=config.stages[-1]))
-    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
     judge.learnt_from(chosen(setting, seed))
     steps = {*config.stages, *map(tenth, config.stages)}
     kept = finetuned(setting, seed, pre, at=steps)

@@ -8,12 +8,11 @@ import dataclasses
 
 import torch
 
-from ... import shipped
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
 from ..lab import Presets, methods, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned
+from ..photos import chosen, finetuned, pretrained
 from ..records import best, family
 from .panels import frame
 from .photos import Config as Study
@@ -70,7 +69,7 @@ def of_recipe(setting, name):
 def _cell(config, device, target, recipe, seed):
     """Rows of target, recipe, sampler, method and w, with each metric."""
     setting = of_recipe(replace(config.setting, domain=target), recipe)
-    judge, pre = PhotoJudge(setting, device), shipped.load(config.base, device)
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
     judge.learnt_from(chosen(setting, seed))
     tuned = finetuned(setting, seed, pre)[setting.finetune.steps]
     tuned, pre, found = tuned.compile(), pre.compile(), []

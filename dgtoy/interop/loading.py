@@ -1,0 +1,46 @@
+"""Guides put back into pipelines that were saved with one."""
+
+import pathlib
+
+from .checks import network_name
+from .lora import lora_guide
+from .pipelines import guide_pipeline
+from .saved import read_guide
+
+
+def load_guide(pipe, folder, pretrained=None):
+    """Guide a pipeline as the one was that `save_pretrained` put into `folder`. In place.  -> the pipeline
+
+    pretrained: the guide, a pipeline, a network, a folder or a name; by default the one that the folder
+    refers to. It is read from this disk, not fetched. A LoRA is loaded first, by `load_lora_weights`.
+    Raises ValueError if the folder tells of no guide, or the guide is not there or does not fit.
+    """
+    name = network_name(pipe)
+    told, options, null = read_guide(pathlib.Path(folder) / name)
+    if told["guide"] == "adapter":
+        return lora_guide(pipe, told["adapter"], null, **options)
+    if told["guide"] == "blur":
+        return guide_pipeline(pipe, None, null, **options)
+    guide = told["pretrained"] if pretrained is None else pretrained
+    if guide is None:
+        raise ValueError(f"pretrained is None, and {folder} does not say where the guide is; expected it")
+    if isinstance(guide, str | pathlib.Path):
+        guide = load_network(getattr(pipe, name), guide, name)
+    return guide_pipeline(pipe, guide, null, **options)
+
+
+def load_network(like, path, name):
+    """A network of the class of another, in its dtype and on its device, from this disk; it is not trained.
+
+    path: its folder or name, or those of a pipeline, which has it under `name`. Raises ValueError if it is
+    not there.
+    """
+    for subfolder in (name, None):
+        try:
+            net = like.__class__.from_pretrained(
+                path, subfolder=subfolder, local_files_only=True, use_safetensors=True
+            )
+        except OSError:
+            continue
+        return net.to(like.device, like.dtype).requires_grad_(False)
+    raise ValueError(f"pretrained is {path}, not on this disk; expected a folder, or a name fetched before")

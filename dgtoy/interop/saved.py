@@ -1,0 +1,71 @@
+"""A guide written down beside its fine-tuned network when a pipeline is saved: no weights, a reference.
+
+In the network's folder domain_guidance.json holds the options and where the guide is; the guide's own null
+condition, if it has one, is in domain_guidance.safetensors. `load_guide` puts the guide back from there.
+"""
+
+import json
+import math
+import pathlib
+
+from ..checkpoint import read_safetensors, write_safetensors, write_text
+from .adapters import WithoutAdapter
+from .checks import OPTIONS
+
+NAME = "domain_guidance"
+
+
+def reference(model):
+    """Where a network or pipeline was loaded from, a folder or a name; None for one made in memory."""
+    path = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return str(path) if path else None
+
+
+def write_guide(guided, folder):
+    """Options, reference and null condition of a `DomainGuidedModel`, into its network's folder."""
+    told = {name: getattr(guided, name) for name in OPTIONS}
+    told["interval"] = [None if level == math.inf else level for level in guided.interval]
+    if isinstance(guided.pretrained, WithoutAdapter):
+        told |= dict(guide="adapter", adapter=guided.pretrained.adapter)
+    elif guided.blur is not None:
+        told |= dict(guide="blur")
+    else:
+        told |= dict(guide="network", pretrained=guided.source)
+    if guided.null:
+        write_safetensors(pathlib.Path(folder) / f"{NAME}.safetensors", _flat(guided.null), {})
+    write_text(pathlib.Path(folder) / f"{NAME}.json", json.dumps(told, indent=1) + "\n")
+
+
+def read_guide(folder):
+    """What `write_guide` wrote.  -> the kind of guide and where it is, options, null condition or None
+
+    Raises ValueError if the folder lacks it.
+    """
+    path = pathlib.Path(folder) / f"{NAME}.json"
+    if not path.is_file():
+        raise ValueError(f"folder {folder} lacks {path.name}; expected a guided pipeline's network")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    options = {name: told.pop(name) for name in OPTIONS}
+    options["interval"] = tuple(math.inf if level is None else level for level in options["interval"])
+    tensors = path.with_suffix(".safetensors")
+    return told, options, _nested(read_safetensors(tensors)[0]) if tensors.exists() else None
+
+
+def _flat(null, prefix=""):
+    """Nested inputs as tensors by dotted names."""
+    found = {}
+    for name, value in null.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _nested(tensors):
+    """The inverse of `_flat`."""
+    found = {}
+    for name, value in tensors.items():
+        *outer, last = name.split(".")
+        inner = found
+        for part in outer:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return found
