@@ -153,20 +153,6 @@ CLAIMS = (
         "sec. 3: argued",
     ),
     Claim(
-        "C29",
-        "Points for points, calibrated guidance completes an unfinished fine-tune and costs a finished one "
-        "little",
-        "budget",
-        c29,
-    ),
-    Claim(
-        "C30",
-        "The null branch levels off for want of training, not of capacity or data",
-        "null_branch",
-        c30,
-        "sec. 3: argued",
-    ),
-    Claim(
         "C23",
         "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
         "nulls",
@@ -191,6 +177,20 @@ CLAIMS = (
         "trade-off",
         "relatives",
         c28,
+    ),
+    Claim(
+        "C29",
+        "Points for points, calibrated guidance completes an unfinished fine-tune and costs a finished one "
+        "little",
+        "budget",
+        c29,
+    ),
+    Claim(
+        "C30",
+        "The null branch levels off for want of training, not of capacity or data",
+        "null_branch",
+        c30,
+        "sec. 3: argued",
     ),
     Claim(
         "C17 photos",
