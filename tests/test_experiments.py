@@ -156,7 +156,7 @@ def test_presets_have_enough_seeds(name):
         why=(2, 2),
         idea=(8, 8),
         nulls=(8, 8),
-        relatives=(16, 8),
+        relatives=(8, 8),
         photos=(4, 2),
         photos_guides=(4, 2),
         photos_recipes=(4, 2),
@@ -275,9 +275,7 @@ def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
     least = (
         8
-        if path.stem == "nulls"
-        else 16
-        if path.stem == "relatives"
+        if path.stem in ("nulls", "relatives")
         else 1
         if path.stem == "posters"
         else 64

@@ -41,7 +41,7 @@ class Config(Presets):
     @classmethod
     def full(cls):
         """For one core of a CPU: a quarter of an hour."""
-        setting = PointSetting(seeds=16, layout=None, samples=256, steps=32)
+        setting = PointSetting(seeds=8, layout=None, samples=256, steps=32)
         worlds = (("moons", "moons", 0.0, 1.0), ("spirals", "spirals", 0.0, 1.0))
         return cls(setting, worlds, since=(0, 1), weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=256)
 
