@@ -172,31 +172,20 @@ def figure(record):
 
 def draw(ax, record, column, world):
     """A point with its interval for each method: its measure relative to that without guidance."""
-    none = measure(record, column, "none", world)
-    names = [*OF_POINTS, *(OWN_WEIGHTS if column == "unfinished" else ())]
-    for i, name in enumerate([*OF_POINTS, *OWN_WEIGHTS]):
-        if name in names:
-            value, low, high = ratio(measure(record, column, name, world), none)
-            look = plot.METHODS[guide_of(name)]
-            reach = [[value - low], [high - value]]
-            ax.errorbar(
-                value, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4
-            )
+    none, names = measure(record, column, "none", world), [*OF_POINTS, *OWN_WEIGHTS]
+    for i, name in enumerate(names):
+        if name in OWN_WEIGHTS and column != "unfinished":  # one weight is no trade-off
+            continue
+        value, low, high = ratio(measure(record, column, name, world), none)
+        look, reach = _look(name), [[value - low], [high - value]]
+        ax.errorbar(value, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4)
     ax.axvline(1, color="black", linewidth=1)
-    rows = [*OF_POINTS, *OWN_WEIGHTS]
-    ax.set_yticks([-i for i in range(len(rows))], rows)
+    ax.set_yticks([-i for i in range(len(names))], names)
     ax.set(xscale="log", xlabel=COLUMNS[column][1])
     ax.grid(axis="x", alpha=0.3)
 
 
-def guide_of(name):
-    """Whose colour a method has: that of its guide."""
-    return (
-        name
-        if name in plot.METHODS
-        else "CFG"
-        if name.startswith("CFG")
-        else "DoG"
-        if name.startswith("DoG")
-        else "plane"
-    )
+def _look(name):
+    """A method looks like its guide, or like itself where it has a look of its own."""
+    guide = next((g for g in ("CFG", "DoG") if name.startswith(g)), "plane")
+    return plot.METHODS.get(name, plot.METHODS[guide])
