@@ -143,10 +143,10 @@ def apart(record, method, **where):
     return held_out(family(record, method, **where), "energy")
 
 
-COLUMNS = {  # what is compared, in which stage: its title, the axis, and the measure by seed
-    "energy": ("Finished: more by the guide\nthan by the update", "outside, at equal energy distance"),
-    "contraction": ("at equal loss of thickness\nall come closer", "outside, at equal thickness"),
-    "unfinished": ("Unfinished: CFG's guide\nis the one to have", "energy distance, at its own weight"),
+COLUMNS = {  # what is compared: its title, and its axis
+    "energy": ("Finished: at equal energy distance\nthe guide decides", "samples outside"),
+    "contraction": ("Finished: at equal thickness\nAPG is ahead", "samples outside"),
+    "unfinished": ("Class unfinished: CFG's guide,\nits weight from data", "energy distance"),
 }
 
 
