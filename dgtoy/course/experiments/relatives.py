@@ -8,6 +8,7 @@ import dataclasses
 import time
 
 import torch
+from matplotlib.ticker import FixedLocator
 
 from ... import relatives
 from ...guidance import guided
@@ -145,7 +146,7 @@ def apart(record, method, **where):
 
 COLUMNS = {  # what is compared: its title, and its axis
     "energy": ("Finished: at equal energy distance\nthe guide decides", "samples outside"),
-    "contraction": ("Finished: at equal thickness\nAPG is ahead", "samples outside"),
+    "contraction": ("Finished: at equal thickness\nchanged updates are ahead", "samples outside"),
     "unfinished": ("Class unfinished: CFG's guide,\nits weight from data", "energy distance"),
 }
 
@@ -182,6 +183,9 @@ def draw(ax, record, column, world):
     ax.axvline(1, color="black", linewidth=1)
     ax.set_yticks([-i for i in range(len(names))], names)
     ax.set(xscale="log", xlabel=COLUMNS[column][1])
+    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.grid(axis="x", alpha=0.3)
 
 
