@@ -13,7 +13,7 @@ import torch
 from helpers import refuses, started
 
 from dgtoy import Recipe, shipped
-from dgtoy.course import claims, experiments, lab, recipes, records
+from dgtoy.course import claims, experiments, lab, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
 from dgtoy.course.experiments import NAMES, posters
@@ -83,11 +83,6 @@ SMALL = {  # what else makes an experiment small
     ),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
-    "images_guides": dict(
-        stages=(10,),
-        sampling=(("dpmpp_2m", 2), ("heun", 2)),
-        recipe=recipes.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2)),
-    ),
 }
 
 

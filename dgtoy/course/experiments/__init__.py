@@ -24,7 +24,7 @@ NAMES = (
         "plane",
     ),
     *("calibration", "images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),
-    *("images_guides", "images_cost", "scale", "why", "idea", "posters"),
+    *("images_cost", "scale", "why", "idea", "posters"),
     *PHOTOGRAPHS,
 )
 
