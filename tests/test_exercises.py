@@ -225,8 +225,8 @@ def test_hints_come_one_by_one(capsys):
 def test_a_check_says_in_one_line_that_its_record_is_missing(monkeypatch, tmp_path, capsys):
     check.record.cache_clear()
     monkeypatch.setattr(check, "FIGURES", tmp_path)
-    line = said(exercises("11")["as_narrow"], 2.0, capsys)
-    assert line.startswith("? as_narrow: cannot be checked, ") and "why.json is missing; a clone" in line
+    line = said(exercises("12")["weight"], 2.0, capsys)
+    assert line.startswith("? weight: cannot be checked, ") and "posters.json is missing; a clone" in line
     right = said(exercises("09")["overshoot"], 6.317, capsys)  # records only add hints to this one
     assert right == "✓ overshoot"
     check.record.cache_clear()
