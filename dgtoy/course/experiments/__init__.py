@@ -23,8 +23,8 @@ NAMES = (
         "steps",
         "plane",
     ),
-    *("calibration", "images", "images_gap", "images_tuning", "images_dogfit", "images_plane"),
-    *("images_cost", "scale", "why", "idea", "posters"),
+    *("calibration", "images", "images_gap", "images_tuning", "images_dogfit"),
+    *("images_cost", "idea", "posters"),
     *PHOTOGRAPHS,
 )
 
