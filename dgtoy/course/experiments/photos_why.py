@@ -65,14 +65,14 @@ class Config(Presets):
     def full(cls):
         return cls(
             targets=("food", "vehicles", "insects", "art7"),
-            pictures=6,
+            pictures=4,
             steps=35,  # as dense in ln sigma as 100 steps from 80 to 0.004
             every=8,
             levels=(30.0, 10.0, 4.0, 1.5, 0.6, 0.2),
             held_out=6,
-            rank=8,  # broad directions, done at sigma_min
+            rank=12,  # broad directions, done at sigma_min
             reference=2000,
-            classifier=500,
+            classifier=300,
             judged=200,
         )
 
