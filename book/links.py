@@ -135,8 +135,16 @@ def docstring(app, what, name, thing, options, lines):
 
 
 def beside(app, name, source):
-    """Sphinx's hook: links to book/ lose that folder, since its pages stand beside notebooks/ here."""
-    source[0] = source[0].replace("](../book/", "](../").replace('href=\\"../book/', 'href=\\"../')
+    """Sphinx's hook: links to book/ lose that folder, since its pages stand beside notebooks/ here; links
+    within a notebook, written as Jupyter has them, get the anchors of this book.
+    """
+    text = source[0].replace("](../book/", "](../").replace('href=\\"../book/', 'href=\\"../')
+    source[0] = re.sub(r"\]\(#([^)]+)\)", lambda link: f"](#{anchor(link[1])})", text)
+
+
+def anchor(heading):
+    """A heading in a link, with the spaces as hyphens, as MyST writes it: "E.-My-own" is "e-my-own"."""
+    return re.sub(r"[^\w-]", "", heading.lower())
 
 
 def page(app, pagename, templatename, context, doctree):

@@ -48,6 +48,17 @@ def test_what_the_book_needs_is_pinned():
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), str(requirement)
 
 
+def test_links_within_a_notebook_get_the_book_s_anchors(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(ROOT / "book")
+    import links
+
+    source = [json.dumps('[a](#E.-My-own-code) [b](../book/dit.md) <a href="../book/explorable/index.html">')]
+    links.beside(None, "notebooks/12", source)
+    expected = '[a](#e-my-own-code) [b](../dit.md) <a href="../explorable/index.html">'
+    assert json.loads(source[0]) == expected
+
+
 # without a browser
 
 

@@ -13,7 +13,7 @@ import torch
 from helpers import refuses, started
 
 from dgtoy import Recipe, shipped
-from dgtoy.course import claims, experiments, lab, recipes, records
+from dgtoy.course import claims, experiments, lab, records
 from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
 from dgtoy.course.experiments import NAMES, budget, posters
@@ -81,23 +81,8 @@ SMALL = {  # what else makes an experiment small
     ),
     "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
-    "images_plane": dict(stages=(5, 10), held_out=20, levels=(1.0, 0.1)),
-    "scale": dict(
-        truth=100, held_out=20, samples=20, steps=2, variants=("full", "LoRA"), targets=("course", "outside")
-    ),
-    "why": dict(
-        study=replace(
-            experiments.get("scale").Config(), targets=("ten digits",), truth=100, samples=20, steps=2
-        ),
-        points=4,
-    ),
     "images_gap": dict(gaps=(0.0, "handwriting")),
     "images_cost": dict(steps=(2,), every=(1, 2), intervals=((0.2, 2.0),)),
-    "images_guides": dict(
-        stages=(10,),
-        sampling=(("dpmpp_2m", 2), ("heun", 2)),
-        recipe=recipes.Config(hidden_size=24, depth=1, pretrain=Recipe(steps=16, batch=2)),
-    ),
 }
 
 
@@ -168,7 +153,7 @@ def test_presets_have_enough_seeds(name):
         nulls=(8, 8),
         budget=(4, 4),
         null_branch=(4, 4),
-        relatives=(16, 8),
+        relatives=(8, 8),
         photos=(4, 2),
         photos_guides=(4, 2),
         photos_recipes=(4, 2),
@@ -287,17 +272,13 @@ def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
     least = (
         8
-        if path.stem == "nulls"
-        else 16
-        if path.stem == "relatives"
+        if path.stem in ("nulls", "relatives")
         else 1
-        if path.stem == "posters"
+        if path.stem in ("posters", "photos_why")
         else 64
         if path.stem in POINTS
-        else 2
-        if path.stem in ("scale", "why")
         else 3
-    )  # two are what the largest model left time for
+    )
     assert len(record["seeds"]) >= least and path.with_suffix(".png").exists()
     assert (
         re.fullmatch(r"[0-9a-f]{12}", record["provenance"]["source"]) and record["provenance"]["seconds"] > 0

@@ -370,9 +370,8 @@ def test_self_attention_guidance_calls_a_third_branch_and_is_refused():
 # modular pipelines
 
 
-def modular_sdxl(net):
-    """The denoising part of a modular SDXL pipeline, and what it draws with a guidance_scale."""
-    from diffusers import EulerDiscreteScheduler
+def modular_blocks(**more):
+    """The denoising part of a modular SDXL pipeline."""
     from diffusers.modular_pipelines import SequentialPipelineBlocks
     from diffusers.modular_pipelines.stable_diffusion_xl import before_denoise, denoise
     from diffusers.modular_pipelines.stable_diffusion_xl import modular_blocks_stable_diffusion_xl as auto
@@ -382,7 +381,14 @@ def modular_sdxl(net):
         before=auto.StableDiffusionXLBeforeDenoiseStep(),
         denoise=denoise.StableDiffusionXLDenoiseStep(),
     )
-    pipe = SequentialPipelineBlocks.from_blocks_dict(steps).init_pipeline()
+    return SequentialPipelineBlocks.from_blocks_dict(more | steps)
+
+
+def modular_sdxl(net):
+    """Such a pipeline around a network; `latents_of` is what it draws with a guidance_scale."""
+    from diffusers import EulerDiscreteScheduler
+
+    pipe = modular_blocks().init_pipeline()
     pipe.update_components(unet=net, scheduler=EulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -469,6 +475,44 @@ def test_a_guider_keeps_its_options_and_refuses_wrong_ones(tmp_path):
         again.every = 0
     with refuses("scheduler is None; expected the pipeline's"):
         again.set_state(0, 4, torch.tensor(100))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_modular_pipeline_has_the_guide_as_a_component_saved_by_reference(tmp_path):
+    import json
+
+    from diffusers import EulerDiscreteScheduler
+    from diffusers.modular_pipelines import ComponentSpec
+
+    from dgtoy.interop.guider import DomainGuidance, Guide
+
+    make = unet(**XL)
+    main, guide = random(1, make), random(2, make)
+    main.save_pretrained(tmp_path / "finetuned")
+    guide.save_pretrained(tmp_path / "pretrained")
+    load = lambda name, folder: ComponentSpec(
+        name, UNet2DConditionModel, pretrained_model_name_or_path=str(tmp_path / folder)
+    ).load()
+    pipe = modular_blocks(guide=Guide(UNet2DConditionModel)).init_pipeline()
+    pipe.update_components(
+        unet=load("unet", "finetuned"),
+        guide=load("guide", "pretrained"),
+        scheduler=EulerDiscreteScheduler(),
+        guider=DomainGuidance(guidance_scale=7.5, domain=1.25),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    found = latents_of(pipe)
+    close(found, whole_sdxl(DomainGuidedModel(main, guide, domain=1.25)), rtol=1e-3, atol=1e-3)
+    pipe.save_config(str(tmp_path / "saved"))  # the index, without weights
+    assert not list((tmp_path / "saved").rglob("*.safetensors"))
+    index = json.loads((tmp_path / "saved/modular_model_index.json").read_text())
+    assert index["guide"][2]["pretrained_model_name_or_path"] == str(tmp_path / "pretrained")
+    again = modular_blocks(guide=Guide(UNet2DConditionModel)).init_pipeline(str(tmp_path / "saved"))
+    again.load_components()
+    again.update_components(scheduler=EulerDiscreteScheduler(), guider=pipe.guider)
+    again.set_progress_bar_config(disable=True)
+    assert again.guide is not pipe.guide
+    close(latents_of(again), found)
 
 
 # conditions of other kinds

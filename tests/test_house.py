@@ -19,6 +19,7 @@ GUESTS = ("dgtoy.interop", "dgtoy.pipeline", "dgtoy.dit.convert")  # may need mo
 EXTRA = {  # the one package more that a module is made for
     "dgtoy.dit.kernels": "triton",  # comes with torch for CUDA
     "dgtoy.interop.guider": "diffusers",  # a subclass of its guiders
+    "dgtoy.interop.community.pipeline": "diffusers",  # and one of its pipelines
     "dgtoy.pipeline.cli": "tqdm",  # the package says in one line what it needs
 }
 DOOR = "dgtoy.__main__"  # the command line: opens both houses

@@ -7,7 +7,8 @@ from helpers import refuses
 from PIL import Image
 
 from dgtoy.checkpoint import read_safetensors, write_safetensors
-from dgtoy.pipeline import latents
+from dgtoy.dit import VP, DiT
+from dgtoy.pipeline import finetune, latents
 from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
 from dgtoy.pipeline.pictures import HubImages, ImageFolder, centre_crop, open_picture, to_uint8
 
@@ -359,3 +360,30 @@ def test_a_codec_that_overflows_names_the_image(folder, tmp_path):
         "codec unshuffle makes of image", "cat/0.jpg numbers that are not", error=FloatingPointError
     ):
         everything(ImageFolder(folder), tmp_path / "out", size=16, coder=Large())
+
+
+# held in memory
+
+
+def test_a_held_set_gives_its_rows_and_mirrors_none():
+    x0, label = torch.randn(5, 4, 2, 2), torch.arange(5) % 3
+    data = finetune.LatentTensors(x0, label, 3)
+    found, its = data.draw(torch.tensor([4, 0]), torch.tensor([True, False]), torch.randn(2, 4, 2, 2))
+    assert (
+        torch.equal(found, x0[[4, 0]])
+        and its.tolist() == [1, 0]
+        and len(data) == 5
+        and data.shape == (4, 2, 2)
+    )
+
+
+def test_the_kept_averages_are_those_that_the_pipeline_writes(tmp_path):
+    x0, label = torch.randn(12, 4, 8, 8), torch.arange(12) % 3
+    recipe = finetune.Config(steps=4, batch=6, lr=1e-3, ema=0.9, keep=(2,))
+    make = lambda: VP(DiT(8, 2, 4, 16, 1, 2, 3, seed=1))
+    kept = finetune.averaged(make(), finetune.LatentTensors(x0, label, 3), recipe, {2, 4})
+    for _ in finetune.finetune(make(), finetune.LatentTensors(x0, label, 3), recipe, tmp_path):
+        pass
+    for step, name in ((2, "ema-000002.safetensors"), (4, "ema.safetensors")):
+        written = read_safetensors(tmp_path / name)[0]
+        assert all(torch.equal(v, written[k]) for k, v in kept[step].net.state_dict().items())

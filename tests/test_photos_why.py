@@ -3,13 +3,14 @@
 import dataclasses
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 from dgtoy import shipped, theory
 from dgtoy.course.claims.photos_why import c20, fitted
-from dgtoy.course.experiments import photos_why
+from dgtoy.course.experiments import directions, photos_why
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 
@@ -105,9 +106,34 @@ def test_the_push_of_exact_gaussians_is_the_closed_form(exact):
     )
     np.testing.assert_allclose(photos_why.forecast(made_up)[0], change, atol=0.01)
     np.testing.assert_allclose([v[0] for v in fitted(made_up, "DoG")], 1, atol=0.02)
-    assert (
-        abs(photos_why.breadth(made_up, "none")[0]) < 0.05
-    )  # samples are as broad as the truth: 400 of them
+    made_up["config"]["pictures"] = 400
+    assert abs(photos_why.breadth(made_up, "none")[0]) < 0.05  # samples are as broad as the truth
+
+
+def test_few_pictures_of_the_truth_are_on_average_as_broad_as_the_truth():
+    x = torch.randn(2000, 4, 3, generator=torch.Generator().manual_seed(5))
+    cells = [
+        dict(ratio=[1.0] * 3, length=[0.0] * 3, directions=dict(none=dict(std=std.tolist())))
+        for std in x.std(1)
+    ]
+    config = dict(sigma_max=80.0, sigma_min=1.0, steps=5, pictures=4)
+    found = photos_why.breadth(dict(config=config, results=dict(cells=cells)), "none")
+    assert abs(found.mean()) < 0.02
+
+
+def test_a_domain_that_is_not_told_apart_is_not_drawn(record):
+    cells = [
+        dict(cell, odds=dict(cell["odds"], right=[0.5] * CONFIG.steps)) for cell in record["results"]["cells"]
+    ]
+    unknown = dict(record, results=dict(cells=cells))
+    ax = plt.figure().add_subplot()
+    photos_why.alignment(ax, unknown)
+    assert photos_why.told_apart(unknown) == [] and not ax.lines
+    cells[0]["odds"]["right"] = [0.9] * CONFIG.steps
+    assert photos_why.told_apart(unknown) == ["food"]
+    photos_why.alignment(ax, unknown)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), cells[0]["odds"]["truth"])
+    plt.close("all")
 
 
 class Halfway:
@@ -139,3 +165,30 @@ def test_the_classifier_tells_the_domains_apart_and_more_surely_where_noise_is_l
     found = photos_why._odds(config, classifier, pictures(20, 6, 0), pictures(20, 7, 50), of(states))
     assert found["right"][-1] > 0.9 > found["right"][0]
     assert found["truth"][-1] > 1 > -1 > found["source"][-1]
+
+
+# directions
+
+
+def test_along_generalized_directions_the_ratio_of_stds_is_r():
+    """Gaussian source and target: in each direction found, the std within a class over the source's is r."""
+    g = torch.Generator().manual_seed(0)
+    mix = torch.randn(6, 6, generator=g, dtype=torch.float64)
+    source = torch.randn(4000, 6, generator=g, dtype=torch.float64) @ mix
+    label = torch.arange(4000) % 2
+    target = 0.3 * torch.randn(4000, 6, generator=g, dtype=torch.float64) @ mix + 5 * label[:, None]
+    v, r = directions.generalized(source, target, label, rank=6)
+    torch.testing.assert_close(
+        directions.within(target @ v, label) / (source @ v).std(0), torch.from_numpy(r), rtol=1e-3, atol=0
+    )
+    assert abs(r.mean() - 0.3) < 0.02
+
+
+@pytest.mark.parametrize("n", [20, 60])
+def test_principal_directions_are_those_of_the_covariance(n):
+    """For fewer points than dimensions, and for more; up to their signs."""
+    x = torch.randn(n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
+    v = directions.principal(x, rank=5)
+    torch.testing.assert_close(
+        (v.T @ torch.linalg.eigh(torch.cov(x.T))[1][:, -5:]).abs(), torch.eye(5, dtype=torch.float64)
+    )

@@ -1113,21 +1113,21 @@ def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos,
 
 
 def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once(place, tmp_path):
-    with pytest.warns(UserWarning, match="are enlarged|grey"):
-        run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "dit")
+    with pytest.warns(UserWarning, match="are enlarged"):
+        run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "photos64")
     data = Latents(tmp_path / "l")
-    assert data.shape == (4, 16, 16) and data.plan["codec"] == "unshuffle"
+    assert data.shape == (3, 64, 64) and data.plan["codec"] == "pixels"
     run("finetune", tmp_path / "l", "--out", tmp_path / "ft", "--steps", 1, "--batch", 2, "--rank", 1)
-    tuned, guide = finetune.pair(tmp_path / "ft", "dit")
-    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(guide.denoiser(guide.null)(x, 1.0), shipped.load("dit").denoiser(guide.null)(x, 1.0))
-    with refuses("pretrained glyphs is of kind EDM; expected dit"):
+    tuned, guide = finetune.pair(tmp_path / "ft", "photos64")
+    x, base = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), shipped.load("photos64")
+    assert torch.equal(guide.denoiser(guide.null)(x, 1.0), base.denoiser(base.null)(x, 1.0))
+    with refuses("pretrained glyphs is of kind EDM; expected photos64"):
         finetune.pretrained_net("glyphs")
     words = (
         "XL.pt is not on this machine",
         "DiT-XL-2-256x256.pt is published at https",
         "licence: CC BY-NC",
-        "dit",
+        "photos64",
     )
     with refuses(*words, error=FileNotFoundError):
         finetune.pretrained_net(tmp_path / "XL.pt")

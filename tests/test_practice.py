@@ -54,6 +54,16 @@ def test_the_snippets_of_notebook_12_run_as_they_stand(case, hub):
     assert "guided by itself without adapter" in guided if case in "AC" else "guided by" in guided
 
 
+def test_the_sweep_of_notebook_12_writes_pictures_that_change_with_the_weight(hub, tmp_path, monkeypatch):
+    (snippet,) = [text for text in SNIPPETS if "image.save" in text]
+    monkeypatch.chdir(tmp_path)
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained("base")
+    pipe.load_lora_weights("lora")
+    exec(snippet.replace("=5", "=5, num_inference_steps=2"), dict(pipe=lora_guide(pipe), torch=torch))
+    pictures = {path.name: path.read_bytes() for path in tmp_path.glob("lighthouse-*.png")}
+    assert len(pictures) == len(set(pictures.values())) == 16
+
+
 def test_the_snippet_for_a_lora_with_a_text_encoder_runs(hub):
     """Reading the empty prompt before; without it the pipeline is refused."""
     (snippet,) = [text for text in SNIPPETS if "encode_prompt" in text]
@@ -74,15 +84,13 @@ def test_the_snippet_for_a_lora_with_a_text_encoder_runs(hub):
 
 def test_the_conventions_in_notebook_12_are_denoisers():
     (snippet,) = [text for text in SNIPPETS if "the official SiT" in text]
-    import dgtoy
-    from dgtoy.interop import as_denoiser, denoiser
-
+    head, *lines = re.split(r"^(?=D = )", snippet, flags=re.MULTILINE)
+    assert len(lines) == 4
     net = lambda x, t, y=None, class_labels=None: torch.cat([x, x], 1)
     pipe = practice.text_to_image("StableDiffusionPipeline")
-    prompt = torch.zeros(1, 5, 8)
-    for line in snippet.strip().splitlines():
-        found = dict(net=net, y=None, dgtoy=dgtoy, pipe=pipe, prompt=prompt)
-        exec(line, found | dict(as_denoiser=as_denoiser, denoiser=denoiser), found)
+    for line in lines:
+        found = dict(net=net, y=None, pipe=pipe, prompt=torch.zeros(1, 5, 8))
+        exec(head + line, found)
         assert found["D"](torch.ones(2, 4, 8, 8), 0.5).shape == (2, 4, 8, 8)
 
 
@@ -120,7 +128,7 @@ def test_a_toy_family_draws_from_its_prompt_and_its_calls_are_counted(family):
 def test_a_lora_on_disk_is_loaded_and_switched_off_for_its_guide(tmp_path):
     pipe = practice.text_to_image("StableDiffusionXLPipeline")
     plain, _ = practice.drawn(pipe, 1.0)
-    pipe.load_lora_weights(practice.with_lora(pipe, tmp_path))
+    pipe.load_lora_weights(practice.with_lora(pipe, tmp_path) / "pytorch_lora_weights.safetensors")
     assert np.abs(practice.drawn(pipe, 1.0)[0] - plain).max() > 1e-3
     pipe = lora_guide(pipe)
     assert practice.drawn(pipe, 4.0)[1] == 3

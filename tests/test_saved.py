@@ -1,16 +1,18 @@
 """Guides that are saved with their pipelines and put back."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel, WanPipeline
 from helpers import refuses
 from test_pipelines import tuned  # noqa: F401  (a fixture)
-from tiny import KINDS, close, draw, random, sd, text, unet
+from tiny import KINDS, XL, W, close, draw, drawn, random, sd, sdxl, text, unet
 
-from dgtoy.interop import DomainGuidedModel, guide_pipeline, load_guide, lora_guide, unguide
+from dgtoy.interop import DomainGuidedModel, guide_pipeline, load_guide, lora_guide, model_card, unguide
 
 NONE = dict.fromkeys(["safety_checker", "text_encoder", "tokenizer", "feature_extractor", "image_encoder"])
 
@@ -95,3 +97,71 @@ def test_a_pipeline_of_two_networks_is_refused():
     pipe = WanPipeline(**parts | dict(transformer_2=random(3, make)), boundary_ratio=0.5)
     with refuses("pipe is a WanPipeline with a transformer_2; expected one network"):
         guide_pipeline(pipe, random(2, make))
+
+
+def on_disk(build, make, seed, folder):
+    """A pipeline's network, autoencoder and scheduler on the disk, as in any repository."""
+    build(random(seed, make))[0].save_pretrained(folder)
+    return folder
+
+
+def test_the_community_pipeline_is_loaded_from_its_folder_and_remembers_its_guide(tmp_path, monkeypatch):
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import dynamic_modules_utils
+
+    from dgtoy.interop.community import FOLDER
+
+    monkeypatch.setattr(dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    make = unet(**XL)
+    finetuned, pretrained = (on_disk(sdxl, make, seed, tmp_path / str(seed)) for seed in (1, 2))
+    none = dict.fromkeys(["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"])
+    more = sdxl(random(1, make))[1]
+    load = lambda folder, **given: DiffusionPipeline.from_pretrained(
+        folder, custom_pipeline=FOLDER, trust_remote_code=True, **none, **given
+    )
+    pipe = load(finetuned, guide=str(pretrained), domain=1.4)
+    assert type(pipe).__name__ == "DomainGuidancePipeline" and pipe.unet.domain == 1.4
+    expected = drawn("SDXL", guide_pipeline(sdxl(random(1, make))[0], random(2, make), domain=1.4), more, W)
+    close(drawn("SDXL", pipe, more, W), expected)
+    pipe.save_pretrained(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved/model_index.json").read_text())
+    assert (index["guide"], index["domain"]) == (str(pretrained), 1.4)
+    again = load(tmp_path / "saved")
+    assert again.unet.domain == 1.4
+    close(drawn("SDXL", again, more, W), expected)
+    plain = load(finetuned)
+    assert type(plain.unet) is UNet2DConditionModel
+    with refuses("pretrained is", "none, not on this disk"):
+        load(finetuned, guide=str(tmp_path / "none"))
+
+
+def code(card):
+    """The card's Python, from where the pipeline is loaded."""
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].split('")\n', 1)[1].replace("image =", "#")
+
+
+def test_a_model_card_names_the_guide_and_its_lines_do_what_it_says(folders):
+    options = dict(domain=1.4, interval=(0.1, float("inf")), every=2)
+    pipe = guide_pipeline(load(folders / "finetuned"), load(folders / "pretrained"), **options)
+    card = model_card(pipe, "me/style")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["base_model"] == str(folders / "pretrained") and head["library_name"] == "diffusers"
+    assert "| every | 2 |" in card and 'from_pretrained("me/style")' in card
+    here = dict(pipe=load(folders / "finetuned"), guide_pipeline=guide_pipeline)
+    here["DiffusionPipeline"] = type("", (), dict(from_pretrained=staticmethod(load)))
+    exec(code(card), here)
+    assert repr(here["pipe"].unet) == repr(pipe.unet)
+    named = model_card(guide_pipeline(load(folders / "finetuned"), random(2, unet())), "me/style", "you/base")
+    assert "the guide is [you/base]" in named and "every=" not in named
+
+
+def test_a_model_card_of_a_lora_and_of_what_has_no_guide_or_no_name(tuned):  # noqa: F811
+    pipe = lora_guide(sd(tuned[0])[0], domain=1.3)
+    card = model_card(pipe, "me/lora")
+    assert "with its LoRA switched off" in card and "lora_guide(pipe, domain=1.3)" in card
+    assert "base_model" not in card and "base_model: you/base" in model_card(pipe, "me/lora", "you/base")
+    with refuses("pipe is a StableDiffusionPipeline without a guide; expected a guided one"):
+        model_card(unguide(pipe), "me/lora")
+    with refuses("base is None, and the guide was made in memory; expected its name or folder"):
+        model_card(guide_pipeline(sd(random(1, unet()))[0], random(2, unet())), "me/style")
+    assert "blur=0.5" in model_card(guide_pipeline(sd(random(1, unet()))[0], blur=0.5), "me/style")

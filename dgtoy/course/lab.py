@@ -1,8 +1,8 @@
 """The laboratory: a setting says which transfer problem is studied, a judge samples methods
 there and scores the samples.
 
-The contract of both is here, with the world of points; `pictures` has that of glyphs,
-`experiments.scale_setup` that of their latents. A method is a function label -> denoiser.
+The contract of both is here, with the world of points; `pictures` has that of glyphs, `photo_judge` that of
+photographs. A method is a function label -> denoiser.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import distributed, shipped
 from ..checkpoint import one_byte, write_safetensors, write_text
-from ..dit import EDM, VP, DiT, Flow
+from ..dit import EDM, DiT, Flow
 from ..interop import add_lora
 from ..pipeline import finetune
 from ..pipeline.finetune import FlowObjective
@@ -32,20 +32,6 @@ class Config:
     num_heads: int = 3
     patch_size: int = 4
     pretrain: Recipe = Recipe(steps=16_000, batch=1024, lr=5e-4, ema=0.9995, P_mean=-1.0, P_std=1.4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tiny:
-    """How "dit" is made: DiT's own process on the source's glyphs as latents of 4 x 16 x 16."""
-
-    network: dict = dataclasses.field(
-        default_factory=lambda: dict(
-            input_size=16, patch_size=2, in_channels=4, hidden_size=128, depth=6, num_heads=4
-        )
-    )
-    images: int = 3_000_000
-    batch: int = 1024
-    lr: float = 2e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +93,6 @@ SECOND = Photos(  # the studies' second pre-trained model, DiT-S: 32.5 M weights
 RECIPES = {
     "features": TrainingConfig(steps=8000, batch=1024, dropout=0.0, ema=0.0, schedule="cosine"),
     "glyphs": Config(),
-    "dit": Tiny(),
     "photos64": Photos(),
     "patches": kmeans.Config(),
 } | {name: FineTune(name.partition("-")[2]) for name in shipped.FINE_TUNES}
@@ -138,16 +123,6 @@ def judge(config, device="cpu", progress=False):
     net = FeatureNet().to(device)
     _run(features.train(net, config), "features", config.steps, progress)
     return net
-
-
-def pretrain_dit(config, seed=0, device="cpu", progress=False):
-    """A DiT trained on the source world by the pre-training of the study at scale.  -> VP with the averaged
-    weights"""
-    from .experiments import scale_setup
-
-    source = World()
-    net = VP(DiT(**config.network, num_classes=source.num_classes, velocity=True, seed=seed)).to(device)
-    return scale_setup.pretrain(net, source, config, seed, progress)
 
 
 def pretrain_photos(config, data, seed=0, device="cpu", state=None, progress=False):
@@ -231,11 +206,6 @@ def _glyphs(config, device, state, progress):
     return one_byte(without(made.net)), dict(config=made.net.config, sigma_data=made.sigma_data)
 
 
-def _dit(config, device, state, progress):
-    net = pretrain_dit(config, device=device, progress=progress).net
-    return halves(net, but=()), dict(config=net.config)  # an ordinary DiT checkpoint, with its positions
-
-
 def _photos64(config, device, state, progress):
     if isinstance(config, FineTune):
         return _finetuned(config, device, progress)
@@ -258,7 +228,7 @@ def _finetuned(config, device, progress):
     return {k: v.half() for k, v in ema.params.items()}, dict(base="photos64", classes=data.classes)
 
 
-MAKERS = dict(features=_features, glyphs=_glyphs, dit=_dit, photos64=_photos64, patches=_patches)
+MAKERS = dict(features=_features, glyphs=_glyphs, photos64=_photos64, patches=_patches)
 
 
 def without(net, but=("pos_embed", "flow")):
@@ -266,6 +236,6 @@ def without(net, but=("pos_embed", "flow")):
     return {k: v for k, v in net.state_dict().items() if k not in but}
 
 
-def halves(net, but=("pos_embed",)):
+def halves(net):
     """The same in float16."""
-    return {k: v.half() for k, v in without(net, but).items()}
+    return {k: v.half() for k, v in without(net).items()}

@@ -1,5 +1,8 @@
 """Fine-tuned models from elsewhere: diffusers pipelines, and LoRA, guided by the network without it."""
 
+from .calibrate import advice as advice
+from .calibrate import calibrate_pipeline as calibrate_pipeline
+from .card import model_card as model_card
 from .denoisers import as_denoiser as as_denoiser
 from .denoisers import denoiser as denoiser
 from .guided import DomainGuidedModel as DomainGuidedModel

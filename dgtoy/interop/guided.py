@@ -133,7 +133,7 @@ class DomainGuidedModel(StandIn):
         if not self._is_guided(x, kwargs, call):
             return self.finetuned(*args, **kwargs)
         n = len(x) // 2
-        labelled, null = self._ordered(slice(n), slice(n, None))
+        labelled, null = self.ordered(slice(n), slice(n, None))
         if self._is_on(args, kwargs, call):
             main, own, guide = self._three(args, kwargs, labelled, null, n, call)
             null_part, labelled_part = self._parts(main, own, guide, weight_of(call))
@@ -141,7 +141,7 @@ class DomainGuidedModel(StandIn):
             null_part = labelled_part = self.finetuned(
                 *rows_in(args, labelled, n), **rows_in(kwargs, labelled, n)
             )
-        return joined(*self._ordered(labelled_part, null_part))
+        return joined(*self.ordered(labelled_part, null_part))
 
     @torch.compiler.disable(recursive=False)
     def _apart(self, args, kwargs, call):
@@ -216,7 +216,7 @@ class DomainGuidedModel(StandIn):
             warnings.warn(text, stacklevel=2)
         self.warned = text
 
-    def _ordered(self, labelled, null):
+    def ordered(self, labelled, null):
         """The two halves in the pipeline's order; also the two halves in that order as labelled and null."""
         return (labelled, null) if self.layout.order == "first" else (null, labelled)
 
@@ -306,11 +306,18 @@ class DomainGuidedModel(StandIn):
         if self.blur is not None:
             return self._blurred(main, *labelled, call)
         args, kwargs = null
-        n = len(sample_of(main))
+        return call_as(self.pretrained, args, self.guide_null(kwargs, len(sample_of(main))))
+
+    def guide_null(self, kwargs, n):
+        """The null half's inputs, of n rows, as the guide sees them: with its own null condition."""
         own = each_tensor(lambda v: v.expand(n, *v.shape[1:]), self.null)
         for name in own:
             own[name] = kwargs[name] | own[name] if isinstance(own[name], dict) else own[name]
-        return call_as(self.pretrained, args, unlabelled(self.pretrained, kwargs) | own)
+        return unlabelled(self.pretrained, kwargs) | own
+
+    def own_null(self, kwargs):
+        """The null half's inputs as the fine-tuned network sees them."""
+        return unlabelled(self.finetuned, kwargs)
 
     @torch.compiler.disable(recursive=False)
     def _blurred(self, main, args, kwargs, call):

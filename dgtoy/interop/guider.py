@@ -12,19 +12,43 @@ from .calls import pipeline_call
 from .checks import EVERYWHERE, OPTIONS, check_option
 from .guided import DomainGuidedModel
 from .levels import is_inside
+from .loading import load_network
 
 needs("dit", "diffusers")
 from diffusers.configuration_utils import register_to_config  # noqa: E402
 from diffusers.guiders import ClassifierFreeGuidance  # noqa: E402
+from diffusers.modular_pipelines import ComponentSpec, ModularPipelineBlocks  # noqa: E402
+
+COMPONENT = "guide"  # a modular pipeline's second network
+
+
+class Guide(ModularPipelineBlocks):
+    """A block that only says that a modular pipeline has a second network, `guide`, for `DomainGuidance`.
+
+    `blocks.sub_blocks.insert("guide", Guide(UNet2DConditionModel), 0)`; then the pipeline loads it as any
+    component, and its index refers to where it was loaded from. network: its class.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    @property
+    def expected_components(self):
+        return [ComponentSpec(COMPONENT, self.network)]
+
+    def __call__(self, components, state):
+        return components, state
 
 
 class DomainGuidance(ClassifierFreeGuidance):
     """null + w (labelled - null), the null part made with the guide, as by `DomainGuidedModel`.
 
-    pretrained: the guide's network, or the folder it was saved in; a folder is what the guider's saved
-    configuration can hold, so only then it works again after `from_pretrained`. guidance_scale: w, 1 is off;
-    with `domain` the weight of the prompt. domain, interval (in sigma), every, blur: of `DomainGuidedModel`,
-    and may be changed between calls. start, stop: the share of the steps between which guidance is on.
+    pretrained: the guide's network; the folder it was saved in, which the guider's saved configuration can
+    hold; or None where the pipeline has it as its component `guide` (see `Guide`). guidance_scale: w, 1 is
+    off; with `domain` the weight of the prompt. domain, interval (in sigma), every, blur: of
+    `DomainGuidedModel`, and may be changed between calls. start, stop: the share of the steps between which
+    guidance is on.
     Raises ValueError for an option out of range, and at the first step for a network of another class than
     the pipeline's.
     """
@@ -101,14 +125,14 @@ class DomainGuidance(ClassifierFreeGuidance):
     def _guided(self, denoiser):
         """The pipeline's network and its guide, with the options of now."""
         if self.network is None and self.blur is None:
+            self.network = getattr(pipeline_call().get("self"), COMPONENT, None)
+        if self.network is None and self.blur is None:
             if self.config.pretrained is None:
                 raise ValueError(
-                    "pretrained is missing; expected the pre-trained network, or the folder it was saved in"
+                    "pretrained is missing; expected the pre-trained network, the folder it was saved in, "
+                    f"or a pipeline with the component {COMPONENT}"
                 )
-            self.network = type(denoiser).from_pretrained(
-                self.config.pretrained, local_files_only=True, use_safetensors=True
-            )
-            self.network.to(denoiser.device, denoiser.dtype).requires_grad_(False)
+            self.network = load_network(denoiser, self.config.pretrained, None)
         if self.guided is None or self.guided.finetuned is not denoiser:
             self.guided = DomainGuidedModel(denoiser, self.network, self.null, blur=self.blur)
         self.guided.domain, self.guided.every, self.guided.blur = self.domain, self.every, self.blur

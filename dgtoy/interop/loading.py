@@ -32,15 +32,16 @@ def load_guide(pipe, folder, pretrained=None):
 def load_network(like, path, name):
     """A network of the class of another, in its dtype and on its device, from this disk; it is not trained.
 
-    path: its folder or name, or those of a pipeline, which has it under `name`. Raises ValueError if it is
-    not there.
+    path: its folder or name, or those of a pipeline, which has it under `name`, if any. Raises ValueError if
+    it is not there.
     """
-    for subfolder in (name, None):
+    for subfolder in dict.fromkeys((name, None)):
         try:
             net = like.__class__.from_pretrained(
                 path, subfolder=subfolder, local_files_only=True, use_safetensors=True
             )
         except OSError:
             continue
-        return net.to(like.device, like.dtype).requires_grad_(False)
+        net = net.to(like.device).requires_grad_(False)
+        return net if net.dtype == like.dtype else net.to(like.dtype)
     raise ValueError(f"pretrained is {path}, not on this disk; expected a folder, or a name fetched before")

@@ -88,8 +88,11 @@ ERROR_ALONE = (
 )
 
 
-def recommend(found):
-    """What the weights of Domain Guidance tell, and what they do not, in words.  -> str"""
+def recommend(found, then=ERROR_ALONE):
+    """What the weights of Domain Guidance tell, and what they do not, in words.  -> str
+
+    then: the sentence that says what to do.
+    """
     dog = found["DoG"]
     mean, low, high = (np.median(a[:, 0].numpy()) for a in (dog.weights, dog.low, dog.high))
     least, most = dog.weights[:, 0].argmin(), dog.weights[:, 0].argmax()
@@ -104,7 +107,7 @@ def recommend(found):
         state = "finished: by squared error on held-out images no weight is better than 1"
     return (
         f"w* of Domain Guidance is {mean:.2f} [{low:.2f}, {high:.2f}], the median over the noise levels (from"
-        f" {' to '.join(ends)}): the fine-tune is {state}. {ERROR_ALONE}"
+        f" {' to '.join(ends)}): the fine-tune is {state}. {then}"
     )
 
 

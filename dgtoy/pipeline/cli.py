@@ -163,7 +163,7 @@ def _size_and_codec(args, device):
             args.vae or next(iter(latents.VAES)), device
         )
     shape = pretrained_net(args.pretrained, num_heads=args.heads).shape
-    codec = latents.codec(args.vae or latents.codec_name(shape, args.pretrained), device)
+    codec = latents.codec(args.vae or latents.codec_name(shape), device)
     size = shape[1] * codec.shrink if args.size is None else args.size
     made = tuple(codec.encode(torch.zeros(1, 3, size, size, device=device))[0].shape[1:])
     if made != shape:

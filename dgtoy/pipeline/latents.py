@@ -106,10 +106,8 @@ def codec(name, device="cpu"):
     return EXACT[name]() if name in EXACT else VAE(name, device)
 
 
-def codec_name(shape, pretrained=None):
-    """The codec that a network of this shape (C, h, w) asks for; of networks that ship, by their name."""
-    if pretrained == "dit":  # of glyphs
-        return Unshuffle.name
+def codec_name(shape):
+    """The codec that a network of this shape (C, h, w) asks for."""
     return Pixels.name if shape[0] == 3 else next(iter(VAES))
 
 

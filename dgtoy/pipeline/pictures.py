@@ -146,14 +146,14 @@ def _in_rgb(image):
     return image.convert("RGB")
 
 
-def picture_paths(folder):
+def picture_paths(folder, beside=()):
     """Every picture below a folder and the folders it links to, by its ending, in order of name.
 
-    Hidden names and __MACOSX are passed over; files that are not read are warned about. Raises OSError for a
-    folder that may not be read.
+    Hidden names and __MACOSX are passed over; files that are not read are warned about, but for those of the
+    endings `beside`. Raises OSError for a folder that may not be read.
     """
     found, skipped = _files(folder)
-    _warn_of_skipped(folder, skipped)
+    _warn_of_skipped(folder, [path for path in skipped if path.suffix not in beside])
     return found
 
 

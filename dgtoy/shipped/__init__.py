@@ -13,7 +13,7 @@ import torch
 
 from .. import environment
 from ..checkpoint import check_shapes, floats, read_safetensors
-from ..dit import EDM, VP, DiT, Flow, load_weights
+from ..dit import EDM, DiT, Flow, load_weights
 from .judge import FeatureNet
 from .patches import PatchNet
 
@@ -21,7 +21,6 @@ FOLDER = pathlib.Path(__file__).parent
 NETWORKS = {  # name: a fresh network of the sizes in its page of facts
     "features": lambda facts: FeatureNet(**facts["config"]).eval(),
     "glyphs": lambda facts: EDM(DiT(**facts["config"]), facts["sigma_data"]),
-    "dit": lambda facts: VP(DiT(**facts["config"])),
     "photos64": lambda facts: Flow(DiT(**facts["config"])),
     "patches": lambda facts: PatchNet(**facts["config"]),
 }
@@ -34,8 +33,8 @@ def load(name, device="cpu", folder=FOLDER):
 
     "photos64": a DiT of photographs of 64 pixels, pre-trained on 153 classes -> Flow; "photos64-food" and so
     on, see FINE_TUNES: its fine-tunes, LoRAs added to its weights. "glyphs": a small pre-trained DiT -> EDM,
-    compiled on a GPU. "dit": a smaller one of DiT's own process -> VP. "features": the judge of glyphs ->
-    FeatureNet. "patches": features of photographs -> PatchNet. What their labels mean is in their `facts`.
+    compiled on a GPU. "features": the judge of glyphs -> FeatureNet. "patches": features of photographs ->
+    PatchNet. What their labels mean is in their `facts`.
     Raises ValueError for another name, a file whose checksum is not the one in its JSON, and JSON that is
     damaged; FileNotFoundError if one is missing. Each names the remedy.
     """

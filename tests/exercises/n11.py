@@ -1,64 +1,56 @@
 """Wrong answers to the exercises of notebook 11, and the words of the hint each must meet."""
 
-import json
-import math
-import pathlib
 
-import numpy as np
-
-RECORD = json.loads((pathlib.Path(__file__).parents[2] / "figures" / "why.json").read_text())["results"]
-STD = {
-    view: {m: np.array([c["stds"][m][view] for c in RECORD["cells"]]) for m in RECORD["cells"][0]["stds"]}
-    for view in ("features", "latents")
-}
-TRUTH = {view: np.array(r) for view, r in RECORD["ratio"].items()}
-EXCESS, HALF, LEFT = (
-    np.log(STD["features"][m] / TRUTH["features"]).mean() for m in ("none", "DoG", "DoG, w = 2")
-)
-IN_LATENTS, LEFT_IN_LATENTS = (
-    np.log(STD["latents"][m] / TRUTH["latents"]).mean() for m in ("none", "DoG, w = 2")
-)
-NONE, DOG = (STD["features"][m].mean() for m in ("none", "DoG, w = 2"))
-STEP = EXCESS - LEFT
+def centred(x):
+    return x - x.mean(0)
 
 
-def error(sign=-2, off=1, power=2):
-    return lambda w, missing, term, cosine: (
-        missing**2 + sign * (w - off) * cosine * missing * term + (w - off) ** power * term**2
-    )
+def slope(x, x0_hat):
+    return (centred(x) * centred(x0_hat)).sum(0) / centred(x).square().sum(0)
+
+
+def factor(b, w=1.5):
+    return (1.6 / (1.6**2 + b**2) ** 0.5) ** (w - 1)
 
 
 WRONG = {
-    "as_narrow": [
-        (EXCESS / STEP, "added to w = 1"),
-        (2 + EXCESS / STEP, "counts from w = 2"),
-        (LEFT / STEP, "start from w = 1"),
-        (1 + EXCESS / (EXCESS - HALF), "for a step of one"),
-        (1 + 0.5 * EXCESS / (EXCESS - HALF), "step from 1 to 1.5"),
-        (1 + STEP / EXCESS, "upside down"),
-        (1 + IN_LATENTS / (IN_LATENTS - LEFT_IN_LATENTS), "took the latents"),
-        (1 + (NONE - TRUTH["features"].mean()) / (NONE - DOG), "logarithms first"),
-        (1 - EXCESS / STEP, "sign is turned"),
+    "half_done": [
+        (0.64, "sigma^2"),
+        (1.16, "mean of the two widths"),
+        (2.0, "of the variance"),
+        ((1.2432 / 0.6636) ** 0.5, "change of the std"),
+        ((1.4976 / 0.6) ** 0.5, "a quarter"),
+        (0.32, "target's width"),
+        (8, "too large in size by a factor of 10"),
     ],
-    "error_at": [
-        (error(off=0), "leave the error as it is"),
-        (error(sign=2), "sign of the middle part"),
-        (error(sign=-1), "twice their product"),
-        (error(sign=0), "part with the cosine"),
-        (error(power=1), "square of w - 1"),
-        (lambda w, missing, term, cosine: missing**2 - 2 * (w - 1) * cosine * missing * term, "own square"),
-        (lambda *case: math.sqrt(error()(*case)), "root of the error"),
-        (lambda w, missing, *rest: error()(w, missing, *rest) - missing**2, "the error itself"),
+    "slope": [
+        (lambda x, x0_hat: (x * x0_hat).sum(0) / x.square().sum(0), "taken off"),
         (
-            lambda w, missing, term, cosine: missing**2 - 2 * (w - 1) * cosine + (w - 1) ** 2 * term**2,
-            "both lengths",
+            lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0) / x.std(0, False) / x0_hat.std(0, False),
+            "correlation",
         ),
-        (0.24, "expected a function"),
+        (lambda x, x0_hat: slope(x0_hat, x), "is that of x"),
+        (lambda x, x0_hat: x0_hat.std(0) / x.std(0), "ratio of stds"),
+        (lambda x, x0_hat: 1 - slope(x, x0_hat), "1 - beta"),
+        (lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0), "divided by a variance"),
+        (lambda x, x0_hat: slope(x, x0_hat).mean().expand(3), "one slope for each"),
+        (lambda x, x0_hat: slope(x, x0_hat).mean(), "expected (3,)"),
+        (0.3, "expected a function"),
     ],
     "perfect": [
         ("a", "still differ"),
-        ("c", "no constant of pictures"),
+        ("c", "nothing is left"),
         ("d", "step away from it"),
         ("1.5", "none of the options"),
+    ],
+    "one_blur": [
+        ((1.6 / 2) ** 0.5, "what DoG does"),
+        (factor(2.0), "a width already"),
+        (factor(1.0), "add in squares"),
+        (1.6 * factor(3**0.5), "the factor was asked"),
+        (factor(3**0.5, 2.5), "power is w - 1"),
+        (factor(3**0.5) ** 2, "variances"),
+        (0.5**0.5, "first direction"),
+        (3**0.5, "that is the blur"),
     ],
 }

@@ -99,11 +99,11 @@ def only_breadth(mixture, x, sigma):
 
 @choice
 def control():
-    """What two control guides say about why guidance by the ancestor helps.
+    """What two control guides say about why guidance by the pre-trained model helps.
 
     Read each column on its own. In which of the two do the guides differ?
 
-    Breadth lowers the rate of any guide. What does only the ancestor know?
+    Breadth lowers the rate of any guide. What does only the pre-trained model know?
     """
     return "b", dict(
         a="that looks at one measure only; in the other one the guides differ",

@@ -1,85 +1,108 @@
-"""Checks for the exercises of notebook 11: why it sharpens, at scale."""
+"""Checks for the exercises of notebook 11: why guidance by the old model sharpens."""
 
-import numpy as np
-
-from ..experiments.why import widths
-from . import choice, function, number, record
-
-
-def _log_widths(found, view):
-    """Mean over directions and seeds of ln(std / std of the truth) of no guidance, DoG at 1.5 and at 2."""
-    truth = np.log(found["results"]["ratio"][view])
-    return [(np.log(widths(found, method, view)) - truth).mean() for method in ("none", "DoG", "DoG, w = 2")]
+from ...theory import gaussian_guidance
+from . import choice, function, normal, number
 
 
 @number()
-def as_narrow():
-    """At which weight would the samples be as narrow as the truth, if log widths fell evenly with w?
+def half_done():
+    """At which noise level has half of the narrowing been done?
 
-    Take logarithms first and then the mean: of the widths at w = 1, at w = 2, and of the truth.
+    From far above down to sigma, ln std has changed by half of ln[(s_T^2 + sigma^2) / (s_S^2 + sigma^2)].
 
-    The weight is 1 + (ln at 1 - ln of the truth) / (ln at 1 - ln at 2).
+    At the end that is ln(s_T / s_S). Where is it half as much?
     """
-    found = record("why")
-    none, half, one = _log_widths(found, "features")
-    latents = _log_widths(found, "latents")
-    narrow = np.mean(found["results"]["ratio"]["features"])
-    plain, plain_one = (widths(found, method, "features").mean() for method in ("none", "DoG, w = 2"))
-    extra = none / (none - one)
-    return 1 + extra, {
-        "that is what has to be added to w = 1, where guidance is off": extra,
-        "that counts from w = 2; the samples at w = 1 are where it starts": 2 + extra,
-        "that takes the samples from w = 2 to the truth; start from w = 1": one / (none - one),
-        "you took the step from w = 1 to 1.5 for a step of one": 1 + none / (none - half),
-        "you went by the step from 1 to 1.5; the one from 1 to 2 was asked": 1 + 0.5 * none / (none - half),
-        "your quotient is upside down: what is missing over what one unit of w does": 1 + 1 / extra,
-        "you took the latents; features were asked": 1 + latents[0] / (latents[0] - latents[2]),
-        "you added stds; take their logarithms first": 1 + (plain - narrow) / (plain - plain_one),
-        "the sign is turned: the samples are too broad, so more weight is needed, not less": 1 - extra,
+    s_S, s_T = 2.0, 0.32
+
+    def where(share):
+        """The noise level where (s_T^2 + sigma^2) / (s_S^2 + sigma^2) is `share`."""
+        return ((share * s_S**2 - s_T**2) / (1 - share)) ** 0.5
+
+    ratio = s_T / s_S
+    right = where(ratio)
+    return right, {
+        "that is sigma^2": right**2,
+        "that is the mean of the two widths, and half of something else": (s_S + s_T) / 2,
+        "there half of the change of the variance is done; half of that of ln std was asked": where(
+            (1 + ratio**2) / 2
+        ),
+        "there half of the change of the std is done; half of that of ln std was asked": where(
+            ((1 + ratio) / 2) ** 2
+        ),
+        "there a quarter of the change is done: ln std is half the logarithm of the variance": where(
+            ratio**0.5
+        ),
+        "that is the target's width; most of the change is done above it": s_T,
     }
 
 
-_ERRORS = ((0.5, 0.4, 0.1), (0.3, 0.7, -0.2), (1.2, 0.1, 0.5))
+_X = normal(60, 3) * normal(3).exp() + 2 * normal(3)
 
 
-@function(cases=[(w, *rest) for w in (0.5, 1.0, 1.5, 3.0) for rest in _ERRORS])
-def error_at(w, missing, term, cosine):
-    """The mean squared error of a guided estimate, from three numbers of the figure.
+@function(cases=[(_X, 0.3 * _X + 1 + 0.2 * normal(61, 3)[1:]), (_X, _X.tanh() - 0.5 * _X.flip(-1))])
+def slope(x, x0_hat):
+    """The slope of the denoiser on x along each direction, over the samples.
 
-    What is missing after guidance is x0 - D_c minus w - 1 times the term. Square it.
+    It is the slope of a least-squares line with an intercept: a covariance over a variance.
 
-    (p - q)^2 = p^2 - 2 p q + q^2, and the product of two vectors is that of their lengths times the
-    cosine.
+    Take the means off first. Which of the two variances stands below?
     """
-    product = cosine * missing * term
-    extra = w - 1
-
-    def error(extra=extra, product=product):
-        return missing**2 - 2 * extra * product + (extra * term) ** 2
-
-    return error(), {
-        "w = 1 must leave the error as it is: the term counts w - 1 times, not w": error(w),
-        "your sign of the middle part is turned; pointing to the truth helps": error(product=-product),
-        "the middle part of (p - q)^2 is twice their product": error(product=product / 2),
-        "you left out that the term points somewhere: the part with the cosine is missing": error(product=0),
-        "the last part goes with the square of w - 1": missing**2 - 2 * extra * product + extra * term**2,
-        "you left out the term's own square": missing**2 - 2 * extra * product,
-        "that is the root of the error; the mean square was asked": error() ** 0.5,
-        "that is by how much the error changes; the error itself was asked": error() - missing**2,
-        "the cosine has to be multiplied by both lengths": error(product=cosine),
+    x_, guess = x - x.mean(0), x0_hat - x0_hat.mean(0)
+    product = (x_ * guess).mean(0)
+    right = product / x_.square().mean(0)
+    return right, {
+        "the means have to be taken off: the line has an intercept": (x * x0_hat).mean(0)
+        / x.square().mean(0),
+        "that is a correlation; the slope has the variance of x below": product
+        / (x_.square().mean(0) * guess.square().mean(0)).sqrt(),
+        "the variance below is that of x": product / guess.square().mean(0),
+        "that is a ratio of stds, which misses how far the two go together": guess.std(0) / x_.std(0),
+        "that is 1 - beta": 1 - right,
+        "that is the covariance; it has to be divided by a variance": product,
+        "there is one slope for each direction; you averaged over all of them": right.mean().expand(
+            len(right)
+        ),
     }
 
 
 @choice
 def perfect():
-    """What guidance does to a fine-tune that has nothing left to learn.
+    """What does guidance do to a fine-tune that has nothing left to learn?
 
-    Guidance adds the difference of the two models. Is it zero once the fine-tune is perfect?
+    Held-out weights of 1 say that a term does not point to the truth. Do they say that it is small?
 
-    The samples without guidance are the truth now. Where does a push that narrows take them?
+    A step of any size in no particular direction moves samples that were where they should be.
     """
     return "b", dict(
         a="two exact models still differ, and guidance adds their difference, wherever it points",
-        c="the slope is no constant of pictures; it is small as the unguided samples are far too broad",
-        d="the unguided samples are already the truth, so each step away from them is a step away from it",
+        c="the class term of exact models has a size too, and CFG adds it; nothing is left to be completed",
+        d="the samples are already the truth, so each step away from them is a step away from it",
     )
+
+
+@number(rtol=0.015)
+def one_blur():
+    """How much does the second direction narrow if one blur does for the first what the source does?
+
+    The blurred density has std sqrt(s^2 + b^2) along a direction of std s. Which b gives the source's?
+
+    With that b the closed form says s (s / sqrt(s^2 + b^2))^(w - 1) for the second direction.
+    """
+    first, second, broad, w = 1.0, 1.6, 2.0, 1.5
+
+    def factor(b):
+        return (second / (second**2 + b**2) ** 0.5) ** (w - 1)
+
+    right = factor((broad**2 - first**2) ** 0.5)
+    return right, {
+        "that is what DoG does to it; a blur that suits the first direction is too much here": (
+            gaussian_guidance((0.0, second), (0.0, broad), w)[1] / second
+        ),
+        "you blurred by the source's own width; the density has a width already": factor(broad),
+        "widths add in squares": factor(broad - first),
+        "that is the width; the factor was asked": right * second,
+        "the power is w - 1": right ** (w / (w - 1)),
+        "that is a ratio of variances": right**2,
+        "that is the factor of the first direction": (first / broad) ** (w - 1),
+        "that is the blur, b; the factor was asked": (broad**2 - first**2) ** 0.5,
+    }

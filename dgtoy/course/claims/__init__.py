@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Callable
 
 from .completion import c29, c30
-from .images import c14_glyphs, c17, c18_images, c19_images
+from .images import c14_glyphs, c17
 from .nulls import c21, c22, c23
 from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25
+from .photos_why import c20
 from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
 from .relatives import c28
-from .scale import c20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +133,9 @@ CLAIMS = (
     ),
     Claim(
         "C20",
-        "The closed form beyond Gaussians: along generalized eigen-directions DoG changes the std by "
-        "(s_T/s_S)^(w−1)",
-        "why",
+        "The closed form beyond Gaussians: on photographs DoG changes the std of each direction by "
+        "(s_T/s_S)^(w−1), and CFG and the blurred self do not",
+        "photos_why",
         c20,
     ),
     Claim(
@@ -209,17 +209,5 @@ CLAIMS = (
         "Photographs: a point off both lines of the plane beats CFG and DoG at once",
         "photos_plane",
         c19_photos,
-    ),
-    Claim(
-        "C18 images",
-        "Small images: held-out calibration finds the weight without a search",
-        "images_plane",
-        c18_images,
-    ),
-    Claim(
-        "C19 images",
-        "Small images: a point off both lines beats CFG and DoG at once",
-        "images_plane",
-        c19_images,
     ),
 )

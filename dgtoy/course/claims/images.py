@@ -1,14 +1,10 @@
 """The rules that judge the claims about images. A weight that is "best" was chosen on other
 seeds than it is shown on."""
 
-import numpy as np
-
 from ..experiments.images_gap import sharpening
-from ..experiments.images_plane import families
 from ..intervals import student
-from ..records import best, held_out, values
+from ..records import values
 from .finding import over_seeds
-from .points import off_lines
 
 W = 1.5  # the weight at which image claims compare methods
 
@@ -57,43 +53,4 @@ def c17(record):
         parts | {"half the calls": calls == 0.5},
         "a field trained with weight 2 − 1/w settles at DoG of weight w; relative distance "
         + ", ".join(f"{r[0]:.2f} at {w:g}" for w, r in ratio.items()),
-    )
-
-
-def c18_images(record):
-    """Calibrated DoG against the best constant weight, found by search, at each stage."""
-    stages, ratio = record["config"]["stages"], {}
-    for stage in stages:
-        found = np.array(best(families(record, stage)["DoG"])["frechet"])
-        ratio[stage] = student(values(record, "frechet", stage=stage, method="DoG", a="calibrated") / found)
-    level = {f["stage"]: np.array(f["plane"]).mean((0, 1)) for f in record["results"]["fits"]}
-    return over_seeds(
-        record,
-        ratio[stages[-1]],
-        f"Fréchet distance of calibrated DoG relative to the best constant w, {stages[-1]} steps",
-        {f"without search within 10% of search, {s} steps": r[2] < 1.1 for s, r in ratio.items()},
-        "mean a*, b* over sigma: "
-        + "; ".join(f"{v[0]:.2f}, {v[1]:.2f} after {s} steps" for s, v in level.items())
-        + ". By least squares the domain is learned, yet guidance far beyond w* improves the match: "
-        "on images the gain is not completion in this sense",
-    )
-
-
-def c19_images(record):
-    """The best point off the lines against the best on either, by Fréchet distance and style; chosen and
-    shown on different seeds."""
-    families_ = families(record, record["config"]["stages"][-1])
-    at = lambda name, metric: held_out(families_[name], "frechet", metric)
-    gain, parts = off_lines(at, dict(frechet="closer", style_error="truer style"))
-    describe = "; ".join(
-        f"{n} {at(n, 'frechet').mean():.0f}, {at(n, 'style_error').mean():.3f}"
-        for n in ("CFG", "DoG", "plane")
-    )
-    return over_seeds(
-        record,
-        gain["DoG", "frechet"],
-        "Fréchet distance saved by the plane over DoG",
-        parts,
-        "each at the point that is best on the other half of the seeds (Fréchet distance, foreign style): "
-        + describe,
     )

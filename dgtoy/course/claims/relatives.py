@@ -1,4 +1,7 @@
-"""The rule of C28, with its places, costs and rivals, was committed before its record existed."""
+"""The rule of C28, with its places, costs and rivals, was committed before its record existed.
+
+Only the parts were put together afterwards, one for each cost and world in place of one for each relative.
+"""
 
 from ..experiments.relatives import apart, left, places
 from ..intervals import LOGS, ratio
@@ -38,8 +41,11 @@ def c28(record):
         nearest,
         "smallest area under a relative's trade-off, relative to the blurred self's",
         {
-            f"{name} behind at equal {COSTS[cost]}: {world}": r[1] > 1
-            for (name, world, cost), r in behind.items()
+            f"all behind at equal {COSTS[cost]}: {p['world']}": all(
+                behind[name, p["world"], cost][1] > 1 for name in RELATIVES
+            )
+            for cost in COSTS
+            for p in done
         },
         f"area relative to the same guide with its plain update ({done[0]['world']}, {last}): "
         f"{shown(by_plain)}. Energy distance at its own weight, relative to no guidance "

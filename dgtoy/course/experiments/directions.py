@@ -1,5 +1,5 @@
 """Directions that a domain is narrow in: generalized eigenvectors of target and source, for the closed
-form beyond Gaussians. (C20)"""
+form beyond Gaussians. (C14, C20)"""
 
 import numpy as np
 import torch

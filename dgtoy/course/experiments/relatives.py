@@ -8,6 +8,7 @@ import dataclasses
 import time
 
 import torch
+from matplotlib.ticker import FixedLocator
 
 from ... import relatives
 from ...guidance import guided
@@ -41,7 +42,7 @@ class Config(Presets):
     @classmethod
     def full(cls):
         """For one core of a CPU: a quarter of an hour."""
-        setting = PointSetting(seeds=16, layout=None, samples=256, steps=32)
+        setting = PointSetting(seeds=8, layout=None, samples=256, steps=32)
         worlds = (("moons", "moons", 0.0, 1.0), ("spirals", "spirals", 0.0, 1.0))
         return cls(setting, worlds, since=(0, 1), weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=256)
 
@@ -143,10 +144,10 @@ def apart(record, method, **where):
     return held_out(family(record, method, **where), "energy")
 
 
-COLUMNS = {  # what is compared, in which stage: its title, the axis, and the measure by seed
-    "energy": ("Finished: more by the guide\nthan by the update", "outside, at equal energy distance"),
-    "contraction": ("at equal loss of thickness\nall come closer", "outside, at equal thickness"),
-    "unfinished": ("Unfinished: CFG's guide\nis the one to have", "energy distance, at its own weight"),
+COLUMNS = {  # what is compared: its title, and its axis
+    "energy": ("Finished: at equal energy distance\nthe guide decides", "samples outside"),
+    "contraction": ("Finished: at equal thickness\nchanged updates are ahead", "samples outside"),
+    "unfinished": ("Class unfinished: CFG's guide,\nits weight from data", "energy distance"),
 }
 
 
@@ -172,31 +173,23 @@ def figure(record):
 
 def draw(ax, record, column, world):
     """A point with its interval for each method: its measure relative to that without guidance."""
-    none = measure(record, column, "none", world)
-    names = [*OF_POINTS, *(OWN_WEIGHTS if column == "unfinished" else ())]
-    for i, name in enumerate([*OF_POINTS, *OWN_WEIGHTS]):
-        if name in names:
-            value, low, high = ratio(measure(record, column, name, world), none)
-            look = plot.METHODS[guide_of(name)]
-            reach = [[value - low], [high - value]]
-            ax.errorbar(
-                value, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4
-            )
+    none, names = measure(record, column, "none", world), [*OF_POINTS, *OWN_WEIGHTS]
+    for i, name in enumerate(names):
+        if name in OWN_WEIGHTS and column != "unfinished":  # one weight is no trade-off
+            continue
+        value, low, high = ratio(measure(record, column, name, world), none)
+        look, reach = _look(name), [[value - low], [high - value]]
+        ax.errorbar(value, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4)
     ax.axvline(1, color="black", linewidth=1)
-    rows = [*OF_POINTS, *OWN_WEIGHTS]
-    ax.set_yticks([-i for i in range(len(rows))], rows)
+    ax.set_yticks([-i for i in range(len(names))], names)
     ax.set(xscale="log", xlabel=COLUMNS[column][1])
+    ax.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.grid(axis="x", alpha=0.3)
 
 
-def guide_of(name):
-    """Whose colour a method has: that of its guide."""
-    return (
-        name
-        if name in plot.METHODS
-        else "CFG"
-        if name.startswith("CFG")
-        else "DoG"
-        if name.startswith("DoG")
-        else "plane"
-    )
+def _look(name):
+    """A method looks like its guide, or like itself where it has a look of its own."""
+    guide = next((g for g in ("CFG", "DoG") if name.startswith(g)), "plane")
+    return plot.METHODS.get(name, plot.METHODS[guide])

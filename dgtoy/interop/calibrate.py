@@ -1,0 +1,174 @@
+"""How much guidance a pipeline's fine-tune asks for: `dgtoy.calibrate` through the pipeline's own parts.
+
+Held-out pictures go through its autoencoder, captions through its text encoders, noise levels through its
+scheduler. What its network is given besides latents and time is not rebuilt here: the pipeline is called, and
+its network's first call kept.
+"""
+
+import torch
+
+from .. import calibration
+from .calls import each_tensor, latents_of, rows_in
+from .checks import network_name
+from .denoisers import denoiser
+from .guided import DomainGuidedModel
+from .levels import t_to_sigma
+from .pipelines import replace_network
+from .standin import StandIn
+
+LEVELS = (20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15)
+OWN = ("sample", "hidden_states", "timestep", "return_dict")  # inputs that are no condition
+ADVICE = (
+    "This is about squared error alone: draw the same seeds with domain 1, 1.25 and 1.5, and keep the"
+    " largest at which nothing saturates and no two pictures become alike."
+)
+
+
+def calibrate_pipeline(
+    pipe, pictures, captions=None, levels=LEVELS, size=None, seed=0, batch=8, out=None, **call
+):
+    """w* of Domain Guidance, w* of CFG and the plane's a*, b* of a guided pipeline, level by level, with 95%
+    intervals.  -> {"DoG", "CFG", "plane": Calibration}
+
+    pictures: a folder that the fine-tune was not trained on. captions: one for all, a list in order of name,
+    or None for NAME.txt beside each picture, empty where there is none. levels: noise levels sigma, in units
+    of the latents; those count that the scheduler has. size: of the pictures in pixels, by default the
+    network's. call: what the pipeline's call needs besides, with one row for each picture; `class_labels` or
+    `prompt_embeds` stand in for captions. out: a folder for calibration.json and calibration.png, w* over
+    sigma. `advice` says in two sentences what it means. Raises ValueError for a pipeline that is not guided
+    by a second network, or whose latents are not pictures (B, C, H, W).
+    """
+    guided = getattr(pipe, network_name(pipe))
+    if type(guided) is not DomainGuidedModel or guided.blur is not None:
+        raise ValueError(
+            f"pipe is a {type(pipe).__name__} without a second network; expected guide_pipeline(pipe, base)"
+        )
+    images, call = read(pictures, size or pixels(pipe), captions, call)
+    low, high = t_to_sigma(
+        torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0]), pipe
+    ).tolist()
+    levels = [sigma for sigma in levels if low <= sigma <= high]
+    latents, conditions, null = [], [], None
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        few = {k: v[rows] if hasattr(v, "__len__") and len(v) == len(images) else v for k, v in call.items()}
+        z = encode(pipe, images[rows])
+        labelled, unlabelled = condition(pipe, z, few)
+        latents.append((z, torch.full((len(z),), start // batch)))
+        conditions.append(labelled)
+        null = null or each_tensor(lambda v: v[:1] if v.ndim and len(v) == len(z) else v, unlabelled)
+    main = lambda k: denoiser(guided.finetuned, pipe.scheduler, **conditions[k[0]])
+    own = denoiser(guided.finetuned, pipe.scheduler, **guided.own_null(null))
+    guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1))
+    found = {}
+    for method, other, middle in (("DoG", guide, None), ("CFG", own, None), ("plane", guide, own)):
+        rng = torch.Generator(z.device).manual_seed(seed)
+        found[method] = calibration.calibrate(main, other, latents, levels, middle, rng, 100, batch)
+    if out is not None:
+        from ..pipeline.calibrate import save
+
+        save(found, out, {})
+    return found
+
+
+def advice(found):
+    """What the weights tell and what to do, in two sentences."""
+    from ..pipeline.calibrate import recommend
+
+    return recommend(found, ADVICE)
+
+
+def read(folder, size, captions, call):
+    """Pictures (N, 3, size, size) in [-1, 1], and the call with a prompt for each if it has no condition."""
+    from ..pipeline.pictures import centre_crop, open_picture, picture_paths
+
+    paths = picture_paths(folder, beside=(".txt",))
+    if not paths:
+        raise ValueError(f"pictures {folder} holds none; expected a folder of pictures")
+    images = torch.stack([centre_crop(open_picture(path), size) for path in paths]) / 127.5 - 1
+    if "prompt_embeds" in call or "class_labels" in call:
+        return images, call
+    if captions is None:
+        texts = [path.with_suffix(".txt") for path in paths]
+        captions = [t.read_text(encoding="utf-8").strip() if t.exists() else "" for t in texts]
+    captions = [captions] * len(paths) if isinstance(captions, str) else list(captions)
+    if len(captions) != len(paths):
+        raise ValueError(f"captions holds {len(captions)} for {len(paths)} pictures; expected one for each")
+    negative = call.get("negative_prompt", "")
+    negative = [negative] * len(paths) if isinstance(negative, str) else negative
+    return images, call | dict(prompt=captions, negative_prompt=negative)
+
+
+def pixels(pipe):
+    """The side in pixels of what a pipeline's network was made for."""
+    side = getattr(getattr(pipe, network_name(pipe)).config, "sample_size", None)
+    if not isinstance(side, int):
+        raise ValueError(f"size is None, and the network does not tell it: sample_size is {side}")
+    return side * factor(pipe)
+
+
+def factor(pipe):
+    """Pixels a side of a latent."""
+    return 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+
+
+@torch.no_grad()
+def encode(pipe, images):
+    """Pictures as the latents that the pipeline starts from.  (B, 3, H, W) -> (B, C, h, w) float32"""
+    vae = pipe.vae
+    z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    return (z - shift) * vae.config.scaling_factor
+
+
+class Seen(Exception):
+    """The network's calls have been kept."""
+
+
+class Recorder(StandIn):
+    """Keeps what a pipeline gives its network in its first step, and ends it there."""
+
+    def __init__(self, net, calls):
+        super().__init__(net, net)
+        self.calls, self.seen = calls, []
+
+    def forward(self, *args, **kwargs):
+        self.seen.append((args, kwargs))
+        if len(self.seen) == self.calls:
+            raise Seen
+        return (torch.zeros_like(latents_of(args, kwargs)),)
+
+
+def condition(pipe, z, call):
+    """What the network is given besides latents and time for a batch of pictures, labelled and null.
+
+    Raises ValueError if the pipeline's latents are not those of its autoencoder.
+    """
+    name = network_name(pipe)
+    guided, n = getattr(pipe, name), len(z)
+    layout = guided.layout
+    recorder = Recorder(guided.finetuned, 2 if layout.order == "apart" else 1)
+    side = (
+        {}
+        if "class_labels" in call
+        else dict(height=factor(pipe) * z.shape[2], width=factor(pipe) * z.shape[3])
+    )
+    replace_network(pipe, name, recorder)
+    try:
+        pipe(**side | call | {layout.scale: 4.0}, num_inference_steps=1, output_type="latent")
+    except Seen:
+        pass
+    finally:
+        replace_network(pipe, name, guided)
+        pipe.maybe_free_model_hooks()
+    shape = latents_of(*recorder.seen[0]).shape[1:]
+    if shape != z.shape[1:]:
+        came, expected = tuple(shape), tuple(z.shape[1:])
+        raise ValueError(
+            f"a {type(pipe).__name__}'s network takes latents {came}; expected {expected}, its autoencoder's"
+        )
+    given = [{k: v for k, v in kwargs.items() if k not in OWN} for _, kwargs in recorder.seen]
+    if layout.order == "apart":
+        return given
+    halves = [slice(n), slice(n, None)]
+    return [rows_in(given[0], rows, n) for rows in guided.ordered(*halves)]
