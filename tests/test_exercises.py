@@ -42,7 +42,9 @@ def test_every_exercise_has_its_stub_and_its_solution_in_the_notebook(n):
     assert len(names) >= 3 and [text(c) for c in stubs] == [f"{name}: not attempted\n" for name in names]
     assert [text(c).splitlines()[-1] for c in solutions] == [f"✓ {name}" for name in names]
     for cell in solutions:
-        assert re.match(r"# Why: (.+\n# )*.+[.!]\n", cell.source) and cell.metadata["jupyter"]["source_hidden"]
+        assert (
+            re.match(r"# Why: (.+\n# )*.+[.!]\n", cell.source) and cell.metadata["jupyter"]["source_hidden"]
+        )
 
 
 @pytest.mark.parametrize("n", WITH)
