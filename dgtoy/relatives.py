@@ -50,7 +50,7 @@ def apg(
         if momentum:
             d = d if run.begins(x, sigma) else d + momentum * d_before
             d_before = d
-        d = d * (radius / _dot(d, d, axes).sqrt()).clamp(max=1.0)
+        d = d * (radius / _dot(d, d, axes).sqrt()).clamp(max=1.0).to(d.dtype)
         parallel = _projected(d, x0_hat, axes)
         return x0_hat - (d - parallel + eta * parallel)
 
@@ -239,6 +239,8 @@ def self_consistent(
     levels, weights = torch.tensor(pairs(sigmas)), check_numbers("weights", weights, torch.float64).flatten()
     if levels[-1, 1] <= 0:
         raise ValueError(f"sigmas ends at {levels[-1, 1]:g}; expected levels > 0")
+    if not weights.isfinite().all():
+        raise ValueError(f"weights is {weights.tolist()}; expected finite numbers")
     if len(data) < 2 or data.ndim < 2 or not len(weights):
         raise ValueError(
             f"data and weights have shapes {tuple(data.shape)}, {tuple(weights.shape)}; "
@@ -276,14 +278,15 @@ def _reguided(main, guide, w, interval, changed):
 
 
 def _dot(a, b, axes):
-    """Scalar products of samples, shaped to multiply them."""
-    return (a * b).sum(axes or tuple(range(1, a.ndim)), keepdim=True)
+    """Scalar products of samples, shaped to multiply them; in single precision where half would overflow."""
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(dtype) * b.to(dtype)).sum(axes or tuple(range(1, a.ndim)), keepdim=True)
 
 
 def _projected(a, b, axes):
     """The part of a that is parallel to b, sample by sample; none where b is 0."""
     length = _dot(b, b, axes)
-    return torch.where(length > 0, _dot(a, b, axes) / length, 0.0) * b
+    return (torch.where(length > 0, _dot(a, b, axes) / length, 0.0) * b).to(a.dtype)
 
 
 def _finite(name, value):

@@ -48,7 +48,7 @@ class Counted:
 
 
 # One server imports what takes seconds; a process forked from it starts in a tenth of a second.
-HEAVY = ["dgtoy.pipeline.cli", "dgtoy.course.experiments.scale", "torch._dynamo", "accelerate"]
+HEAVY = ["dgtoy.pipeline.cli", "dgtoy.course.experiments.photos", "torch._dynamo", "accelerate"]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(HEAVY)
 

@@ -105,6 +105,20 @@ def test_a_sample_of_an_ensemble_is_its_last_axis():
         close(D(x, 0.7), torch.stack([method(MAIN, GUIDE, 2.0)(seed, 0.7) for seed in x]))
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_half_precision_neither_overflows_nor_changes(dtype):
+    large = (
+        torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 30
+    )  # squares add up to 1e7
+    c, u = lambda x, sigma: large.to(x), lambda x, sigma: (large + large.roll(1, 3)).to(x)
+    for method in METHODS.values():
+        exact, half = (
+            method(c, u, 2.0)(torch.zeros(2, 3, 64, 64, dtype=t), 1.0) for t in (torch.float32, dtype)
+        )
+        assert half.dtype == dtype
+        close(half.float(), exact, rtol=0.05, atol=1.0)
+
+
 def test_a_run_begins_at_a_level_that_is_not_lower_or_with_another_shape():
     run = Run()
     assert [run.begins(X, s) for s in (3.0, 2.0, 2.0, 1.0)] == [True, False, True, False]
@@ -288,6 +302,8 @@ def test_self_consistency_refuses_what_it_cannot_use():
         found(sigmas=SIGMAS)
     with refuses("data and weights have shapes (1, 2), (6,)"):
         found(data=X[:1])
+    with refuses("weights is [1.0, nan]"):
+        found(weights=torch.tensor([1.0, math.nan]))
     with refuses("steps is 0"):
         found(steps=0)
     with refuses("follows"):

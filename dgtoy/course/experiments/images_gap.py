@@ -166,13 +166,15 @@ def figure(record):
 
 
 def _changed(ax, record):
-    """By how much DoG changes the Fréchet distance, over gap and weight."""
-    gaps, weights = record["config"]["gaps"], record["config"]["weights"]
+    """By how much DoG changes the Fréchet distance, over gap and weight; not for handwriting, which the judge
+    cannot read."""
+    gaps = [g for g in record["config"]["gaps"] if g != "handwriting"]
+    weights = record["config"]["weights"]
     mean = lambda gap, method, w: of_method(record, "frechet", method, w, gap=gap).mean()
     table = [[100 * (mean(g, "DoG", w) / mean(g, "none", w) - 1) for w in weights] for g in gaps]
     look = dict(cmap="RdBu_r", centre=0, fmt="{:+.0f}%", bar=False, reach=100)
     plot.heat(ax, weights, range(len(gaps)), table, "", **look)
-    ax.set_yticks(range(len(gaps)), [f"gap {g}" if g != "handwriting" else g for g in gaps])
+    ax.set_yticks(range(len(gaps)), [f"gap {g}" for g in gaps])
     ax.set(xlabel="guidance weight w")
 
 
