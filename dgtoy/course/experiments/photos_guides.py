@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...guidance import blurred, guided
+from ...relatives import interpolated
 from ...samplers import append_dims
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
@@ -104,11 +105,8 @@ def guides(tuned, pre, b, weaker, unconditional, gaussian):
 
 def mixed(pre, tuned, share):
     """A network whose weights lie the share of the way from `pre` to `tuned`, whose label table it has."""
-    new, start = tuned.clone(), dict(pre.net.named_parameters())
-    with torch.no_grad():
-        for name, p in new.net.named_parameters():
-            if not name.startswith("y_embedder"):
-                p.copy_(torch.lerp(start[name], p, share))
+    new = tuned.clone()
+    new.net.load_state_dict(interpolated(pre.net.state_dict(), tuned.net.state_dict(), share))
     return new
 
 
