@@ -270,15 +270,8 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 @pytest.mark.parametrize("path", RECORDS, ids=[p.stem for p in RECORDS])
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
-    least = (
-        8
-        if path.stem in ("nulls", "relatives")
-        else 1
-        if path.stem in ("posters", "photos_why")
-        else 64
-        if path.stem in POINTS
-        else 3
-    )
+    few = dict(nulls=8, relatives=8, budget=4, null_branch=4, posters=1, photos_why=1)
+    least = few.get(path.stem) or (64 if path.stem in POINTS else 3)
     assert len(record["seeds"]) >= least and path.with_suffix(".png").exists()
     assert (
         re.fullmatch(r"[0-9a-f]{12}", record["provenance"]["source"]) and record["provenance"]["seconds"] > 0
