@@ -5,6 +5,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+from dgtoy.interop.community.pipeline import DomainGuidancePipeline
+
+del DomainGuidancePipeline.__init__.__signature__  # made for diffusers; autodoc holds it against the source
+
 project = "dgtoy"
 author = "the dgtoy authors"
 language = "en"
