@@ -120,8 +120,9 @@ def modules(name):
     if name == "course":
         return ["dgtoy.course"]
     place = ROOT.joinpath("dgtoy", *name.split("."))
-    inner = sorted(path.relative_to(ROOT).with_suffix("").parts for path in place.rglob("*.py"))
-    return [f"dgtoy.{name}", *(".".join(parts) for parts in inner if parts[-1] != "__init__")]
+    files = [path.relative_to(ROOT).with_suffix("").parts for path in place.rglob("*.py")]
+    found = {".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in files}
+    return sorted(found) or [f"dgtoy.{name}"]
 
 
 def first_sentence(text):
