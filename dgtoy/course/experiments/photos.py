@@ -55,7 +55,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND)
+        return replace(cls.full(), base=SECOND, setting=dict(first=4))
 
 
 def widened(D, share):

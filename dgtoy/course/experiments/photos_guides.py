@@ -60,7 +60,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND)
+        return replace(cls.full(), base=SECOND, setting=dict(first=4))
 
 
 def _cell(config, device, target, seed):
