@@ -147,8 +147,6 @@ def test_an_experiment_makes_a_record_that_draws_judges_and_repeats(name, tmp_pa
 def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
     few = dict(
-        scale=(2, 2),
-        why=(2, 2),
         idea=(8, 8),
         nulls=(8, 8),
         budget=(4, 4),
@@ -158,6 +156,7 @@ def test_presets_have_enough_seeds(name):
         photos_guides=(4, 2),
         photos_recipes=(4, 2),
         photos_plane=(4, 2),
+        photos_why=(1, 1),
         posters=(1, 1),
     )
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
