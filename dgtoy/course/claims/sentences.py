@@ -102,14 +102,23 @@ def null_branch(out):
     place = first(record)
     ideal = against(record, "exact null", "own null", **place)
     wide, own = (against(record, guide, "learned source", **place) for guide in (WIDE, SELF))
+    photos = load("photos", out)
+    blur = [
+        on_photographs(photos, "blurred self", "DoG", t)[0]
+        for t in photos["config"]["targets"]
+        if t != OUTSIDE
+    ]
     as_thick = [at_equal_thickness(record, guide, "learned source", **place)[0] for guide in (WIDE, SELF)]
     return (
-        "**A better null branch would not help CFG, and DoG's guide may know as little as a width:** on "
-        f"finished fine-tunes CFG with an exact null leaves {_span(ideal, '.1f')} times as many samples "
+        "**A better null branch would not help CFG, and on points DoG's guide may know as little as a "
+        "width:** on finished fine-tunes in two dimensions CFG with an exact null leaves "
+        f"{_span(ideal, '.1f')} times as many samples "
         "outside as with its own, for the same rise in energy distance; a round Gaussian as guide leaves "
         f"{_span(wide, '.2f')} times as many as the pre-trained model, and the fine-tune's own density, "
         f"blurred, {_span(own, '.2f')} times as many ({len(record['seeds'])} sources); at an equal loss "
-        f"of thickness instead these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times "
+        f"of thickness instead these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times, and on photographs, "
+        f"inside the source, the blurred density's Fréchet distance lies {100 * (min(blur) - 1):.0f} to "
+        f"{100 * (max(blur) - 1):.0f}% above DoG's, each at its own weight "
         f"{_source(record, '08_when_it_fails')}."
     )
 
