@@ -72,15 +72,17 @@ def _cell(config, device, target, seed):
     kept = finetuned(setting, seed, pre, at=steps)
     twice = replace(setting, finetune=dict(steps=2 * config.stages[-1], dropout=1.0))
     unconditional = finetuned(twice, seed, pre, at=[2 * stage for stage in config.stages])
-    gaussian, found = Spectrum(photos.source().train, device), []
+    gaussian, found, pre = Spectrum(photos.source().train, device), [], pre.compile()
 
     def judged(stage, guide, w, method):
         score = judge.judged(method, seed)
         found.append(dict(target=target, stage=stage, guide=guide, w=w, score=score))
 
     for stage in config.stages:
-        tuned = kept[stage]
-        nets = dict(weaker=kept[tenth(stage)], unconditional=unconditional[2 * stage], gaussian=gaussian)
+        tuned, weaker, alone = (
+            net.compile() for net in (kept[stage], kept[tenth(stage)], unconditional[2 * stage])
+        )
+        nets = dict(weaker=weaker, unconditional=alone, gaussian=gaussian)
         judged(stage, "none", 1.0, tuned.denoiser)
         for name, guide in guides(tuned, pre, config.b, **nets).items():
             for w in config.weights:

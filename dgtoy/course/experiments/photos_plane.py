@@ -75,7 +75,7 @@ def _cell(config, device, target, seed):
     train = photos.target(target).train.to(device)
     held_out = train.draw(apart, torch.zeros(len(apart), dtype=torch.bool))
     held_out = held_out[0], held_out[1].to(device)
-    found, fits = [], []
+    found, fits, fast = [], [], pre.clone().compile()
 
     def judged(stage, method, a, b, denoiser):
         found.append(
@@ -83,7 +83,7 @@ def _cell(config, device, target, seed):
         )
 
     for stage in config.stages:
-        for a, b, denoiser in plane.grid(config, whole[stage], pre):
+        for a, b, denoiser in plane.grid(config, whole[stage].compile(), fast):
             judged(stage, "plane", a, b, denoiser)
         judged(stage, LESS, 1.0, 1.0, less[stage].denoiser)
         fit = weigh(less[stage], pre, held_out, config.levels, seed)
