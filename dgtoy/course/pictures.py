@@ -90,13 +90,13 @@ def training_set(setting, seed, device="cpu"):
     return Points(x0[None], label[None])
 
 
-def finetuned(setting, seed, device="cpu", at=(), start=None, guide=None):
+def finetuned(setting, seed, device="cpu", at=(), guide=None):
     """The shipped model fine-tuned on the target.
     -> EDM of averaged weights; with `at`, {step: EDM} of those steps
 
-    start: another network to begin with. guide: see `fit`.
+    guide: see `fit`.
     """
-    net = start or weights.load("glyphs", device).with_classes(setting.world().num_classes, seed).compile()
+    net = weights.load("glyphs", device).with_classes(setting.world().num_classes, seed).compile()
     net.seeds = [10_000 + seed]  # other batches and noise than in pre-training
     ema, kept = net.clone(), {}
     for step in fit(net, training_set(setting, seed, device), setting.finetune, ema, guide=guide):

@@ -12,7 +12,7 @@ PHOTOGRAPHS = ("photos", "photos_guides", "photos_plane", "photos_recipes", "pho
 NAMES = (
     *("exact", "transfer", "size", "forgetting", "null_branch", "dropout", "gap", "guides", "nulls"),
     *("relatives", "steps", "plane", "calibration", "budget"),
-    *("images", "images_gap", "images_tuning", "images_dogfit", "images_cost", "idea", "posters"),
+    *("images", "images_gap", "images_dogfit", "idea", "posters"),
     *PHOTOGRAPHS,
 )
 
