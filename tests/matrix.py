@@ -73,13 +73,15 @@ def lora(case):
 
 
 def interval(case):
+    """On the first of three levels; afterwards it is CFG, and with one weight the fine-tune alone."""
     case.guide = Counted(case.guide)
     pipe = case.guided()
     pipe.scheduler.set_timesteps(3)
     above = t_to_sigma(pipe.scheduler.timesteps, pipe)[:2].log().mean().exp().item()
-    pipe = case.guided(interval=(above, float("inf")))
-    case.equal(pipe, Spelled(case.main, case.guide.net, case.order, steps=1))
-    assert case.guide.calls == 1
+    point = OnPlane(case.main, case.guide.net, case.order, 1.25, W, steps=1)
+    for domain, formula in ((1.25, point), (None, Spelled(case.main, case.guide.net, case.order, steps=1))):
+        case.equal(case.guided(domain=domain, interval=(above, float("inf"))), formula)
+    assert case.guide.calls == 2
 
 
 def blur(case):

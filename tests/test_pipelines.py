@@ -471,6 +471,15 @@ def test_a_weight_below_one_is_warned_of_once_per_weight():
     draw(pipe, 0.0)
 
 
+def test_a_weight_of_one_turns_the_domain_off_too_and_says_so():
+    """It is what w = 1 asks for, but not what `domain` does."""
+    pipe = guided_sd()
+    plain = draw(pipe, 1.0)
+    pipe.unet.domain = 1.25
+    with pytest.warns(UserWarning, match="guidance_scale is 1.0: this StableDiffusionPipeline is not guided"):
+        assert np.array_equal(draw(pipe, 1.0), plain)
+
+
 def test_a_network_that_folds_guidance_in_is_warned_of():
     make = unet(time_cond_proj_dim=4)
     pipe = guide_pipeline(sd(random(1, make))[0], random(2, make))
@@ -739,17 +748,16 @@ def test_without_an_interval_the_time_is_not_read_so_a_device_need_not_be_waited
     images("Stable Diffusion", DomainGuidedModel(random(1, unet()), random(2, unet())), W)
 
 
-def test_outside_the_interval_the_guide_rests_and_guidance_adds_nothing(modular):
+def test_outside_the_interval_the_guide_rests_and_the_prompts_guidance_goes_on(modular):
     main, guide, x, _, labelled, null = modular
     counted = Counted(guide)
     interval = tuple(t_to_sigma((100.0, 500.0), ddim()).tolist())
-    far = DomainGuidedModel(main, guide, domain=1.5, interval=interval, scheduler=ddim())
-    close(
-        halves(far, x, torch.tensor(50), labelled, null, W),
-        main(x, torch.tensor(50), encoder_hidden_states=labelled).sample,
-        rtol=1e-4,
-        atol=1e-5,
-    )
+    far = DomainGuidedModel(main, counted, domain=1.5, interval=interval, scheduler=ddim())
+    for time, calls in ((50, 0), (300, 1), (501, 1)):
+        found = halves(far, x, torch.tensor(time), labelled, null, W)
+        plain = halves(main, x, torch.tensor(time), labelled, null, W)
+        assert counted.calls == calls and torch.equal(found, plain) == (time != 300)
+    counted.calls = 0
     both = DomainGuidedModel(main, counted, interval=interval, scheduler=ddim())
     for time, calls in ((50, 0), (300, 1), (501, 1)):
         found = halves(both, x, torch.tensor(time), labelled, null, W)

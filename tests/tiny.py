@@ -395,15 +395,16 @@ class Spelled(Like):
 
 class OnPlane(Spelled):
     """A point of the guidance plane likewise: the combination that the pipeline will make is put in the place
-    of its null half.
+    of its null half. After the guided steps a is 1.
     """
 
-    def __init__(self, main, guide, order, a, b):
-        super().__init__(main, guide, order)
+    def __init__(self, main, guide, order, a, b, steps=10):
+        super().__init__(main, guide, order, steps)
         self.a, self.b = a, b
 
     def null(self, labelled, null, pre, step):
-        point = pre + self.a * (null - pre) + self.b * (labelled - null)
+        a = self.a if step <= self.steps else 1
+        point = pre + a * (null - pre) + self.b * (labelled - null)
         return (point - self.b * labelled) / (1 - self.b)
 
 

@@ -52,18 +52,19 @@ class DomainGuidedModel(StandIn):
     network calls a step. Or a weight a of the domain direction, and guidance_scale is the weight b of the
     prompt's or class's, D_pre + a (D_null - D_pre) + b (D_c - D_null), in three; a = 1 takes two and is
     classifier-free guidance.
-    interval: the noise levels sigma, of x0 + sigma eps in the units of the latents, between which guidance is
-    on; outside the fine-tuned network is called alone. every: call the guide in every so many-th step and use
+    interval: the noise levels sigma, of x0 + sigma eps in the units of the latents, between which the guide
+    is asked. Outside, `domain` is 1, so the pipeline's own guidance goes on in two calls; without `domain` w
+    is 1, and the fine-tuned network is called alone. every: call the guide in every so many-th step and use
     its last answer in between.
     blur: in place of `pretrained` the guide is the fine-tuned network's own labelled density blurred by
     `blur`, in units of the latents (`dgtoy.blurred`); then D_null + b (D_c - D_null) + (a - 1) (D_c - D_blur)
     with `domain`, D_blur + w (D_c - D_blur) without.
 
     scheduler: tells the noise levels of calls from outside a pipeline; within, the pipeline's does. With
-    guidance off it is the fine-tuned network, and a warning says so where w is not 1. A pipeline with other
-    branches than two is refused at its first step. A guide in another dtype or on another device is given the
-    inputs in its own dtype, and moved. What a pipeline asks of its network besides a call is answered by the
-    fine-tuned one; what changes how a network computes (FreeU, attention processors,
+    guidance off it is the fine-tuned network, and a warning says so, unless w = 1 is what turns it off. A
+    pipeline with other branches than two is refused at its first step. A guide in another dtype or on another
+    device is given the inputs in its own dtype, and moved. What a pipeline asks of its network besides a call
+    is answered by the fine-tuned one; what changes how a network computes (FreeU, attention processors,
     casting) is done to both. Called outside a pipeline, an even batch with equal halves is taken for a guided
     one. Raises ValueError for an option out of range and for networks that no pipeline here can serve
     together.
@@ -90,13 +91,15 @@ class DomainGuidedModel(StandIn):
         self.layout, self.null = LAYOUTS[kind_of(finetuned)], null or {}
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
         self.scheduler, self.source = scheduler, reference(pretrained)
-        self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # of this run, for `every`
+        self.run, self.steps, self.last_time, self.last_guide = None, 0, -math.inf, None  # for `every`
         self.last_labelled, self.last_step = None, None  # where two branches are called apart
         self.warned = None  # the last warning, until guidance is on again
 
     def __setattr__(self, name, value):
         if name in OPTIONS:
             check_option(name, value)
+        if name == "blur" and value is None and self.__dict__.get("blur") and not self.has_second():
+            raise ValueError("blur is None; expected a width: this pipeline has no second network")
         super().__setattr__(name, value)
 
     def __repr__(self):
@@ -134,13 +137,8 @@ class DomainGuidedModel(StandIn):
             return self.finetuned(*args, **kwargs)
         n = len(x) // 2
         labelled, null = self.ordered(slice(n), slice(n, None))
-        if self._is_on(args, kwargs, call):
-            main, own, guide = self._three(args, kwargs, labelled, null, n, call)
-            null_part, labelled_part = self._parts(main, own, guide, weight_of(call))
-        else:  # nothing is added
-            null_part = labelled_part = self.finetuned(
-                *rows_in(args, labelled, n), **rows_in(kwargs, labelled, n)
-            )
+        main, own, guide = self._three(args, kwargs, labelled, null, n, call)
+        null_part, labelled_part = self._parts(main, own, guide, weight_of(call))
         return joined(*self.ordered(labelled_part, null_part))
 
     @torch.compiler.disable(recursive=False)
@@ -168,15 +166,15 @@ class DomainGuidedModel(StandIn):
         if self.last_labelled is None:
             raise ValueError("the null branch is called first; expected the labelled one before it")
         (args_c, kwargs_c, main), self.last_labelled = self.last_labelled, None
-        if not self._is_on(args, kwargs, call):
-            return main
         if self.domain is not None and w is None:
             raise ValueError(
                 f"domain is {self.domain}; expected None outside a pipeline: its scale is needed"
             )
         own = None if self.domain is None else self.finetuned(*args, **unlabelled(self.finetuned, kwargs))
-        labelled, null = (args_c, kwargs_c), (args, kwargs)
-        return self._parts(main, own, self._guide(main, labelled, null, call), w)[0]
+        guide = None
+        if self._is_asked(args, kwargs, call):
+            guide = self._guide(main, (args_c, kwargs_c), (args, kwargs), call)
+        return self._parts(main, own, guide, w)[0]
 
     @torch.compiler.disable
     def _is_guided(self, x, kwargs, call):
@@ -207,14 +205,15 @@ class DomainGuidedModel(StandIn):
         return True
 
     def _warn(self, pipe, w):
-        """Say once that a pipeline leaves its guide out, unless that is what w = 1 asks for."""
+        """Say once that a pipeline leaves its guide out, unless w = 1 asks for that, w the one weight."""
         name = self.layout.scale
+        is_meant = w == 1 and self.domain in (None, 1) and name == "guidance_scale"
         text = f"{name} is {w}: this {type(pipe).__name__} is not guided; expected {name} above 1"
         if name == "true_cfg_scale":
             text += " and a negative prompt (guidance_scale is not w here)"
-        if text != self.warned and (w != 1 or name == "true_cfg_scale"):
+        if text != self.warned and not is_meant:
+            self.warned = text
             warnings.warn(text, stacklevel=2)
-        self.warned = text
 
     def ordered(self, labelled, null):
         """The two halves in the pipeline's order; also the two halves in that order as labelled and null."""
@@ -231,17 +230,19 @@ class DomainGuidedModel(StandIn):
         return getattr(call.get("self"), "scheduler", self.scheduler)
 
     @torch.compiler.disable
-    def _is_on(self, args, kwargs, call):
-        """Whether guidance is on at this call's noise level; without an interval no device is waited for."""
-        if tuple(self.interval) == EVERYWHERE:
-            return True
+    def _is_asked(self, args, kwargs, call):
+        """Whether the guide has a weight at this call's noise level; without an interval no device is waited
+        for."""
+        if self.domain == 1 or tuple(self.interval) == EVERYWHERE:
+            return self.domain != 1
         return is_inside(self.interval, self._time(args, kwargs, call), self._scheduler(call))
 
     @torch.compiler.disable(recursive=False)
     def _three(self, args, kwargs, labelled, null, n, call):
         """Labelled, own null and the guide's answer for a batch of two halves; None where none is needed."""
+        is_asked = self._is_asked(args, kwargs, call)
         adapter = self._mixable_adapter()
-        if adapter:  # one forward for all
+        if is_asked and adapter:  # one forward for all
             with contextlib.suppress(BatchMismatch):
                 return self._mixed(args, kwargs, labelled, null, n, adapter)
         half = lambda rows: (rows_in(args, rows, n), rows_in(kwargs, rows, n))
@@ -251,7 +252,8 @@ class DomainGuidedModel(StandIn):
         else:
             both = self.finetuned(*args, **unlabelled(self.finetuned, kwargs, null))
             main, own = rows_of(both, labelled), rows_of(both, null)
-        return main, own, self._guide(main, half(labelled), half(null), call)
+        guide = self._guide(main, half(labelled), half(null), call) if is_asked else None
+        return main, own, guide
 
     def _mixed(self, args, kwargs, labelled, null, n, adapter):
         """The same by one forward, in which the rows of the guide do without the adapter."""
@@ -270,16 +272,16 @@ class DomainGuidedModel(StandIn):
         Then the guide is the fine-tuned network without its adapter, and sees what the pipeline gives.
         """
         same = isinstance(self.pretrained, WithoutAdapter) and self.pretrained.net is self.finetuned
-        if not same or self.null or self.domain == 1 or self.every > 1:
+        if not same or self.null or self.every > 1:
             return None
         return sole_adapter(self.finetuned, self.pretrained.adapter)
 
     def _parts(self, main, own, guide, w):
         """What stands for the null and for the labelled half, given the pipeline's weight if it is known."""
+        if guide is None:  # w is 1, or the line of classifier-free guidance
+            return main if own is None else own, main
         if self.domain is None:
             return guide, main
-        if self.domain == 1:  # the line of classifier-free guidance
-            return own, main
         D_c, D_null, D_guide = (sample_of(out) for out in (main, own, guide))
         shift = (self.domain - 1) * ((D_null if self.blur is None else D_c) - D_guide)
         if w is None:  # outside a pipeline: both halves are moved
@@ -287,15 +289,13 @@ class DomainGuidedModel(StandIn):
         return answer_with(own, D_null - shift / (w - 1)), main
 
     def _guide(self, main, labelled, null, call):
-        """The guide's answer, its last one where it rests; None where it has no weight."""
-        if self.domain == 1:
-            return None
+        """The guide's answer, its last one where it rests."""
         if self.every == 1:
             return self._call_guide(main, labelled, null, call)
-        time = self._time(*null, call)
-        if time >= self.last_time:  # another run, or its first step
+        time, run = self._time(*null, call), getattr(self._scheduler(call), "timesteps", None)
+        if run is not self.run or time >= self.last_time:  # a run sets its timesteps anew
             self.steps = 0
-        self.last_time = time
+        self.run, self.last_time = run, time
         if self.steps % self.every == 0 or sample_of(self.last_guide).shape != sample_of(main).shape:
             self.last_guide = self._call_guide(main, labelled, null, call)
         self.steps += 1

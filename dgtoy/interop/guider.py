@@ -11,7 +11,6 @@ from ..environment import needs
 from .calls import pipeline_call
 from .checks import EVERYWHERE, OPTIONS, check_option
 from .guided import DomainGuidedModel
-from .levels import is_inside
 from .loading import load_network
 
 needs("dit", "diffusers")
@@ -75,7 +74,6 @@ class DomainGuidance(ClassifierFreeGuidance):
             None,
         )  # the guide's own null condition; both networks, once both are known
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
-        self.is_inside = True  # the interval
         self.before = None  # the pipeline's network and the hook on its forward, while another answers
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
@@ -83,16 +81,6 @@ class DomainGuidance(ClassifierFreeGuidance):
         if name in OPTIONS:
             check_option(name, value)
         super().__setattr__(name, value)
-
-    def set_state(self, step, num_inference_steps, timestep):
-        """Called before each step: whether its noise level is within the interval."""
-        super().set_state(step, num_inference_steps, timestep)
-        if tuple(self.interval) != EVERYWHERE:  # else no device is waited for
-            scheduler = getattr(pipeline_call().get("self"), "scheduler", None)
-            self.is_inside = is_inside(self.interval, float(timestep), scheduler)
-
-    def _is_cfg_enabled(self):
-        return self.is_inside and super()._is_cfg_enabled()
 
     def prepare_models(self, denoiser):
         """Called before each forward: what stands for the null one is made with the guide."""
@@ -135,7 +123,8 @@ class DomainGuidance(ClassifierFreeGuidance):
             self.network = load_network(denoiser, self.config.pretrained, None)
         if self.guided is None or self.guided.finetuned is not denoiser:
             self.guided = DomainGuidedModel(denoiser, self.network, self.null, blur=self.blur)
-        self.guided.domain, self.guided.every, self.guided.blur = self.domain, self.every, self.blur
+        for name in OPTIONS:
+            setattr(self.guided, name, getattr(self, name))
         return self.guided
 
 

@@ -16,14 +16,14 @@ def mixed(main, guided, phi, axes=(1, 2, 3), keep=None):
 
 WRONG = {
     "price": [
-        (90, "in every step"),
+        (90, "the base in every step"),
         (36, "calls inside the interval"),
         (42, "one-weight form"),
-        (60, "the prompt's guidance in every step"),
+        (60, "the base is asked in some"),
         (30, "without any guidance"),
-        (72, "off as well"),
-        (66, "other way round"),
-        (-54, "of the wrong sign"),
+        (54, "goes on: two calls"),
+        (78, "other way round"),
+        (-72, "of the wrong sign"),
     ],
     "halves": [
         (lambda m, p, x, c: split(p, m, x, c), "swapped"),

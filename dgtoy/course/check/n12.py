@@ -14,19 +14,20 @@ def price():
 
     How many calls does a step take inside the interval, and how many outside?
 
-    Inside: the fine-tune with the prompt, the fine-tune without it, and the base. Outside: the first alone.
+    Inside: the fine-tune with the prompt, the fine-tune without it, and the base. Outside: the first two.
     """
     steps, guided = 30, 12
-    return 3 * guided + (steps - guided), {
-        "that is guidance in every step; outside the interval one call is enough": 3 * steps,
-        "those are the calls inside the interval; outside one is made too": 3 * guided,
-        "that is the one-weight form; with `domain` a guided step takes three calls": steps + guided,
-        "that is the two calls of the prompt's guidance in every step": 2 * steps,
+    return 3 * guided + 2 * (steps - guided), {
+        "that is the base in every step; outside the interval it is not asked": 3 * steps,
+        "those are the calls inside the interval; outside there are calls too": 3 * guided,
+        "that is the one-weight form; with `domain` the prompt has its guidance in every step": steps
+        + guided,
+        "that is the two calls of the prompt's guidance in every step; the base is asked in some": 2 * steps,
         "that is sampling without any guidance": steps,
-        "outside the interval the prompt's guidance is off as well: one call, not two": (
-            3 * guided + 2 * (steps - guided)
+        "outside the interval the prompt's guidance goes on: two calls, not one": 3 * guided + steps - guided,
+        "three calls belong inside the interval; yours is the other way round": (
+            3 * (steps - guided) + 2 * guided
         ),
-        "three calls belong inside the interval; yours is the other way round": 3 * (steps - guided) + guided,
     }
 
 
