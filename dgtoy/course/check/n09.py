@@ -109,7 +109,7 @@ def accident():
     """
     return "b", dict(
         a="where it lands depends on the main model as well, and that one has changed",
-        c="guidance does not know where the target ends; the handwriting shows it",
+        c="guidance does not know where the target ends; the samples of before ended beyond it",
         d="most of those 14 degrees were the way that the fine-tune had left, and now little of it is left",
     )
 
@@ -126,7 +126,7 @@ def learned(x0, D, D_pre, w):
     return x0 + (1 - 1 / w) * step, {
         "with w - 1 it rests at the weight 1/(2 - w), not at w": x0 + (w - 1) * step,
         "that is what training with w leads to, the other way round": x0 + (1 / (2 - w) - 1) * step,
-        "that is the training weight of the lesson; only what exceeds 1 is fed back": x0 + (2 - 1 / w) * step,
+        "that is the weight of DogFit itself; only what exceeds 1 is fed back": x0 + (2 - 1 / w) * step,
         "your sign is turned, so that the network is pulled towards the guide": x0 + (1 / w - 1) * step,
         "that is 1/w; what is fed back grows with w, from 0 at w = 1": x0 + step / w,
         "that guides the noisy truth x0; the estimate D has to stand in for it": D_pre + w * (x0 - D_pre),
