@@ -27,7 +27,7 @@ from strategies import (
 
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import DiT, load_checkpoint
-from dgtoy.pipeline.pictures import _classes, read_images
+from dgtoy.pipeline.image_sets import _classes, read_images
 
 TINY = dict(input_size=16, patch_size=4, in_channels=3, hidden_size=16, depth=1, num_heads=2)
 QUIET = ("--device", "cpu", "--heads", 2, "--quiet")

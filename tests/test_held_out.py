@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dgtoy.pipeline import calibrate
+from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, held_out_rows, prepare
-from dgtoy.pipeline.pictures import ImageFolder
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from PIL import Image
 from dgtoy.checkpoint import read_safetensors, write_safetensors
 from dgtoy.dit import VP, DiT
 from dgtoy.pipeline import finetune, latents
+from dgtoy.pipeline.image_sets import HubImages, ImageFolder
 from dgtoy.pipeline.latents import Latents, Unshuffle, prepare
-from dgtoy.pipeline.pictures import HubImages, ImageFolder, centre_crop, open_picture, to_uint8
+from dgtoy.pipeline.pictures import centre_crop, open_picture, to_uint8
 
 close = torch.testing.assert_close
 pytestmark = pytest.mark.filterwarnings("ignore:.*lose their colour")  # most images here are random colours

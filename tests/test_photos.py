@@ -20,7 +20,7 @@ from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
 from dgtoy.pipeline.finetune import Config, finetune
-from dgtoy.pipeline.pictures import ImageFolder
+from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.train import TrainingConfig
 
 close = torch.testing.assert_close

@@ -11,7 +11,8 @@ from helpers import refuses
 from PIL import Image
 
 from dgtoy.pipeline.evaluate import Glyphs, evaluate
-from dgtoy.pipeline.pictures import HubImages, ImageFolder, open_picture, picture_paths, read_images
+from dgtoy.pipeline.image_sets import HubImages, ImageFolder, picture_paths, read_images
+from dgtoy.pipeline.pictures import open_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 datasets = pytest.importorskip("datasets")

@@ -27,9 +27,10 @@ from dgtoy.__main__ import main
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, pace, sample, sheet, table
+from dgtoy.pipeline import cli, evaluate, finetune, models, pace, sample, sheet, table
+from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
-from dgtoy.pipeline.pictures import ImageFolder, to_uint8
+from dgtoy.pipeline.pictures import to_uint8
 
 close = torch.testing.assert_close
 pytestmark = [  # images here are few, of random colours, by random networks, read by the judge of glyphs
@@ -201,11 +202,11 @@ def test_a_lora_on_another_base_is_refused(place, tmp_path):
     train(place, tmp_path, dataclasses.replace(RECIPE, rank=2))
     other = another_base(place, tmp_path)
     with refuses("ema.safetensors is a LoRA on the base", "other.safetensors is", "expected the one it was"):
-        finetune.pair(tmp_path / "ema.safetensors", other, num_heads=2)
+        models.pair(tmp_path / "ema.safetensors", other, num_heads=2)
 
 
 def test_names_of_classes_travel_with_weights_and_samples_and_are_matched_by_name(place, tuned, tmp_path):
-    assert finetune.header(tuned)["classes"] == ["a", "b", "c"]
+    assert models.header(tuned)["classes"] == ["a", "b", "c"]
     main([*sampling(place, tuned, tmp_path / "s")])
     assert json.loads((tmp_path / "s" / "manifest.json").read_text(encoding="utf-8"))["classes"] == [
         "a",
@@ -232,9 +233,9 @@ def test_a_lora_file_holds_what_trained_and_makes_the_pair_again(place, tmp_path
     net = finetune.start(place / "pre.safetensors", 3, config, num_heads=2)
     list(finetune.finetune(net, Latents(place / "latents"), config, tmp_path))
     assert load_file(tmp_path / "ema.safetensors").keys() == net.params.keys()
-    tuned, guide = finetune.pair(tmp_path / "ema.safetensors", place / "pre.safetensors", num_heads=2)
+    tuned, guide = models.pair(tmp_path / "ema.safetensors", place / "pre.safetensors", num_heads=2)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    base = VP(finetune.load_pretrained(place / "pre.safetensors", num_heads=2))
+    base = VP(models.load_pretrained(place / "pre.safetensors", num_heads=2))
     assert guide.null == 7 and tuned.null == 3
     close(guide.denoiser(7)(x, 1.0), base.denoiser(7)(x, 1.0), rtol=0, atol=0)
     assert not torch.equal(tuned.denoiser(1)(x, 1.0), base.denoiser(1)(x, 1.0))
@@ -252,12 +253,12 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
     )
     last, early = tmp_path / "ema.safetensors", tmp_path / "ema-000002.safetensors"
     with refuses("holds a LoRA alone; expected --pretrained"):
-        finetune.load(last, num_heads=2)
+        models.load(last, num_heads=2)
     write_safetensors(
         tmp_path / "deep.safetensors", DiT(**TINY | dict(depth=3), num_classes=7).state_dict(), {}
     )
     with refuses("trained weights that do not fit", "expected those of a LoRA of rank 2 on it"):
-        finetune.load(last, tmp_path / "deep.safetensors", num_heads=2)
+        models.load(last, tmp_path / "deep.safetensors", num_heads=2)
     cli.main(
         [
             str(w)
@@ -286,7 +287,7 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
             )
         ]
     )
-    nets = [finetune.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
+    nets = [models.load(path, place / "pre.safetensors", num_heads=2) for path in (last, early)]
     z = sample.draw_latents(*nets, sample.Config(method="autoguidance", count=2, steps=2), range(2), 3)
     assert (
         np.abs(
@@ -460,7 +461,7 @@ def test_twenty_kills(place, tuned, tmp_path):
 
 
 def drawn(place, tuned, out, config=DRAWS, batch=4, part=(0, 1), guide="pre.safetensors"):
-    nets = finetune.pair(tuned, place / guide, num_heads=2)
+    nets = models.pair(tuned, place / guide, num_heads=2)
     for _ in sample.sample(*nets, Unshuffle(), config, out, dict(finetuned="f"), batch, part):
         pass
     return np.load(sample.collect(out, config.count))["arr_0"] if part == (0, 1) else None
@@ -520,7 +521,7 @@ def test_at_weight_one_every_method_is_none_and_guidance_differs(place, tuned, t
 
 def test_ddim_draws_are_those_of_the_process(place, tuned):
     """Image 2, of class 2, from its own noise, through `vp` alone."""
-    main, guide = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
+    main, guide = models.pair(tuned, place / "pre.safetensors", num_heads=2)
     x_T = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))[None]
     eps = lambda net, y: lambda x, t: net.net(x, t, torch.tensor([y]))
     expected = list(
@@ -547,7 +548,7 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
 
 @pytest.mark.parametrize("sampler", sample.SAMPLERS)
 def test_samples_that_are_not_finite_stop_before_a_picture_is_written(sampler, place, tuned, tmp_path):
-    nets = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
+    nets = models.pair(tuned, place / "pre.safetensors", num_heads=2)
     config = dataclasses.replace(DRAWS, sampler=sampler, w=1e30)
     with refuses("image 0 of seed 0 is not finite at step", "of 4, w = 1e+30", error=FloatingPointError):
         list(sample.sample(*nets, Unshuffle(), config, tmp_path, {}))
@@ -559,7 +560,7 @@ def test_a_codec_that_overflows_stops_before_a_picture_is_written(place, tuned, 
         def decode(self, z):
             return super().decode(z) * math.inf
 
-    nets = finetune.pair(tuned, place / "pre.safetensors", num_heads=2)
+    nets = models.pair(tuned, place / "pre.safetensors", num_heads=2)
     with refuses("codec unshuffle decodes images 0 to 5 of seed 0", error=FloatingPointError):
         list(sample.sample(*nets, Broken(), DRAWS, tmp_path, {}))
     assert not (tmp_path / "images").exists()
@@ -570,7 +571,7 @@ def test_a_guide_of_other_latents_is_refused(place, tuned, tmp_path):
         tmp_path / "wide.safetensors", DiT(**TINY | dict(input_size=4), num_classes=7).state_dict(), {}
     )
     with refuses("makes latents (4, 4, 4)", "(4, 8, 8); a guide must share them"):
-        finetune.pair(tuned, tmp_path / "wide.safetensors", num_heads=2)
+        models.pair(tuned, tmp_path / "wide.safetensors", num_heads=2)
 
 
 # evaluation
@@ -1008,7 +1009,7 @@ def test_a_flow_s_times_have_their_density():
 
 def test_the_flow_s_denoiser_at_the_loss_s_own_times_predicts_the_loss_s_velocity(photos):
     """D = x_t - t v at sigma = t / (1 - t): what is trained is what is sampled."""
-    net = finetune.pretrained_net(photos / "flow.safetensors")
+    net = models.pretrained_net(photos / "flow.safetensors")
     g = torch.Generator().manual_seed(2)
     x0, eps = torch.randn(2, 5, *net.shape, generator=g)
     t = finetune.FlowObjective.times(5, g)
@@ -1056,7 +1057,7 @@ def test_a_flow_goes_through_the_whole_pipeline_and_files_tell_what_they_know(ra
     )
     assert made["classes"] == ["brot", "käse"]
 
-    tuned, guide = finetune.pair(tmp_path / "ft", tmp_path / "flow.safetensors")
+    tuned, guide = models.pair(tmp_path / "ft", tmp_path / "flow.safetensors")
     assert isinstance(tuned, Flow) and isinstance(guide, Flow) and guide.null == 7
     x_T = torch.stack([torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(3)])
     sigmas = karras(24, 0.004, 80.0)
@@ -1089,7 +1090,7 @@ def test_a_flow_refuses_steps_that_it_does_not_have_before_any_file_is_written(p
 
 def test_heads_that_a_file_tells_are_not_overruled(photos):
     with refuses("num_heads is 4", "flow.safetensors says 2"):
-        finetune.pretrained_net(photos / "flow.safetensors", num_heads=4)
+        models.pretrained_net(photos / "flow.safetensors", num_heads=4)
 
 
 def test_size_and_codec_must_make_what_the_network_takes(photos, tmp_path):
@@ -1118,11 +1119,11 @@ def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once
     data = Latents(tmp_path / "l")
     assert data.shape == (3, 64, 64) and data.plan["codec"] == "pixels"
     run("finetune", tmp_path / "l", "--out", tmp_path / "ft", "--steps", 1, "--batch", 2, "--rank", 1)
-    tuned, guide = finetune.pair(tmp_path / "ft", "photos64")
+    tuned, guide = models.pair(tmp_path / "ft", "photos64")
     x, base = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), shipped.load("photos64")
     assert torch.equal(guide.denoiser(guide.null)(x, 1.0), base.denoiser(base.null)(x, 1.0))
     with refuses("pretrained glyphs is of kind EDM; expected photos64"):
-        finetune.pretrained_net("glyphs")
+        models.pretrained_net("glyphs")
     words = (
         "XL.pt is not on this machine",
         "DiT-XL-2-256x256.pt is published at https",
@@ -1130,9 +1131,9 @@ def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once
         "photos64",
     )
     with refuses(*words, error=FileNotFoundError):
-        finetune.pretrained_net(tmp_path / "XL.pt")
+        models.pretrained_net(tmp_path / "XL.pt")
     with refuses("holds no ema.safetensors", error=FileNotFoundError):
-        finetune.pretrained_net(tmp_path)
+        models.pretrained_net(tmp_path)
 
 
 def test_more_samples_are_drawn_beside_those_that_are_there(photos, tmp_path):
@@ -1214,7 +1215,7 @@ def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):
     assert {(m["seed"], m["finetuned"], m["sampler"]) for m in made.values()} == {
         (0, made["none"]["finetuned"], "dpmpp_2m")
     }
-    assert finetune.header(whole / "finetune")["rank"] == 8
+    assert models.header(whole / "finetune")["rank"] == 8
     assert len(Latents(whole / "latents")) == 6 and len(Latents(whole / "latents", held_out=True)) == 2
     images = {name: np.load(whole / name / "samples.npz")["arr_0"] for name in names}
     assert images["none"].shape == (5, 8, 8, 3)
@@ -1285,7 +1286,7 @@ def test_a_run_folder_remembers_its_settings_and_names_a_changed_one(photos, tmp
         run(*tune, "--lr", 0.1)
     assert "made with recipe lr = 0.01; this run has lr = 0.1" in ended.value.code
     run(*tune, "--steps", 6)
-    assert finetune.header(tmp_path / "ft")["step"] == 6
+    assert models.header(tmp_path / "ft")["step"] == 6
 
     draw = ("sample", tmp_path / "ft", "--out", tmp_path / "s")
     run(*draw, "--w", 2.5, "--steps", 4, "--seed", 3, "--count", 2)
@@ -1312,7 +1313,7 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
     )
     words = ("--pretrained", photos / "flow.safetensors", "--out", tmp_path / "ft", "--device", "cpu")
     main(["dit", "finetune", str(tmp_path / "l"), *map(str, words)])
-    made = finetune.header(tmp_path / "ft")
+    made = models.header(tmp_path / "ft")
     assert {k: made[k] for k in laptop} == laptop
     assert "about 15 min (cpu" in capsys.readouterr().out  # 2 steps of 3 pictures at 2.5 passes a minute each
     main(
@@ -1328,7 +1329,7 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
 
 def test_an_estimate_counts_the_calls_that_are_made(photos):
     """Against a count of the passes themselves, one per picture."""
-    net = finetune.pretrained_net(photos / "flow.safetensors")
+    net = models.pretrained_net(photos / "flow.safetensors")
     seen, forward = [], type(net.net).forward
     net.net.forward = lambda x, t, y: (seen.append(len(x)), forward(net.net, x, t, y))[1]
     for method, w, sampler in (("none", 2.0, "dpmpp_2m"), ("cfg", 1.0, "dpmpp_2m"), ("cfg", 2.0, "dpmpp_2m")):

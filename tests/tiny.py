@@ -4,118 +4,57 @@ import collections
 
 import torch
 from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLQwenImage,
     AutoencoderKLWan,
-    DDIMScheduler,
     DiTPipeline,
     FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
-    PixArtAlphaPipeline,
-    PixArtTransformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
     WanPipeline,
     WanTransformer3DModel,
 )
 
 from dgtoy import blurred
+from dgtoy.course.families import NETWORKS, ddim, pipeline, qwen_vae, random, vae
 from dgtoy.interop import denoiser, guide_pipeline, t_to_sigma
 
 close = torch.testing.assert_close
 W = 2.5
 
 
-def random(seed, make):
-    torch.manual_seed(seed)
-    net = make().eval().requires_grad_(False)
-    for p in net.parameters():  # zero-initialised gates would hide the condition
-        if not p.any():
-            p.data.normal_(std=0.1)
-    return net
-
-
-def vae(channels=4):
-    return random(
-        0,
-        lambda: AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=channels,
-            norm_num_groups=4,
-            layers_per_block=1,
-            sample_size=16,
-            shift_factor=0.1,
-        ),
-    )
-
-
-def ddim(**changes):
-    return DDIMScheduler(**dict(clip_sample=False, set_alpha_to_one=True, steps_offset=1) | changes)
-
-
 def text(n, *shape, seed):
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+def made(family, **sizes):
+    """What makes a family's network, of other sizes than on the course's toy pipelines."""
+    kind, known = NETWORKS[f"{family}Pipeline"]
+    return lambda: kind(**known | sizes)
+
+
 def unet(**more):
-    return lambda: UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=12,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **more,
-    )
+    return made("StableDiffusion", cross_attention_dim=12, **more)
+
+
+def around(family, net):
+    """A pipeline without text encoders."""
+    return pipeline(f"{family}Pipeline", net, prompts=False)
+
+
+def pooled():
+    return dict(pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6))
 
 
 def sd(net):
-    return StableDiffusionPipeline(
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        unet=net,
-        scheduler=ddim(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ), {}
+    return around("StableDiffusion", net), {}
 
 
 def sdxl(net):
-    pipe = StableDiffusionXLPipeline(
-        vae=vae(),
-        text_encoder=None,
-        text_encoder_2=None,
-        tokenizer=None,
-        tokenizer_2=None,
-        unet=net,
-        scheduler=ddim(),
-        add_watermarker=False,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
+    return around("StableDiffusionXL", net), pooled()
 
 
 def pixart(net):
-    pipe = PixArtAlphaPipeline(
-        tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=ddim()
-    )
     ones = torch.ones(2, 5)
-    return pipe, dict(
+    return around("PixArtAlpha", net), dict(
         prompt_attention_mask=ones,
         negative_prompt_attention_mask=ones,
         negative_prompt=None,
@@ -124,56 +63,16 @@ def pixart(net):
 
 
 def sd3(net):
-    pipe = StableDiffusion3Pipeline(
-        transformer=net,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
+    return around("StableDiffusion3", net), pooled()
 
 
 def flux(net):
-    pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae(),
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=net,
-    )
-    return pipe, dict(
-        pooled_prompt_embeds=text(2, 10, seed=5), negative_pooled_prompt_embeds=text(2, 10, seed=6)
-    )
+    return around("Flux", net), pooled()
 
 
 def qwen(net):
-    coder = lambda: AutoencoderKLQwenImage(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
-    pipe = QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=random(0, coder),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=net,
-    )
     mask = torch.ones(2, 5, dtype=torch.long)
-    return pipe, dict(prompt_embeds_mask=mask, negative_prompt_embeds_mask=mask)
+    return around("QwenImage", net), dict(prompt_embeds_mask=mask, negative_prompt_embeds_mask=mask)
 
 
 def lumina(net):
@@ -184,16 +83,8 @@ def lumina(net):
 
 
 def wan(net):
-    coder = lambda: AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
-    pipe = WanPipeline(None, None, random(0, coder), FlowMatchEulerDiscreteScheduler(), net)
+    coder = qwen_vae(AutoencoderKLWan, (1, 1, 1, 1), (False, True, True))
+    pipe = WanPipeline(None, None, coder, FlowMatchEulerDiscreteScheduler(), net)
     return pipe, dict(height=64, width=64, num_frames=1)
 
 
@@ -206,69 +97,14 @@ XL = dict(
     addition_time_embed_dim=2,
     projection_class_embeddings_input_dim=10 + 6 * 2,
 )
+WIDE = dict(joint_attention_dim=12, pooled_projection_dim=10)
 KINDS = {  # name: network, pipeline with what its call needs, the argument that means w
     "Stable Diffusion": (unet(), sd, "guidance_scale"),
     "SDXL": (unet(**XL), sdxl, "guidance_scale"),
-    "PixArt": (
-        lambda: PixArtTransformer2DModel(
-            sample_size=8,
-            num_layers=1,
-            patch_size=2,
-            attention_head_dim=4,
-            num_attention_heads=2,
-            in_channels=4,
-            out_channels=8,
-            cross_attention_dim=8,
-            caption_channels=12,
-        ),
-        pixart,
-        "guidance_scale",
-    ),
-    "Stable Diffusion 3": (
-        lambda: SD3Transformer2DModel(
-            sample_size=8,
-            patch_size=2,
-            in_channels=4,
-            num_layers=1,
-            attention_head_dim=4,
-            num_attention_heads=2,
-            caption_projection_dim=8,
-            joint_attention_dim=12,
-            pooled_projection_dim=10,
-            out_channels=4,
-        ),
-        sd3,
-        "guidance_scale",
-    ),
-    "Flux, true CFG": (
-        lambda: FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=12,
-            pooled_projection_dim=10,
-            axes_dims_rope=(2, 2, 4),
-        ),
-        flux,
-        "true_cfg_scale",
-    ),
-    "Qwen-Image, true CFG": (
-        lambda: QwenImageTransformer2DModel(
-            patch_size=2,
-            in_channels=16,
-            out_channels=4,
-            num_layers=1,
-            attention_head_dim=8,
-            num_attention_heads=2,
-            joint_attention_dim=12,
-            axes_dims_rope=(2, 2, 4),
-        ),
-        qwen,
-        "true_cfg_scale",
-    ),
+    "PixArt": (made("PixArtAlpha", caption_channels=12), pixart, "guidance_scale"),
+    "Stable Diffusion 3": (made("StableDiffusion3", **WIDE), sd3, "guidance_scale"),
+    "Flux, true CFG": (made("Flux", **WIDE), flux, "true_cfg_scale"),
+    "Qwen-Image, true CFG": (made("QwenImage", joint_attention_dim=12), qwen, "true_cfg_scale"),
     "Lumina 2": (
         lambda: Lumina2Transformer2DModel(
             sample_size=8,

@@ -223,7 +223,7 @@ def _photos_options(parser):
 
 def photos(args):
     """Pack a public data set for the studies on photographs: 64 pixels, a few small files."""
-    from ..pipeline.pictures import HubImages, ImageFolder
+    from ..pipeline.image_sets import HubImages, ImageFolder
     from .worlds.photos import pack, wordnet
 
     images = HubImages(args.images) if args.hub else ImageFolder(args.images)

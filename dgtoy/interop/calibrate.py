@@ -80,7 +80,8 @@ def advice(found):
 
 def read(folder, size, captions, call):
     """Pictures (N, 3, size, size) in [-1, 1], and the call with a prompt for each if it has no condition."""
-    from ..pipeline.pictures import centre_crop, open_picture, picture_paths
+    from ..pipeline.image_sets import picture_paths
+    from ..pipeline.pictures import centre_crop, open_picture
 
     paths = picture_paths(folder, beside=(".txt",))
     if not paths:

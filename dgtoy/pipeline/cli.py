@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import pathlib
 import shlex
 import sys
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from .. import distributed, environment
 from ..checkpoint import write_text
-from . import interrupt
+from . import interrupt, options
 from .manifest import check_out, checksum
 
 
@@ -25,9 +24,9 @@ def parser():
         epilog="Several GPUs: accelerate launch -m dgtoy dit finetune|sample ...",
     )
     steps = found.add_subparsers(metavar="STEP", required=True)
-    for name, (options, run) in STEPS.items():
+    for name, (add_options, run) in STEPS.items():
         step = steps.add_parser(name, help=run.__doc__, description=run.__doc__)
-        options(step)
+        add_options(step)
         step.set_defaults(run=run)
     return found
 
@@ -40,96 +39,21 @@ def main(argv):
     args.run(args)
 
 
-def _fields(parser, config, **words):
-    """An option for every field of a configuration; `words` says what each is. One left out is None."""
-    for field in dataclasses.fields(config):
-        option, default = f"--{field.name.replace('_', '-')}", field.default
-        shown = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
-        told = dict(help=f"{words[field.name]}; default: {shown}")
-        if isinstance(default, bool):
-            parser.add_argument(option, action="store_true", default=None, help=words[field.name])
-        elif isinstance(default, tuple):
-            parser.add_argument(option, type=type(default[0]) if default else int, nargs="+", **told)
-        else:
-            parser.add_argument(option, type=type(default), **told)
-
-
-def _given(args, config):
-    """The fields of a configuration that the options say, by name."""
-    held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if v is not None}
-
-
-def _common(parser):
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument(
-        "--heads", type=int, help="attention heads, for a network of no named size; default: by its size"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars, which a terminal alone shows")
-
-
-def _vae(parser):
-    parser.add_argument(
-        "--vae",
-        help="a name or folder of a diffusers autoencoder, `pixels` for none, or `unshuffle` for grey images;"
-        " default: what the network works on, pixels or the latents of sd-vae-ft-ema",
-    )
-
-
 # prepare
-
-
-def _prepare_options(parser):
-    from .targets import TARGETS
-
-    parser.add_argument(
-        "images",
-        help="a folder with one folder of images per class, or a Hugging Face dataset by name with --hub",
-    )
-    parser.add_argument("--out", required=True, help="the folder of latents to write")
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        help="a target of the paper: checks the number of classes, says where to get it; default: none",
-    )
-    parser.add_argument(
-        "--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk"
-    )
-    parser.add_argument("--split", default="train", help="split of a dataset with --hub; default: train")
-    parser.add_argument(
-        "--pretrained",
-        help="the network that will be fine-tuned, which says --size and --vae; default: none",
-    )
-    parser.add_argument(
-        "--size", type=int, help="side of the images in pixels; default: that of --pretrained, or 256"
-    )
-    _vae(parser)
-    parser.add_argument(
-        "--held-out",
-        type=float,
-        default=0.0,
-        help="share of each class that finetune leaves out and calibrate uses, as 0.2; default: 0",
-    )
-    parser.add_argument(
-        "--no-mirror",
-        action="store_true",
-        help="for images that mean something else in a mirror, as letters do",
-    )
-    _common(parser)
 
 
 def prepare(args):
     """Encode an image folder as latents."""
-    from . import latents, pictures
+    from . import image_sets, latents
     from .targets import TARGETS
 
     target = TARGETS.get(args.target)
     expected = target.classes if target else None
     try:
         if args.hub:
-            images = pictures.HubImages(args.images, args.split, expected)
+            images = image_sets.HubImages(args.images, args.split, expected)
         else:
-            images = pictures.ImageFolder(args.images, expected)
+            images = image_sets.ImageFolder(args.images, expected)
     except FileNotFoundError as e:
         where = f"; {args.target} is {target.where}, {target.split} ({target.licence})" if target else ""
         raise FileNotFoundError(f"{e}{where}") from None
@@ -156,7 +80,7 @@ def prepare(args):
 def _size_and_codec(args, device):
     """Side of the images and codec: as the options say, or as the network to be fine-tuned asks."""
     from . import latents
-    from .finetune import pretrained_net
+    from .models import pretrained_net
 
     if not args.pretrained:
         return 256 if args.size is None else args.size, latents.codec(
@@ -175,48 +99,12 @@ def _size_and_codec(args, device):
 
 def _named(path):
     """A checkpoint as any folder names it: by its whole path, or by the name under which it ships."""
-    from .finetune import is_shipped
+    from .models import is_shipped
 
     return path if is_shipped(path) else str(pathlib.Path(path).resolve())
 
 
 # finetune
-
-
-def _finetune_options(parser):
-    from .finetune import Config
-
-    parser.add_argument("latents", help="what prepare wrote")
-    parser.add_argument(
-        "--pretrained",
-        help="a DiT checkpoint, .pt or .safetensors, or the name of one that ships with dgtoy; default: that"
-        " of prepare",
-    )
-    parser.add_argument("--out", required=True, help="the folder of checkpoints to write")
-    parser.add_argument(
-        "--every", type=int, default=1000, help="steps between states to go on from; default: 1000"
-    )
-    _fields(
-        parser,
-        Config,
-        steps="training steps",
-        batch="images per step, over all processes",
-        lr="learning rate of AdamW",
-        dropout="share of labels dropped, which CFG's null branch learns from",
-        ema="decay of the averaged weights",
-        betas="decays of AdamW's two moments",
-        weight_decay="of AdamW",
-        clip="largest norm of the gradient; 0: any",
-        muon="how many times lr Muon learns the blocks' matrices with; 0: AdamW alone",
-        schedule="of the learning rate: constant; cosine, to 0; wsd, constant, then to 0 on a line",
-        warmup="steps in which the learning rate rises",
-        decay="share of the steps, the last, in which wsd falls",
-        seed="seed of the batches and the noise",
-        rank="rank of a LoRA instead of a full fine-tune; 0 is full",
-        checkpointing="recompute activations in the backward pass: slower, less memory",
-        keep="steps whose averaged weights are kept",
-    )
-    _common(parser)
 
 
 def finetune(args):
@@ -259,7 +147,7 @@ def _recipe(args, device):
     from . import pace
     from .finetune import Config
 
-    given, last = _given(args, Config), header(pathlib.Path(args.out) / "last.safetensors")
+    given, last = options.given(args, Config), header(pathlib.Path(args.out) / "last.safetensors")
     if not isinstance(last.get("recipe"), dict) or not isinstance(last.get("step"), int):
         last = {}  # no state, or a damaged one, of which resuming says what is wrong
     held = {k: tuple(v) if isinstance(v, list) else v for k, v in last.get("recipe", {}).items()}
@@ -315,48 +203,9 @@ def _append(log, step, loss):
 # sample
 
 
-def _model_options(parser):
-    parser.add_argument("finetuned", help="the folder or a file that finetune wrote, or any DiT checkpoint")
-    parser.add_argument(
-        "--pretrained",
-        help="the checkpoint that guides; default: that which was fine-tuned, if finetune wrote the file",
-    )
-    _common(parser)
-
-
-def _sample_options(parser):
-    from .sample import METHODS, SAMPLERS, Config
-
-    _model_options(parser)
-    parser.add_argument(
-        "--weaker", help="autoguidance: an earlier checkpoint of the same fine-tune; default: none"
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        help="the folder of pictures to write, and samples.npz; a"
-        " second run in it need not say its settings again",
-    )
-    _vae(parser)
-    parser.add_argument("--batch", type=int, help="pictures at a time; default: 64, on a CPU 4")
-    _fields(
-        parser,
-        Config,
-        method=f"guidance: {', '.join(METHODS)}",
-        w="weight of guidance; 1 is off",
-        sampler=f"one of {', '.join(SAMPLERS)}",
-        steps="steps of the sampler",
-        count="number of pictures; the classes take turns",
-        seed="seed of the noise",
-        interval="noise levels sigma within which guidance is on, low and high",
-        channels="how many of the first latent channels are guided; 0 is all, 3 is as in the official code",
-        fp8="the networks' products in 8-bit floating point, for speed",
-    )
-
-
 def _models(args, device, method="dog"):
     """The fine-tune and its guide.  -> two of VP or Flow, or one and None; checksums by name"""
-    from .finetune import header, load, pair, weights_file
+    from .models import header, load, pair, weights_file
 
     made, base = header(args.finetuned), args.pretrained
     if not base and (method == "dog" or made.get("rank")):
@@ -380,13 +229,13 @@ def sample(args):
     """Sample a fine-tune with guidance, as PNGs and one .npz."""
     from ..dit.fast import fast
     from . import pace
-    from .finetune import header
+    from .models import header
     from .sample import Config, collect, contact, remembered, sampler_of
     from .sample import sample as run
 
     device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
     first = distributed.rank() == 0
-    given, held = _given(args, Config), remembered(out)
+    given, held = options.given(args, Config), remembered(out)
     method = (held | given).get("method", Config.method)
     tuned, guide, names = _models(args, device, method)
     config = Config(**sampler_of(tuned) | held | given)
@@ -424,20 +273,6 @@ def _decoder(args, shape, trained_on, device):
 # evaluate
 
 
-def _evaluate_options(parser):
-    parser.add_argument("samples", help="a folder of images or an .npz")
-    parser.add_argument("reference", help="the true images: a folder or an .npz")
-    parser.add_argument(
-        "--features",
-        default="inception",
-        help="inception (FID), dinov2 (FD_DINOv2), lite0, patches (no download), glyphs; default: inception",
-    )
-    parser.add_argument("--weights", help="the extractor's weights; default: from the usual cache")
-    parser.add_argument("--count", type=int, help="use the first samples only; default: all")
-    parser.add_argument("--out", required=True, help="the .json to write")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
-
-
 def evaluate(args):
     """Score samples against reference images."""
     from . import evaluate as scores
@@ -454,31 +289,11 @@ def evaluate(args):
 # calibrate
 
 
-def _calibrate_options(parser):
-    from .calibrate import Config
-
-    _model_options(parser)
-    parser.add_argument(
-        "--latents",
-        required=True,
-        help="what prepare wrote with --held-out, or of images that the fine-tune has not seen",
-    )
-    parser.add_argument("--out", required=True, help="a folder for calibration.json and calibration.png")
-    _fields(
-        parser,
-        Config,
-        levels="noise levels sigma, in units of the latents",
-        count="number of held-out images",
-        seed="seed of the noise",
-        batch="images at a time",
-    )
-
-
 def calibrate(args):
     """Find the guidance weights that held-out images ask for."""
     from .calibrate import Config, recommend, save, unseen
     from .calibrate import calibrate as run
-    from .finetune import header
+    from .models import header
 
     device = environment.device(args.device)
     tuned, guide, names = _models(args, device)
@@ -490,17 +305,12 @@ def calibrate(args):
         data.matched(made["classes"])
     elif len(data.classes) != tuned.null:
         raise ValueError(f"latents hold {len(data.classes)} classes; expected {tuned.null}, as the fine-tune")
-    found = run(tuned, guide, data, Config(**_given(args, Config)), device)
+    found = run(tuned, guide, data, Config(**options.given(args, Config)), device)
     save(found, args.out, names)
     print(recommend(found))
 
 
 # table
-
-
-def _table_options(parser):
-    parser.add_argument("scores", nargs="+", help="what evaluate wrote")
-    parser.add_argument("--out", help="a .md to write; default: the table is printed")
 
 
 def table(args):
@@ -518,31 +328,11 @@ def table(args):
 # run
 
 
-def _run_options(parser):
-    parser.add_argument("images", help="a folder with one folder of images per class")
-    parser.add_argument("--out", help="the folder to write; default: the name of the images, with -run")
-    parser.add_argument(
-        "--pretrained",
-        default="photos64",
-        help="the network to fine-tune: a checkpoint, or one that ships with dgtoy; default: photos64",
-    )
-    parser.add_argument(
-        "--held-out",
-        type=float,
-        default=0.1,
-        help="share of each class that is kept out of fine-tuning, for calibrate; default: 0.1",
-    )
-    parser.add_argument("--w", type=float, nargs="+", default=[1.5, 3.0], help="weights; default: 1.5 3")
-    parser.add_argument("--count", type=int, default=12, help="pictures per method; default: 12")
-    parser.add_argument("--steps", type=int, help="of fine-tuning; default: 300 on a CPU, 1500 on a GPU")
-    _common(parser)
-
-
 def run(args):
     """The whole way: prepare, finetune, sample with none, CFG and DoG, a contact sheet and a gallery."""
     from . import pace
     from . import run as whole
-    from .finetune import pretrained_net
+    from .models import pretrained_net
 
     device = torch.device(environment.device(args.device))
     out = pathlib.Path(args.out or f"{pathlib.Path(args.images).resolve().name}-run")
@@ -595,11 +385,11 @@ def _scores(args, out):
 
 
 STEPS = {
-    "run": (_run_options, run),
-    "prepare": (_prepare_options, prepare),
-    "finetune": (_finetune_options, finetune),
-    "sample": (_sample_options, sample),
-    "evaluate": (_evaluate_options, evaluate),
-    "calibrate": (_calibrate_options, calibrate),
-    "table": (_table_options, table),
+    "run": (options.run, run),
+    "prepare": (options.prepare, prepare),
+    "finetune": (options.finetune, finetune),
+    "sample": (options.sample, sample),
+    "evaluate": (options.evaluate, evaluate),
+    "calibrate": (options.calibrate, calibrate),
+    "table": (options.table, table),
 }

@@ -22,8 +22,8 @@ from ..checkpoint import write_text
 from ..dit import load_weights
 from ..environment import needs
 from ..shipped.judge import style_of
+from .image_sets import read_images
 from .manifest import checksum, read_json, weights_checksum
-from .pictures import read_images
 
 EXTRACTORS = {  # name: what it is, where its weights are published, licence
     "inception": (

@@ -15,20 +15,14 @@ from typing import Protocol
 
 import torch
 
-from .. import distributed, shipped, vp
-from ..checkpoint import read_safetensors, write_safetensors
+from .. import distributed, vp
+from ..checkpoint import write_safetensors
 from ..checks import check_whole
-from ..dit import VP, Flow, checkpoints, load_pretrained, preconditioned
-from ..interop import add_lora, lora_guide
+from ..dit import Flow
 from ..samplers import append_dims
 from ..train import Trainer, TrainingConfig, check_ranges, generator
-from .manifest import data_checksum, weights_checksum
-
-PUBLISHED = (  # what the paper fine-tunes
-    "DiT-XL-2-256x256.pt",
-    "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt",
-    "CC BY-NC 4.0",
-)
+from .manifest import data_checksum
+from .models import adapted, base_checksum, pretrained_net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,12 +221,6 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     return _written(trainer, batch_fn, ema, out, every, dict(told or {}, classes=data.classes))
 
 
-def base_checksum(net):
-    """The checksum of the weights that a fine-tune starts from: all but adapters and label tables."""
-    weights = net.net.state_dict()
-    return weights_checksum({k: v for k, v in weights.items() if "lora_" not in k and "y_embedder" not in k})
-
-
 def training(net, data, config, ema, objective=None):
     """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a
     generator of `Step`"""
@@ -279,20 +267,12 @@ def _written(trainer, batch_fn, ema, out, every, told):
             raise
 
 
-def start(pretrained, num_classes, config, device="cpu", num_heads=None, fast=True):
+def start(pretrained, num_classes, config, device="cpu", num_heads=None):
     """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where
     config.rank asks for one.  -> VP or Flow"""
     net = pretrained_net(pretrained, device, num_heads)
-    if config.rank > net.config["hidden_size"]:
-        raise ValueError(
-            f"rank is {config.rank}; expected at most {net.config['hidden_size']}, the network's width"
-        )
-    net = (
-        add_lora(net, num_classes, config.rank, config.seed)
-        if config.rank
-        else net.with_classes(num_classes, config.seed)
-    )
-    if fast and net.device.type == "cuda":
+    net = adapted(net, num_classes, config.rank, config.seed)
+    if net.device.type == "cuda":
         for block in net.net.blocks:
             block.compile()
     return net
@@ -337,110 +317,3 @@ def linear_loss(data, objective, n=256):
     power = torch.fft.fft2(centred, norm="ortho").abs().square().mean(0)  # (C, h, w)
     times = objective.times(1000, torch.Generator().manual_seed(0))
     return torch.stack([objective.linear(power, time).mean() for time in times]).mean().item()
-
-
-def is_shipped(name):
-    """Whether this names a network that comes with the library; a file of that name goes before it."""
-    return str(name) in shipped.NAMES and not pathlib.Path(name).is_file()
-
-
-def weights_file(path):
-    """The file that holds the weights of a checkpoint, of a folder that `finetune` wrote, or of a network
-    that ships with dgtoy.
-
-    Raises FileNotFoundError for a folder whose fine-tune is not at its end.
-    """
-    if is_shipped(path):
-        return shipped.FOLDER / f"{path}.safetensors"
-    path = pathlib.Path(path)
-    if path.is_dir() and not (path / "ema.safetensors").exists():
-        raise FileNotFoundError(
-            f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
-        )
-    return path / "ema.safetensors" if path.is_dir() else path
-
-
-def header(path):
-    """What `finetune` says of a file or folder that it wrote: step and configuration; of others nothing.
-
-    Of a network that ships with dgtoy its classes, and the base of a fine-tune.
-    """
-    if is_shipped(path):
-        facts = shipped.facts(path)
-        return {k: facts[v] for k, v in dict(classes="classes", pretrained="base").items() if v in facts}
-    return checkpoints.header(weights_file(path))
-
-
-def pretrained_net(path, device="cpu", num_heads=None):
-    """The network of a checkpoint, or by name one that comes with the library.  -> VP or Flow
-
-    Raises FileNotFoundError that says what is published where and which names work at once, ValueError for a
-    name of another kind of network.
-    """
-    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs", "patches")]
-    if is_shipped(path):
-        net = shipped.load(path, device)
-        if not isinstance(net, VP | Flow):
-            raise ValueError(
-                f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}"
-            )
-        return net
-    file = weights_file(path)
-    try:
-        return preconditioned(load_pretrained(file, num_heads=num_heads)).to(device)
-    except FileNotFoundError:
-        name, url, licence = PUBLISHED
-        raise FileNotFoundError(
-            f"pretrained {path} is not on this machine; {name} is published at {url} (licence: {licence});"
-            f" put it there, or name one that ships with dgtoy and works at once: {', '.join(ready)}"
-        ) from None
-
-
-def load(path, pretrained=None, device="cpu", num_heads=None):
-    """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its
-    `pretrained` checkpoint.  -> VP or Flow
-
-    Raises ValueError for a LoRA without it, or on top of another network than it was trained on.
-    """
-    made = header(path)
-    if not made.get("rank"):
-        return pretrained_net(path, device, num_heads)
-    if pretrained is None:
-        raise ValueError(
-            f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on"
-        )
-    tensors = read_safetensors(weights_file(path))[0]
-    classes = len(tensors["y_embedder.finetuned.embedding_table.weight"]) - 1
-    tuned = start(pretrained, classes, Config(rank=made["rank"]), device, num_heads, fast=False)
-    shapes = {name: p.shape for name, p in tuned.params.items()}
-    if shapes != {name: value.shape for name, value in tensors.items()}:
-        raise ValueError(
-            f"{path} holds {len(tensors)} trained weights that do not fit {pretrained};"
-            f" expected those of a LoRA of rank {made['rank']} on it"
-        )
-    base = base_checksum(tuned)
-    if made.get("base", base) != base:
-        raise ValueError(
-            f"{path} is a LoRA on the base {made['base']}; {pretrained} is {base}, expected the one it was"
-            " trained on"
-        )
-    for name, p in tuned.params.items():
-        p.data.copy_(tensors[name])
-    return tuned
-
-
-def pair(finetuned, pretrained, device="cpu", num_heads=None):
-    """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter
-    on and off.  -> two of VP or Flow
-
-    Raises ValueError if the two do not share their latents.
-    """
-    tuned = load(finetuned, pretrained, device, num_heads)
-    if header(finetuned).get("rank"):
-        return tuned, lora_guide(tuned)
-    guide = pretrained_net(pretrained, device, num_heads)
-    if tuned.shape != guide.shape:
-        raise ValueError(
-            f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them"
-        )
-    return tuned, guide

@@ -16,8 +16,9 @@ from ..checkpoint import read_safetensors, write_safetensors
 from ..checks import check_whole
 from ..environment import needs
 from ..samplers import append_dims
+from .image_sets import survey
 from .manifest import agree, data_checksum, read_json, weights_checksum
-from .pictures import centre_crop, survey
+from .pictures import centre_crop
 
 SHARD = 256  # images per file
 LARGEST = 4096  # pixels to a side: a slip of the finger would fill the memory

@@ -2,8 +2,9 @@
 
 import pathlib
 
+from .image_sets import ImageFolder
 from .latents import Latents
-from .pictures import ImageFolder, centre_crop
+from .pictures import centre_crop
 from .sample import image_path
 from .sheet import contact_sheet, gallery, write_png
 

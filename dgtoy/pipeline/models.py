@@ -1,0 +1,141 @@
+"""Networks from files: a DiT checkpoint, what `finetune` wrote, or one that ships with dgtoy, by name."""
+
+import pathlib
+
+from .. import shipped
+from ..checkpoint import read_safetensors
+from ..checks import check_whole
+from ..dit import VP, Flow, checkpoints, load_pretrained, preconditioned
+from ..interop import add_lora, lora_guide
+from .manifest import weights_checksum
+
+PUBLISHED = (  # what the paper fine-tunes
+    "DiT-XL-2-256x256.pt",
+    "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt",
+    "CC BY-NC 4.0",
+)
+
+
+def is_shipped(name):
+    """Whether this names a network that comes with the library; a file of that name goes before it."""
+    return str(name) in shipped.NAMES and not pathlib.Path(name).is_file()
+
+
+def weights_file(path):
+    """The file that holds the weights of a checkpoint, of a folder that `finetune` wrote, or of a network
+    that ships with dgtoy.
+
+    Raises FileNotFoundError for a folder whose fine-tune is not at its end.
+    """
+    if is_shipped(path):
+        return shipped.FOLDER / f"{path}.safetensors"
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / "ema.safetensors").exists():
+        raise FileNotFoundError(
+            f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
+        )
+    return path / "ema.safetensors" if path.is_dir() else path
+
+
+def header(path):
+    """What `finetune` says of a file or folder that it wrote: step and configuration; of others nothing.
+
+    Of a network that ships with dgtoy its classes, and the base of a fine-tune.
+    """
+    if is_shipped(path):
+        facts = shipped.facts(path)
+        return {k: facts[v] for k, v in dict(classes="classes", pretrained="base").items() if v in facts}
+    return checkpoints.header(weights_file(path))
+
+
+def pretrained_net(path, device="cpu", num_heads=None):
+    """The network of a checkpoint, or by name one that comes with the library.  -> VP or Flow
+
+    Raises FileNotFoundError that says what is published where and which names work at once, ValueError for a
+    name of another kind of network.
+    """
+    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs", "patches")]
+    if is_shipped(path):
+        net = shipped.load(path, device)
+        if not isinstance(net, VP | Flow):
+            raise ValueError(
+                f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}"
+            )
+        return net
+    file = weights_file(path)
+    try:
+        return preconditioned(load_pretrained(file, num_heads=num_heads)).to(device)
+    except FileNotFoundError:
+        name, url, licence = PUBLISHED
+        raise FileNotFoundError(
+            f"pretrained {path} is not on this machine; {name} is published at {url} (licence: {licence});"
+            f" put it there, or name one that ships with dgtoy and works at once: {', '.join(ready)}"
+        ) from None
+
+
+def adapted(net, num_classes, rank=0, seed=0):
+    """A pre-trained network with a fresh label table for new classes, and a LoRA where rank is not 0.
+
+    -> VP or Flow. Raises ValueError for a rank above the network's width.
+    """
+    check_whole("rank", rank, 0)
+    width = net.config["hidden_size"]
+    if rank > width:
+        raise ValueError(f"rank is {rank}; expected at most {width}, the network's width")
+    return add_lora(net, num_classes, rank, seed) if rank else net.with_classes(num_classes, seed)
+
+
+def base_checksum(net):
+    """The checksum of the weights that a fine-tune starts from: all but adapters and label tables."""
+    weights = net.net.state_dict()
+    return weights_checksum({k: v for k, v in weights.items() if "lora_" not in k and "y_embedder" not in k})
+
+
+def load(path, pretrained=None, device="cpu", num_heads=None):
+    """A fine-tune from a file: what `finetune` wrote, or any DiT checkpoint; a LoRA on top of its
+    `pretrained` checkpoint.  -> VP or Flow
+
+    Raises ValueError for a LoRA without it, or on top of another network than it was trained on.
+    """
+    made = header(path)
+    if not made.get("rank"):
+        return pretrained_net(path, device, num_heads)
+    if pretrained is None:
+        raise ValueError(
+            f"{path} holds a LoRA alone; expected --pretrained, the checkpoint that it was trained on"
+        )
+    tensors = read_safetensors(weights_file(path))[0]
+    classes = len(tensors["y_embedder.finetuned.embedding_table.weight"]) - 1
+    tuned = adapted(pretrained_net(pretrained, device, num_heads), classes, made["rank"])
+    shapes = {name: p.shape for name, p in tuned.params.items()}
+    if shapes != {name: value.shape for name, value in tensors.items()}:
+        raise ValueError(
+            f"{path} holds {len(tensors)} trained weights that do not fit {pretrained};"
+            f" expected those of a LoRA of rank {made['rank']} on it"
+        )
+    base = base_checksum(tuned)
+    if made.get("base", base) != base:
+        raise ValueError(
+            f"{path} is a LoRA on the base {made['base']}; {pretrained} is {base}, expected the one it was"
+            " trained on"
+        )
+    for name, p in tuned.params.items():
+        p.data.copy_(tensors[name])
+    return tuned
+
+
+def pair(finetuned, pretrained, device="cpu", num_heads=None):
+    """A fine-tune and the pre-trained model that guides it, from files: two networks, or one with its adapter
+    on and off.  -> two of VP or Flow
+
+    Raises ValueError if the two do not share their latents.
+    """
+    tuned = load(finetuned, pretrained, device, num_heads)
+    if header(finetuned).get("rank"):
+        return tuned, lora_guide(tuned)
+    guide = pretrained_net(pretrained, device, num_heads)
+    if tuned.shape != guide.shape:
+        raise ValueError(
+            f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them"
+        )
+    return tuned, guide
