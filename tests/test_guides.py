@@ -338,8 +338,9 @@ def guided_and_spelled(cls, make, parts, **call):
 def controlnet():
     from diffusers import ControlNetModel
 
-    net = ControlNetModel.from_unet(random(4, unet()), conditioning_embedding_out_channels=(4, 4))
-    return dict(controlnet=random(5, lambda: net))
+    base = random(4, unet())
+    make = lambda: ControlNetModel.from_unet(base, conditioning_embedding_out_channels=(4, 4))
+    return dict(controlnet=random(5, make))
 
 
 IMAGE, MASK = torch.linspace(0, 1, 768).reshape(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
