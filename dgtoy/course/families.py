@@ -123,21 +123,21 @@ def ddim(**changes):
 # texts
 
 
-def characters():
+def _characters():
     """Every byte as the character that stands for it in byte-level tokenizers."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     return sorted(ByteLevel.alphabet())
 
 
-def clip_tokenizer():
-    letters = characters()
+def _clip_tokenizer():
+    letters = _characters()
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     vocab = {word: i for i, word in enumerate(words)}
     return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
 
 
-def clip(kind=transformers.CLIPTextModel):
+def _clip(kind=transformers.CLIPTextModel):
     config = transformers.CLIPTextConfig(
         vocab_size=514,
         hidden_size=8,
@@ -153,26 +153,26 @@ def clip(kind=transformers.CLIPTextModel):
     return random(0, lambda: kind(config))
 
 
-def projected_clip():
-    return clip(transformers.CLIPTextModelWithProjection)
+def _projected_clip():
+    return _clip(transformers.CLIPTextModelWithProjection)
 
 
-def t5_tokenizer():
-    words = ["<pad>", "</s>", "<unk>", "▁", *characters()]
+def _t5_tokenizer():
+    words = ["<pad>", "</s>", "<unk>", "▁", *_characters()]
     return transformers.T5Tokenizer(vocab=[(word, -1.0) for word in words], extra_ids=0)
 
 
-def t5():
+def _t5():
     config = transformers.T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     return random(0, lambda: transformers.T5EncoderModel(config))
 
 
-def qwen_tokenizer():
-    words = [*characters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+def _qwen_tokenizer():
+    words = [*_characters(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     return transformers.Qwen2Tokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
 
 
-def qwen():
+def _qwen():
     text = dict(
         vocab_size=300,
         hidden_size=8,
@@ -187,21 +187,21 @@ def qwen():
     return random(0, lambda: transformers.Qwen2_5_VLForConditionalGeneration(config))
 
 
-CLIP = dict(text_encoder=clip, tokenizer=clip_tokenizer)
+CLIP = dict(text_encoder=_clip, tokenizer=_clip_tokenizer)
 TEXTS = {  # family: what makes its text encoders and tokenizers
     "StableDiffusionPipeline": CLIP,
-    "StableDiffusionXLPipeline": CLIP | dict(text_encoder_2=projected_clip, tokenizer_2=clip_tokenizer),
+    "StableDiffusionXLPipeline": CLIP | dict(text_encoder_2=_projected_clip, tokenizer_2=_clip_tokenizer),
     "StableDiffusion3Pipeline": dict(
-        text_encoder=projected_clip,
-        tokenizer=clip_tokenizer,
-        text_encoder_2=projected_clip,
-        tokenizer_2=clip_tokenizer,
+        text_encoder=_projected_clip,
+        tokenizer=_clip_tokenizer,
+        text_encoder_2=_projected_clip,
+        tokenizer_2=_clip_tokenizer,
         text_encoder_3=None,  # as where memory is short
         tokenizer_3=None,
     ),
-    "PixArtAlphaPipeline": dict(text_encoder=t5, tokenizer=t5_tokenizer),
-    "FluxPipeline": CLIP | dict(text_encoder_2=t5, tokenizer_2=t5_tokenizer),
-    "QwenImagePipeline": dict(text_encoder=qwen, tokenizer=qwen_tokenizer),
+    "PixArtAlphaPipeline": dict(text_encoder=_t5, tokenizer=_t5_tokenizer),
+    "FluxPipeline": CLIP | dict(text_encoder_2=_t5, tokenizer_2=_t5_tokenizer),
+    "QwenImagePipeline": dict(text_encoder=_qwen, tokenizer=_qwen_tokenizer),
 }
 OPTIONS = {
     "StableDiffusionPipeline": dict(

@@ -49,6 +49,7 @@ def _models(parser):
 
 
 def run(parser):
+    """Those of `dit run`."""
     parser.add_argument("images", help="a folder with one folder of images per class")
     parser.add_argument("--out", help="the folder to write; default: the name of the images, with -run")
     parser.add_argument(
@@ -69,6 +70,7 @@ def run(parser):
 
 
 def prepare(parser):
+    """Those of `dit prepare`."""
     from .targets import TARGETS
 
     parser.add_argument(
@@ -108,6 +110,7 @@ def prepare(parser):
 
 
 def finetune(parser):
+    """Those of `dit finetune`."""
     from .finetune import Config
 
     parser.add_argument("latents", help="what prepare wrote")
@@ -144,6 +147,7 @@ def finetune(parser):
 
 
 def sample(parser):
+    """Those of `dit sample`."""
     from .sample import METHODS, SAMPLERS, Config
 
     _models(parser)
@@ -174,6 +178,7 @@ def sample(parser):
 
 
 def evaluate(parser):
+    """Those of `dit evaluate`."""
     parser.add_argument("samples", help="a folder of images or an .npz")
     parser.add_argument("reference", help="the true images: a folder or an .npz")
     parser.add_argument(
@@ -188,6 +193,7 @@ def evaluate(parser):
 
 
 def calibrate(parser):
+    """Those of `dit calibrate`."""
     from .calibrate import Config
 
     _models(parser)
@@ -208,5 +214,6 @@ def calibrate(parser):
 
 
 def table(parser):
+    """Those of `dit table`."""
     parser.add_argument("scores", nargs="+", help="what evaluate wrote")
     parser.add_argument("--out", help="a .md to write; default: the table is printed")
