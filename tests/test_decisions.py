@@ -61,7 +61,7 @@ def test_the_weight_of_a_finished_fine_tune_costs_a_bounded_share_of_thickness(f
     record["results"]["rows"] += [r for r in harsh if r["guide"] != "none"]
     save(record)
     finished = decisions.decisions(out)[3]
-    assert finished[3] == "2" and "thickness 1.100 to 0.980" in finished[5]
+    assert finished[3] == "2" and "thickness 1.100 to 0.980" in finished[4]
 
 
 @pytest.mark.parametrize("best, words", [(g, words) for g, (_, words) in decisions.GUIDES.items()])
@@ -73,8 +73,10 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     assert [c[0] for c in cells[:5]] == [*STAGES, "overfitted"] and all(len(c) == 6 for c in cells)
     assert [c[2] for c in cells[:4]] == [words] * 4 and {c[3] for c in cells[:4]} == {"2"}
     assert "up to 2.5" in cells[0][1] and "up to 3.0" in cells[1][1] and "σ ≤ 0.1" in cells[2][1]
-    assert "0.300 to 0.200" in cells[0][5] and "0.100 to 0.01" in cells[3][5]
-    assert "thickness 1.100 to 0.980" in cells[3][5]
+    assert "0.300 to 0.200" in cells[0][4] and "0.100 to 0.01" in cells[3][4]
+    assert "thickness 1.100 to 0.980" in cells[3][4]
+    others = [name for name, _ in decisions.GUIDES.values() if name != decisions.GUIDES[best][0]]
+    assert all(f"{name} 1.2" in cells[0][5] and f"{name} 4." in cells[3][5] for name in others)
     assert "down to 0.5" in cells[4][1]
 
 

@@ -19,7 +19,7 @@ GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "weaker self": ("autoguidance", "autoguidance (an early checkpoint)"),
     "blurred self, b = 0.4": ("blurred self", "the model's own density, blurred"),
 }
-HEADER = "| the fine-tune | how you notice | guide | w | on noise | what it does |"
+HEADER = "| the fine-tune | how you notice | guide | w | what it does | the others, relative to it |"
 
 
 def table(out="figures"):
@@ -74,15 +74,22 @@ def _to_complete(record, place, method, where):
         for g in GUIDES
     }
     guide = min(best, key=lambda g: best[g]["energy"].mean())
+    lowest = best[guide]["energy"]
     none = np.mean(family(record, guide, **place)[0]["energy"])
     return (
         place["stage"],
         f"held-out weights exceed 1 {where} (up to {high:.1f})",
         GUIDES[guide][1],
         _common(best[guide]["w"]),
-        "all",
-        f"energy distance {none:.3f} to {best[guide]['energy'].mean():.3f}; more training is the cure",
+        f"energy distance {none:.3f} to {lowest.mean():.3f}; more training is the cure",
+        "energy distance: " + _beside(guide, {g: best[g]["energy"] for g in GUIDES}),
     )
+
+
+def _beside(guide, values):
+    """The values of the other guides, relative to that of the one named, as text."""
+    others = [f"{GUIDES[g][0]} {ratio(v, values[guide])[0]:.1f}" for g, v in values.items() if g != guide]
+    return ", ".join(others)
 
 
 def _to_sharpen(record, place, out, notice):
@@ -96,32 +103,26 @@ def _to_sharpen(record, place, out, notice):
     guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
     own = at_own_weight(curves[guide], "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
     change = lambda metric: f"{np.mean(curves[guide][0][metric]):.3f} to {own[metric].mean():.3f}"
-    rivals = [g for g in GUIDES if g != guide]
-    behind = "; ".join(
-        f"at equal {cost} "
-        + ", ".join(f"{GUIDES[g][0]} {ratio(left[g], left[guide])[0]:.1f}" for g in rivals)
-        for cost, left in at_equal.items()
-    )
     return (
         place["stage"],
         notice,
         GUIDES[guide][1],
-        _common(own["w"]),
-        _noise(out, GUIDES[guide][0]),
-        f"outside {change('out_of_domain')}, thickness {change('thickness')}; outliers of the others "
-        f"relative to its own: {behind}",
+        _common(own["w"]) + _noise(out, GUIDES[guide][0]),
+        f"outside {change('out_of_domain')}, thickness {change('thickness')}",
+        "outside: " + "; ".join(f"at equal {cost} {_beside(guide, left)}" for cost, left in at_equal.items()),
     )
 
 
 def _noise(out, method):
-    """Whether the method's trade-off is better on an interval, in the record of finished networks."""
+    """On which noise, as text, where the method's trade-off is better on an interval, in the record of
+    finished networks; nothing where it is not."""
     try:
         record = load("transfer", f"{out}/replica")
     except FileNotFoundError:
-        return "all (an interval was not tried)"
+        return ""  # an interval was not tried
     domain = record["config"]["domains"][0]
     on, always = (area(of_method(record, m, domain=domain)) for m in (method + ON_AN_INTERVAL, method))
-    return f"σ ≤ {record['config']['interval'][1]:g}" if ratio(on, always)[2] < 1 else "all"
+    return f" at σ ≤ {record['config']['interval'][1]:g}" if ratio(on, always)[2] < 1 else ""
 
 
 def _overfitted(record):
@@ -136,8 +137,8 @@ def _overfitted(record):
         f"held-out weights fall below 1 at low noise (down to {low.min():.1f})",
         "none forwards; backwards by the held-out weights",
         f"{low.min():.1f} to 1",
-        "all",
         f"energy distance {none:.3f} to {found:.3f}; less training or more data is the cure",
+        "–",
     )
 
 
@@ -157,9 +158,8 @@ def _outside(gaps, record):
         "the source's mean is farther away than three quarters of its half-width",
         GUIDES["blurred self, b = 0.4"][1],
         "as above",
-        "all",
-        f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells; off-centre the blurred "
-        f"self has {found[0]:.2f} of DoG's area",
+        "off-centre it leaves {:.2f} [{:.2f}, {:.2f}] of what DoG leaves outside".format(*found),
+        f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells",
     )
 
 
