@@ -176,6 +176,7 @@ def multiplies_in_place(x, k):
         (lambda x, k: 0 * x, "its values are all too small in size"),
         (lambda x, k: k * x + 0.25, "its values are off by up to 0.25"),
         (lambda x, k: k * x / x, "2 of its 7 values are infinite or nan"),
+        (lambda x, k: lambda: k * x, "it returns a function; call it, and return its values"),
         (lambda x, k: None, "it returns None; it has to end with return"),
         (lambda x, k: (k * x)[:2], "it returns shape (2,); expected (3,)"),
         (lambda x: x, "takes 1 positional argument but 2 were given"),

@@ -38,6 +38,8 @@ WRONG = {
         ),
         (lambda x, sigma, data: (-(x - data.T).abs() / sigma).softmax(1) @ data, "square of the distance"),
         (lambda x, sigma, data: data[(x - data.T).abs().argmin(1)], "nearest training number"),
+        (lambda x, sigma, data: bells(x, 1.0, data) / bells(x, 1.0, data).sum(1, True) @ data, "the width 1"),
+        (lambda x, sigma, data: x, "that is x itself"),
         (lambda x, sigma, data: 0 * x + data.mean(), "counts all training numbers alike"),
         (lambda x, sigma, data: bells(x, sigma, data) @ data, "do not sum to 1 over the training numbers"),
         (lambda x, sigma, data: densities(x, sigma, data) @ data, "each bell has the area 1"),

@@ -69,6 +69,10 @@ def ten(model, base, c, w, x, sigma):
     return dog(model.denoiser(c), base.denoiser(10), w, x, sigma)
 
 
+def at_one_weight(model, base, c, w, x, sigma):
+    return dog(model.denoiser(c), base.denoiser(base.null), 1.5, x, sigma)
+
+
 WRONG = {
     "narrowing": [
         ((0.4 / 3) ** 0.2, "from the centre of the source"),
@@ -124,5 +128,7 @@ WRONG = {
         (lambda model, base, c, w, x, sigma: base.denoiser(base.null)(x, sigma), "goes on"),
         (unlabelled, "lost its label"),
         (ten, "out of range"),
+        (at_one_weight, "whatever w is"),
+        (lambda model, base, c, w, x, sigma: model.denoiser(c), "it returns a function"),
     ],
 }

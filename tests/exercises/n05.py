@@ -96,6 +96,8 @@ WRONG = {
         (by_sigma, "you divided by sigma"),
         (negative, "wrong sign"),
         (noise, "that is the noise"),
+        (lambda x0, x, sigma, sigma_d: -noise(x0, x, sigma, sigma_d), "minus the noise"),
+        (lambda x0, x, sigma, sigma_d: x0, "what D should answer"),
         (1.0, "expected a function"),
     ],
     "lag": [

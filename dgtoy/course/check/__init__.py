@@ -142,6 +142,8 @@ def function(cases, rtol=1e-4, atol=1e-5):
         yours = [answer(*copy.deepcopy(case)) for case in cases]  # an answer may change its arguments
         if any(value is None for value in yours):
             return "it returns None; it has to end with return"
+        if any(callable(value) for value in yours):
+            return "it returns a function; call it, and return its values"
         right, mistakes = zip(*(declare(*case) for case in cases))
         yours, right = ([torch.as_tensor(value).double() for value in values] for values in (yours, right))
         for a, b in zip(yours, right):

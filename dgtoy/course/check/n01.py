@@ -64,6 +64,8 @@ def training_set(x, sigma, data):
         f"{unscaled}; each bell has the area 1, but that is over x": bells / areas @ data,
         f"{unscaled}; a mean over the bells is not yet Bayes' rule": bells / areas @ data / len(data),
         "your weights sum to 1 over the noisy numbers, not over the data": bells / bells.sum(0) @ data,
+        "your bells have the width 1 at every level; it is sigma": (-square / 2).softmax(1) @ data,
+        "that is x itself; the data do not enter": x,
         "that is the score; the denoiser was asked": (right - x) / sigma**2,
     }
 

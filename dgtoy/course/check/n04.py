@@ -141,7 +141,7 @@ def mended(model, base, c, w, x, sigma):
     A label is a row of a model's own table. Which row of the pre-trained model's table is `model.null`?
     """
 
-    def guess(main, guide):
+    def guess(main, guide, w=w):
         return domain_guidance(main, guide, w)(x, sigma)
 
     main, guide = model.denoiser(c), base.denoiser(base.null)
@@ -156,6 +156,7 @@ def mended(model, base, c, w, x, sigma):
             guess(main, base.denoiser(c))
         ),
         "main model and guide are swapped": guess(guide, main),
+        "the weight is 1.5 whatever w is": guess(main, guide, 1.5),
         "that is the fine-tuned model's guess, without guidance": main(x, sigma),
         "that is the pre-trained model's guess; guidance starts there and goes on": guide(x, sigma),
         "the main model has lost its label: it is asked for c, the guide for null": (

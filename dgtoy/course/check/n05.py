@@ -36,6 +36,8 @@ def task(x0, x, sigma, sigma_d):
         "you divided by sigma; that is the factor in front of F only at little noise": F(out=noise.sqrt()),
         "it has the wrong sign": -F(),
         "that is the noise; F is asked for it at small sigma only, up to sign": (x - x0) / noise.sqrt(),
+        "that is minus the noise; F is asked for it at small sigma only": (x0 - x) / noise.sqrt(),
+        "that is what D should answer; F is only a part of D": x0,
     }
 
 

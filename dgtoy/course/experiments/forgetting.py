@@ -9,10 +9,10 @@ from ..records import caption, rows
 from .panels import curve, frame
 from .runs import recorded
 
-BRANCHES = {  # name in the record: whose colour it has, and its line
-    "labelled branch on its class": ("DoG", "-"),
+BRANCHES = {  # name in the record: whose colour it has, and its line; the null branch is CFG's guide
+    "labelled branch on its class": ("none", "-"),
     "null branch on the target": ("CFG", "--"),
-    "null branch on the source": ("autoguidance", ":"),
+    "null branch on the source": ("CFG", ":"),
     "pre-trained on the source": ("source", "-."),
 }
 
@@ -76,7 +76,7 @@ def figure(record):
     with frame([title], (8.5, 5), caption(record)) as (fig, (ax,)):
         for branch, (look, line) in BRANCHES.items():
             curve(ax, rows(record, branch=branch), "size", "excess", look, branch, linestyle=line)
-        ax.set(xscale="log", yscale="log", xlabel="target points a class")
+        ax.set(xscale="log", yscale="log", xlabel="target points per class")
         ax.set_ylabel("excess denoising error (0 is exact)")
         ax.legend(fontsize=11)
     return fig
