@@ -98,7 +98,7 @@ RECIPES = {
 } | {name: FineTune(name.partition("-")[2]) for name in shipped.FINE_TUNES}
 
 
-def pretrain(config, seed=0, device="cpu", progress=False):
+def pretrain(config, device="cpu", progress=False):
     """A DiT trained on the source world.  -> EDM with the averaged weights"""
     source = World()
     network = DiT(
@@ -110,9 +110,8 @@ def pretrain(config, seed=0, device="cpu", progress=False):
         config.num_heads,
         source.num_classes,
         learn_sigma=False,
-        seed=seed,
     )
-    net = EDM(network, seed=seed).to(device).compile()
+    net = EDM(network).to(device).compile()
     ema = net.clone()
     _run(fit(net, source, config.pretrain, ema), "pre-train", config.pretrain.steps, progress)
     return ema
@@ -231,9 +230,9 @@ def _finetuned(config, device, progress):
 MAKERS = dict(features=_features, glyphs=_glyphs, photos64=_photos64, patches=_patches)
 
 
-def without(net, but=("pos_embed", "flow")):
+def without(net):
     """The weights of a network but those that it knows by itself."""
-    return {k: v for k, v in net.state_dict().items() if k not in but}
+    return {k: v for k, v in net.state_dict().items() if k not in ("pos_embed", "flow")}
 
 
 def halves(net):

@@ -69,7 +69,7 @@ class VAE:
     the weights are published, ImportError naming the extra without diffusers.
     """
 
-    def __init__(self, path="sd-vae-ft-ema", device="cpu", dtype=torch.float32):
+    def __init__(self, path="sd-vae-ft-ema", device="cpu"):
         needs("dit", "diffusers")
         from diffusers import AutoencoderKL
 
@@ -83,7 +83,7 @@ class VAE:
                 f"(licence: {licence}); expected there or as --vae FOLDER with config.json and "
                 "diffusion_pytorch_model.safetensors"
             ) from None
-        self.net = net.to(device, dtype).eval().requires_grad_(False)
+        self.net = net.to(device, torch.float32).eval().requires_grad_(False)
         self.name = f"vae-{weights_checksum(self.net.state_dict())[:12]}"
         self.shrink = 2 ** (len(self.net.config.block_out_channels) - 1)
         self.scale = self.net.config.scaling_factor
@@ -91,12 +91,12 @@ class VAE:
     def encode(self, x):
         """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 4, H/8, W/8) of the posterior, scaled"""
         posterior = self.net.encode(x.to(self.net.device, self.net.dtype)).latent_dist
-        return (self.scale * posterior.mean).float(), (self.scale * posterior.std).float()
+        return self.scale * posterior.mean, self.scale * posterior.std
 
     def decode(self, z):
         """z (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]"""
         parts = (z / self.scale).to(self.net.device, self.net.dtype).split(16)  # its activations are large
-        return torch.cat([self.net.decode(part).sample.float() for part in parts])
+        return torch.cat([self.net.decode(part).sample for part in parts])
 
 
 EXACT = {kind.name: kind for kind in (Pixels, Unshuffle)}
@@ -222,7 +222,7 @@ class Latents:
     missing or damaged, or none are held out.
     """
 
-    def __init__(self, folder, device="cpu", held_out=False):
+    def __init__(self, folder, held_out=False):
         folder = pathlib.Path(folder)
         if not (folder / "plan.json").exists():
             raise FileNotFoundError(
@@ -242,14 +242,14 @@ class Latents:
         for path, part in zip(shards, parts):
             if not {"mean", "label"} <= part.keys() or not all(t.isfinite().all() for t in part.values()):
                 raise ValueError(f"{path} lacks numbers, or holds some that are not finite; prepare it again")
-        held = {k: torch.cat([p[k] for p in parts]).to(device) for k in parts[0]}
+        held = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
         self.mean, self.std, self.label = held["mean"], held.get("std"), held["label"]
         if len(self.label) != count or not 0 <= self.label.min() <= self.label.max() < len(self.classes):
             raise ValueError(
                 f"latents {folder} holds {len(self.label)} images; "
                 f"its plan says {count} of {len(self.classes)} classes"
             )
-        part = held_out_rows(self.label.cpu(), self.plan.get("held_out")).to(device) == held_out
+        part = held_out_rows(self.label, self.plan.get("held_out")) == held_out
         if not part.any():
             raise ValueError(f"latents {folder} hold no held-out images; expected --held-out 0.2 of prepare")
         tensors = (self.mean, self.std, self.label)
@@ -268,7 +268,7 @@ class Latents:
             raise ValueError(
                 f"latents hold class {unknown[0]}; expected of {', '.join(map(str, classes))[:60]}"
             )
-        number = torch.tensor([classes.index(name) for name in self.classes], device=self.label.device)
+        number = torch.tensor([classes.index(name) for name in self.classes])
         self.label, self.classes = number[self.label], list(classes)
         return self
 

@@ -14,7 +14,7 @@ from .pictures import open_picture
 CELL, GAP = 128, 6  # pixels
 
 
-def contact_sheet(rows, columns, cell=CELL):
+def contact_sheet(rows, columns):
     """Pictures in rows, each row behind its name and each picture under that of its column.  -> PIL image
 
     rows: {name: pictures}, a picture an array (H, W, 3) uint8 or a path; a row may be shorter than columns.
@@ -24,16 +24,16 @@ def contact_sheet(rows, columns, cell=CELL):
 
     font = _font(16)
     margin = round(max(font.getlength(name) for name in rows)) + 2 * GAP
-    step, top = cell + GAP, 16 + 2 * GAP
+    step, top = CELL + GAP, 16 + 2 * GAP
     size = margin + len(columns) * step, top + len(rows) * step
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for x, name in enumerate(columns):
-        pen.text((margin + x * step, GAP), _fitted(name, font, cell), "black", font)
+        pen.text((margin + x * step, GAP), _fitted(name, font, CELL), "black", font)
     for y, (name, pictures) in enumerate(rows.items()):
-        pen.text((GAP, top + y * step + cell / 2), name, "black", font, anchor="lm")
+        pen.text((GAP, top + y * step + CELL / 2), name, "black", font, anchor="lm")
         for x, picture in enumerate(pictures):
-            image = open_picture(picture).resize((cell, cell), Image.Resampling.BICUBIC)
+            image = open_picture(picture).resize((CELL, CELL), Image.Resampling.BICUBIC)
             sheet.paste(image, (margin + x * step, top + y * step))
     return sheet
 

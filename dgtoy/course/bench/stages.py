@@ -33,11 +33,11 @@ SD_VAE = dict(
 DINO = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, patch_size=14, image_size=518)
 
 
-def benchmarks(device="cuda", config=None, sampled=128, count=1024):
+def benchmarks(device="cuda", sampled=128, count=1024):
     """Rows: `ours` is seconds for 10,000 images (24,000 steps of fine-tuning), `plain` those of sampling."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        net = VP(network(config or XL, device))
+        net = VP(network(XL, device))
         guide = net.clone()
         step = seconds(dict(step=finetune_step(net.net, 32, device)), device)["step"]
         draw, whole = _sample(net, guide, folder, sampled, device)

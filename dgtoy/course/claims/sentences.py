@@ -1,10 +1,7 @@
 """The six findings of the README: one sentence each, with its number, its interval and where to look."""
 
-import pathlib
-
 import numpy as np
 
-from ..experiments.gap import helped, rule_of_thumb
 from ..intervals import ratio, resampled, student
 from ..records import family, held_out, load, of_method, row, values
 from ..tradeoff import CONTRACTION, area, with_contraction
@@ -16,9 +13,7 @@ from .points import learned_domains, of_guide, share
 
 def sentences(out="figures"):
     """All six as a numbered Markdown list, every number from the records in `out`."""
-    factorial = (pathlib.Path(out) / "nulls.json").exists()
-    fourth = null_branch if factorial else closed_form
-    made = (trade_off, price, weaker_self, fourth, small_images, photographs)
+    made = (trade_off, price, weaker_self, null_branch, small_images, photographs)
     return "\n".join(f"{i}. {sentence(out)}" for i, sentence in enumerate(made, 1))
 
 
@@ -119,24 +114,6 @@ def null_branch(out):
         f"of thickness instead these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times, and on photographs, "
         f"inside the source, the blurred density's Fréchet distance lies {100 * (min(blur) - 1):.0f} to "
         f"{100 * (max(blur) - 1):.0f}% above DoG's, each at its own weight "
-        f"{_source(record, '08_when_it_fails')}."
-    )
-
-
-def closed_form(out):
-    """How often the closed form tells help from harm, against a rule of thumb and a constant answer."""
-    record = load("gap", out)
-    found, saved, predicted = helped(record)
-    helps = saved > 0  # (problems, S)
-    thumb = rule_of_thumb(found)
-    right = student(100 * (helps == predicted[:, None]).mean(0))
-    simple = 100 * (helps == thumb[:, None]).mean()
-    constant = 100 * max(helps.mean(), 1 - helps.mean())
-    return (
-        "**Where DoG helps can mostly be told beforehand:** a closed form with no fitted constant tells help "
-        f"from harm in {_span(right, '.1f', '%')} of {len(found)} combinations of domain gap, source breadth "
-        f"and weight, the rule “gap at most three quarters of the breadth” in {simple:.1f}%, and the better "
-        f"of two constant answers in {constant:.0f}% "
         f"{_source(record, '08_when_it_fails')}."
     )
 
