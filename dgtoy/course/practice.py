@@ -73,8 +73,7 @@ def with_lora(pipe, folder, seed=0):
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    part = "unet" if hasattr(pipe, "unet") else "transformer"
-    net = copy.deepcopy(getattr(pipe, part))
+    part, net = network_name(pipe), copy.deepcopy(network(pipe))
     torch.manual_seed(seed)
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     layers = {f"{part}_lora_layers": get_peft_model_state_dict(net)}
@@ -91,11 +90,9 @@ def drawn(pipe, w, steps=4):
     def draw():
         noise = torch.Generator().manual_seed(0)
         size = dict(height=SIDE, width=SIDE, num_inference_steps=steps)
-        return pipe("a lighthouse", generator=noise, output_type="np", **size, **more, **{weight: w}).images[
-            0
-        ]
+        return pipe("a lighthouse", generator=noise, output_type="np", **size, **more, **{weight: w}).images
 
-    image, calls = counted(pipe, draw)
+    (image,), calls = counted(pipe, draw)
     return image, calls / steps
 
 
@@ -108,10 +105,8 @@ def counted(pipe, draw):
         total += len(latents_of(args, kwargs))
 
     parts = {getattr(net, name, net) for name in ("finetuned", "pretrained")}
-    whole = [
-        part for part in parts if isinstance(part, diffusers.ModelMixin)
-    ]  # a LoRA's guide is the network
-    hooks = [part.register_forward_pre_hook(count, with_kwargs=True) for part in whole]
+    nets = [part for part in parts if isinstance(part, diffusers.ModelMixin)]  # a LoRA's guide is the network
+    hooks = [net.register_forward_pre_hook(count, with_kwargs=True) for net in nets]
     try:
         return draw(), total
     finally:
