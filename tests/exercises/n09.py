@@ -71,6 +71,8 @@ WRONG = {
         (target(lambda w: 2 - 1 / w), "exceeds 1"),
         (target(lambda w: 1 / w - 1), "sign is turned"),
         (target(lambda w: 1 / w), "from 0 at w = 1"),
+        (lambda x0, D, D_pre, w: D_pre + w * (D - D_pre), "x0 is missing"),
+        (target(lambda w: w), "no place to rest"),
         (lambda x0, D, D_pre, w: D_pre + w * (x0 - D_pre), "noisy truth"),
         (lambda x0, D, D_pre, w: x0 + (1 - 1 / w) * (x0 - D_pre), "from D_pre to D"),
         (1.5, "expected a function"),

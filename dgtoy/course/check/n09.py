@@ -129,6 +129,8 @@ def learned(x0, D, D_pre, w):
         "that is the weight of DogFit itself; only what exceeds 1 is fed back": x0 + (2 - 1 / w) * step,
         "your sign is turned, so that the network is pulled towards the guide": x0 + (1 / w - 1) * step,
         "that is 1/w; what is fed back grows with w, from 0 at w = 1": x0 + step / w,
+        "x0 is missing: without it nothing ties the network to the data": D_pre + w * step,
+        "with w it has no place to rest: at w above 1 each round carries it further away": x0 + w * step,
         "that guides the noisy truth x0; the estimate D has to stand in for it": D_pre + w * (x0 - D_pre),
         "you feed back x0 - D_pre; the network's own way is from D_pre to D": x0 + (1 - 1 / w) * (x0 - D_pre),
     }
