@@ -47,6 +47,7 @@ STAGES = (
 )
 SMALL = {  # what else makes an experiment small
     "exact": dict(seeds=2, points=64, steps=20),
+    "closed": dict(points=64, steps=30),
     "posters": dict(count=1, steps=1, crowd=(14, 1), prices=(1.5,)),
     "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
     "budget": dict(
@@ -147,6 +148,7 @@ def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
     few = dict(
         idea=(8, 8),
+        closed=(12, 2),
         nulls=(8, 8),
         budget=(4, 4),
         null_branch=(4, 4),

@@ -82,8 +82,8 @@ def exact():
     sigmas = torch.logspace(math.log10(80), -1.5, 121).double()
     x_T = sigmas[0] * torch.randn(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     main, guide = gaussian(torch.ones(6).double(), target), gaussian(torch.zeros(6).double(), source)
-    walk = lambda w: photos_why.walk(main, guide, w, x_T, sigmas, torch.diag(1 / source))
-    found = {name: photos_why.narrowing(walk(w), sigmas, w) for name, w in (("none", 1.0), ("DoG", 2.0))}
+    walk = lambda w: directions.walk(main, guide, w, x_T, sigmas, torch.diag(1 / source))
+    found = {name: directions.narrowing(walk(w), sigmas, w) for name, w in (("none", 1.0), ("DoG", 2.0))}
     return source, target, sigmas, found
 
 

@@ -8,6 +8,7 @@ fixed before the runs; book/claims.md says which rules changed after a first loo
 import dataclasses
 from collections.abc import Callable
 
+from .closed import c31
 from .completion import c29, c30
 from .images import c14_glyphs, c17
 from .nulls import c21, c22, c23
@@ -44,6 +45,13 @@ CLAIMS = (
         "form says",
         "exact",
         c3,
+    ),
+    Claim(
+        "C31",
+        "The closed form foretells what DoG, and no other guide, does to each direction, whatever the "
+        "target's shape",
+        "closed",
+        c31,
     ),
     Claim(
         "C4",

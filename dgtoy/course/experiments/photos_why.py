@@ -1,12 +1,8 @@
 """What guidance does to photographs on their way: the two terms of Domain Guidance over sigma, the log odds
 of the domain, and how much each direction narrows. (C20; notebook 11)
 
-A cell is a fine-tune that is shipped, and one of its classes. Methods start from the same noise. On the ODE
-dx / d ln sigma = x - D(x, sigma) the spread of any sampler's x along a direction v follows exactly
-
-    d ln std(v.x) / d ln sigma = 1 - beta,   beta = cov(v.x, v.D) / var(v.x),
-
-so what a guide adds to it is (w - 1) (beta_main - beta_guide) at every sigma: its push.
+A cell is a fine-tune that is shipped, and one of its classes. Methods start from the same noise. What a guide
+adds to the change of a direction, its push, is by the law of `directions`.
 """
 
 import dataclasses
@@ -21,13 +17,12 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity
 
 from ... import shipped
-from ...guidance import guided
-from ...samplers import append_dims, dpmpp_2m, last
+from ...samplers import append_dims
 from .. import cache, plot
 from ..lab import Presets
 from ..records import record
 from ..worlds import photos
-from .directions import generalized
+from .directions import generalized, listed, narrowing, short, walk
 from .panels import frame
 from .panels import level as line
 from .photos import widened
@@ -107,19 +102,10 @@ def _cell(config, device, target):
         on_truth=_on_truth(config, pre, tuned, known.truth),
         on_path=_on_path(config, pre, tuned, paths["DoG"]["states"]),
         odds=_odds(config, classifier, source.truth, known.truth, paths),
-        ratio=_listed(ratio),
-        length=_listed(axes.norm(dim=0)),
+        ratio=listed(ratio),
+        length=listed(axes.norm(dim=0)),
         directions={name: narrowing(path, config.sigmas, config.w) for name, path in paths.items()},
     )
-
-
-def _short(value):
-    """A number to five digits."""
-    return float(f"{float(value):.5g}")
-
-
-def _listed(values):
-    return [_short(v) for v in values]
 
 
 # the two terms
@@ -138,7 +124,7 @@ def terms(pre, tuned, x, sigma, label, x0=None):
     if x0 is not None:
         for name, term in (("w_DoG", domain + by_class), ("w_CFG", by_class)):
             found[name] = 1 + ((x0 - guess) * term).sum() / term.square().sum()
-    return {name: _short(value) for name, value in found.items()}
+    return {name: short(value) for name, value in found.items()}
 
 
 def _on_truth(config, pre, tuned, truth):
@@ -158,7 +144,7 @@ def _on_path(config, pre, tuned, states):
     label = torch.full((config.pictures,), config.label)
     at = range(0, config.steps, config.every)
     return [
-        dict(sigma=_short(config.sigmas[i])) | terms(pre, tuned, states[i], config.sigmas[i], label)
+        dict(sigma=short(config.sigmas[i])) | terms(pre, tuned, states[i], config.sigmas[i], label)
         for i in at
     ]
 
@@ -203,52 +189,6 @@ def walks(config, pre, tuned, axes):
         name: walk(main, guide, 1.0 if name == "none" else config.w, x_T, config.sigmas, axes)
         for name, guide in guides.items()
     }
-
-
-def walk(main, guide, w, x_T, sigmas, axes):
-    """One path: `states`, x at the beginning of every step, and there x and what both denoisers give, along
-    `axes` (D, d): `x`, `main`, `guide` (steps, n, d). Where w is 1 there is no guide."""
-    states, seen = [], dict(x=[], main=[], guide=[])
-
-    def watched(D, name):
-        def watching(x, sigma):
-            x0_hat = D(x, sigma)
-            seen[name].append(x0_hat.flatten(1) @ axes)
-            return x0_hat
-
-        return watching
-
-    def at_start(i, sigma, x, x0_hat):
-        states.append(x)
-        seen["x"].append(x.flatten(1) @ axes)
-
-    D = guided(watched(main, "main"), watched(guide, "guide"), w)
-    last(dpmpp_2m(D, x_T, sigmas, at_start))
-    return dict(states=states) | {name: torch.stack(v).double() for name, v in seen.items() if v}
-
-
-def beta(x, x0_hat):
-    """The slope of the denoiser on x over the samples, along each direction.
-    (steps, n, d) each -> (steps, d)"""
-    x, x0_hat = x - x.mean(1, keepdim=True), x0_hat - x0_hat.mean(1, keepdim=True)
-    return (x * x0_hat).sum(1) / x.square().sum(1)
-
-
-def narrowing(path, sigmas, w):
-    """Of each direction: `std` where the last step begins, the `change` of its log since the first, the
-    change by the `law`, and the part of it that is the guide's `push`."""
-    sigmas = sigmas[: len(path["x"])].log()
-    std = path["x"].std(1)
-    of_main = beta(path["x"], path["main"])
-    pushed = torch.zeros_like(of_main)
-    if "guide" in path:
-        pushed = (w - 1) * (of_main - beta(path["x"], path["guide"]))
-    return dict(
-        std=_listed(std[-1]),
-        change=_listed((std[-1] / std[0]).log()),
-        law=_listed(torch.trapezoid(1 - of_main - pushed, sigmas, dim=0)),
-        push=_listed(-torch.trapezoid(pushed, sigmas, dim=0)),
-    )
 
 
 # the domain along the way
@@ -312,9 +252,9 @@ def _odds(config, classifier, source, target, paths):
         noised |= {name: path["states"][i] for name, path in paths.items()}
         odds = {name: classifier(x.to(device), sigma) for name, x in noised.items()}
         for name, value in odds.items():
-            found[name].append(_short(value.mean()))
+            found[name].append(short(value.mean()))
         shares = (odds["truth"] > 0).float().mean(), (odds["source"] < 0).float().mean()
-        found["right"].append(_short(sum(shares) / 2))
+        found["right"].append(short(sum(shares) / 2))
     return found
 
 
