@@ -148,6 +148,7 @@ def test_presets_have_enough_seeds(name):
     seeds = lambda preset: problem(experiments.config(name, preset)).seeds
     few = dict(
         idea=(8, 8),
+        blur=(4, 2),
         closed=(12, 2),
         nulls=(8, 8),
         budget=(4, 4),
@@ -270,7 +271,7 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 @pytest.mark.parametrize("path", RECORDS, ids=[p.stem for p in RECORDS])
 def test_a_committed_record_is_a_full_run_with_its_provenance(path):
     record = json.loads(path.read_text())
-    few = dict(nulls=8, relatives=8, budget=4, null_branch=4, posters=1, photos_why=1)
+    few = dict(blur=4, nulls=8, relatives=8, budget=4, null_branch=4, posters=1, photos_why=1)
     least = few.get(path.stem) or (64 if path.stem in POINTS else 3)
     assert len(record["seeds"]) >= least and path.with_suffix(".png").exists()
     assert (

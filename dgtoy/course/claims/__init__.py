@@ -8,6 +8,7 @@ fixed before the runs; book/claims.md says which rules changed after a first loo
 import dataclasses
 from collections.abc import Callable
 
+from .blur import c32
 from .closed import c31
 from .completion import c29, c30
 from .images import c14_glyphs, c17
@@ -165,6 +166,13 @@ CLAIMS = (
         "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
         "nulls",
         c23,
+    ),
+    Claim(
+        "C32",
+        "The blurred self wants a blur of a few strokes, which held-out points find, and overshoots nowhere, "
+        "though DoG does",
+        "blur",
+        c32,
     ),
     Claim(
         "C24",
