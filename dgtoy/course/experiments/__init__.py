@@ -10,19 +10,8 @@ import importlib
 # need packed photographs, see `worlds.photos`
 PHOTOGRAPHS = ("photos", "photos_guides", "photos_plane", "photos_recipes", "photos_why")
 NAMES = (
-    *(
-        "exact",
-        "closed",
-        "transfer",
-        "size",
-        "forgetting",
-        "null_branch",
-        "dropout",
-        "gap",
-        "guides",
-        "nulls",
-    ),
-    *("relatives", "steps", "plane", "calibration", "budget"),
+    *("exact", "closed", "transfer", "size", "forgetting", "null_branch", "dropout", "gap"),
+    *("guides", "nulls", "blur", "relatives", "steps", "plane", "calibration", "budget"),
     *("images", "images_gap", "images_dogfit", "idea", "posters"),
     *PHOTOGRAPHS,
 )
