@@ -71,10 +71,12 @@ def _normal(z, log_mass):
 
 
 def gaussian(g, centres, std):
+    """Each class is one Gaussian around its centre."""
     return _mixture([(1.0, centre, std) for centre in centres])
 
 
 def uniform(g, centres, std):
+    """Each class fills a box around its centre evenly."""
     return Boxes(centres, 3**0.5 * std)
 
 

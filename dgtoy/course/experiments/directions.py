@@ -58,6 +58,7 @@ def short(value):
 
 
 def listed(values):
+    """Numbers to five digits, as a list."""
     return [short(v) for v in values]
 
 
