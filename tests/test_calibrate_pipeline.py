@@ -6,11 +6,30 @@ import types
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline, QwenImagePipeline, WanPipeline
 from helpers import refuses
 from PIL import Image
-from tiny import KINDS, XL, close, dit, dit_pipeline, pixart, random, sd, sd3, sdxl, text, unet
+from tiny import (
+    KINDS,
+    XL,
+    close,
+    dit,
+    dit_pipeline,
+    flux,
+    pixart,
+    qwen,
+    random,
+    sd,
+    sd3,
+    sdxl,
+    text,
+    unet,
+    vae,
+    wan,
+)
 
 from dgtoy import calibrate
+from dgtoy.course import practice
 from dgtoy.interop import advice, calibrate_pipeline, denoiser, guide_pipeline, lora_guide
 
 LEVELS = (5.0, 0.5)
@@ -29,9 +48,19 @@ def pictures(tmp_path):
 
 
 def latents(pipe, folder):
+    """What the network of a pipeline sees of the pictures: a video of one frame for Wan, and tokens of 2 x 2
+    latents for Flux and Qwen-Image."""
     images = [torch.from_numpy(np.array(Image.open(folder / f"{i}.png"))).permute(2, 0, 1) for i in range(N)]
-    z = pipe.vae.encode(torch.stack(images) / 127.5 - 1).latent_dist.mode()
-    return (z - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+    images, config = torch.stack(images) / 127.5 - 1, pipe.vae.config
+    if isinstance(pipe, WanPipeline | QwenImagePipeline):
+        z = pipe.vae.encode(images[:, :, None]).latent_dist.mode()
+        mean, std = (torch.tensor(v).view(-1, 1, 1, 1) for v in (config.latents_mean, config.latents_std))
+        z = (z - mean) / std
+    else:
+        z = (pipe.vae.encode(images).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+    if isinstance(pipe, FluxPipeline | QwenImagePipeline):
+        z = torch.nn.functional.unfold(z.flatten(1, -3), 2, stride=2).mT  # (N, L, 4 C)
+    return z
 
 
 def expected(pipe, z, main, guide, labelled, null, pre=None):
@@ -52,6 +81,7 @@ WITH_POOLED = TEXT | dict(
 ONES = torch.ones(N, 5)
 MASKS = dict(prompt_attention_mask=ONES, negative_prompt_attention_mask=ONES)
 IDS = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]])
+PLACES = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))  # of 16 tokens
 CASES = {
     "Stable Diffusion": (unet(), sd, TEXT, lambda h, p: dict(encoder_hidden_states=h)),
     "SDXL": (
@@ -76,6 +106,21 @@ CASES = {
         WITH_POOLED,
         lambda h, p: dict(encoder_hidden_states=h, pooled_projections=p),
     ),
+    "Flux, true CFG": (
+        KINDS["Flux, true CFG"][0],
+        flux,
+        WITH_POOLED,
+        lambda h, p: dict(
+            encoder_hidden_states=h, pooled_projections=p, txt_ids=torch.zeros(5, 3), img_ids=PLACES
+        ),
+    ),
+    "Qwen-Image, true CFG": (
+        KINDS["Qwen-Image, true CFG"][0],
+        qwen,
+        TEXT | dict(prompt_embeds_mask=ONES.long(), negative_prompt_embeds_mask=ONES.long()),
+        lambda h, p: dict(encoder_hidden_states=h, img_shapes=[[(1, 4, 4)]]),
+    ),
+    "Wan": (KINDS["Wan"][0], wan, TEXT, lambda h, p: dict(encoder_hidden_states=h)),
 }
 
 
@@ -84,15 +129,18 @@ def test_through_a_pipeline_it_is_calibrate_on_the_same_latents(kind, pictures):
     make, build, call, condition = CASES[kind]
     main, guide = random(1, make), random(2, make)
     pipe = guide_pipeline(build(main)[0], guide)
+    if getattr(pipe.vae.config, "latents_mean", None):  # in tests 0, of std 1
+        pipe.vae.register_to_config(latents_mean=[0.1, 0.0, -0.2, 0.3], latents_std=[0.5, 1.0, 2.0, 0.7])
     before = pipe.components
-    found = calibrate_pipeline(pipe, pictures, levels=(1e4, *LEVELS), **call)
+    size = None if hasattr(practice.network(pipe).config, "sample_size") else 16
+    found = calibrate_pipeline(pipe, pictures, levels=(1e4, *LEVELS), size=size, **call)
     assert all(pipe.components[name] is part for name, part in before.items())
     z = latents(pipe, pictures)
     labelled = lambda k: condition(HIDDEN[k], POOLED[k])
     reference = expected(pipe, z, main, guide, labelled, condition(NULL[:1], POOLED_NULL[:1]))
     close(found["plane"].sigmas, torch.tensor(LEVELS).double())
     close(found["plane"].weights, reference.weights, rtol=1e-3, atol=1e-3)
-    again = calibrate_pipeline(pipe, pictures, levels=LEVELS, batch=2, **call)  # other noise, the same rows
+    again = calibrate_pipeline(pipe, pictures, levels=LEVELS, size=size, batch=2, **call)  # other noise
     assert again["DoG"].weights.isfinite().all()
 
 
@@ -166,8 +214,13 @@ def test_what_cannot_be_calibrated_is_refused_and_the_pipeline_stays_guided(pict
     guided = guide_pipeline(plain, random(2, unet()))
     with refuses(f"pictures {tmp_path / 'none'} holds none"):
         calibrate_pipeline(guided, tmp_path / "none", **TEXT)
-    make, build, _ = KINDS["Flux, true CFG"]
-    flux = guide_pipeline(build(random(1, make))[0], random(2, make))
-    with refuses("a FluxPipeline's network takes latents", "expected (4, 8, 8), its autoencoder's"):
-        calibrate_pipeline(flux, pictures, size=16, **WITH_POOLED)
-    assert flux.transformer.domain == 1.25
+    make = KINDS["Flux, true CFG"][0]
+    one, pipe = text(N, 5, 12, seed=3), guide_pipeline(flux(random(1, make))[0], random(2, make))
+    with refuses("size is None, and the network does not tell it: sample_size is None"):
+        calibrate_pipeline(pipe, pictures, **WITH_POOLED)
+    with refuses("a FluxPipeline calls its network once; expected a negative prompt as well"):
+        calibrate_pipeline(pipe, pictures, size=16, prompt_embeds=one, pooled_prompt_embeds=POOLED)
+    pipe.vae = vae(8)
+    with refuses("a FluxPipeline's network takes latents (16, 16); expected (16, 32), its autoencoder's"):
+        calibrate_pipeline(pipe, pictures, size=16, **WITH_POOLED)
+    assert pipe.transformer.domain == 1.25

@@ -5,10 +5,12 @@ scheduler. What its network is given besides latents and time is not rebuilt her
 its network's first call kept.
 """
 
+import inspect
+
 import torch
 
 from .. import calibration
-from .calls import each_tensor, latents_of, rows_in
+from .calls import each_tensor, latents_of, pipeline_call, rows_in
 from .checks import network_name
 from .denoisers import denoiser
 from .guided import DomainGuidedModel
@@ -18,6 +20,7 @@ from .standin import StandIn
 
 LEVELS = (20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15)
 OWN = ("sample", "hidden_states", "timestep", "return_dict")  # inputs that are no condition
+PLACES = ("txt_ids", "img_ids")  # inputs of Flux that have no row for each picture
 ADVICE = (
     "This is about squared error alone: draw the same seeds with domain 1, 1.25 and 1.5, and keep the"
     " largest at which nothing saturates and no two pictures become alike."
@@ -36,7 +39,7 @@ def calibrate_pipeline(
     network's. call: what the pipeline's call needs besides, with one row for each picture; `class_labels` or
     `prompt_embeds` stand in for captions. out: a folder for calibration.json and calibration.png, w* over
     sigma. `advice` says in two sentences what it means. Raises ValueError for a pipeline that is not guided
-    by a second network, or whose latents are not pictures (B, C, H, W).
+    by a second network, or whose latents are not those of its autoencoder.
     """
     guided = getattr(pipe, network_name(pipe))
     if type(guided) is not DomainGuidedModel or guided.blur is not None:
@@ -48,18 +51,19 @@ def calibrate_pipeline(
         torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0]), pipe
     ).tolist()
     levels = [sigma for sigma in levels if low <= sigma <= high]
-    latents, conditions, null = [], [], None
+    latents, conditions, null, prompt = [], [], None, {}
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
         few = {k: v[rows] if hasattr(v, "__len__") and len(v) == len(images) else v for k, v in call.items()}
         z = encode(pipe, images[rows])
-        labelled, unlabelled = condition(pipe, z, few)
+        labelled, unlabelled, unadapted = condition(pipe, z, few, images.shape[-1])
         latents.append((z, torch.full((len(z),), start // batch)))
         conditions.append(labelled)
-        null = null or each_tensor(lambda v: v[:1] if v.ndim and len(v) == len(z) else v, unlabelled)
+        if null is None:
+            null, prompt = first_row(unlabelled, len(z)), first_row(unadapted, len(z))
     main = lambda k: denoiser(guided.finetuned, pipe.scheduler, **conditions[k[0]])
     own = denoiser(guided.finetuned, pipe.scheduler, **guided.own_null(null))
-    guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1))
+    guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1, prompt))
     found = {}
     for method, other, middle in (("DoG", guide, None), ("CFG", own, None), ("plane", guide, own)):
         rng = torch.Generator(z.device).manual_seed(seed)
@@ -105,21 +109,36 @@ def pixels(pipe):
     side = getattr(getattr(pipe, network_name(pipe)).config, "sample_size", None)
     if not isinstance(side, int):
         raise ValueError(f"size is None, and the network does not tell it: sample_size is {side}")
-    return side * factor(pipe)
-
-
-def factor(pipe):
-    """Pixels a side of a latent."""
-    return 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
 
 
 @torch.no_grad()
 def encode(pipe, images):
-    """Pictures as the latents that the pipeline starts from.  (B, 3, H, W) -> (B, C, h, w) float32"""
-    vae = pipe.vae
-    z = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode().float()
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return (z - shift) * vae.config.scaling_factor
+    """Pictures as the latents that the pipeline starts from, in float32.
+
+    (B, 3, H, W) -> (B, C, h, w); a video's network takes (B, C, 1, h, w), Flux and Qwen-Image pack each 2 x 2
+    latents, (B, h w / 4, 4 C).
+    """
+    vae, config = pipe.vae, pipe.vae.config
+    images = images.to(vae.device, vae.dtype)
+    if hasattr(config, "temperal_downsample"):  # an autoencoder of videos
+        images = images[:, :, None]
+    z = vae.encode(images).latent_dist.mode().float()
+    shift, scale = getattr(config, "shift_factor", None) or 0.0, getattr(config, "scaling_factor", 1.0)
+    if getattr(config, "latents_mean", None) is not None:
+        shift, std = (
+            torch.tensor(v).to(z).view(-1, *[1] * (z.ndim - 2))
+            for v in (config.latents_mean, config.latents_std)
+        )
+        scale = scale / std
+    z = (z - shift) * scale
+    return pipe._pack_latents(z, *z.shape[:2], *z.shape[-2:]) if hasattr(pipe, "_pack_latents") else z
+
+
+def first_row(inputs, n):
+    """The first row of every input that has one for each of n pictures."""
+    row = lambda v: v[:1] if v.ndim and len(v) == n else v
+    return {name: value if name in PLACES else each_tensor(row, value) for name, value in inputs.items()}
 
 
 class Seen(Exception):
@@ -131,17 +150,19 @@ class Recorder(StandIn):
 
     def __init__(self, net, calls):
         super().__init__(net, net)
-        self.calls, self.seen = calls, []
+        self.calls, self.seen, self.call = calls, [], {}
 
     def forward(self, *args, **kwargs):
         self.seen.append((args, kwargs))
+        self.call = pipeline_call()
         if len(self.seen) == self.calls:
             raise Seen
         return (torch.zeros_like(latents_of(args, kwargs)),)
 
 
-def condition(pipe, z, call):
-    """What the network is given besides latents and time for a batch of pictures, labelled and null.
+def condition(pipe, z, call, side):
+    """What the network is given besides latents and time for a batch of pictures: labelled, null, and the
+    null prompt as the guide has to see it. side: of the pictures in pixels.
 
     Raises ValueError if the pipeline's latents are not those of its autoencoder.
     """
@@ -149,14 +170,11 @@ def condition(pipe, z, call):
     guided, n = getattr(pipe, name), len(z)
     layout = guided.layout
     recorder = Recorder(guided.finetuned, 2 if layout.order == "apart" else 1)
-    side = (
-        {}
-        if "class_labels" in call
-        else dict(height=factor(pipe) * z.shape[2], width=factor(pipe) * z.shape[3])
-    )
+    wanted = inspect.signature(pipe.__call__).parameters
+    one = {k: v for k, v in dict(height=side, width=side, num_frames=1).items() if k in wanted}
     replace_network(pipe, name, recorder)
     try:
-        pipe(**side | call | {layout.scale: 4.0}, num_inference_steps=1, output_type="latent")
+        pipe(**one | call | {layout.scale: 4.0}, num_inference_steps=1, output_type="latent")
     except Seen:
         pass
     finally:
@@ -169,7 +187,12 @@ def condition(pipe, z, call):
             f"a {type(pipe).__name__}'s network takes latents {came}; expected {expected}, its autoencoder's"
         )
     given = [{k: v for k, v in kwargs.items() if k not in OWN} for _, kwargs in recorder.seen]
-    if layout.order == "apart":
-        return given
-    halves = [slice(n), slice(n, None)]
-    return [rows_in(given[0], rows, n) for rows in guided.ordered(*halves)]
+    if len(given) < recorder.calls:
+        raise ValueError(
+            f"a {type(pipe).__name__} calls its network once; expected a negative prompt as well"
+        )
+    if layout.order != "apart":
+        halves = [slice(n), slice(n, None)]
+        given = [rows_in(given[0], rows, n) for rows in guided.ordered(*halves)]
+    labelled, null = given
+    return labelled, null, guided.guides_prompt(null, recorder.call)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from ..samplers import check_interval
-from .adapters import WithoutAdapter, peft_layers
+from .adapters import WithoutAdapter
 
 
 class Layout(NamedTuple):
@@ -63,6 +63,7 @@ SHARED = (
 # the first that a network has is the width of its text
 WIDTHS = ("caption_channels", "cap_feat_dim", "text_dim", "joint_attention_dim", "cross_attention_dim")
 TEXT = ("hidden_size", "d_model", "vocab_size")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PARTS = {  # of the parts around two networks
     "scheduler": (
         "prediction_type",
@@ -75,10 +76,7 @@ PARTS = {  # of the parts around two networks
         "shift",
     ),
     "vae": ("latent_channels", "scaling_factor", "shift_factor", "block_out_channels"),
-    "text_encoder": TEXT,
-    "text_encoder_2": TEXT,
-    "text_encoder_3": TEXT,
-}
+} | dict.fromkeys(TEXT_ENCODERS, TEXT)
 
 
 def network_name(pipe):
@@ -174,33 +172,6 @@ def check_null(null, net):
         raise ValueError(
             f"null has encoder_hidden_states of width {text.shape[-1]}; expected {width}, as the network has"
         )
-
-
-def check_encoders(pipe, null):
-    """Raise if an adapter in a text encoder would have read the null prompt that the guide sees."""
-    encoders = {name: getattr(pipe, name, None) for name in PARTS if name.startswith("text_encoder")}
-    adapted = [
-        name
-        for name, encoder in encoders.items()
-        if encoder is not None and any(not m.disable_adapters for m in peft_layers(encoder))
-    ]
-    if not adapted:
-        return
-    if not null:
-        raise ValueError(
-            f"null is None and {adapted[0]} has an adapter; expected the null prompt as read without it"
-        )
-    net, null = bare(getattr(pipe, network_name(pipe))), null | null.get("added_cond_kwargs", {})
-    needed = ["encoder_hidden_states"]
-    if "pooled_projections" in inspect.signature(net.forward).parameters:
-        needed.append("pooled_projections")
-    if getattr(net.config, "addition_embed_type", None) == "text_time":
-        needed.append("text_embeds")
-    for name in needed:
-        if name not in null:
-            raise ValueError(
-                f"null lacks {name} and {adapted[0]} has an adapter; expected it as read without the adapter"
-            )
 
 
 def check_option(name, value):

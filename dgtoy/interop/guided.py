@@ -34,6 +34,7 @@ from .calls import (
     with_input,
 )
 from .checks import EVERYWHERE, LAYOUTS, OPTIONS, bare, check_networks, check_null, check_option, kind_of
+from .encoders import null_prompt
 from .levels import blurred_prediction, is_inside, level
 from .saved import reference, write_guide
 from .standin import StandIn
@@ -44,8 +45,9 @@ class DomainGuidedModel(StandIn):
 
     finetuned, pretrained: networks of one class (a key of LAYOUTS), also within torch.compile, DDP, FSDP or
     peft. null: inputs by name, such as `encoder_hidden_states` (1, ...) or `added_cond_kwargs` with
-    `text_embeds` (1, ...), that the guide sees in place of the pipeline's own null condition. DiT's guide
-    always sees its own null label, num_embeds_ada_norm.
+    `text_embeds` (1, ...), that the guide sees in place of the pipeline's own null condition; by default it
+    sees the pipeline's, read without the adapters that text encoders may have. DiT's guide always sees its
+    own null label, num_embeds_ada_norm.
 
     These four may be changed between calls, `pipe.unet.domain = 1.3`:
     domain: None, and guidance_scale is the weight w of Domain Guidance, D_pre + w (D_c - D_pre), in two
@@ -91,7 +93,8 @@ class DomainGuidedModel(StandIn):
         self.layout, self.null = LAYOUTS[kind_of(finetuned)], null or {}
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
         self.scheduler, self.source = scheduler, reference(pretrained)
-        self.run, self.steps, self.last_time, self.last_guide = None, 0, -math.inf, None  # for `every`
+        self.run, self.prompt = None, {}  # this run, and its null prompt as read without an adapter
+        self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # of this run, for `every`
         self.last_labelled, self.last_step = None, None  # where two branches are called apart
         self.warned = None  # the last warning, until guidance is on again
 
@@ -173,6 +176,7 @@ class DomainGuidedModel(StandIn):
         own = None if self.domain is None else self.finetuned(*args, **unlabelled(self.finetuned, kwargs))
         guide = None
         if self._is_asked(args, kwargs, call):
+            self._begin(kwargs, call)
             guide = self._guide(main, (args_c, kwargs_c), (args, kwargs), call)
         return self._parts(main, own, guide, w)[0]
 
@@ -230,6 +234,19 @@ class DomainGuidedModel(StandIn):
         return getattr(call.get("self"), "scheduler", self.scheduler)
 
     @torch.compiler.disable
+    def _begin(self, kwargs, call):
+        """In a run's first guided step nothing is left of the last run. kwargs: the null half's inputs."""
+        run = getattr(self._scheduler(call), "timesteps", None) if call else None  # of each run
+        if run is not self.run:
+            self.run, self.steps, self.prompt = run, 0, self.guides_prompt(kwargs, call)
+
+    def guides_prompt(self, kwargs, call):
+        """The null prompt of a pipeline's call as the guide has to see it, {} if that is as in kwargs."""
+        if self.null or self.blur is not None:
+            return {}
+        return null_prompt(call, kwargs, getattr(self.pretrained, "adapter", None))
+
+    @torch.compiler.disable
     def _is_asked(self, args, kwargs, call):
         """Whether the guide has a weight at this call's noise level; without an interval no device is waited
         for."""
@@ -241,6 +258,8 @@ class DomainGuidedModel(StandIn):
     def _three(self, args, kwargs, labelled, null, n, call):
         """Labelled, own null and the guide's answer for a batch of two halves; None where none is needed."""
         is_asked = self._is_asked(args, kwargs, call)
+        if is_asked:
+            self._begin(rows_in(kwargs, null, n), call)
         adapter = self._mixable_adapter()
         if is_asked and adapter:  # one forward for all
             with contextlib.suppress(BatchMismatch):
@@ -272,7 +291,7 @@ class DomainGuidedModel(StandIn):
         Then the guide is the fine-tuned network without its adapter, and sees what the pipeline gives.
         """
         same = isinstance(self.pretrained, WithoutAdapter) and self.pretrained.net is self.finetuned
-        if not same or self.null or self.every > 1:
+        if not same or self.null or self.prompt or self.every > 1:
             return None
         return sole_adapter(self.finetuned, self.pretrained.adapter)
 
@@ -292,10 +311,10 @@ class DomainGuidedModel(StandIn):
         """The guide's answer, its last one where it rests."""
         if self.every == 1:
             return self._call_guide(main, labelled, null, call)
-        time, run = self._time(*null, call), getattr(self._scheduler(call), "timesteps", None)
-        if run is not self.run or time >= self.last_time:  # a run sets its timesteps anew
+        time = self._time(*null, call)
+        if time >= self.last_time:  # another run, or its first step
             self.steps = 0
-        self.run, self.last_time = run, time
+        self.last_time = time
         if self.steps % self.every == 0 or sample_of(self.last_guide).shape != sample_of(main).shape:
             self.last_guide = self._call_guide(main, labelled, null, call)
         self.steps += 1
@@ -306,11 +325,13 @@ class DomainGuidedModel(StandIn):
         if self.blur is not None:
             return self._blurred(main, *labelled, call)
         args, kwargs = null
-        return call_as(self.pretrained, args, self.guide_null(kwargs, len(sample_of(main))))
+        inputs = self.guide_null(kwargs, len(sample_of(main)), self.prompt)
+        return call_as(self.pretrained, args, inputs)
 
-    def guide_null(self, kwargs, n):
-        """The null half's inputs, of n rows, as the guide sees them: with its own null condition."""
-        own = each_tensor(lambda v: v.expand(n, *v.shape[1:]), self.null)
+    def guide_null(self, kwargs, n, prompt):
+        """The null half's inputs, of n rows, as the guide sees them: with its own null condition, or a prompt
+        of `guides_prompt`."""
+        own = each_tensor(lambda v: v.expand(n, *v.shape[1:]), self.null or prompt)
         for name in own:
             own[name] = kwargs[name] | own[name] if isinstance(own[name], dict) else own[name]
         return unlabelled(self.pretrained, kwargs) | own

@@ -11,7 +11,8 @@ from ..dit.fast import fused
 from ..environment import needs
 from ..graphs import Captured
 from .adapters import WithoutAdapter, adapter_off
-from .checks import check_encoders, network_name
+from .checks import network_name
+from .encoders import check_encoders
 from .pipelines import put_guide, unguided
 
 TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
@@ -92,12 +93,13 @@ def lora_guide(net, adapter=None, null=None, domain="default", **options):
     guided in place -> the pipeline. adapter: which one of a pipeline's, by name; by default all. null,
     domain, options (interval, every): as in `guide_pipeline`, for a pipeline. Raises ValueError if the
     network carries no such adapter or the guide would not be its base: an adapter that is fused or changed
-    the weights below it, or one in a text encoder where no `null` is given, as it would read the null prompt.
+    the weights below it. Where one is in a text encoder too, the null prompt is read a second time without
+    it (Stable Diffusion 1, 2, XL, 3; elsewhere, or where embeddings come for text, `null` must be given).
     """
     if not isinstance(net, Preconditioned):
         name = network_name(net)
         tuned = unguided(getattr(net, name))
-        check_encoders(net, null)
+        check_encoders(net, null, adapter)
         with adapter_off(tuned, adapter):  # refuses an adapter that is not there
             return put_guide(net, WithoutAdapter(tuned, adapter), null, domain, **options)
     if not isinstance(net.net.y_embedder, LabelTables):

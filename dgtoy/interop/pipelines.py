@@ -1,6 +1,7 @@
 """Guides put into diffusers pipelines, and taken out again."""
 
-from .checks import EVERYWHERE, check_encoders, check_parts, kind_of, network_name
+from .checks import EVERYWHERE, check_parts, kind_of, network_name
+from .encoders import check_encoders
 from .guided import DomainGuidedModel
 from .levels import is_flow
 from .saved import reference
