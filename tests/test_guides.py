@@ -82,6 +82,7 @@ def test_options_change_between_calls_are_checked_and_told():
     for name, value, words in (
         ("domain", math.nan, "domain is nan; expected a finite number, or None"),
         ("domain", "1.3", "domain is 1.3; expected a finite number, or None"),
+        ("domain", True, "domain is True; expected a finite number, or None"),
         ("every", 0, "every is 0; expected 1 or more"),
         ("every", 1.5, "every is 1.5; expected 1 or more"),
         ("interval", (3.0, 1.0), "interval is (3.0, 1.0); expected 0 <= lo < hi"),
@@ -91,6 +92,10 @@ def test_options_change_between_calls_are_checked_and_told():
             setattr(pipe.unet, name, value)
         with refuses(words):
             guide_pipeline(sd(main)[0], None if name == "blur" else main, **{name: value})
+    with refuses("domian is no option; expected domain", error=AttributeError):
+        pipe.unet.domian = 2.0
+    with refuses("pretrained is the pipeline's own network; expected the one it was tuned from"):
+        guide_pipeline(pipe, pipe)
     assert pipe.unet.domain == 1.3 and pipe.unet.every == 2
     pipe.unet.domain, pipe.unet.interval, pipe.unet.every = None, (0.0, math.inf), 1
     assert np.array_equal(draw(pipe), plain)

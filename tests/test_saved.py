@@ -54,6 +54,9 @@ def test_the_interval_without_end_and_the_guides_own_null_condition_come_back(fo
     again = load_guide(load(folders / "guided"), folders / "guided").unet
     assert again.interval == (0.0, float("inf")) and again.domain is None
     close(again.null, own)
+    pipe.unet.null = {}
+    pipe.save_pretrained(folders / "guided")
+    assert not load_guide(load(folders / "guided"), folders / "guided").unet.null
 
 
 def test_an_adapter_and_the_blurred_self_come_back(tuned, tmp_path):  # noqa: F811

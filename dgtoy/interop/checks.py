@@ -1,5 +1,6 @@
 """What two networks, and the pipelines around them, must have in common for one to guide the other."""
 
+import difflib
 import inspect
 import math
 import numbers
@@ -175,13 +176,17 @@ def check_null(null, net):
 
 
 def check_option(name, value):
-    """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have."""
+    """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have, and
+    AttributeError for another name that one of them was meant by."""
+    meant = difflib.get_close_matches(name.lower(), OPTIONS, 1, 0.8)
+    if meant and name not in OPTIONS:
+        raise AttributeError(f"{name} is no option; expected {meant[0]}")
     if name == "interval":
         check_interval(value)
-    finite = isinstance(value, numbers.Real) and math.isfinite(value)
+    finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if name == "domain" and value is not None and not finite:
         raise ValueError(f"domain is {value}; expected a finite number, or None")
     if name == "blur" and value is not None and not (finite and value > 0):
         raise ValueError(f"blur is {value}; expected a finite width above 0, or None")
-    if name == "every" and not (isinstance(value, numbers.Integral) and value >= 1):
+    if name == "every" and not (finite and isinstance(value, numbers.Integral) and value >= 1):
         raise ValueError(f"every is {value}; expected 1 or more")

@@ -99,8 +99,7 @@ class DomainGuidedModel(StandIn):
         self.warned = None  # the last warning, until guidance is on again
 
     def __setattr__(self, name, value):
-        if name in OPTIONS:
-            check_option(name, value)
+        check_option(name, value)
         if name == "blur" and value is None and self.__dict__.get("blur") and not self.has_second():
             raise ValueError("blur is None; expected a width: this pipeline has no second network")
         super().__setattr__(name, value)

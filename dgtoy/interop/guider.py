@@ -78,8 +78,7 @@ class DomainGuidance(ClassifierFreeGuidance):
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def __setattr__(self, name, value):
-        if name in OPTIONS:
-            check_option(name, value)
+        check_option(name, value)
         super().__setattr__(name, value)
 
     def prepare_models(self, denoiser):

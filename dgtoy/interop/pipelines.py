@@ -27,7 +27,8 @@ def guide_pipeline(
     true_cfg_scale) is the weight w of Domain Guidance, best near 1.5, in two. null, interval (in sigma),
     every, blur: of `DomainGuidedModel`. Of a modular pipeline the guider is replaced. A guide that is there
     already is replaced; `unguide` gives back what was.
-    Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type.
+    Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type, or are
+    one and the same network.
     """
     name = network_name(pipe)
     guide = getattr(pretrained, name, pretrained)
@@ -35,6 +36,8 @@ def guide_pipeline(
         check_parts(pipe, pretrained)
     if blur is None:
         check_encoders(pipe, null)
+    if unguided(guide) is unguided(getattr(pipe, name)):
+        raise ValueError("pretrained is the pipeline's own network; expected the one it was tuned from")
     put_guide(pipe, unguided(guide), null, domain, interval=interval, every=every, blur=blur)
     if guide is not pretrained and not hasattr(pipe, "update_components"):
         getattr(pipe, name).source = reference(pretrained)  # the pipeline's own, not a part's folder

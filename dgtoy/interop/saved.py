@@ -31,8 +31,11 @@ def write_guide(guided, folder):
         told |= dict(guide="blur")
     else:
         told |= dict(guide="network", pretrained=guided.source)
+    tensors = pathlib.Path(folder) / f"{NAME}.safetensors"
     if guided.null:
-        write_safetensors(pathlib.Path(folder) / f"{NAME}.safetensors", _flat(guided.null), {})
+        write_safetensors(tensors, _flat(guided.null), {})
+    else:  # nor may another's, that was saved there before, be read with it
+        tensors.unlink(missing_ok=True)
     write_text(pathlib.Path(folder) / f"{NAME}.json", json.dumps(told, indent=1) + "\n")
 
 
