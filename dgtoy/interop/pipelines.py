@@ -36,8 +36,6 @@ def guide_pipeline(
         check_parts(pipe, pretrained)
     if blur is None:
         check_encoders(pipe, null)
-    if unguided(guide) is unguided(getattr(pipe, name)):
-        raise ValueError("pretrained is the pipeline's own network; expected the one it was tuned from")
     put_guide(pipe, unguided(guide), null, domain, interval=interval, every=every, blur=blur)
     if guide is not pretrained and not hasattr(pipe, "update_components"):
         getattr(pipe, name).source = reference(pretrained)  # the pipeline's own, not a part's folder
@@ -56,6 +54,8 @@ def put_guide(pipe, guide, null=None, domain="default", **options):
     if scheduler is not None and options.get("blur") is not None:
         is_flow(scheduler)  # refuses one whose levels are not known
     guided = DomainGuidedModel(network, guide, null, domain, scheduler=scheduler, **options)
+    if guide is network:
+        raise ValueError("pretrained is the pipeline's own network; expected the one it was tuned from")
     if hasattr(pipe, "update_components"):  # a modular pipeline
         from .guider import replace_guider
 
