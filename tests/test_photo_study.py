@@ -153,8 +153,9 @@ def test_every_guide_is_tried_at_every_stage(world):
     for target in config.targets:
         one = [tuple(r["frechet"]) for r in rows if r["target"] == target]
         assert len(set(one)) == len(one)  # no guide is another
-    found = photos_guides.crossings(record, "own null")
-    assert len(found) == 4 and all(len(pair) == 2 for pair in found)
+    at = lambda guide: photos_guides.distance(record, "food", 10, guide).mean()
+    ratio = photos_guides.relative(record, "food", 10, "own null")
+    assert ratio == pytest.approx(at("own null") / at("pre-trained"))
     guides = [g for g in photos_guides.GUIDES if g != "pre-trained"]
     assert set(claims.c15(record).parts) == {f"{s} steps: ahead of {g}" for s in (4, 10) for g in guides}
     assert len(claims.c24(record).parts) == 4

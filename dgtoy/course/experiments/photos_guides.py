@@ -6,12 +6,12 @@ D_guide + w (D_ft - D_guide), and every guide has its own weight, chosen on othe
 
 import dataclasses
 
-import numpy as np
 import torch
 
 from ...guidance import blurred, guided
 from ...relatives import interpolated
 from ...samplers import append_dims
+from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
 from ..photos import SECOND, chosen, finetuned, pretrained
@@ -33,6 +33,14 @@ GUIDES = {  # name: what it is
     "own null, blurred": "the fine-tune's density without a label, blurred",
     "self, blurred": "the fine-tune's own density with its label, blurred",
     "Gaussian": "no network: a Gaussian with the source's mean and spectrum",
+}
+COLOUR = {  # of the guides that are methods of their own
+    guide: plot.METHODS[method]["color"]
+    for guide, method in (
+        ("own null", "CFG"),
+        ("weaker self", "autoguidance"),
+        ("self, blurred", "blurred self"),
+    )
 }
 MIXED = {"a quarter of the way": 0.25, "half-way": 0.5, "three quarters": 0.75}
 
@@ -147,27 +155,30 @@ def distance(record, target, stage, guide):
     return held_out(rows(record, guide="none", **where) + rows(record, guide=guide, **where))
 
 
+def relative(record, target, stage, guide):
+    """The distance of a guide relative to the pre-trained model's, each at its own weight."""
+    mine, theirs = (distance(record, target, stage, name).mean() for name in (guide, "pre-trained"))
+    return mine / theirs
+
+
 def figure(record):
-    """Each guide's distance relative to the pre-trained model's, against how finished the fine-tune is."""
-    foot = "below 0 the guide is ahead of the pre-trained model"
-    with frame(["Which guide, and when?"], (10, 6), foot) as (fig, (ax,)):
-        for name in [g for g in GUIDES if g != "pre-trained"]:
-            points = np.array(crossings(record, name))
-            order = points[:, 0].argsort()
-            ax.plot(*points[order].T, marker="o", label=name)
-        ax.axhline(0, color="black", linewidth=1)
-        ax.set(xlabel="class error without guidance", ylabel="log FD(guide) / FD(pre-trained)")
-        ax.legend(fontsize=10, ncols=2)
+    """At every stage, target by target, each guide's distance relative to the pre-trained model's."""
+    config, others = record["config"], [guide for guide in GUIDES if guide != "pre-trained"]
+    titles = [f"after {stage:,} steps" for stage in config["stages"]]
+    foot = "each guide at its own w; right of the line the pre-trained model is ahead"
+    with frame(titles, (3 * len(titles) + 1, 4.6), foot, sharex=True, sharey=True) as (fig, axes):
+        for ax, stage in zip(axes, config["stages"], strict=True):
+            for marker, target in zip("o^sDvP", config["targets"]):
+                ratios = [relative(record, target, stage, guide) for guide in others]
+                ax.scatter(
+                    ratios, range(len(others)), c=[COLOUR.get(g, "black") for g in others], marker=marker
+                )
+                ax.scatter([], [], c="black", marker=marker, label=target)
+            ax.axvline(1, color="black", linewidth=1)
+            ax.set_yticks(range(len(others)), others)
+            ax.grid(axis="y", color="#EEEEEE")
+            ax.set_axisbelow(True)
+        axes[0].invert_yaxis()
+        axes[0].legend(fontsize=10)
+        axes[len(axes) // 2].set_xlabel("Fréchet distance relative to DoG")
     return fig
-
-
-def crossings(record, guide):
-    """(class error without guidance, mean log FD(guide) / FD(pre-trained)) of every target and stage."""
-    found = []
-    for target in record["config"]["targets"]:
-        for stage in record["config"]["stages"]:
-            none = rows(record, target=target, stage=stage, guide="none")[0]
-            error = 1 - np.mean(none.get("class_accuracy", np.nan))
-            ratio = distance(record, target, stage, guide) / distance(record, target, stage, "pre-trained")
-            found.append((error, np.log(ratio).mean()))
-    return found
