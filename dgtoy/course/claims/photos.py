@@ -190,7 +190,7 @@ def c17_photos(record):
         for w in config["learned"]
     }
     dog = {
-        t: ratio(_best(record, t, last, "DoG"), at_point(record, t, last, "plane", 1.0))
+        t: ratio(photos_plane.own(record, "DoG", t, last), at_point(record, t, last, "plane", 1.0))
         for t in config["targets"]
     }
     return over_seeds(
@@ -210,7 +210,10 @@ def c18_photos(record):
     none = {p: at_point(record, *p, "plane", 1.0) for p in places}
     weighed = {p: ratio(at_point(record, *p, "DoG", "calibrated"), none[p]) for p in places}
     walked = {p: ratio(at_point(record, *p, "DoG, from trajectories", "calibrated"), none[p]) for p in places}
-    search = {p: ratio(at_point(record, *p, "DoG", "calibrated"), _best(record, *p, "DoG")) for p in places}
+    search = {
+        p: ratio(at_point(record, *p, "DoG", "calibrated"), photos_plane.own(record, "DoG", *p))
+        for p in places
+    }
     name = lambda found: {f"{t}, {s} steps": r for (t, s), r in found.items()}
     parts = {f"better than more training: {n}": r[2] < 1 for n, r in name(weighed).items()}
     parts |= {f"within 5% of a search: {n}": r[2] < 1.05 for n, r in name(search).items()}
@@ -229,7 +232,9 @@ def c19_photos(record):
     config = record["config"]
     last = config["stages"][-1]
     found = {
-        f"{t}, against {m}": ratio(_best(record, t, last, "plane"), _best(record, t, last, m))
+        f"{t}, against {m}": ratio(
+            photos_plane.own(record, "plane", t, last), photos_plane.own(record, m, t, last)
+        )
         for t in config["targets"]
         for m in ("CFG", "DoG")
     }
@@ -241,9 +246,3 @@ def c19_photos(record):
         _listed(found),
         LOGS,
     )
-
-
-def _best(record, target, stage, family_):
-    """The distance at the best point of a family of the plane, chosen on other fine-tunes.  -> (S,)"""
-    found = photos_plane.families(record, target=target, stage=stage)
-    return held_out(found["none"] + found[family_])

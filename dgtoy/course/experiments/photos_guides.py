@@ -161,24 +161,28 @@ def relative(record, target, stage, guide):
     return mine / theirs
 
 
+def at_stage(ax, record, stage):
+    """After one stage, target by target, each guide's distance relative to the pre-trained model's."""
+    others = [guide for guide in GUIDES if guide != "pre-trained"]
+    colours = [COLOUR.get(guide, "black") for guide in others]
+    for marker, target in zip("o^sDvP", record["config"]["targets"]):
+        ratios = [relative(record, target, stage, guide) for guide in others]
+        ax.scatter(ratios, range(len(others)), c=colours, marker=marker)
+        ax.scatter([], [], c="black", marker=marker, label=target)
+    ax.axvline(1, color="black", linewidth=1)
+    ax.set_yticks(range(len(others)), others)
+    ax.set_ylim(len(others) - 0.5, -0.5)
+    ax.grid(axis="y", color="#EEEEEE")
+    ax.set_axisbelow(True)
+
+
 def figure(record):
-    """At every stage, target by target, each guide's distance relative to the pre-trained model's."""
-    config, others = record["config"], [guide for guide in GUIDES if guide != "pre-trained"]
-    titles = [f"after {stage:,} steps" for stage in config["stages"]]
-    foot = "each guide at its own w; right of the line the pre-trained model is ahead"
-    with frame(titles, (3 * len(titles) + 1, 4.6), foot, sharex=True, sharey=True) as (fig, axes):
-        for ax, stage in zip(axes, config["stages"], strict=True):
-            for marker, target in zip("o^sDvP", config["targets"]):
-                ratios = [relative(record, target, stage, guide) for guide in others]
-                ax.scatter(
-                    ratios, range(len(others)), c=[COLOUR.get(g, "black") for g in others], marker=marker
-                )
-                ax.scatter([], [], c="black", marker=marker, label=target)
-            ax.axvline(1, color="black", linewidth=1)
-            ax.set_yticks(range(len(others)), others)
-            ax.grid(axis="y", color="#EEEEEE")
-            ax.set_axisbelow(True)
-        axes[0].invert_yaxis()
+    """Every guide at every stage."""
+    stages = record["config"]["stages"]
+    foot = "Fréchet distance relative to DoG, each guide at its own w; right of the line DoG is ahead"
+    size, titles = (3 * len(stages) + 1, 4.6), [f"after {stage:,} steps" for stage in stages]
+    with frame(titles, size, foot, sharex=True, sharey=True) as (fig, axes):
+        for ax, stage in zip(axes, stages, strict=True):
+            at_stage(ax, record, stage)
         axes[0].legend(fontsize=10)
-        axes[len(axes) // 2].set_xlabel("Fréchet distance relative to DoG")
     return fig

@@ -16,7 +16,7 @@ from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
 from ..photos import chosen, finetuned, pretrained
-from ..records import best, caption, merge, rows, values
+from ..records import best, caption, held_out, merge, rows, values
 from ..worlds import photos
 from . import plane
 from .calibration import calibrated, weigh
@@ -131,9 +131,16 @@ compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets], _r
 
 
 def families(record, **where):
-    """The points of each method's family on the plane, calibrated weights aside.
-    -> {"none", "CFG", "DoG", "plane": rows}"""
-    return plane.families([r for r in rows(record, method="plane", **where) if r["a"] != "calibrated"])
+    """The points of each method's family, calibrated weights aside: of the plane, and of DogFit.
+    -> {"none", "CFG", "DoG", "plane", "DogFit": rows}"""
+    points = [r for r in rows(record, method="plane", **where) if r["a"] != "calibrated"]
+    return plane.families(points) | dict(DogFit=rows(record, method="DogFit", **where))
+
+
+def own(record, method, target, stage):
+    """The Fréchet distance of a method at the weights that are best on other fine-tunes.  -> (S,)"""
+    found = families(record, target=target, stage=stage)
+    return held_out(found["none"] + found[method])
 
 
 def figure(record):

@@ -6,6 +6,7 @@ A cell is one fine-tune by one recipe; every recipe of a seed starts from the sa
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
@@ -88,20 +89,22 @@ compute, run = in_cells(_cell, lambda config: [(t, r) for t in config.targets fo
 def figure(record):
     """The Fréchet distance of each method at its best weight, by recipe and by sampler."""
     config = record["config"]
-    first, places = config["samplers"][0], []
-    places += [(r, dict(recipe=r, sampler=first)) for r in config["recipes"]]
-    places += [(s, dict(recipe=MAIN, sampler=s)) for s in config["samplers"][1:]]
-    with frame(config["targets"], (10 * len(config["targets"]), 5), "each method at its best w") as (
-        fig,
-        axes,
-    ):
-        for ax, target in zip(axes, config["targets"], strict=True):
+    first, targets = config["samplers"][0], config["targets"]
+    places = {recipe: dict(recipe=recipe, sampler=first) for recipe in config["recipes"]}
+    places |= {sampler: dict(recipe=MAIN, sampler=sampler) for sampler in config["samplers"][1:]}
+    size, foot = (
+        (9 * len(targets), 4.2),
+        "each method at its best w; below, the first recipe by other samplers",
+    )
+    with frame([""] * len(targets), size, foot) as (fig, axes):
+        for ax, target in zip(axes, targets, strict=True):
             for method in ("none", *METHODS):
-                rows = [best(family(record, method, target=target, **where)) for _, where in places]
-                means = [sum(r["frechet"]) / len(r["frechet"]) for r in rows]
-                ax.plot(means, range(len(places)), "o", label=method, color=plot.METHODS[method]["color"])
-            ax.set_yticks(range(len(places)), [name for name, _ in places])
+                rows = [best(family(record, method, target=target, **where)) for where in places.values()]
+                means = [np.mean(r["frechet"]) for r in rows]
+                ax.plot(means, range(len(places)), label=method, **plot.METHODS[method] | dict(linestyle=""))
+            ax.set_yticks(range(len(places)), places)
+            ax.axhline(len(config["recipes"]) - 0.5, color="#CCCCCC", linewidth=1)
             ax.invert_yaxis()
-            ax.set_xlabel("Fréchet distance")
-            ax.legend()
+            ax.set(title=target, xlabel="Fréchet distance")
+            ax.legend(fontsize=11)
     return fig
