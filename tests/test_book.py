@@ -194,7 +194,7 @@ def test_the_landing_page_shows_the_picture_and_the_findings():
     page = parsed("index.html")
     assert any(load.endswith("idea.png") for load in page.loads)
     text = " ".join(" ".join(page.text).split())
-    assert "Six findings" in text and "Equal weight flatters DoG" in text
+    assert "Seven findings" in text and "Equal weight flatters DoG" in text
 
 
 @built

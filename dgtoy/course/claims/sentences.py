@@ -1,9 +1,10 @@
-"""The six findings of the README: one sentence each, with its number, its interval and where to look."""
+"""The seven findings of the README: one sentence each, with its number, its interval and where to look."""
 
 import numpy as np
 
-from ..intervals import ratio, resampled, student
-from ..records import family, held_out, load, of_method, row, values
+from ..experiments import photos_guides, photos_plane
+from ..intervals import ratio, resampled
+from ..records import family, load, of_method, row, values
 from ..tradeoff import CONTRACTION, area, with_contraction
 from .nulls import SELF, WIDE, against, at_equal_thickness, first
 from .photos import OUTSIDE, own
@@ -12,15 +13,9 @@ from .points import learned_domains, of_guide, share
 
 
 def sentences(out="figures"):
-    """All six as a numbered Markdown list, every number from the records in `out`."""
-    made = (trade_off, price, weaker_self, null_branch, small_images, photographs)
+    """All of them as a numbered Markdown list, every number from the records in `out`."""
+    made = (trade_off, price, weaker_self, null_branch, photographs, whose_guide, one_call)
     return "\n".join(f"{i}. {sentence(out)}" for i, sentence in enumerate(made, 1))
-
-
-def below(ratios):
-    """By how many percent ratios lie below 1 on average, from their logarithms.  -> (mean, low, high)"""
-    mean, low, high = 100 * (1 - np.exp(student(np.log(ratios))))
-    return mean, high, low
 
 
 def _span(found, digits=".1f", unit=""):
@@ -97,12 +92,6 @@ def null_branch(out):
     place = first(record)
     ideal = against(record, "exact null", "own null", **place)
     wide, own = (against(record, guide, "learned source", **place) for guide in (WIDE, SELF))
-    photos = load("photos", out)
-    blur = [
-        on_photographs(photos, "blurred self", "DoG", t)[0]
-        for t in photos["config"]["targets"]
-        if t != OUTSIDE
-    ]
     as_thick = [at_equal_thickness(record, guide, "learned source", **place)[0] for guide in (WIDE, SELF)]
     return (
         "**A better null branch would not help CFG, and on points DoG's guide may know as little as a "
@@ -111,33 +100,8 @@ def null_branch(out):
         "outside as with its own, for the same rise in energy distance; a round Gaussian as guide leaves "
         f"{_span(wide, '.2f')} times as many as the pre-trained model, and the fine-tune's own density, "
         f"blurred, {_span(own, '.2f')} times as many ({len(record['seeds'])} sources); at an equal loss "
-        f"of thickness instead these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times, and on photographs, "
-        f"inside the source, the blurred density's Fréchet distance lies {100 * (min(blur) - 1):.0f} to "
-        f"{100 * (max(blur) - 1):.0f}% above DoG's, each at its own weight "
+        f"of thickness these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times "
         f"{_source(record, '08_when_it_fails')}."
-    )
-
-
-def small_images(out):
-    """Each method at its own weight, in every regime of classes and images after the longest fine-tune."""
-    record = load("images", out)
-    steps, regimes = record["config"]["stages"][-1], record["config"]["grid"]
-
-    def at(method, classes, size):
-        return held_out(family(record, method, classes=classes, size=size, steps=steps))
-
-    gains = [below(at("DoG", *r) / at("CFG", *r)) for r in regimes]
-    means = sorted(g[0] for g in gains)
-    least, most = (f"{abs(g):.0f}% {'below' if g > 0 else 'above'}" for g in (means[0], means[-1]))
-    best = [np.argmin([at(m, *r).mean() for m in ("autoguidance", "CFG", "DoG")]) for r in regimes]
-    classes, size = regimes[-1]
-    return (
-        "**On small images DoG can be far ahead of CFG, and autoguidance is ahead of both:** over "
-        f"{len(regimes)} regimes of classes and images, each method at its own weight, DoG's Fréchet "
-        f"distance lies between {least} and {most} CFG's "
-        f"({_span(gains[-1], '.0f', '%')} below with {classes} classes of {size} images, "
-        f"{len(record['seeds'])} fine-tunes), and autoguidance's is the lowest in {best.count(0)} of "
-        f"{len(regimes)} {_source(record, '09_small_images')}."
     )
 
 
@@ -161,6 +125,51 @@ def photographs(out):
         f"({len(record['seeds'])} fine-tunes each); it is between {100 * (1 - min(weaker)):.0f}% below and "
         f"{100 * (max(weaker) - 1):.0f}% above that of autoguidance; inside the source precision rises "
         f"{mean('precision')} and recall falls {mean('recall')} {_source(record, '10_photographs')}."
+    )
+
+
+def whose_guide(out):
+    """On photographs: guides that know only a width, or only the target, against kin of the old model."""
+    record = load("photos_guides", out)
+    config = record["config"]
+    targets, last = config["targets"], config["stages"][-1]
+
+    def above(*guides, rival="pre-trained"):
+        """By how many percent the distance lies above a rival's, from the least to the most over targets."""
+        at = lambda guide, target: photos_guides.distance(record, target, last, guide).mean()
+        found = [100 * (at(g, t) / at(rival, t) - 1) for g in guides for t in targets]
+        return f"{min(found):.0f} to {max(found):.0f}%"
+
+    return (
+        f"**On photographs a width is not enough:** after {last:,} steps of fine-tuning, each guide at its "
+        "own weight, the Fréchet distance lies above DoG's with the fine-tune's own density, blurred, by "
+        f"{above('self, blurred')}, and with a Gaussian of the source's whole spectrum by "
+        f"{above('Gaussian')}, which is no guidance; a null branch trained as a network of its own makes "
+        f"CFG {above('unconditional', rival='own null')} worse; close to DoG come an early checkpoint "
+        f"({above('weaker self')}) and mixtures of pre-trained model and fine-tune "
+        f"({above(*photos_guides.MIXED)}; {len(targets)} targets, {len(record['seeds'])} fine-tunes each) "
+        f"{_source(record, '11_why_it_sharpens')}."
+    )
+
+
+def one_call(out):
+    """DogFit in one call a step, and the weights that held-out pictures ask for."""
+    record = load("photos_plane", out)
+    targets, last = record["config"]["targets"], record["config"]["stages"][-1]
+
+    def lower(distances):
+        """By how many percent they lie below no guidance, target by target."""
+        none = [photos_plane.own(record, "none", t, last).mean() for t in targets]
+        return " and ".join(f"{100 * (1 - d.mean() / n):.0f}%" for d, n in zip(distances, none))
+
+    own = lambda method: lower(photos_plane.own(record, method, t, last) for t in targets)
+    asked = lower(values(record, "frechet", target=t, stage=last, method="DoG") for t in targets)
+    return (
+        f"**Once trained, one call a step does it:** on photographs of {' and '.join(targets)} DogFit, a "
+        f"fine-tune that learns the guided field, lowers the Fréchet distance by {own('DogFit')} in one "
+        f"network call, DoG by {own('DoG')} in two; the weights that held-out pictures ask for change it by "
+        f"{asked.replace('-', '+')}, so the gain is no completion ({len(record['seeds'])} fine-tunes each) "
+        f"{_source(record, '10_photographs')}."
     )
 
 
