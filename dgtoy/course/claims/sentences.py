@@ -134,21 +134,25 @@ def whose_guide(out):
     config = record["config"]
     targets, last = config["targets"], config["stages"][-1]
 
-    def above(*guides, rival="pre-trained"):
-        """By how many percent the distance lies above a rival's, from the least to the most over targets."""
-        at = lambda guide, target: photos_guides.distance(record, target, last, guide).mean()
-        found = [100 * (at(g, t) / at(rival, t) - 1) for g in guides for t in targets]
+    def above(guide, target, rival="pre-trained"):
+        """By how many percent the distance lies above a rival's.  -> (mean, low, high)"""
+        both = (photos_guides.distance(record, target, last, name) for name in (guide, rival))
+        return [100 * (v - 1) for v in ratio(*both)]
+
+    def span(*guides, **rival):
+        """The same from the least to the most over guides and targets."""
+        found = [above(g, t, **rival)[0] for g in guides for t in targets]
         return f"{min(found):.0f} to {max(found):.0f}%"
 
+    blurred = [f"{_span(above('self, blurred', t), '.0f', '%')} on {t}" for t in targets]
     return (
         f"**On photographs a width is not enough:** after {last:,} steps of fine-tuning, each guide at its "
-        "own weight, the Fréchet distance lies above DoG's with the fine-tune's own density, blurred, by "
-        f"{above('self, blurred')}, and with a Gaussian of the source's whole spectrum by "
-        f"{above('Gaussian')}, which is no guidance; a null branch trained as a network of its own makes "
-        f"CFG {above('unconditional', rival='own null')} worse; close to DoG come an early checkpoint "
-        f"({above('weaker self')}) and mixtures of pre-trained model and fine-tune "
-        f"({above(*photos_guides.MIXED)}; {len(targets)} targets, {len(record['seeds'])} fine-tunes each) "
-        f"{_source(record, '11_why_it_sharpens')}."
+        "own weight, the Fréchet distance with the fine-tune's own density, blurred, lies above DoG's by "
+        f"{', '.join(blurred)}, and with a Gaussian of the source's whole spectrum by {span('Gaussian')}, "
+        "which is no guidance; a null branch trained as a network of its own makes CFG "
+        f"{span('unconditional', rival='own null')} worse; an early checkpoint ({span('weaker self')}) and "
+        f"mixtures of pre-trained model and fine-tune ({span(*photos_guides.MIXED)}) come close to DoG "
+        f"({len(record['seeds'])} fine-tunes each) {_source(record, '11_why_it_sharpens')}."
     )
 
 
@@ -157,19 +161,21 @@ def one_call(out):
     record = load("photos_plane", out)
     targets, last = record["config"]["targets"], record["config"]["stages"][-1]
 
-    def lower(distances):
-        """By how many percent they lie below no guidance, target by target."""
-        none = [photos_plane.own(record, "none", t, last).mean() for t in targets]
-        return " and ".join(f"{100 * (1 - d.mean() / n):.0f}%" for d, n in zip(distances, none))
+    def lower(method):
+        """By how many percent a method's distance lies below no guidance, target by target."""
+        both = lambda target: (photos_plane.own(record, m, target, last) for m in (method, "none"))
+        return {t: _turned([100 * (1 - v) for v in ratio(*both(t))]) for t in targets}
 
-    own = lambda method: lower(photos_plane.own(record, method, t, last) for t in targets)
-    asked = lower(values(record, "frechet", target=t, stage=last, method="DoG") for t in targets)
+    trained = " and ".join(f"{_span(v, '.0f', '%')} on {t}" for t, v in lower("DogFit").items())
+    two = " and ".join(f"{v[0]:.0f}%" for v in lower("DoG").values())
+    asked = [values(record, "frechet", target=t, stage=last, method="DoG").mean() for t in targets]
+    none = [photos_plane.own(record, "none", t, last).mean() for t in targets]
+    more = " and ".join(f"{100 * (a / n - 1):.0f}%" for a, n in zip(asked, none))
     return (
-        f"**Once trained, one call a step does it:** on photographs of {' and '.join(targets)} DogFit, a "
-        f"fine-tune that learns the guided field, lowers the Fréchet distance by {own('DogFit')} in one "
-        f"network call, DoG by {own('DoG')} in two; the weights that held-out pictures ask for change it by "
-        f"{asked.replace('-', '+')}, so the gain is no completion ({len(record['seeds'])} fine-tunes each) "
-        f"{_source(record, '10_photographs')}."
+        "**Once trained, one call a step does it:** DogFit, a fine-tune that learns the guided field, lowers "
+        f"the Fréchet distance by {trained} in one network call, DoG by {two} in two; with the weights that "
+        f"held-out pictures ask for DoG raises it by {more}, so the gain is no completion "
+        f"({len(record['seeds'])} fine-tunes each) {_source(record, '10_photographs')}."
     )
 
 
