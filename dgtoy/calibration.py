@@ -88,7 +88,7 @@ def calibrate(
             raise FloatingPointError(
                 f"the models are not finite at sigma = {sigmas[~finite][0]:g} in batch {k} of data"
             )
-        counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64)
+        counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64, device="cpu")
         host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
         sums += torch.einsum("rb,bns->rns", counts, rows.cpu())
@@ -100,7 +100,7 @@ def calibrate(
             f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
-    tails = torch.quantile(solved[1:], torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    tails = torch.quantile(solved[1:], torch.tensor([0.025, 0.975]).to(solved), dim=0)
     return Calibration(sigmas, solved[0], *tails)
 
 

@@ -8,9 +8,10 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import check_denoisers, check_points, check_whole
-from .samplers import Denoiser, normal, pairs
+from .samplers import Denoiser, check_finite, estimate, normal, pairs
 
 
+@torch.inference_mode(False)  # which knows no derivatives
 def log_likelihood(
     D: Denoiser,
     x: Tensor,
@@ -31,18 +32,24 @@ def log_likelihood(
     """
     check_denoisers(D=D)
     check_points(x=x)
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected points (B, *D)")
+    check_finite(x=x)
     levels = [sigma for sigma, _ in pairs(sigmas)]
     end = pairs(sigmas)[-1][1]
     levels = levels + [end] if end > 0 else levels
     if len(levels) < 2:
         raise ValueError(f"sigmas holds {len(levels)} level above 0; expected two or more")
     if probes is None:
-        directions = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
+        directions = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).unflatten(
+            1, (1, *x.shape[1:])
+        )
         directions = directions.expand(-1, *x.shape)  # (D, B, *D)
     else:
         shape = x.new_empty(check_whole("probes", probes, 1), *x.shape)
         directions = normal(shape, generator).sign() / math.sqrt(probes)  # (probes, B, *D)
-    x, total = x.contiguous(), x.new_zeros(len(x), dtype=torch.float64)
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    total = x.new_zeros(len(x), dtype=torch.float64)
     upward = levels[::-1]
     for low, high in zip(upward[:-1], upward[1:]):
         step, middle = math.log(high / low), math.sqrt(low * high)
@@ -52,7 +59,7 @@ def log_likelihood(
         fourth, d_fourth = _slope(D, x + step * third, high, directions)
         x = x + step / 6 * (first + 2 * second + 2 * third + fourth)
         total += step / 6 * (d_first + 2 * d_second + 2 * d_third + d_fourth)
-    eps = (x - D(x, x.new_full((), upward[-1]))).detach().double().flatten(1) / upward[-1]  # (B, D)
+    eps = (x - estimate(D, x, upward[-1])).detach().double().flatten(1) / upward[-1]  # (B, D)
     prior = -(eps**2 / 2 + math.log(upward[-1]) + math.log(2 * math.pi) / 2).sum(1)
     return prior + total
 
@@ -65,6 +72,6 @@ def _slope(D, x, sigma, directions):
         for v in directions:
             with forward_ad.dual_level():
                 dual = forward_ad.make_dual(x, v.contiguous())
-                slope, along = forward_ad.unpack_dual(dual - D(dual, x.new_full((), sigma)))
+                slope, along = forward_ad.unpack_dual(dual - estimate(D, dual, sigma))
             change += (v * along).flatten(1).sum(1).double()
     return slope, change

@@ -40,6 +40,7 @@ class MLP(nn.Module):
     initial weights. Raises ValueError for sizes or a sigma_data that cannot be.
     """
 
+    @torch.random.fork_rng(devices=[])  # torch's layers draw weights of their own, which are overwritten
     def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
         super().__init__()
         least = dict(dim=1, num_classes=0, width=1, depth=0, seed=-math.inf)

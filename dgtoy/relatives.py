@@ -74,6 +74,8 @@ def cfg_zero_star(
     all but the first. Fan et al. 2025 (arXiv 2503.18886), algorithm 1.
     """
     still_above = check_number("still_above", still_above)
+    if math.isnan(still_above):
+        raise ValueError("still_above is nan; expected a noise level")
 
     def line(x, sigma, x0_hat, other):
         still = x / (1 + check_sigma(sigma, x))
@@ -184,13 +186,14 @@ def cfg_plus_plus(strength: float, sigmas: Tensor) -> Callable[[Tensor], Tensor]
     Chung et al. 2024 (arXiv 2406.08070), algorithm 2.
     """
     strength = _finite("strength", strength)
-    levels, ends = torch.tensor(pairs(sigmas), dtype=torch.float64).T
+    levels, ends = torch.tensor(pairs(sigmas), dtype=torch.float64, device="cpu").T
 
     def w(sigma):
-        sigma = check_numbers("sigma", sigma, torch.float64).double().cpu()
-        off, i = (sigma[..., None] / levels - 1).abs().min(-1)
-        if (off > 1e-5).any():
-            raise ValueError(f"sigma is {sigma[off > 1e-5][0]:g}; expected a level of the schedule")
+        sigma = check_numbers("sigma", sigma, torch.float64) + 0.0
+        rounding = max(1e-5, torch.finfo(sigma.dtype).eps)
+        off, i = (sigma.double().cpu()[..., None] / levels - 1).abs().min(-1)
+        if (off > rounding).any():
+            raise ValueError(f"sigma is {sigma[off > rounding][0]:g}; expected a level of the schedule")
         return strength * levels[i] / (levels[i] - ends[i])
 
     return w
@@ -200,15 +203,21 @@ def cfg_plus_plus(strength: float, sigmas: Tensor) -> Callable[[Tensor], Tensor]
 class Stepwise:
     """A weight w(sigma) that is constant between levels: weights (n,) for sigmas (n + 1,), which fall.
 
-    Beyond the levels it keeps its first and its last value.
+    At a level, in sigma's own precision, begins the weight of the step down from it. Beyond the levels w
+    keeps its first and its last value. Raises ValueError for levels that do not fall, or of another number.
     """
 
     sigmas: Tensor
     weights: Tensor
 
+    def __post_init__(self):
+        steps, shape = len(pairs(self.sigmas)), tuple(self.weights.shape)
+        if shape != (steps,):
+            raise ValueError(f"weights has shape {shape}; expected ({steps},), one for each step of sigmas")
+
     def __call__(self, sigma):
-        sigma = check_numbers("sigma", sigma, torch.float64)
-        inner = self.sigmas[1:-1].to(sigma.device)
+        sigma = check_numbers("sigma", sigma, torch.float64) + 0.0
+        inner = self.sigmas[1:-1].to(sigma)
         return self.weights.to(sigma.device)[(sigma[..., None] <= inner).sum(-1)]
 
 

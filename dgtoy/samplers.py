@@ -187,15 +187,21 @@ def _sampler(steps):
     def sample(D, x_T, sigmas, *args, **kwargs):
         check_denoisers(D=D)
         check_points(x_T=x_T)
-        if x_T.is_cpu and not x_T.isfinite().all():
-            raise ValueError("x_T holds values that are not finite; expected noise of level sigmas[0]")
+        check_finite(x_T=x_T)
         pairs(sigmas)
-        return steps(functools.partial(_estimate, D), x_T, sigmas, *args, **kwargs)
+        return steps(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs)
 
     return sample
 
 
-def _estimate(D, x, sigma):
+def check_finite(**given):
+    """Raise ValueError, naming it, for points on the CPU that are not finite; a GPU would be waited for."""
+    for name, x in given.items():
+        if x.is_cpu and not x.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite; expected finite points")
+
+
+def estimate(D, x, sigma):
     """D(x, sigma) for a number sigma, in x's dtype. Raises ValueError for an estimate of another shape."""
     x0_hat = D(x, x.new_full((), sigma))
     if not torch.is_tensor(x0_hat) or x0_hat.shape != x.shape:
@@ -345,12 +351,13 @@ def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
 def normal(x, generator=None):
     """Standard normals like x; a list of generators draws the entries of x's first axis one by one."""
     if isinstance(generator, (list, tuple)):
-        if len(generator) != len(x):
+        if [len(generator)] != list(x.shape[:1]):
             raise ValueError(
-                f"generator holds {len(generator)} generators; expected {len(x)}, "
-                f"one for each entry of x {tuple(x.shape)}"
+                f"generator holds {len(generator)} generators; "
+                f"expected one for each entry of x {tuple(x.shape)}"
             )
-        return torch.stack([normal(row, g) for row, g in zip(x, generator)])
+        rows = [normal(row, g) for row, g in zip(x, generator)]
+        return torch.stack(rows) if rows else x
     check_generator(generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)

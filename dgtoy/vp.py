@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from .checks import check_numbers, check_whole
 from .guidance import check_weights, guided
 from .samplers import append_dims, normal
 
@@ -28,7 +29,7 @@ def respaced(n):
 
     Nichol & Dhariwal 2021. Raises ValueError unless 1 <= n <= 1000.
     """
-    if not 1 <= n <= TIMES:
+    if not 1 <= check_whole("n", n) <= TIMES:
         raise ValueError(f"n is {n}; expected 1 to {TIMES} steps")
     stride = (TIMES - 1) / max(1, n - 1)
     return [round(i * stride) for i in range(n)]
@@ -47,7 +48,13 @@ def strided(n):
 
 
 def sigma_to_t(sigma):
-    """The training time of a noise level, linear in ln sigma, 0 to 999.  (...) -> (...) float32"""
+    """The training time of a noise level, linear in ln sigma, 0 to 999.  (...) -> (...) float32
+
+    Raises ValueError for a level below 0.
+    """
+    sigma = check_numbers("sigma", sigma, torch.float64)
+    if sigma.is_cpu and not (sigma >= 0).all():
+        raise ValueError(f"sigma is {sigma[~(sigma >= 0)][0]:g}; expected noise levels >= 0")
     levels = _sigmas(sigma.device).log()  # ascending
     where = sigma.double().log()
     i = torch.searchsorted(levels, where).clamp(1, TIMES - 1)
@@ -56,6 +63,9 @@ def sigma_to_t(sigma):
 
 def t_to_sigma(t):
     """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32"""
+    t = check_numbers("t", t, torch.float64)
+    if t.is_cpu and t.isnan().any():
+        raise ValueError(f"t is nan; expected times from 0 to {TIMES - 1}")
     levels, t = _sigmas(t.device).log(), t.double().clamp(0, TIMES - 1)
     i = t.long().clamp(max=TIMES - 2)
     return (levels[i] + (t - i) * (levels[i + 1] - levels[i])).exp().float()
@@ -76,9 +86,9 @@ class Process:
     """
 
     def __init__(self, times=range(TIMES)):
-        times = self.times = torch.as_tensor(list(times))
-        ascending = len(times) and times[0] >= 0 and times[-1] < TIMES and (times.diff() > 0).all()
-        if not ascending:
+        times = self.times = check_numbers("times", list(times))
+        whole = times.ndim == 1 and len(times) and not times.is_floating_point()
+        if not whole or times[0] < 0 or times[-1] >= TIMES or not (times.diff() > 0).all():
             raise ValueError(
                 f"times is {times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}"
             )

@@ -47,6 +47,14 @@ def test_an_unfinished_fine_tune_asks_for_one_over_alpha(world, alpha):
     assert ((found.high - found.low) < 0.2 / alpha).all()
 
 
+def test_torch_s_default_device_changes_nothing():
+    x0, levels = torch.linspace(0, 2, 50, dtype=torch.float64)[:, None], torch.tensor(LEVELS)
+    expected = calibrate(NARROW, WIDE, x0, levels, generator=seeded(), resamples=20)
+    with torch.device("meta"):  # which has no numbers
+        found = calibrate(NARROW, WIDE, x0, levels, generator=seeded(), resamples=20)
+    assert torch.equal(found.weights, expected.weights) and torch.equal(found.high, expected.high)
+
+
 @given(st.floats(0.05, 5))
 @settings(max_examples=10)
 def test_on_the_same_points_alpha_times_its_weight_is_the_same_for_every_alpha(alpha):

@@ -12,7 +12,7 @@ import torch
 from helpers import refuses
 from safetensors.torch import load_file, save_file
 
-from dgtoy import cfg, domain_guidance, euler, guided, heun, karras, last
+from dgtoy import MLP, cfg, domain_guidance, euler, guided, heun, karras, last
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.course.bench.dit import network
 from dgtoy.dit import (
@@ -410,6 +410,28 @@ def test_the_network_alone_refuses_other_sizes_too():
     for change in (dict(input_size=5), dict(num_heads=3), dict(hidden_size=18)):
         with refuses("input_size, patch_size, hidden_size, num_heads are", str(*change.values())):
             DiT(**SMALL | change)
+    for change in (dict(depth=-1), dict(in_channels=0), dict(num_classes=-2)):
+        with refuses("{} is {}; expected".format(*next(iter(change.items())))):
+            DiT(**SMALL | change)
+    with refuses("input_size is 4.0; expected a whole number", error=TypeError):
+        DiT(**SMALL | dict(input_size=4.0))
+
+
+def test_a_network_is_whole_in_double_precision_too():
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = EDM(awake().with_classes(5))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in net.net.state_dict().values()} == {torch.float64}
+    assert net.denoiser(4)(images(2), 0.7).dtype == torch.float32
+
+
+def test_torch_s_own_random_numbers_stay_where_they_are():
+    before = torch.get_rng_state()
+    awake().with_classes(5)
+    MLP(num_classes=3).with_classes(2, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_clones_and_new_classes_of_a_denoiser_share_nothing():

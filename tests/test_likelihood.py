@@ -72,3 +72,23 @@ def test_what_is_no_schedule_or_no_number_of_directions_is_refused():
         log_likelihood(world.denoise, x, [1.0, 2.0])
     with refuses("probes is 0"):
         log_likelihood(world.denoise, x, LEVELS, probes=0)
+
+
+def test_points_that_are_none_or_an_estimate_of_another_shape_are_refused():
+    world, x = gaussian(), torch.zeros(2, 3, dtype=torch.float64)
+    for bad in (x[0], x[0, 0]):
+        with refuses("expected points (B, *D)"):
+            log_likelihood(world.denoise, bad, LEVELS)
+    with refuses("x holds values that are not finite"):
+        log_likelihood(world.denoise, x / 0, LEVELS)
+    with refuses("D gives a Tensor of torch.float64, shape (1, 3); expected an estimate of x (2, 3)"):
+        log_likelihood(lambda x, sigma: world.denoise(x, sigma)[:1], x, LEVELS)
+
+
+def test_no_points_have_no_likelihood_and_inference_mode_changes_none():
+    world, x = gaussian(), torch.zeros(2, 3, dtype=torch.float64)
+    for probes in (None, 2):
+        assert log_likelihood(world.denoise, x[:0], LEVELS, probes).shape == (0,)
+    with torch.inference_mode():
+        within = log_likelihood(world.denoise, torch.zeros_like(x), LEVELS)
+    assert torch.equal(within, log_likelihood(world.denoise, x, LEVELS))

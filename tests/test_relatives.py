@@ -40,6 +40,8 @@ def test_each_keeps_the_contract_of_guidance(name):
         method(MAIN, GUIDE, math.nan)
     with refuses("guide is None", error=TypeError):
         method(MAIN, None, 2.0)
+    with refuses("still_above is nan"):
+        relatives.cfg_zero_star(MAIN, GUIDE, 2.0, still_above=math.nan)
     with refuses("main (6, 2), guide (1, 2)"):
         method(MAIN, lambda x, sigma: GUIDE(x, sigma)[:1], 2.0)(X, 0.7)
 
@@ -292,6 +294,25 @@ def test_a_stepwise_weight_is_constant_between_its_levels():
     assert w(asked).tolist() == [1, 1, 1, 2, 2, 3, 3, 3] and w(torch.tensor(3.0)) == 1
     x0 = last(dpmpp_2m(guided(MAIN, GUIDE, w), SIGMAS[0] * X, SIGMAS))
     assert x0.isfinite().all()
+    for sigmas, weights in ((LEVELS.flip(0), [1.0, 2.0, 3.0]), (LEVELS, [1.0, 2.0])):
+        with refuses("expected" if len(weights) == 2 else "must decrease"):
+            relatives.Stepwise(sigmas, torch.tensor(weights))
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.half, torch.bfloat16))
+def test_each_step_of_a_sampler_has_its_own_weight_whatever_the_precision(dtype):
+    """The levels reach a weight rounded to the precision of x, half of them upward."""
+    x, asked = SIGMAS[0].to(dtype) * torch.ones(1, 2, dtype=dtype), []
+    by_step = relatives.Stepwise(SIGMAS, torch.arange(10.0))
+    for w in (by_step, relatives.cfg_plus_plus(1.0, SIGMAS)):
+        noted = lambda sigma: asked.append(float(w(sigma))) or 1.5
+        last(euler(guided(lambda x, sigma: x / 2, lambda x, sigma: x / 3, noted), x, SIGMAS))
+    assert asked[:10] == list(range(10))
+    close(torch.tensor(asked[10:], dtype=torch.float64), SIGMAS[:-1] / (SIGMAS[:-1] - SIGMAS[1:]))
+    strength = torch.tensor(1.0)
+    with torch.device("meta"):  # the default device changes nothing
+        w = relatives.cfg_plus_plus(strength, SIGMAS)
+    assert w(SIGMAS[9]) == 1
 
 
 def test_self_consistency_refuses_what_it_cannot_use():

@@ -143,6 +143,13 @@ def test_a_list_of_generators_gives_each_seed_the_noise_it_has_alone():
         close(together[k], last(ancestral(D, x[k], sigmas, generator)))
 
 
+def test_no_generators_draw_nothing_and_a_point_alone_takes_no_list():
+    D, sigmas = gaussian(0.0, 1.0).denoise, karras(5, 0.1, 3.0)
+    assert last(ancestral(D, torch.ones(0, 1), sigmas, [])).shape == (0, 1)
+    with refuses("generator holds 1 generators"):
+        last(ancestral(lambda x, sigma: x / 2, torch.tensor(1.0), sigmas, [torch.Generator()]))
+
+
 def test_a_list_of_too_few_generators_is_refused():
     with refuses("generator", "2", "3"):
         last(

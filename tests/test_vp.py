@@ -178,6 +178,15 @@ def test_bad_input():
         vp.Process([5, 5, 7])
     with refuses("expected ascending whole numbers from 0 to 999"):
         vp.Process([0, 1000])
+    with refuses("expected ascending whole numbers from 0 to 999"):
+        vp.Process([0.5, 1.5])
+    with refuses("n is 2.5; expected a whole number", error=TypeError):
+        vp.respaced(2.5)
+    for sigma in (-1.0, torch.tensor([1.0, math.nan])):
+        with refuses("expected noise levels >= 0"):
+            vp.sigma_to_t(sigma)
+    with refuses("t is nan; expected times from 0 to 999"):
+        vp.t_to_sigma(torch.tensor([1.0, math.nan]))
     with refuses("w is nan"):
         vp.guided_noise(None, None, math.nan)
     with refuses("channels is 3; expected 1 to 1"):
@@ -196,6 +205,7 @@ def test_a_training_time_and_its_noise_level_are_each_others_inverse():
     close(vp.t_to_sigma(torch.arange(1000)).double(), sigmas, rtol=1e-6, atol=0)
     t = torch.tensor([0.0, 0.25, 17.5, 500.75, 999.0])
     close(vp.sigma_to_t(vp.t_to_sigma(t)), t, rtol=0, atol=1e-3)
+    assert vp.t_to_sigma(7) == vp.t_to_sigma(torch.tensor(7.0)) == sigmas[7].float()
     assert vp.t_to_sigma(torch.tensor(-3.0)) == vp.t_to_sigma(torch.tensor(0.0))
 
 

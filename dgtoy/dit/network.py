@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from ..checks import check_whole
 from ..vp import t_to_sigma
 
 CONFIGS = {
@@ -39,6 +40,7 @@ class DiT(nn.Module):
 
     recompute = False
 
+    @torch.random.fork_rng(devices=[])  # torch's layers draw weights of their own, which are overwritten
     def __init__(
         self,
         input_size=32,
@@ -56,7 +58,13 @@ class DiT(nn.Module):
         super().__init__()
         if velocity and flow:
             raise ValueError("velocity and flow are both True; expected one kind of output")
-        least = min(input_size, patch_size, hidden_size, num_heads)
+        check_whole("in_channels", in_channels, 1)
+        check_whole("depth", depth, 0)
+        check_whole("num_classes", num_classes, 0)
+        sizes = dict(
+            input_size=input_size, patch_size=patch_size, hidden_size=hidden_size, num_heads=num_heads
+        )
+        least = min(check_whole(name, size) for name, size in sizes.items())
         if least < 1 or input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
                 "input_size, patch_size, hidden_size, num_heads are "
@@ -106,6 +114,7 @@ class DiT(nn.Module):
                 h = block(h, c)
         return self.final_layer(h, c)
 
+    @torch.random.fork_rng(devices=[])
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
@@ -276,4 +285,4 @@ def position_embedding(hidden_size, side):
     angle = torch.arange(side, dtype=torch.float64)[:, None] * omega  # (side, hidden / 4)
     axis = torch.cat([angle.sin(), angle.cos()], -1)  # (side, hidden / 2)
     column, row = axis.expand(side, side, -1), axis[:, None].expand(side, side, -1)
-    return torch.cat([column, row], -1).flatten(0, 1)[None].float()
+    return torch.cat([column, row], -1).flatten(0, 1)[None].to(torch.get_default_dtype())
