@@ -100,7 +100,7 @@ def calibrate(
             f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
-    tails = torch.quantile(solved[1:], torch.tensor([0.025, 0.975]).to(solved), dim=0)
+    tails = torch.quantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
     return Calibration(sigmas, solved[0], *tails)
 
 
