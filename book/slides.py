@@ -64,7 +64,7 @@ def formula(tex, options):
     """A formula as MathJax wants it; what stands side by side in a notebook stands in lines here, larger."""
     if not options["display_mode"]:
         return html.escape(rf"\({tex}\)")
-    lines = re.split(r"\s*\\qquad\s*\\qquad\s*", tex)
+    lines = [tex] if r"\begin" in tex else re.split(r"\s*(?:\\qquad\s*)+", tex)
     return html.escape(
         r"\["
         + (r"\begin{gathered}" + r"\\[1ex]".join(lines) + r"\end{gathered}" if lines[1:] else tex)

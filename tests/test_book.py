@@ -417,3 +417,48 @@ def test_the_search_finds(chrome, tmp_path):
             "setTimeout(() => done(found().map(a => a.getAttribute('href'))), 3000)"
         )
     assert not console and any("04_domain_guidance_exactly" in hit for hit in hits)
+
+
+SCROLLS = "e => e.scrollWidth > e.clientWidth + 1"
+CUT = """
+const cut = [...document.querySelectorAll("article mjx-container")].filter(e => {
+  const place = e.closest("td, p, li, dd, div");
+  const ratio = parseFloat(e.style.fontSize) / parseFloat(e.dataset.size);
+  return e.getBoundingClientRect().right > place.getBoundingClientRect().right + 1 && ratio > .59;
+});
+done(cut.map(e => e.textContent.slice(0, 80)));"""
+TAP = """
+const figure = document.querySelector("article .cell_output img"), before = figure.clientWidth;
+figure.click();
+const large = document.querySelector("dialog[open] img");
+const found = [before, large.clientWidth];
+large.click();
+setTimeout(() => done([...found, document.querySelectorAll("dialog").length]), 50);"""
+
+
+@browsed
+def test_on_a_phone_code_is_broken_formulas_fit_and_a_tap_shows_a_figure_large(chrome, tmp_path):
+    with served() as site, browser(chrome, tmp_path, width=390) as b:
+        for page in ("notebooks/04_domain_guidance_exactly.html", "cards.html"):
+            b.open(site + page)
+            assert b.run(CUT) == [], page
+        b.open(site + "notebooks/04_domain_guidance_exactly.html")
+        assert b.run(f"done([...document.querySelectorAll('.cell_input pre')].filter({SCROLLS}).length)") == 0
+        before, large, left = b.run(TAP)
+    assert before < 390 and large > 800 and left == 0
+
+
+@browsed
+def test_on_a_phone_the_claims_are_blocks_that_name_their_columns(chrome, tmp_path):
+    label = "getComputedStyle(document.querySelector('table.blocks td:nth-child(4)'), '::before').content"
+    with served() as site, browser(chrome, tmp_path, width=390) as b:
+        b.open(site + "claims.html")
+        assert "ours, with its interval" in b.run(f"done({label})")
+        assert (
+            b.run(
+                f"done([...document.querySelectorAll('.table-wrapper:has(.blocks)')].filter({SCROLLS}).length)"
+            )
+            == 0
+        )
+        b.open(site + "pipelines.html")  # words of three letters need no blocks
+        assert b.run("done(document.querySelectorAll('table.blocks').length)") == 0
