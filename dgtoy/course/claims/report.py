@@ -56,9 +56,14 @@ def refresh(out="figures"):
 
 
 def filled(text, places, out):
-    """A Markdown text with every place <!-- name --> of `places` filled from the records in `out`."""
+    """A Markdown text with every place <!-- name --> of `places` filled from the records in `out`, or with
+    what is missing."""
     for name in places:
-        text = put(text, name, TABLES[name](pathlib.Path(out)))
+        try:
+            table = TABLES[name](pathlib.Path(out))
+        except FileNotFoundError as missing:
+            table = f"{missing}."
+        text = put(text, name, table)
     return text
 
 
