@@ -10,6 +10,7 @@ import torch
 
 from dgtoy import shipped, theory
 from dgtoy.course.claims.photos_why import c20, fitted
+from dgtoy.course.domain_classifier import domain_classifier
 from dgtoy.course.experiments import directions, photos_why
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
@@ -157,9 +158,9 @@ def test_held_out_weights_finish_the_way():
 
 
 def test_the_classifier_tells_the_domains_apart_and_more_surely_where_noise_is_low():
-    config = dataclasses.replace(CONFIG, classifier=60, sigma_min=0.3)
+    config = dataclasses.replace(CONFIG, sigma_min=0.3)
     source, target = pictures(60, 4, 0), pictures(60, 5, 50)
-    classifier = photos_why.domain_classifier(config, source, target, "cpu", batch=16)
+    classifier = domain_classifier(source, target, 60, (0.3, config.sigma_max), "cpu", batch=16)
     of = lambda path: dict(none=dict(states=path))
     states = [torch.zeros(2, 3, 64, 64)] * config.steps
     found = photos_why._odds(config, classifier, pictures(20, 6, 0), pictures(20, 7, 50), of(states))

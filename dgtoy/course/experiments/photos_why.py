@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from matplotlib.ticker import FixedLocator, NullLocator
 from scipy.special import digamma
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity
+from torch.nn.functional import cosine_similarity
 
 from ... import shipped
-from ...samplers import append_dims
 from .. import cache, plot
+from ..domain_classifier import domain_classifier
 from ..lab import Presets
 from ..records import record
 from ..worlds import photos
@@ -96,7 +95,8 @@ def _cell(config, device, target):
     tuned = shipped.load(f"{config.base}-{target}", device)
     axes, ratio = _directions(config, source.train, known)
     paths = walks(config, pre, tuned, axes.float().to(device))
-    classifier = domain_classifier(config, source.train, known.train, device)
+    ends = config.sigma_min, config.sigma_max
+    classifier = domain_classifier(source.train, known.train, config.classifier, ends, device)
     return dict(
         target=target,
         on_truth=_on_truth(config, pre, tuned, known.truth),
@@ -192,48 +192,6 @@ def walks(config, pre, tuned, axes):
 
 
 # the domain along the way
-
-
-class DomainClassifier(nn.Module):
-    """log p(target | x) - log p(source | x) of noised pictures, from x / sqrt(1/4 + sigma^2) and ln sigma."""
-
-    def __init__(self, width=64):
-        super().__init__()
-        layers = [nn.Conv2d(4, width, 4, 4), nn.SiLU()]  # (B, width, 16, 16)
-        for _ in range(3):
-            layers += [nn.Conv2d(width, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width, 1))
-
-    def forward(self, x, sigma):
-        """x (B, 3, 64, 64), sigma () or (B,) -> (B,)"""
-        sigma = append_dims(sigma.to(x).expand(len(x)), x)
-        noise = (sigma.log() / 4).expand_as(x[:, :1])
-        return self.layers(torch.cat([x / (0.25 + sigma**2).sqrt(), noise], 1))[:, 0]
-
-
-def domain_classifier(config, source, target, device, batch=64):
-    """A classifier trained on both training halves in equal shares, mirrored or not, sigma log-uniform."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = DomainClassifier().to(device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    g, low, high = torch.Generator().manual_seed(23), math.log(config.sigma_min), math.log(config.sigma_max)
-    is_target = torch.arange(2 * batch, device=device) >= batch
-    for _ in range(config.classifier):
-        x0 = torch.cat([_drawn(data, batch, g) for data in (source, target)])
-        sigma = torch.exp(low + (high - low) * torch.rand(len(x0), generator=g))
-        x = x0 + append_dims(sigma, x0) * torch.randn(x0.shape, generator=g)
-        loss = binary_cross_entropy_with_logits(net(x.to(device), sigma.to(device)), is_target.float())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return net.eval().requires_grad_(False)
-
-
-def _drawn(data, n, generator):
-    """n pictures at random, mirrored or not.  -> x0 (n, 3, 64, 64)"""
-    rows = torch.randint(len(data), (n,), generator=generator)
-    return data.draw(rows, torch.rand(n, generator=generator) < 0.5)[0]
 
 
 def _odds(config, classifier, source, target, paths):
