@@ -47,6 +47,7 @@ python_maximum_signature_line_length = 80
 toc_object_entries_show_parents = "hide"
 
 html_show_copyright = False
+html_scaled_image_link = False  # a tap opens a figure on its page (page.js)
 html_theme = "furo"
 html_title = "dgtoy: Domain Guidance"
 html_static_path = ["_static"]

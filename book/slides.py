@@ -166,13 +166,16 @@ def of_code(cell, heading, after):
     """The slide of a code cell. after: the source of the Markdown cell that follows it"""
     for output in cell["outputs"]:
         if mime := mime_of_picture(output):
-            alt = html.escape(output["metadata"].get(mime, {}).get("alt", ""))
+            said_of = output["metadata"].get(mime, {})
+            alt = html.escape(said_of.get("alt", ""))
             kind, text = (blocks(after) or [("", "")])[0]
             said = kind == "paragraph" and not text.startswith("**Predict.**")
             caption = MARKDOWN.renderInline(first_sentences(text, 180)) if said else ""
             code = output["data"][mime].replace("\n", "")
             width, height = Image.open(io.BytesIO(base64.b64decode(code))).size
-            body = f'<img alt="{alt}" src="data:{mime};base64,{code}">\n<p class="caption">{caption}</p>'
+            wide = said_of.get("width", width)  # in the notebook
+            shown = f'<img alt="{alt}" width="{wide}" src="data:{mime};base64,{code}">'
+            body = f'{shown}\n<p class="caption">{caption}</p>'
             return slide(heading, body, "figure" if width / height > SIDE else "figure side")
     return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
 

@@ -285,6 +285,18 @@ def test_a_title_wider_than_its_figure_is_not_cut(monkeypatch):
     assert size(seen[1])[0] > 1.5 * size(seen[0])[0]
 
 
+@pytest.mark.parametrize("options", [{}, dict(dpi=200), dict(quality=80)])
+def test_a_figure_is_as_wide_on_the_page_however_sharp_it_is(monkeypatch, options):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", seen.append)
+    plot.show(plt.subplots(figsize=(3, 2))[0], **options)
+    _, metadata = seen[0]._repr_mimebundle_()
+    (said,) = metadata.values() if "width" not in metadata else [metadata]
+    assert abs(said["width"] - 300) < 40  # its margins are cut
+    dots = Image.open(io.BytesIO(seen[0].data)).width
+    assert dots == pytest.approx(said["width"] * options.get("dpi", 100 if options else 160) / 100, abs=1)
+
+
 def test_a_png_has_few_colours_where_that_does_not_show():
     from PIL import Image
 

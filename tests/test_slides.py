@@ -147,7 +147,8 @@ for (const [i, slide] of [...document.querySelectorAll("section")].entries()) {
     if (e.scrollWidth > e.clientWidth + 1 && e.matches("pre")) wrong("code overflows");
     if (e.matches("p, li, pre") && parseFloat(getComputedStyle(e).fontSize) < frame.width / (e.matches("pre") ? 70 : 55)) wrong("small type");
     if (e.matches("mjx-container") && parseFloat(getComputedStyle(e).fontSize) < frame.width / 60) wrong("small formula");
-    if (e.matches("img") && Math.min(box.width / e.naturalWidth, box.height / e.naturalHeight) * 1536 < frame.width) wrong("small figure");
+    const wide = +e.getAttribute("width") || e.naturalWidth, high = wide / e.naturalWidth * e.naturalHeight;
+    if (e.matches("img") && Math.min(box.width / wide, box.height / high) * 1536 < frame.width) wrong("small figure");
   }
 }
 done(found);"""

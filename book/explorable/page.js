@@ -89,7 +89,7 @@
   function controls() {
     const made = SLIDERS.map((s) => ({ ...slider(s), group: s.group }));
     const worlds = Object.fromEntries(Object.entries(dgtoy.data.targets).map(([key, { title }]) => [key, title]));
-    const world = choice("world", "world", "The data", worlds), guide = choice("guide", "it shows", "The fourth panel", GUIDES);
+    const world = choice("world", "world", "The data", worlds), guide = choice("guide", "shows", "The fourth panel", GUIDES);
     const all = [...made.slice(0, 3), world, ...made.slice(3, 5), guide, ...made.slice(5)];
     $("weight").append(made[0].element);
     for (const group of new Set(all.slice(1).map((c) => c.group))) {

@@ -40,7 +40,7 @@
       text([x(2.62), y(2.42)], "DoG", { class: "name" }),
       text([x(0) + 4, y(0) - 5], "pre-trained"),
       text([x(1) + 5, y(0) - 5], "fine-tuned, no label"),
-      text([x(1) + 9, y(1) + 15], "fine-tuned (none)"),
+      text([x(1) - 9, y(1) - 9], "fine-tuned (none)", { "text-anchor": "end" }),
       text([x(MAX), SIZE - 4], "a, domain step →", { "text-anchor": "end" }),
       text([0, 0], "b, class step →", { "text-anchor": "end", transform: `translate(10 ${y(MAX)}) rotate(-90)` }),
     ];

@@ -102,13 +102,16 @@ def caption(record, more=""):
     return f"{world}{len(record['seeds'])} seeds, 95% t intervals{more}"
 
 
+WIDTH = 2400  # pixels of a record's figure at most, three for each of a page's
+
+
 def save(record, figure, folder):
     """The record as folder/name.json and its figure as folder/name.png.  -> the record's path"""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{record['name']}.{os.getpid()}.part"
     try:
-        part.write_bytes(plot.png(figure))
+        part.write_bytes(plot.png(figure, dpi=min(200, WIDTH / figure.get_figwidth())))
         os.replace(part, folder / f"{record['name']}.png")
     finally:
         part.unlink(missing_ok=True)
