@@ -82,6 +82,8 @@ def replace(config, **changes):
 
 
 ON_AN_INTERVAL = " on an interval"
+ALWAYS = ("CFG", "DoG", "autoguidance", "blurred self")
+FIELD = (*ALWAYS, *(name + ON_AN_INTERVAL for name in ALWAYS))  # whom every comparison has
 
 
 def methods(finetuned, pretrained, weights, names=("none", "CFG", "DoG"), interval=None, weaker=None, b=None):
@@ -181,10 +183,13 @@ def weaker_self(setting, device="cpu", progress=False):
     return finetuned(replace(setting, finetune=dict(steps=steps)), device, progress)
 
 
-def pretrained(setting, device="cpu", progress=False):
-    """The averaged weights of networks trained on the source, one for each seed."""
-    source = setting.source(device)
-    nets = Ensemble.of(setting.each_seed(), num_classes=source.num_classes, width=setting.width).to(device)
+def pretrained(setting, device="cpu", progress=False, seeds=None):
+    """The averaged weights of networks trained on the source, one for each seed.
+
+    seeds: others than the setting's, as many, for other networks on the same sources.
+    """
+    source, seeds = setting.source(device), seeds or setting.each_seed()
+    nets = Ensemble.of(seeds, num_classes=source.num_classes, width=setting.width).to(device)
     return trained("pretrain", nets, source, setting.pretrain, progress)
 
 

@@ -5,14 +5,25 @@ begun, which it can complete.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
 
-from ...guidance import guided
+from ...guidance import blurred, guided
 from ...nets import Ensemble
 from .. import plot
-from ..lab import FULL, PointConfig, prepared, pretrained, replace, weaker_self
+from ..lab import (
+    ON_AN_INTERVAL,
+    ON_OTHER_SOURCES,
+    PointSetting,
+    Presets,
+    on_own_sources,
+    prepared,
+    pretrained,
+    replace,
+    weaker_self,
+)
 from ..records import caption, rows
 from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 from .panels import frame
@@ -25,30 +36,46 @@ GUIDES = {  # name in the record: what it is
     "early ancestor": "the ancestor, at an eighth",
     "other source": "pre-trained, another source",
     "weaker self": "autoguidance: fine-tuned a tenth",
+    "blurred self": "its own density, blurred",
+    "ancestor on an interval": "DoG on an interval",
+    "own null on an interval": "CFG on an interval",
+    "weaker self on an interval": "autoguidance on an interval",
+    "blurred self on an interval": "blurred self on an interval",
     "itself": "control: the model itself",
     "untrained": "control: untrained (a broad Gaussian)",
     "random": "control: random weights",
     "wrong label": "control: ancestor, label 3 for null",
     "swapped": "control: main and guide swapped",
 }
-LOOKS = {"ancestor": "DoG", "own null": "CFG", "weaker self": "autoguidance"}
+LOOKS = {
+    "ancestor": "DoG",
+    "own null": "CFG",
+    "weaker self": "autoguidance",
+    "blurred self": "blurred self",
+    "ancestor on an interval": "DoG on an interval",
+}
+FINISHED, BEGUN = "finished", "hardly begun"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PointConfig):
-    """`stages`: (name, fine-tuning steps, learning rate)."""
+class Config(Presets):
+    """`stages`: (name, fine-tuning steps, learning rate). Each seed has a source of its own, and another
+    seed's source is the other source. `interval`, `b`: as in `transfer`."""
 
-    stages: tuple = (("finished", 5000, 1e-3), ("unfinished", 100, 1e-4))
+    setting: PointSetting = on_own_sources()
+    stages: tuple = ((FINISHED, 5000, 1e-3), (BEGUN, 100, 1e-4))
     weights: tuple = (1.25,)
+    interval: tuple = (0.0, 0.5)
+    b: float = 0.4
 
     @classmethod
     def full(cls):
-        return cls(FULL, weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+        """For one core of a CPU: ten minutes."""
+        return cls(on_own_sources(seeds=16), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
 
     @classmethod
     def replica(cls):
-        setting = replace(super().replica().setting, samples=256)
-        return cls(setting, weights=cls.full().weights)
+        return cls(ON_OTHER_SOURCES, weights=cls.full().weights)
 
 
 @recorded
@@ -57,30 +84,32 @@ def run(config, device, progress):
     for stage, steps, lr in config.stages:
         setting = replace(config.setting, finetune=dict(steps=steps, lr=lr))
         pre, ft, judge = prepared(setting, device, progress)
-        pairs = _pairs(setting, pre, ft, device, progress)
+        pairs = _pairs(config, setting, pre, ft, device, progress)
         yield dict(stage=stage, guide="none", w=1.0, **judge.judged(ft.denoiser))
         for w in config.weights:
             for name in GUIDES:
-                main, guide = pairs[name]
-                score = judge.judged(lambda c: guided(main(c), guide(c), w))
+                main, guide = pairs[name.removesuffix(ON_AN_INTERVAL)]
+                where = config.interval if name.endswith(ON_AN_INTERVAL) else (0.0, math.inf)
+                score = judge.judged(lambda c: guided(main(c), guide(c), w, where))
                 yield dict(stage=stage, guide=name, w=w, **score)
 
 
-def _pairs(setting, pre, ft, device, progress):
-    """Main model and guide, each label -> denoiser, for every name of GUIDES."""
+def _pairs(config, setting, pre, ft, device, progress):
+    """Main model and guide, each label -> denoiser, for every name of GUIDES that guides always."""
     weaker = weaker_self(setting, device, progress)
     steps = setting.pretrain.steps // 8
     early = pretrained(replace(setting, pretrain=dict(steps=steps)), device, progress)
-    foreign = pretrained(replace(setting, layout=setting.layout + 1), device, progress)
+    again = [20_000 + s for s in setting.each_seed()]
     fresh = Ensemble.of(setting.each_seed(), num_classes=pre.null, width=setting.width).to(device)
     ancestor = label_free(pre)
     guides = {
         "ancestor": ancestor,
         "own null": label_free(ft),
-        "other seed": label_free(_next_seed(pre)),
+        "other seed": label_free(pretrained(setting, device, progress, again)),
         "early ancestor": label_free(early),
-        "other source": label_free(foreign),
+        "other source": label_free(_next_seed(pre)),
         "weaker self": weaker.denoiser,
+        "blurred self": lambda c: blurred(ft.denoiser(c), config.b),
         "itself": ft.denoiser,
         "untrained": label_free(fresh),
         "random": label_free(_noisy(fresh, device)),
@@ -97,7 +126,7 @@ def label_free(net):
 
 
 def _next_seed(nets):
-    """The same networks, each in the place of the next."""
+    """The same networks, each in the place of the next, whose source is another."""
     other = nets.clone()
     other.params = {k: p.detach().roll(1, 0) for k, p in other.params.items()}
     return other
@@ -130,7 +159,7 @@ def figure(record):
         "Hardly begun: energy distance\nat its own weight": lambda name: _completed(record, name),
     }
     foot = caption(record, "; lower is better")
-    with frame(left, (16, 5.6), foot, sharey=True) as (fig, axes):
+    with frame(left, (16, 7), foot, sharey=True) as (fig, axes):
         for ax, by_guide in zip(axes, left.values(), strict=True):
             compare(ax, GUIDES, by_guide)
             ax.set(xlim=(0, None), xlabel="share of samples outside")
@@ -139,11 +168,11 @@ def figure(record):
     return fig
 
 
-def _curve(record, guide, stage="finished"):
+def _curve(record, guide, stage=FINISHED):
     """A guide's rows over w, that of no guidance first."""
     return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
 
 
 def _completed(record, guide):
-    curve = _curve(record, guide, "unfinished")
+    curve = _curve(record, guide, BEGUN)
     return at_own_weight(curve, "energy", minimize="energy", budget=np.inf)["energy"]

@@ -10,7 +10,17 @@ import numpy as np
 import torch
 
 from .. import plot
-from ..lab import FULL, PointConfig, methods, prepared, replace
+from ..lab import (
+    FIELD,
+    ON_OTHER_SOURCES,
+    PointSetting,
+    Presets,
+    methods,
+    on_own_sources,
+    prepared,
+    replace,
+    weaker_self,
+)
 from ..records import caption, family
 from ..tradeoff import area, at_own_weight
 from .forgetting import excess
@@ -19,19 +29,27 @@ from .runs import recorded
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PointConfig):
+class Config(Presets):
     """Target points per class; `stages`: steps of fine-tuning, of which each size takes the best; `levels`:
-    noise levels at which held-out error is measured."""
+    noise levels at which held-out error is measured. `interval`, `b`: as in `transfer`."""
 
+    setting: PointSetting = on_own_sources()
     sizes: tuple = (16, 64, 256)
     stages: tuple = (500, 2000)
     weights: tuple = (1.1, 1.25, 1.5)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    interval: tuple = (0.0, 0.5)
+    b: float = 0.4
 
     @classmethod
     def full(cls):
+        """For one core of a CPU: half an hour."""
         sizes, stages = (8, 16, 32, 64, 128, 256, 512, 1024), (250, 500, 1000, 2000, 5000)
-        return cls(FULL, sizes, stages, weights=(1.05, 1.1, 1.25, 1.5, 2.0))
+        return cls(sizes=sizes, stages=stages, weights=(1.05, 1.1, 1.25, 1.5, 2.0))
+
+    @classmethod
+    def replica(cls):
+        return cls(ON_OTHER_SOURCES)
 
 
 @recorded
@@ -48,8 +66,11 @@ def run(config, device, progress):
             held_out.append(dict(size=size, steps=steps, error=errors))
         best = min((h for h in held_out if h["size"] == size), key=lambda h: np.mean(h["error"]))
         pre, ft, judge = trained[best["steps"]]
+        best_of_size = replace(config.setting, size=size, finetune=dict(steps=best["steps"]))
+        weaker = weaker_self(best_of_size, device, progress)
         data = setting.world(device).data(size, setting.each_seed(), device)
-        for name, w, method in methods(ft, pre, config.weights):
+        field = methods(ft, pre, config.weights, ("none", *FIELD), config.interval, weaker, config.b)
+        for name, w, method in field:
             x = judge.sample(method)
             where = dict(size=size, steps=best["steps"], method=name, w=w)
             found.append(where | judge.score(x) | dict(nearest=nearest(x, data, judge.truth)))

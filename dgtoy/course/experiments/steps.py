@@ -6,29 +6,41 @@ import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
-from ..lab import FULL, ON_OTHER_SOURCES, PointConfig, methods, prepared, replace
+from ..lab import (
+    FIELD,
+    ON_OTHER_SOURCES,
+    PointSetting,
+    Presets,
+    methods,
+    on_own_sources,
+    prepared,
+    weaker_self,
+)
 from ..records import caption, family
 from ..tradeoff import area
 from .panels import frame
 from .runs import recorded
+from .transfer import DRAWN
 
 SAMPLERS = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PointConfig):
-    """Each sampler at each number of steps, at each weight."""
+class Config(Presets):
+    """Each method with each sampler at each number of steps, at each weight. `interval`, `b`: as in
+    `transfer`."""
 
+    setting: PointSetting = on_own_sources()
     samplers: tuple = tuple(SAMPLERS)
     steps: tuple = (8, 32)
     weights: tuple = (1.25,)
-    names: tuple = ("none", "CFG", "DoG", "blurred self")
-    b: float = 0.4  # of the blurred self
+    interval: tuple = (0.0, 0.5)
+    b: float = 0.4
 
     @classmethod
     def full(cls):
-        finished = replace(FULL, finetune=dict(steps=5000))
-        return cls(finished, steps=(4, 8, 16, 32, 64, 128), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+        """For one core of a CPU: a quarter of an hour."""
+        return cls(steps=(4, 8, 16, 32, 64, 128), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
 
     @classmethod
     def replica(cls):
@@ -39,9 +51,11 @@ class Config(PointConfig):
 def run(config, device, progress):
     """Rows of sampler, steps, method and each metric by seed."""
     pre, ft, judge = prepared(config.setting, device, progress)
+    weaker = weaker_self(config.setting, device, progress)
+    field = list(methods(ft, pre, config.weights, ("none", *FIELD), config.interval, weaker, config.b))
     for sampler in config.samplers:
         for steps in config.steps:
-            for name, w, method in methods(ft, pre, config.weights, config.names, b=config.b):
+            for name, w, method in field:
                 options = _noise(config.setting, device) if sampler == "ancestral" else {}
                 score = judge.judged(method, sampler=SAMPLERS[sampler], steps=steps, **options)
                 yield dict(sampler=sampler, steps=steps, method=name, w=w, **score)
@@ -64,7 +78,7 @@ def figure(record):
     samplers, steps = config["samplers"], config["steps"]
     with frame(samplers, (4.2 * len(samplers), 4.6), caption(record), sharey=True) as (fig, axes):
         for ax, sampler in zip(axes, samplers, strict=True):
-            for method in config["names"]:
+            for method in ("none", *DRAWN):
                 shares = [left(record, method, sampler=sampler, steps=n) for n in steps]
                 plot.sweep(ax, steps, shares, method)
             ax.set(xscale="log", xlabel="steps")

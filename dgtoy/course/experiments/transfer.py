@@ -2,13 +2,11 @@
 
 import dataclasses
 
-from ..lab import FULL, ON_AN_INTERVAL, ON_OTHER_SOURCES, PointSetting, Presets, replace, scores
+from ..lab import ALWAYS, FIELD, FULL, ON_OTHER_SOURCES, PointSetting, Presets, replace, scores
 from ..records import caption, rows
 from .panels import frame, level, over_weights, unguided
 from .runs import recorded
 
-ALWAYS = ("CFG", "DoG", "autoguidance", "blurred self")
-METHODS = (*ALWAYS, *(name + ON_AN_INTERVAL for name in ALWAYS))
 DRAWN = (*ALWAYS, "DoG on an interval")
 
 
@@ -36,7 +34,7 @@ class Config(Presets):
 @recorded
 def run(config, device, progress):
     """Rows of domain, method, w and each metric by seed."""
-    options = dict(names=("none", *METHODS), interval=config.interval, b=config.b)
+    options = dict(names=("none", *FIELD), interval=config.interval, b=config.b)
     for domain in config.domains:
         setting = replace(config.setting, domain=domain)
         for r in scores(setting, config.weights, device, progress, **options):
