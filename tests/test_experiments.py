@@ -60,7 +60,9 @@ SMALL = {  # what else makes an experiment small
         levels=(1.0, 0.1),
     ),
     "null_branch": dict(fresh=16),
-    "guides": dict(stages=(("finished", 8, 1e-3), ("unfinished", 4, 1e-3))),
+    "guides": dict(
+        setting=replace(TINY, layout=None), stages=(("finished", 8, 1e-3), ("hardly begun", 4, 1e-3))
+    ),
     "gap": dict(gaps=(0.0, 1.0)),
     "forgetting": dict(sizes=(4, 8)),
     "size": dict(sizes=(4, 8), stages=(4, 8)),
@@ -161,6 +163,7 @@ def test_presets_have_enough_seeds(name):
         photos_why=(1, 1),
         posters=(1, 1),
     )
+    few |= dict(guides=(16, 8), size=(8, 8), steps=(8, 8))  # each seed on a source of its own
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 

@@ -1,19 +1,22 @@
 """The rules that judge the claims about points.
 
-C5, C7, C9 and C10 compare whole trade-offs over w (`tradeoff.area`), with the numbers at equal w beside them;
-this rule is later than their records.
+C5, C7, C9, C10 and C12 compare methods over the whole trade-off and each at its own weight (`left`), with
+the numbers at equal w beside them.
 """
 
+import functools
 import math
 
 import numpy as np
 
 from ..experiments.gap import helped, rule_of_thumb
+from ..experiments.guides import BEGUN
 from ..experiments.plane import best_points
 from ..experiments.size import brought_closer, of_size, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
+from ..lab import ALWAYS, FIELD, ON_AN_INTERVAL
 from ..records import HALVES, family, rows, values
-from ..tradeoff import area, at_own_weight
+from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 from .finding import Finding, drawn, over_seeds
 
 W = 1.25  # the weight at which claims compare methods
@@ -23,6 +26,45 @@ NONE, CFG, DOG = dict(method="none"), dict(method="CFG", w=W), dict(method="DoG"
 def paired(record, better, worse, metric="out_of_domain", **where):
     """metric(worse) - metric(better), paired by seed, so above 0 if `better` is.  -> (mean, low, high)"""
     return student(values(record, metric, **where, **worse) - values(record, metric, **where, **better))
+
+
+def left(one, other):
+    """What a family of rows leaves outside relative to another: below 1 it is better.
+
+    -> {"by area": over the whole trade-off, "at own weight": each at the weight chosen on other seeds}, each
+    (ratio, low, high)
+    """
+    own = lambda curve: at_own_weight(curve, "out_of_domain")["out_of_domain"]
+    return {"by area": ratio(area(one), area(other)), "at own weight": ratio(own(one), own(other))}
+
+
+def at_equal_thickness(one, other):
+    """The first number of `left`, with the loss of thickness as the cost.  -> (ratio, low, high)"""
+    curves = (with_contraction(curve) for curve in (one, other))
+    return ratio(*(area(curve, cost="contraction", reach=CONTRACTION) for curve in curves))
+
+
+def thickness_told(one, other):
+    """`at_equal_thickness` in words, where the record measured it."""
+    measured = "thickness" in one[0]
+    return f", at equal loss of thickness {at_equal_thickness(one, other)[0]:.2f}" if measured else ""
+
+
+def over_all_w(curve, rival):
+    """The area of every method of the field relative to a rival's, in words.
+
+    curve: name -> its rows, the one without guidance first, which is alone where the record lacks the method.
+    """
+    found = {name: curve(name) for name in FIELD if name != rival}
+    relative = {m: ratio(area(c), area(curve(rival)))[0] for m, c in found.items() if len(c) > 1}
+    return ", ".join(f"{name} {value:.2f}" for name, value in relative.items())
+
+
+def at_own_weights(curve, names):
+    """The out-of-domain rate of methods, each at its own weight, in words."""
+    own = {name: at_own_weight(curve(name), "out_of_domain") for name in names}
+    chosen = {name: " or ".join(f"{w:g}" for w in np.unique(found["w"])) for name, found in own.items()}
+    return ", ".join(f"{m} {found['out_of_domain'].mean():.3f} (w = {chosen[m]})" for m, found in own.items())
 
 
 def slope(x, y):
@@ -113,25 +155,30 @@ def c4(record):
 
 def c5(record):
     domains = learned_domains(record)
-    outside = lambda domain, method: values(record, "out_of_domain", domain=domain, **method)
-    left = {d: {m: area(family(record, m, domain=d)) for m in ("CFG", "DoG")} for d in domains}
-    gain = {d: ratio(left[d]["DoG"], left[d]["CFG"]) for d in domains}
-    parts = {f"DoG < CFG: {d}": gain[d][2] < 1 for d in domains}
-    parts |= {f"CFG < none: {d}": ratio(left[d]["CFG"], outside(d, NONE))[2] < 1 for d in domains}
-    equal = "; ".join(
-        f"{d} none {outside(d, NONE).mean():.3f}, CFG {outside(d, CFG).mean():.3f}, "
-        f"DoG {outside(d, DOG).mean():.3f}"
+    curve = {d: functools.partial(family, record, domain=d) for d in domains}
+    outside = lambda domain, method: values(record, "out_of_domain", domain=domain, **method).mean()
+    dog = {d: left(curve[d]("DoG"), curve[d]("CFG")) for d in domains}
+    cfg = {d: left(curve[d]("CFG"), rows(record, method="none", domain=d)) for d in domains}
+    parts = {
+        f"{name} {way}: {d}": found[d][way][2] < 1
+        for name, found in (("DoG < CFG", dog), ("CFG < none", cfg))
+        for d in domains
+        for way in found[d]
+    }
+    told = "; ".join(
+        f"{d}: area {dog[d]['by area'][0]:.2f}{thickness_told(curve[d]('DoG'), curve[d]('CFG'))}; outside at "
+        f"own weight none {outside(d, NONE):.3f}, {at_own_weights(curve[d], ('CFG', 'DoG'))}; at w = {W} CFG "
+        f"{outside(d, CFG):.3f}, DoG {outside(d, DOG):.3f}"
         for d in domains
     )
     dropped = [d for d in record["config"]["domains"] if d not in domains]
     return over_seeds(
         record,
-        gain[domains[0]],
+        dog[domains[0]]["by area"],
         "area under the trade-off, DoG relative to CFG",
         parts,
-        f"{', '.join(f'{d} {g[0]:.2f}' for d, g in gain.items())}; "
-        f"out-of-domain rate at equal w = {W}: {equal}"
-        + "".join(f"; {d} left out, since the fine-tune misses it without guidance" for d in dropped),
+        f"{told}. The field relative to DoG, {domains[0]}: {over_all_w(curve[domains[0]], 'DoG')}"
+        + "".join(f". {d.capitalize()} left out: its fine-tune has not learned the class" for d in dropped),
         LOGS,
     )
 
@@ -175,17 +222,17 @@ def c7(record):
             "most is bought back": regained[1] > 0.5,
             "coverage too": covered[1] > 0,
         }
-        | {f"a better trade-off: {d}": r[2] < 1 for d, r in better.items()},
+        | {f"better {way}: {d}": r[2] < 1 for d, found in better.items() for way, r in found.items()},
         f"guiding only below sigma = {record['config']['interval'][1]:g} "
-        f"keeps the out-of-domain rate at {rate:.3f}; over all w the interval leaves "
-        f"{', '.join(f'{r[0]:.2f} of the area ({d})' for d, r in better.items())}",
+        f"keeps the out-of-domain rate at {rate:.3f}. What it leaves outside relative to guiding always: "
+        + "; ".join(f"{d} {_ways(found)}" for d, found in better.items()),
         RESAMPLED,
     )
 
 
 def interval_against_all(record, domain):
-    """The area under the trade-off of DoG on an interval relative to DoG.  -> (ratio, low, high)"""
-    return ratio(*(area(family(record, m, domain=domain)) for m in ("DoG on an interval", "DoG")))
+    """DoG on an interval against DoG (`left`)."""
+    return left(*(family(record, m, domain=domain) for m in ("DoG on an interval", "DoG")))
 
 
 def c8(record):
@@ -214,17 +261,33 @@ def of_guide(record, guide, stage):
 
 
 def to_ancestor(record, guide, stage="finished"):
-    """The area under a guide's trade-off relative to the ancestor's: above 1 it is worse.
-    -> (ratio, low, high)"""
-    return ratio(*(area(of_guide(record, g, stage)) for g in (guide, "ancestor")))
+    """What a guide leaves outside relative to the ancestor (`left`): above 1 it is worse."""
+    return left(*(of_guide(record, g, stage) for g in (guide, "ancestor")))
+
+
+def _ways(found):
+    """What `left` found, in words."""
+    return ", ".join(f"{value:.2f} {way}" for way, (value, *_) in found.items())
+
+
+GUIDE_OF = {
+    "CFG": "own null",
+    "DoG": "ancestor",
+    "autoguidance": "weaker self",
+    "blurred self": "blurred self",
+}
+
+
+def by_method(record, name, stage="finished"):
+    """The rows of `of_guide` by the name that a method of the field has elsewhere."""
+    method = name.removesuffix(ON_AN_INTERVAL)
+    return of_guide(record, GUIDE_OF[method] + name.removeprefix(method), stage)
 
 
 def completed(record, guide):
     """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
     ancestor's.  -> (ratio, low, high)"""
-    best = lambda g: at_own_weight(
-        of_guide(record, g, "unfinished"), "energy", minimize="energy", budget=math.inf
-    )
+    best = lambda g: at_own_weight(of_guide(record, g, BEGUN), "energy", minimize="energy", budget=math.inf)
     return ratio(best(guide)["energy"], best("ancestor")["energy"])
 
 
@@ -235,41 +298,45 @@ def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
 
 
 def c9(record):
-    auto, seed = to_ancestor(record, "weaker self"), to_ancestor(record, "other seed")
-    strangers = ("weaker self", "other seed", "other source")
-    unfinished = {g: completed(record, g) for g in strangers}
-    parts = {
-        "beats autoguidance": auto[1] > 1,
+    auto, seed = to_ancestor(record, "weaker self"), to_ancestor(record, "other seed")["by area"]
+    begun = {g: completed(record, g) for g in ("weaker self", "other seed", "other source")}
+    parts = {f"ahead of autoguidance: {way}": r[1] > 1 for way, r in auto.items()} | {
+        "ahead of autoguidance: hardly begun": begun["weaker self"][1] > 1,
         "another seed will do": 0.9 < seed[1] and seed[2] < 1.1,
-        "beats autoguidance where the fine-tune has hardly begun": unfinished["weaker self"][1] > 1,
-        "where it has hardly begun another source will not do": unfinished["other source"][1] > 1.1,
+        "hardly begun, another source will not do": begun["other source"][1] > 1.1,
     }
-    equal = at_equal_w(record, ("ancestor", "other seed", "weaker self"))
+    curve = functools.partial(by_method, record)
     return over_seeds(
         record,
-        auto,
+        auto["by area"],
         "area under the trade-off, autoguidance relative to DoG",
         parts,
-        f"another seed's model instead of the ancestor {seed[0]:.2f}; hardly begun, energy distance at its "
-        f"own weight relative to DoG's: {', '.join(f'{g} {r[0]:.2f}' for g, r in unfinished.items())}; "
-        f"out-of-domain rate at equal w = {W}: {equal}",
+        f"finished: another seed's model instead of the ancestor {seed[0]:.2f}; the field relative to DoG "
+        f"{over_all_w(curve, 'DoG')}; autoguidance at equal loss of thickness "
+        f"{at_equal_thickness(curve('autoguidance'), curve('DoG'))[0]:.2f}; outside at own weight "
+        f"{at_own_weights(curve, ALWAYS)}; at equal w = {W} "
+        f"{at_equal_w(record, ('ancestor', 'other seed', 'weaker self'))}. Hardly begun: energy distance at "
+        f"its own weight relative to DoG's {', '.join(f'{g} {r[0]:.2f}' for g, r in begun.items())}",
         LOGS,
     )
 
 
 def c10(record):
-    """A control hurts if its trade-off is worse than the ancestor's."""
+    """A control hurts if it is worse than the ancestor by area and at its own weight."""
     harm = {g: to_ancestor(record, g) for g in ("untrained", "random", "wrong label", "swapped")}
     itself = values(record, "energy", stage="finished", guide="itself", w=W)
     same = np.abs(itself - values(record, "energy", stage="finished", guide="none")).max()
-    parts = {"itself changes nothing": same == 0} | {f"{n} hurts": r[1] > 1 for n, r in harm.items()}
+    parts = {"itself changes nothing": same == 0}
+    parts |= {
+        f"worse than DoG: {name}": all(r[1] > 1 for r in found.values()) for name, found in harm.items()
+    }
     return over_seeds(
         record,
-        harm["untrained"],
+        harm["untrained"]["by area"],
         "area under the trade-off, an untrained guide relative to the ancestor",
         parts,
-        f"{', '.join(f'{n} {r[0]:.2f}' for n, r in harm.items())}; "
-        f"out-of-domain rate at equal w = {W}: {at_equal_w(record, ('ancestor', *harm))}. "
+        f"relative to the ancestor {'; '.join(f'{name} {_ways(found)}' for name, found in harm.items())}. "
+        f"Out-of-domain rate at equal w = {W}: {at_equal_w(record, ('ancestor', *harm))}. "
         "An untrained network is, by its preconditioning, the exact denoiser of a broad Gaussian: enough to "
         "sharpen",
         LOGS,
@@ -290,47 +357,49 @@ def c11(record):
     }
     steps = [of_size(record, "none", size)[0]["steps"] for size in sizes]
     by_size = lambda shares: ", ".join(f"{np.mean(s):.2f} at {n}" for n, s in zip(sizes, shares, strict=True))
+    ends = {
+        m: outliers_removed(record, m)[[0, -1]].mean(1)
+        for m in FIELD
+        if len(of_size(record, m, sizes[0])) > 1
+    }
     return over_seeds(
         record,
         per_halving,
-        "share of the outliers removed for the same rise in energy distance, gained per halving of the data",
+        "share of the outliers that DoG removes over the whole trade-off, gained per halving of the data",
         parts,
-        f"removed {by_size(removed)}; energy distance to fresh points lowered at its own weight by "
-        f"{by_size(closer)}; stopped after {', '.join(map(str, steps))} steps; distance to the nearest "
-        f"training point, relative to fresh samples, at {sizes[0]} points: none "
-        f"{np.mean(few[0]['nearest']):.2f}, DoG {copied[0]:+.2f}",
+        f"removed {by_size(removed)}; by the field at {sizes[0]} and at {sizes[-1]} "
+        f"{', '.join(f'{m} {few:.2f}, {many:.2f}' for m, (few, many) in ends.items())}; energy distance to "
+        f"fresh points lowered by DoG at its own weight by {closer.mean(1).max():.0%} at most; stopped after "
+        f"{', '.join(map(str, steps))} steps; distance to the nearest training point, relative to fresh "
+        f"samples, at {sizes[0]} points: none {np.mean(few[0]['nearest']):.2f}, DoG {copied[0]:+.2f}",
     )
 
 
 def c12(record):
-    """In each combination of sampler and steps: by the whole trade-off where the record has one, else at the
-    one weight that it has."""
-    config, cells = record["config"], sorted({(r["sampler"], r["steps"]) for r in rows(record)})
-    swept = len(config.get("weights", ())) > 1
-    compare = _by_area if swept else _at_one_weight
-    found = [compare(record, dict(sampler=sampler, steps=steps)) for sampler, steps in cells]
-    kept = sum(dog[1] > 1 and cfg[1] > 1 for dog, cfg in found)
+    """In each combination of sampler and steps: DoG < CFG < none."""
+    cells = sorted({(r["steps"], r["sampler"]) for r in rows(record)})
+    curve = {c: functools.partial(family, record, steps=c[0], sampler=c[1]) for c in cells}
+    dog = {c: left(curve[c]("DoG"), curve[c]("CFG")) for c in cells}
+    cfg = {c: left(curve[c]("CFG"), curve[c]("none")[:1]) for c in cells}
+    kept = {way: [c for c in cells if dog[c][way][2] < 1 and cfg[c][way][2] < 1] for way in dog[cells[0]]}
+    worst = max(cells, key=lambda c: dog[c]["by area"][0])
+    steps = record["config"]["steps"]
+    from_here = next((n for n in steps if all(c in kept["by area"] for c in cells if c[0] >= n)), None)
+    parts = {f"everywhere: {way}": len(found) == len(cells) for way, found in kept.items()}
+    parts |= {f"mostly: {way}": len(found) > len(cells) / 2 for way, found in kept.items()}
+    known = [m for m in ALWAYS if len(curve[cells[0]](m)) > 1]
+    first = [min(known, key=lambda m: area(curve[c](m)).mean()) for c in cells]
     return over_seeds(
         record,
-        min((dog for dog, _ in found), key=lambda r: r[0]),
-        "smallest ratio over the combinations, CFG to DoG: "
-        + ("area under the trade-off" if swept else f"out-of-domain rate at equal w = {W}"),
-        {"everywhere": kept == len(cells), "mostly": kept > len(cells) / 2},
-        f"DoG < CFG < none in {kept} of {len(cells)} combinations of sampler and steps",
+        dog[worst]["by area"],
+        f"area under the trade-off, DoG relative to CFG, in the worst of {len(cells)} combinations "
+        f"({worst[1]}, {worst[0]} steps)",
+        parts,
+        f"DoG < CFG < none in {', '.join(f'{len(found)} {way}' for way, found in kept.items())}; by area "
+        f"with every sampler from {from_here or 'no number of'} steps on; the smallest area is that of "
+        f"{', '.join(f'{m} in {first.count(m)}' for m in known)}",
         LOGS,
     )
-
-
-def _by_area(record, where):
-    """Area under the trade-off: of CFG relative to DoG, of none relative to CFG."""
-    cfg, dog = (area(family(record, m, **where)) for m in ("CFG", "DoG"))
-    return ratio(cfg, dog), ratio(values(record, "out_of_domain", **where, **NONE), cfg)
-
-
-def _at_one_weight(record, where):
-    """Out-of-domain rate: of CFG relative to DoG, of none relative to CFG."""
-    none, cfg, dog = (values(record, "out_of_domain", method=m, **where) for m in ("none", "CFG", "DoG"))
-    return ratio(cfg, dog), ratio(none, cfg)
 
 
 def c18(record):
