@@ -273,6 +273,51 @@ def test_paired_differences_are_positive_where_the_better_is_better():
     assert mean == pytest.approx(0.8 / 3) and 0 < low <= mean <= high
 
 
+def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():
+    assert report.told({"a": True, "b: x": True}) == ""
+    parts = {"a": True, "b: x": True, "b: y": False, "b: z": True, "c: x": False, "c: y": False}
+    assert report.told(parts) == "**Holds: a. Holds in part: b (2 of 3: not y). Not so: c (x; y).**"
+    parts |= {"b: z": False}
+    assert "b (1 of 3: only x)" in report.told(parts)
+
+
+def family(rates, energies, method="m"):
+    """Rows over w = 1, 1.25, 1.5 of four seeds that are nearly alike."""
+    spread = 1 + 0.01 * np.arange(4)
+    return [
+        dict(method=method if w > 1 else "none", w=w, out_of_domain=list(r * spread), energy=list(e * spread))
+        for w, r, e in zip((1.0, 1.25, 1.5), rates, energies, strict=True)
+    ]
+
+
+def test_methods_are_compared_by_area_and_each_at_its_own_weight():
+    """The one reaches with a longer step what the other reaches with a shorter one, at the same cost."""
+    long, short = family((0.4, 0.1, 0.0), (0.1, 0.11, 0.2)), family((0.4, 0.25, 0.1), (0.1, 0.105, 0.11))
+    found = rules.left(long, short)
+    assert found["at own weight"][0] == pytest.approx(1.0) and found["by area"][0] == pytest.approx(1.0, 0.05)
+    half = rules.left(family((0.4, 0.05, 0.0), (0.1, 0.11, 0.2)), long)
+    assert half["at own weight"][0] == pytest.approx(0.5) and half["by area"][2] < 1
+    assert rules.left(long, long[:1])["at own weight"][2] < 1  # no guidance is a curve of one point
+
+
+@pytest.mark.parametrize(("cfg", "verdict"), [(0.2, "holds"), (0.05, "fails")])
+def test_c12_asks_every_combination_for_the_order(cfg, verdict):
+    rows = [
+        dict(r, sampler="heun", steps=n)
+        for n in (8, 16)
+        for curve in (
+            family((0.4, 0.1, 0.1), (0.1, 0.1, 0.1), "DoG"),
+            family((0.4, cfg, cfg), (0.1, 0.1, 0.1), "CFG")[1:],
+        )
+        for r in curve
+    ]
+    setting = dict(finetune=dict(steps=5000, lr=1e-3), domain="moons", layout=None)
+    config = dict(setting=setting, steps=[8, 16], weights=[1.25, 1.5])
+    found = claims.c12(dict(name="steps", seeds=[0, 1, 2, 3], config=config, results=dict(rows=rows)))
+    assert found.verdict == verdict and found.value == pytest.approx(0.1 / cfg)
+    assert ("from 8 steps on" in found.note) == (verdict == "holds")
+
+
 # the committed records
 
 

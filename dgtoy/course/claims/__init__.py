@@ -21,14 +21,15 @@ from .relatives import c28
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim in words, the experiment that tests it, the rule that judges its
-    record, and the paper's figure."""
+    """A claim in words, the experiment that tests it, the rule that judges its record, the paper's figure,
+    and whether the rule was committed before the record existed."""
 
     id: str
     text: str
     experiment: str
     rule: Callable
     paper: str = "–"
+    before: bool = False
 
 
 CLAIMS = (
@@ -111,8 +112,15 @@ CLAIMS = (
         "photos",
         c13,
         "19.6% better FID than standard fine-tuning",
+        before=True,
     ),
-    Claim("C14", "Photographs far from the source, paintings: DoG harms where CFG does not", "photos", c14),
+    Claim(
+        "C14",
+        "Photographs far from the source, paintings: DoG harms where CFG does not",
+        "photos",
+        c14,
+        before=True,
+    ),
     Claim(
         "C14 glyphs",
         "Small images: outside the source DoG overshoots the style; inside, the closed form tells which "
@@ -126,6 +134,7 @@ CLAIMS = (
         "photos_guides",
         c15,
         "sec. 3: argued",
+        before=True,
     ),
     Claim(
         "C16",
@@ -133,6 +142,7 @@ CLAIMS = (
         "photos_recipes",
         c16,
         "asked by reviewers",
+        before=True,
     ),
     Claim(
         "C17",
@@ -146,6 +156,7 @@ CLAIMS = (
         "(s_T/s_S)^(w−1), and CFG and the blurred self do not",
         "photos_why",
         c20,
+        before=True,
     ),
     Claim(
         "C21",
@@ -153,6 +164,7 @@ CLAIMS = (
         "nulls",
         c21,
         "sec. 3: argued",
+        before=True,
     ),
     Claim(
         "C22",
@@ -160,12 +172,14 @@ CLAIMS = (
         "nulls",
         c22,
         "sec. 3: argued",
+        before=True,
     ),
     Claim(
         "C23",
         "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
         "nulls",
         c23,
+        before=True,
     ),
     Claim(
         "C32",
@@ -180,12 +194,14 @@ CLAIMS = (
         "photos_guides",
         c24,
         "sec. 3: argued",
+        before=True,
     ),
     Claim(
         "C25",
         "Photographs: the order holds with less data, a LoRA, no label dropout, other lengths and samplers",
         "photos_recipes",
         c25,
+        before=True,
     ),
     Claim(
         "C28",
@@ -193,6 +209,7 @@ CLAIMS = (
         "trade-off",
         "relatives",
         c28,
+        before=True,
     ),
     Claim(
         "C29",
@@ -200,6 +217,7 @@ CLAIMS = (
         "little",
         "budget",
         c29,
+        before=True,
     ),
     Claim(
         "C30",
@@ -207,23 +225,27 @@ CLAIMS = (
         "null_branch",
         c30,
         "sec. 3: argued",
+        before=True,
     ),
     Claim(
         "C17 photos",
         "Photographs: DogFit, one call a step, keeps what guidance gives",
         "photos_plane",
         c17_photos,
+        before=True,
     ),
     Claim(
         "C18 photos",
         "Photographs: weights from held-out pictures beat training on those pictures, and need no search",
         "photos_plane",
         c18_photos,
+        before=True,
     ),
     Claim(
         "C19 photos",
         "Photographs: a point off both lines of the plane beats CFG and DoG at once",
         "photos_plane",
         c19_photos,
+        before=True,
     ),
 )

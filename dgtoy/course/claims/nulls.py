@@ -66,7 +66,7 @@ def c21(record):
         "area under the trade-off, CFG with an ideal null relative to CFG as it is",
         parts,
         f"ideal null {_listed(ideal)}; better trained null {_listed(better)}; "
-        f"its own null, blurred on purpose, {_listed(worse)} (below 1 is better)",
+        f"its own null, blurred on purpose, {_listed(worse)}",
         LOGS,
     )
 
@@ -79,9 +79,9 @@ def c22(record):
         record,
         found[_name(first(record))],
         "what DoG leaves, relative to a round Gaussian of std 2 as guide",
-        {f"better: {name}": r[2] < 1 for name, r in found.items()},
-        f"learned source {_listed(found)}; exact source {_listed(exact)} (below 1 is better; energy distance "
-        "where the class or the domain is unfinished, else the area under the trade-off)",
+        {f"better than the Gaussian: {name}": r[2] < 1 for name, r in found.items()},
+        f"learned source {_listed(found)}; exact source {_listed(exact)} (energy distance where hardly begun "
+        "or class unfinished, else the area under the trade-off)",
         LOGS,
     )
 
@@ -106,7 +106,7 @@ def c23(record):
     return over_seeds(
         record,
         max((r for r in found.values()), key=lambda r: r[0]),
-        "largest area under the trade-off relative to a rival's, b = 0.4",
+        f"area under the trade-off relative to a rival's, b = 0.4, the largest of {len(found)}",
         {f"ahead of {name}: {place}": r[2] < 1 for (name, place), r in found.items()},
         f"in the order {'; '.join(_name(p) for p in places(record, *DONE))}: "
         + ", ".join(f"against {name} {values}" for name, values in means.items())

@@ -10,7 +10,6 @@ import math
 import numpy as np
 
 from ..experiments.gap import helped, rule_of_thumb
-from ..experiments.guides import BEGUN
 from ..experiments.plane import best_points
 from ..experiments.size import brought_closer, of_size, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
@@ -142,6 +141,7 @@ def c4(record):
         "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
     }
     few, many = worse[0].mean(), worse[-1].mean()
+    times = np.exp(student(np.log(lost).mean(0)))
     return over_seeds(
         record,
         student(worse.mean(0)),
@@ -149,7 +149,8 @@ def c4(record):
         parts,
         f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {few:.3f} at {sizes[0]} points and "
         f"{many:.3f} at {sizes[-1]}; "
-        f"on the source its error is {np.median(lost):.0f} times the pre-trained model's",
+        f"on the source its error is {times[0]:.0f} [{times[1]:.0f}, {times[2]:.0f}] times the pre-trained "
+        "model's",
     )
 
 
@@ -287,7 +288,8 @@ def by_method(record, name, stage="finished"):
 def completed(record, guide):
     """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
     ancestor's.  -> (ratio, low, high)"""
-    best = lambda g: at_own_weight(of_guide(record, g, BEGUN), "energy", minimize="energy", budget=math.inf)
+    begun = record["config"]["stages"][-1][0]
+    best = lambda g: at_own_weight(of_guide(record, g, begun), "energy", minimize="energy", budget=math.inf)
     return ratio(best(guide)["energy"], best("ancestor")["energy"])
 
 
@@ -430,14 +432,14 @@ def c18(record):
     done, below = level("finished", 0.1, 8), level("overfitted", 0, 0.1)
     dog, plane = excess("DoG", ("none", "DoG")), excess("plane", ("none", "CFG", "DoG"))
     parts = {
-        "domain unfinished, a* above 1": above[1] > 1,
-        "classes unfinished, b* above 1": classes[1] > 1,
-        "finished, about 1": abs(done[0] - 1) < 0.1,
-        "overfitted, below 1": below[2] < 1,
+        "a* above 1 where hardly begun": above[1] > 1,
+        "b* above 1 where the class is unfinished": classes[1] > 1,
+        "about 1 where finished": abs(done[0] - 1) < 0.1,
+        "below 1 where overfitted": below[2] < 1,
         "completes": gain["100 steps"][1] > 0 and gain["300 steps"][1] > 0,
         "restrains": gain["overfitted"][1] > 0,
-        "DoG without search within 10% of search at every stage": dog <= 1.1,
-        "plane without search within 10% of search at every stage": plane <= 1.1,
+        "no search needed within 10% at every stage: DoG": dog <= 1.1,
+        "no search needed within 10% at every stage: plane": plane <= 1.1,
     }
     cut = ", ".join(f"{gain[s][0] / energy(s, 'none', 1.0).mean():.0%} ({s})" for s in stages)
     return over_seeds(

@@ -39,7 +39,8 @@ def c28(record):
     return over_seeds(
         record,
         nearest,
-        "smallest area under a relative's trade-off, relative to the blurred self's",
+        "area under a relative's trade-off relative to the blurred self's, the smallest of "
+        f"{len(RELATIVES) * len(done)}",
         {
             f"all behind at equal {COSTS[cost]}: {p['world']}": all(
                 behind[name, p["world"], cost][1] > 1 for name in RELATIVES

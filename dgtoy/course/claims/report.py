@@ -88,19 +88,45 @@ def _span(entry):
 
 
 def claims_table(out):
-    """The claims as a Markdown table."""
+    """The claims as a Markdown table; a dagger marks a rule that was committed before its record existed."""
     lines = [
         "| | claim | the paper | ours, with its interval | interval | verdict | replica |",
         "|---|---|---|---|---|---|---|",
     ]
+    before = {claim.id for claim in CLAIMS if claim.before}
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
-        failed = [part for part, held in e["parts"].items() if not held]
-        note = e["note"][0].upper() + e["note"][1:] + (f". **Not so: {', '.join(failed)}**" if failed else "")
-        ours = f"{_span(e)} {e['unit']}. {note}."
+        name = e["id"] + (" †" if e["id"] in before else "")
+        note = e["note"][0].upper() + e["note"][1:]
+        ours = " ".join(filter(None, (f"{_span(e)} {e['unit']}. {note}.", told(e["parts"]))))
         again = f"{e['replica']['verdict']}: {_span(e['replica'])}" if e["replica"] else "–"
-        row = (e["id"], e["claim"], e["paper"], ours, e["interval"], f"**{e['verdict']}**", again)
+        row = (name, e["claim"], e["paper"], ours, e["interval"], f"**{e['verdict']}**", again)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def told(parts):
+    """Which parts of a claim hold, in words, "" where all do; parts that differ only after a colon are one.
+
+    parts: {"what" or "what: where": whether it holds}
+    """
+    if all(parts.values()):
+        return ""
+    places = {}
+    for part, held in parts.items():
+        what, _, where = part.partition(": ")
+        places.setdefault(what, {})[where] = held
+    found = {"Holds": [], "Holds in part": [], "Not so": []}
+    for what, held_at in places.items():
+        held = [where for where, holds in held_at.items() if holds]
+        lost = [where for where, holds in held_at.items() if not holds]
+        if held and lost:
+            few = f"not {'; '.join(lost)}" if len(lost) < len(held) else f"only {'; '.join(held)}"
+            found["Holds in part"].append(f"{what} ({len(held)} of {len(held_at)}: {few})")
+        else:
+            where = f" ({'; '.join(held_at)})" if any(held_at) and len(held_at) < 4 else ""
+            found["Holds" if held else "Not so"].append(what + where)
+    sentences = [f"{how}: {', '.join(those)}" for how, those in found.items() if those]
+    return f"**{'. '.join(sentences)}.**"
 
 
 def notebooks_table(out):

@@ -54,7 +54,6 @@ LOOKS = {
     "blurred self": "blurred self",
     "ancestor on an interval": "DoG on an interval",
 }
-FINISHED, BEGUN = "finished", "hardly begun"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Config(Presets):
     seed's source is the other source. `interval`, `b`: as in `transfer`."""
 
     setting: PointSetting = on_own_sources()
-    stages: tuple = ((FINISHED, 5000, 1e-3), (BEGUN, 100, 1e-4))
+    stages: tuple = (("finished", 5000, 1e-3), ("hardly begun", 100, 1e-4))
     weights: tuple = (1.25,)
     interval: tuple = (0.0, 0.5)
     b: float = 0.4
@@ -168,11 +167,11 @@ def figure(record):
     return fig
 
 
-def _curve(record, guide, stage=FINISHED):
+def _curve(record, guide, stage="finished"):
     """A guide's rows over w, that of no guidance first."""
     return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
 
 
 def _completed(record, guide):
-    curve = _curve(record, guide, BEGUN)
+    curve = _curve(record, guide, record["config"]["stages"][-1][0])
     return at_own_weight(curve, "energy", minimize="energy", budget=np.inf)["energy"]
