@@ -276,7 +276,7 @@ def test_paired_differences_are_positive_where_the_better_is_better():
 def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():
     assert report.told({"a": True, "b: x": True}) == ""
     parts = {"a": True, "b: x": True, "b: y": False, "b: z": True, "c: x": False, "c: y": False}
-    assert report.told(parts) == "**Holds: a. Holds in part: b (2 of 3: not y). Not so: c (x; y).**"
+    assert report.told(parts) == "**Holds: a. Holds in part: b (2 of 3: not y). Not so: c (x / y).**"
     parts |= {"b: z": False}
     assert "b (1 of 3: only x)" in report.told(parts)
 

@@ -67,7 +67,7 @@ def c14(record):
 
     found = {f"w = {w:g}": change("DoG", w) for w in record["config"]["weights"] if w >= W}
     rival = change("CFG", W)
-    parts = {f"DoG harms at {name}": r[1] > 1 for name, r in found.items()}
+    parts = {f"DoG harms: {name}": r[1] > 1 for name, r in found.items()}
     parts["CFG does not"] = rival[1] <= 1
     return over_seeds(
         record,

@@ -305,7 +305,7 @@ def c9(record):
     parts = {f"ahead of autoguidance: {way}": r[1] > 1 for way, r in auto.items()} | {
         "ahead of autoguidance: hardly begun": begun["weaker self"][1] > 1,
         "another seed will do": 0.9 < seed[1] and seed[2] < 1.1,
-        "hardly begun, another source will not do": begun["other source"][1] > 1.1,
+        "another source will not do where hardly begun": begun["other source"][1] > 1.1,
     }
     curve = functools.partial(by_method, record)
     return over_seeds(

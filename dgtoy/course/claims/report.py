@@ -120,12 +120,12 @@ def told(parts):
         held = [where for where, holds in held_at.items() if holds]
         lost = [where for where, holds in held_at.items() if not holds]
         if held and lost:
-            few = f"not {'; '.join(lost)}" if len(lost) < len(held) else f"only {'; '.join(held)}"
+            few = f"not {' / '.join(lost)}" if len(lost) < len(held) else f"only {' / '.join(held)}"
             found["Holds in part"].append(f"{what} ({len(held)} of {len(held_at)}: {few})")
         else:
-            where = f" ({'; '.join(held_at)})" if any(held_at) and len(held_at) < 4 else ""
+            where = f" ({' / '.join(held_at)})" if any(held_at) and len(held_at) < 4 else ""
             found["Holds" if held else "Not so"].append(what + where)
-    sentences = [f"{how}: {', '.join(those)}" for how, those in found.items() if those]
+    sentences = [f"{how}: {'; '.join(those)}" for how, those in found.items() if those]
     return f"**{'. '.join(sentences)}.**"
 
 
