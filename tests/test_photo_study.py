@@ -98,7 +98,7 @@ def test_the_rules_judge_the_record_of_the_targets(record):
     assert far.value == pytest.approx(
         ratio(*(values(record, "frechet", target="art7", **m) for m in (dict(method="DoG", w=1.5), NONE)))[0]
     )
-    assert set(far.parts) == {"DoG harms at w = 1.5", "CFG does not"}
+    assert set(far.parts) == {"DoG harms: w = 1.5", "CFG does not"}
 
 
 def test_a_rule_sees_the_better_method(record):
