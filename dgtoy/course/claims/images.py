@@ -45,7 +45,8 @@ def c14_glyphs(record):
         f"{missing:.1f} complete what the fine-tune lacks and {over[0]:.1f} overshoot. Inside the source DoG "
         f"at w = {W} leaves {inside[0]:.2f} [{inside[1]:.2f}, {inside[2]:.2f}] of the Fréchet distance. Over "
         f"64 directions of features log std changes with correlation {correlation[0]:.2f} and slope "
-        f"{slope[0]:.2f} against the closed form, of which 20 sampling steps show only a part",
+        f"{slope[0]:.2f} against the closed form ({record['config']['setting']['steps']} sampling steps; 20 "
+        "show only a part of it)",
     )
 
 

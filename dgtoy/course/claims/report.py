@@ -95,11 +95,11 @@ def claims_table(out):
     ]
     before = {claim.id for claim in CLAIMS if claim.before}
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
-        name = e["id"] + (" †" if e["id"] in before else "")
         note = e["note"][0].upper() + e["note"][1:]
         ours = " ".join(filter(None, (f"{_span(e)} {e['unit']}. {note}.", told(e["parts"]))))
         again = f"{e['replica']['verdict']}: {_span(e['replica'])}" if e["replica"] else "–"
-        row = (name, e["claim"], e["paper"], ours, e["interval"], f"**{e['verdict']}**", again)
+        verdict = f"**{e['verdict']}**" + (" †" if e["id"] in before else "")
+        row = (e["id"], e["claim"], e["paper"], ours, e["interval"], verdict, again)
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
