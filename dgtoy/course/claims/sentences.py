@@ -152,7 +152,7 @@ def whose_guide(out):
         f"**On photographs a width is not enough:** after {last:,} steps of fine-tuning, each guide at its "
         "own weight, the Fréchet distance with the fine-tune's own density, blurred, lies above DoG's by "
         f"{', '.join(blurred)}, and with a Gaussian of the source's whole spectrum by {span('Gaussian')}, "
-        "which is no guidance; a null branch trained as a network of its own makes CFG "
+        "where no guidance does best; a null branch trained as a network of its own makes CFG "
         f"{span('unconditional', rival='own null')} worse; an early checkpoint ({span('weaker self')}) and "
         f"mixtures of pre-trained model and fine-tune ({span(*photos_guides.MIXED)}) come close to DoG "
         f"({len(record['seeds'])} fine-tunes each) {_source(record, '11_why_it_sharpens')}."
