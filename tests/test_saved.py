@@ -66,6 +66,8 @@ def test_an_adapter_and_the_blurred_self_come_back(tuned, tmp_path):  # noqa: F8
     assert repr(again.unet) == repr(pipe.unet) and np.array_equal(draw(again), draw(pipe))
     with refuses("adapter is style; active in the network: none"):
         load_guide(sd(random(1, unet()))[0], tmp_path)
+    base = load(tmp_path)  # what lies there is the base, in which the adapter is loaded again
+    torch.testing.assert_close(base.unet.state_dict(), random(1, unet()).state_dict(), rtol=0, atol=0)
     guide_pipeline(unguide(pipe), blur=0.5).save_pretrained(tmp_path)
     assert load_guide(sd(random(1, unet()))[0], tmp_path).unet.blur == 0.5
 

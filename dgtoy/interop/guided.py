@@ -36,7 +36,7 @@ from .calls import (
 from .checks import EVERYWHERE, LAYOUTS, OPTIONS, bare, check_networks, check_null, check_option, kind_of
 from .encoders import null_prompt
 from .levels import blurred_prediction, is_inside, level
-from .saved import reference, write_guide
+from .saved import reference, without_adapters, write_guide
 from .standin import StandIn
 
 
@@ -118,13 +118,16 @@ class DomainGuidedModel(StandIn):
 
     @property
     def save_pretrained(self):
-        """Saves the fine-tuned network, and beside it the options and a reference to the guide."""
-        save = bare(self.finetuned).save_pretrained
+        """Saves the fine-tuned network without its adapters, and beside it the options and a reference to the
+        guide."""
+        net = bare(self.finetuned)
+        save = net.save_pretrained
 
         @functools.wraps(save)  # a pipeline looks at its parameters
         def save_both(save_directory, *args, **kwargs):
             write_guide(self, save_directory)
-            save(save_directory, *args, **kwargs)
+            with without_adapters(net):
+                save(save_directory, *args, **kwargs)
 
         return save_both
 

@@ -4,12 +4,13 @@ In the network's folder domain_guidance.json holds the options and where the gui
 condition, if it has one, is in domain_guidance.safetensors. `load_guide` puts the guide back from there.
 """
 
+import contextlib
 import json
 import math
 import pathlib
 
 from ..checkpoint import read_safetensors, write_safetensors, write_text
-from .adapters import WithoutAdapter
+from .adapters import WithoutAdapter, peft_layers
 from .checks import OPTIONS
 
 NAME = "domain_guidance"
@@ -37,6 +38,26 @@ def write_guide(guided, folder):
     else:  # nor may another's, that was saved there before, be read with it
         tensors.unlink(missing_ok=True)
     write_text(pathlib.Path(folder) / f"{NAME}.json", json.dumps(told, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def without_adapters(net):
+    """Within the block a network's state dict has its base's names and weights alone, so that what is saved
+    can be loaded; with peft's adapters in it diffusers writes names that it does not know again."""
+    state, layers = type(net).state_dict(net), set(peft_layers(net))
+    for name, layer in net.named_modules():
+        if layer not in layers:
+            continue
+        inner = f"{name}.original_module." if hasattr(layer, "original_module") else f"{name}.base_layer."
+        for key in [key for key in state if key.startswith(f"{name}.")]:
+            value = state.pop(key)
+            if key.startswith(inner):
+                state[key.replace(inner, f"{name}.")] = value
+    net.__dict__["state_dict"] = lambda: state
+    try:
+        yield
+    finally:
+        del net.__dict__["state_dict"]
 
 
 def read_guide(folder):
