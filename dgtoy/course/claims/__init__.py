@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 from .blur import c32
 from .closed import c31
-from .completion import c29, c30
+from .completion import c4, c18, c29, c30
+from .exact import c1, c2, c3, c8
+from .guides import c9, c10
 from .images import c14_glyphs, c17
 from .nulls import c21, c22, c23
 from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25
 from .photos_why import c20
-from .points import c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c18, c19
+from .points import c5, c6, c7, c11, c12, c19
 from .relatives import c28
 
 

@@ -1,11 +1,13 @@
-"""The rules of C29 and C30, committed before their records: when held-out points pay, and why the null branch
-levels off."""
+"""The rules of C4, C18, C29 and C30: what fine-tuning forgets, and when held-out points pay."""
+
+import numpy as np
 
 from ..experiments.budget import FEWER, GREEDY, LINES, SEARCHED, STAGES
 from ..experiments.null_branch import AS_IT_IS, NULL, SHARE, error
-from ..intervals import LOGS, ratio
+from ..intervals import LOGS, ratio, student
 from ..records import rows, values
 from .finding import over_seeds
+from .points import slope
 
 BEGUN, CLASSES, FINISHED, OVERFITTED = STAGES
 UNFINISHED = (BEGUN, CLASSES)
@@ -87,4 +89,80 @@ def c30(record):
         parts,
         f"after one change: {_listed({c: r[0] for c, r in left.items()})}",
         LOGS,
+    )
+
+
+def c4(record):
+    sizes = record["config"]["sizes"]
+    error = lambda branch: np.array([values(record, "excess", size=s, branch=branch) for s in sizes])
+    worse = error("null branch on the target") - error("labelled branch on its class")  # (sizes, S)
+    lost = error("null branch on the source") / error("pre-trained on the source")
+    at = [student(w)[1] > 0 for w in worse]
+    parts = {
+        "null is worse at every size": all(at),
+        "the source is lost": bool(np.min(lost) > 1),
+        "the gap grows as data shrinks": slope(sizes, worse)[2] < 0,
+        "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
+    }
+    few, many = worse[0].mean(), worse[-1].mean()
+    times = np.exp(student(np.log(lost).mean(0)))
+    return over_seeds(
+        record,
+        student(worse.mean(0)),
+        "excess error, null minus labelled branch",
+        parts,
+        f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {few:.3f} at {sizes[0]} points and "
+        f"{many:.3f} at {sizes[-1]}; "
+        f"on the source its error is {times[0]:.0f} [{times[1]:.0f}, {times[2]:.0f}] times the pre-trained "
+        "model's",
+    )
+
+
+def c18(record):
+    fits = {f["stage"]: np.array(f["plane"]) for f in record["results"]["fits"]}  # (S, levels, 2)
+    levels = np.array(record["config"]["levels"])
+
+    def level(stage, low, high, column=0):
+        """A weight of the plane, averaged over a range of noise levels."""
+        inside = (levels >= low) & (levels <= high)
+        return student(fits[stage][:, inside, column].mean(1))
+
+    def energy(stage, method, w):
+        return values(record, "energy", stage=stage, method=method, w=w)
+
+    def excess(method, family):
+        """Energy distance of a calibrated method over that of the best constant
+        weight, at the worst stage."""
+        ratios = []
+        for stage in fits:
+            tried = [r for r in rows(record, stage=stage) if r["w"] != "calibrated" and r["method"] in family]
+            found = min(np.mean(r["energy"]) for r in tried)
+            ratios.append(energy(stage, method, "calibrated").mean() / found)
+        return max(ratios)
+
+    stages = ("100 steps", "300 steps", "finished", "overfitted")
+    gain = {s: student(energy(s, "none", 1.0) - energy(s, "plane", "calibrated")) for s in stages}
+    above, classes = level("100 steps", 1, 8), level("300 steps", 1, 8, column=1)
+    done, below = level("finished", 0.1, 8), level("overfitted", 0, 0.1)
+    dog, plane = excess("DoG", ("none", "DoG")), excess("plane", ("none", "CFG", "DoG"))
+    parts = {
+        "a* above 1 where hardly begun": above[1] > 1,
+        "b* above 1 where the class is unfinished": classes[1] > 1,
+        "about 1 where finished": abs(done[0] - 1) < 0.1,
+        "below 1 where overfitted": below[2] < 1,
+        "completes": gain["100 steps"][1] > 0 and gain["300 steps"][1] > 0,
+        "restrains": gain["overfitted"][1] > 0,
+        "no search needed within 10% at every stage: DoG": dog <= 1.1,
+        "no search needed within 10% at every stage: plane": plane <= 1.1,
+    }
+    cut = ", ".join(f"{gain[s][0] / energy(s, 'none', 1.0).mean():.0%} ({s})" for s in stages)
+    return over_seeds(
+        record,
+        above,
+        "a* of a fine-tune after 100 steps (sigma 1 to 8)",
+        parts,
+        f"after 300 steps b* is {classes[0]:.1f}; finished a* {done[0]:.2f}; overfitted (sigma up to 0.1) "
+        f"{below[0]:.2f}. The calibrated plane cuts the energy distance by {cut}; "
+        f"against the best constant w found by search, "
+        f"calibrated DoG is at worst {dog:.2f} times, the plane {plane:.2f} times",
     )

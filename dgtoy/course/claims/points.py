@@ -1,19 +1,17 @@
-"""The rules that judge the claims about points.
+"""The rules of C5 to C7, C11, C12 and C19, and what all rules on points share.
 
 C5, C7, C9, C10 and C12 compare methods over the whole trade-off and each at its own weight (`left`), with
 the numbers at equal w beside them.
 """
 
 import functools
-import math
 
 import numpy as np
 
-from ..experiments.gap import helped, rule_of_thumb
 from ..experiments.plane import best_points
 from ..experiments.size import brought_closer, of_size, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
-from ..lab import ALWAYS, FIELD, ON_AN_INTERVAL
+from ..lab import ALWAYS, FIELD
 from ..records import HALVES, family, rows, values
 from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
 from .finding import Finding, drawn, over_seeds
@@ -85,73 +83,6 @@ def off_lines(at, words):
     pairs = [(line, metric) for line in ("CFG", "DoG") for metric in words]
     gain = {(line, m): student(at(line, m) - at("plane", m)) for line, m in pairs}
     return gain, {f"{words[m]} than {line}": gain[line, m][1] > 0 for line, m in pairs}
-
-
-def c1(record):
-    errors = [r["error"] for r in rows(record, claim="C1")]
-    return Finding(
-        max(errors),
-        min(errors),
-        max(errors),
-        len(errors),
-        "largest relative error (range over mixtures)",
-        {"to 1e-10": max(errors) < 1e-10},
-        "CFG's term and the domain term add up to DoG on every random mixture",
-        f"range over {len(errors)} random mixtures",
-    )
-
-
-def c2(record):
-    found = rows(record, claim="C2")
-    distance = student([r["guided"] for r in found])
-    floor = max(r["floor"] for r in found)
-    return over_seeds(
-        record,
-        distance,
-        "W1 to the tilted density, in its std",
-        {"far above the floor": distance[1] > 3 * floor},
-        f"without guidance the same sampler is within {floor:.2g}; "
-        "for Gaussians the two stds differ in closed form",
-    )
-
-
-def c3(record):
-    found = rows(record, claim="C3")
-    error = lambda r, what: abs(r[f"found_{what}"] / r[f"predicted_{what}"] - 1)
-    errors = [max(error(r, "std"), error(r, "overshoot")) for r in found]
-    return over_seeds(
-        record,
-        student(errors),
-        "relative error of end std and mean",
-        {"within 1%": max(errors) < 0.01},
-        f"worst direction {max(errors):.2g}; broad sources contract, narrow ones overshoot",
-    )
-
-
-def c4(record):
-    sizes = record["config"]["sizes"]
-    error = lambda branch: np.array([values(record, "excess", size=s, branch=branch) for s in sizes])
-    worse = error("null branch on the target") - error("labelled branch on its class")  # (sizes, S)
-    lost = error("null branch on the source") / error("pre-trained on the source")
-    at = [student(w)[1] > 0 for w in worse]
-    parts = {
-        "null is worse at every size": all(at),
-        "the source is lost": bool(np.min(lost) > 1),
-        "the gap grows as data shrinks": slope(sizes, worse)[2] < 0,
-        "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
-    }
-    few, many = worse[0].mean(), worse[-1].mean()
-    times = np.exp(student(np.log(lost).mean(0)))
-    return over_seeds(
-        record,
-        student(worse.mean(0)),
-        "excess error, null minus labelled branch",
-        parts,
-        f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {few:.3f} at {sizes[0]} points and "
-        f"{many:.3f} at {sizes[-1]}; "
-        f"on the source its error is {times[0]:.0f} [{times[1]:.0f}, {times[2]:.0f}] times the pre-trained "
-        "model's",
-    )
 
 
 def c5(record):
@@ -226,7 +157,7 @@ def c7(record):
         | {f"better {way}: {d}": r[2] < 1 for d, found in better.items() for way, r in found.items()},
         f"guiding only below sigma = {record['config']['interval'][1]:g} "
         f"keeps the out-of-domain rate at {rate:.3f}. What it leaves outside relative to guiding always: "
-        + "; ".join(f"{d} {_ways(found)}" for d, found in better.items()),
+        + "; ".join(f"{d} {ways(found)}" for d, found in better.items()),
         RESAMPLED,
     )
 
@@ -236,113 +167,9 @@ def interval_against_all(record, domain):
     return left(*(family(record, m, domain=domain) for m in ("DoG on an interval", "DoG")))
 
 
-def c8(record):
-    found, saved, helps = helped(record)  # saved (cells, S), helps (cells,)
-    right = (saved > 0) == helps[:, None]
-    simple = (saved > 0) == rule_of_thumb(found)[:, None]
-    agree, ahead = student(right.mean(0)), student(right.mean(0) - simple.mean(0))
-    by_weight = {w: right[[r["w"] == w for r in found]].mean() for w in sorted({r["w"] for r in found})}
-    gained, lost = (saved.mean(1) > 0)[helps].sum(), (saved.mean(1) < 0)[~helps].sum()
-    return over_seeds(
-        record,
-        agree,
-        "share of cells (gap, breadth, w) where the closed form tells help from harm",
-        {"in three quarters": agree[1] > 0.75, "more often than a one-line rule": ahead[1] > 0},
-        f"by w: {', '.join(f'{v:.0%} at {w}' for w, v in by_weight.items())}; "
-        f"of {len(found)} cells {helps.sum()} are predicted to gain ({gained} do), "
-        f"{(~helps).sum()} to lose ({lost} do). The rule “the gap is at most three quarters of the breadth” "
-        f"is right in {simple.mean():.1%} of the cells, the closed form in {right.mean():.1%} "
-        f"({ahead[0]:+.1%} [{ahead[1]:+.1%}, {ahead[2]:+.1%}]); the comparison is later than the record",
-    )
-
-
-def of_guide(record, guide, stage):
-    """A guide's rows over w, that of no guidance first."""
-    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
-
-
-def to_ancestor(record, guide, stage="finished"):
-    """What a guide leaves outside relative to the ancestor (`left`): above 1 it is worse."""
-    return left(*(of_guide(record, g, stage) for g in (guide, "ancestor")))
-
-
-def _ways(found):
+def ways(found):
     """What `left` found, in words."""
     return ", ".join(f"{value:.2f} {way}" for way, (value, *_) in found.items())
-
-
-GUIDE_OF = {
-    "CFG": "own null",
-    "DoG": "ancestor",
-    "autoguidance": "weaker self",
-    "blurred self": "blurred self",
-}
-
-
-def by_method(record, name, stage="finished"):
-    """The rows of `of_guide` by the name that a method of the field has elsewhere."""
-    method = name.removesuffix(ON_AN_INTERVAL)
-    return of_guide(record, GUIDE_OF[method] + name.removeprefix(method), stage)
-
-
-def completed(record, guide):
-    """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
-    ancestor's.  -> (ratio, low, high)"""
-    begun = record["config"]["stages"][-1][0]
-    best = lambda g: at_own_weight(of_guide(record, g, begun), "energy", minimize="energy", budget=math.inf)
-    return ratio(best(guide)["energy"], best("ancestor")["energy"])
-
-
-def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
-    """A metric's means at w = W, in words."""
-    at = lambda g: values(record, metric, stage=stage, guide=g, w=W).mean()
-    return ", ".join(f"{g} {at(g):.3f}" for g in guides)
-
-
-def c9(record):
-    auto, seed = to_ancestor(record, "weaker self"), to_ancestor(record, "other seed")["by area"]
-    begun = {g: completed(record, g) for g in ("weaker self", "other seed", "other source")}
-    parts = {f"ahead of autoguidance: {way}": r[1] > 1 for way, r in auto.items()} | {
-        "ahead of autoguidance: hardly begun": begun["weaker self"][1] > 1,
-        "another seed will do": 0.9 < seed[1] and seed[2] < 1.1,
-        "another source will not do where hardly begun": begun["other source"][1] > 1.1,
-    }
-    curve = functools.partial(by_method, record)
-    return over_seeds(
-        record,
-        auto["by area"],
-        "area under the trade-off, autoguidance relative to DoG",
-        parts,
-        f"finished: another seed's model instead of the ancestor {seed[0]:.2f}; the field relative to DoG "
-        f"{over_all_w(curve, 'DoG')}; autoguidance at equal loss of thickness "
-        f"{at_equal_thickness(curve('autoguidance'), curve('DoG'))[0]:.2f}; outside at own weight "
-        f"{at_own_weights(curve, ALWAYS)}; at equal w = {W} "
-        f"{at_equal_w(record, ('ancestor', 'other seed', 'weaker self'))}. Hardly begun: energy distance at "
-        f"its own weight relative to DoG's {', '.join(f'{g} {r[0]:.2f}' for g, r in begun.items())}",
-        LOGS,
-    )
-
-
-def c10(record):
-    """A control hurts if it is worse than the ancestor by area and at its own weight."""
-    harm = {g: to_ancestor(record, g) for g in ("untrained", "random", "wrong label", "swapped")}
-    itself = values(record, "energy", stage="finished", guide="itself", w=W)
-    same = np.abs(itself - values(record, "energy", stage="finished", guide="none")).max()
-    parts = {"itself changes nothing": same == 0}
-    parts |= {
-        f"worse than DoG: {name}": all(r[1] > 1 for r in found.values()) for name, found in harm.items()
-    }
-    return over_seeds(
-        record,
-        harm["untrained"]["by area"],
-        "area under the trade-off, an untrained guide relative to the ancestor",
-        parts,
-        f"relative to the ancestor {'; '.join(f'{name} {_ways(found)}' for name, found in harm.items())}. "
-        f"Out-of-domain rate at equal w = {W}: {at_equal_w(record, ('ancestor', *harm))}. "
-        "An untrained network is, by its preconditioning, the exact denoiser of a broad Gaussian: enough to "
-        "sharpen",
-        LOGS,
-    )
 
 
 def c11(record):
@@ -401,56 +228,6 @@ def c12(record):
         f"with every sampler from {from_here or 'no number of'} steps on; the smallest area is that of "
         f"{', '.join(f'{m} in {first.count(m)}' for m in known)}",
         LOGS,
-    )
-
-
-def c18(record):
-    fits = {f["stage"]: np.array(f["plane"]) for f in record["results"]["fits"]}  # (S, levels, 2)
-    levels = np.array(record["config"]["levels"])
-
-    def level(stage, low, high, column=0):
-        """A weight of the plane, averaged over a range of noise levels."""
-        inside = (levels >= low) & (levels <= high)
-        return student(fits[stage][:, inside, column].mean(1))
-
-    def energy(stage, method, w):
-        return values(record, "energy", stage=stage, method=method, w=w)
-
-    def excess(method, family):
-        """Energy distance of a calibrated method over that of the best constant
-        weight, at the worst stage."""
-        ratios = []
-        for stage in fits:
-            tried = [r for r in rows(record, stage=stage) if r["w"] != "calibrated" and r["method"] in family]
-            found = min(np.mean(r["energy"]) for r in tried)
-            ratios.append(energy(stage, method, "calibrated").mean() / found)
-        return max(ratios)
-
-    stages = ("100 steps", "300 steps", "finished", "overfitted")
-    gain = {s: student(energy(s, "none", 1.0) - energy(s, "plane", "calibrated")) for s in stages}
-    above, classes = level("100 steps", 1, 8), level("300 steps", 1, 8, column=1)
-    done, below = level("finished", 0.1, 8), level("overfitted", 0, 0.1)
-    dog, plane = excess("DoG", ("none", "DoG")), excess("plane", ("none", "CFG", "DoG"))
-    parts = {
-        "a* above 1 where hardly begun": above[1] > 1,
-        "b* above 1 where the class is unfinished": classes[1] > 1,
-        "about 1 where finished": abs(done[0] - 1) < 0.1,
-        "below 1 where overfitted": below[2] < 1,
-        "completes": gain["100 steps"][1] > 0 and gain["300 steps"][1] > 0,
-        "restrains": gain["overfitted"][1] > 0,
-        "no search needed within 10% at every stage: DoG": dog <= 1.1,
-        "no search needed within 10% at every stage: plane": plane <= 1.1,
-    }
-    cut = ", ".join(f"{gain[s][0] / energy(s, 'none', 1.0).mean():.0%} ({s})" for s in stages)
-    return over_seeds(
-        record,
-        above,
-        "a* of a fine-tune after 100 steps (sigma 1 to 8)",
-        parts,
-        f"after 300 steps b* is {classes[0]:.1f}; finished a* {done[0]:.2f}; overfitted (sigma up to 0.1) "
-        f"{below[0]:.2f}. The calibrated plane cuts the energy distance by {cut}; "
-        f"against the best constant w found by search, "
-        f"calibrated DoG is at worst {dog:.2f} times, the plane {plane:.2f} times",
     )
 
 

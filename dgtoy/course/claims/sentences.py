@@ -6,10 +6,11 @@ from ..experiments import nulls, photos_guides, photos_plane
 from ..intervals import ratio, resampled
 from ..records import family, load, row, values
 from ..tradeoff import CONTRACTION, area, with_contraction
+from .guides import of_guide
 from .nulls import SELF, WIDE, against, at_equal_thickness, first
 from .photos import OUTSIDE, own
 from .photos import against as on_photographs
-from .points import learned_domains, of_guide, share
+from .points import learned_domains, share
 
 
 def sentences(out="figures"):

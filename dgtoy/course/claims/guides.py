@@ -1,0 +1,97 @@
+"""The rules of C9 and C10: which guide, on finished fine-tunes and on unfinished ones."""
+
+import functools
+import math
+
+import numpy as np
+
+from ..intervals import LOGS, ratio
+from ..lab import ALWAYS, ON_AN_INTERVAL
+from ..records import rows, values
+from ..tradeoff import at_own_weight
+from .finding import over_seeds
+from .points import W, at_equal_thickness, at_own_weights, left, over_all_w, ways
+
+
+def of_guide(record, guide, stage):
+    """A guide's rows over w, that of no guidance first."""
+    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
+
+
+def to_ancestor(record, guide, stage="finished"):
+    """What a guide leaves outside relative to the ancestor (`left`): above 1 it is worse."""
+    return left(*(of_guide(record, g, stage) for g in (guide, "ancestor")))
+
+
+GUIDE_OF = {
+    "CFG": "own null",
+    "DoG": "ancestor",
+    "autoguidance": "weaker self",
+    "blurred self": "blurred self",
+}
+
+
+def by_method(record, name, stage="finished"):
+    """The rows of `of_guide` by the name that a method of the field has elsewhere."""
+    method = name.removesuffix(ON_AN_INTERVAL)
+    return of_guide(record, GUIDE_OF[method] + name.removeprefix(method), stage)
+
+
+def completed(record, guide):
+    """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
+    ancestor's.  -> (ratio, low, high)"""
+    begun = record["config"]["stages"][-1][0]
+    best = lambda g: at_own_weight(of_guide(record, g, begun), "energy", minimize="energy", budget=math.inf)
+    return ratio(best(guide)["energy"], best("ancestor")["energy"])
+
+
+def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
+    """A metric's means at w = W, in words."""
+    at = lambda g: values(record, metric, stage=stage, guide=g, w=W).mean()
+    return ", ".join(f"{g} {at(g):.3f}" for g in guides)
+
+
+def c9(record):
+    auto, seed = to_ancestor(record, "weaker self"), to_ancestor(record, "other seed")["by area"]
+    begun = {g: completed(record, g) for g in ("weaker self", "other seed", "other source")}
+    parts = {f"ahead of autoguidance: {way}": r[1] > 1 for way, r in auto.items()} | {
+        "ahead of autoguidance: hardly begun": begun["weaker self"][1] > 1,
+        "another seed will do": 0.9 < seed[1] and seed[2] < 1.1,
+        "another source will not do where hardly begun": begun["other source"][1] > 1.1,
+    }
+    curve = functools.partial(by_method, record)
+    return over_seeds(
+        record,
+        auto["by area"],
+        "area under the trade-off, autoguidance relative to DoG",
+        parts,
+        f"finished: another seed's model instead of the ancestor {seed[0]:.2f}; the field relative to DoG "
+        f"{over_all_w(curve, 'DoG')}; autoguidance at equal loss of thickness "
+        f"{at_equal_thickness(curve('autoguidance'), curve('DoG'))[0]:.2f}; outside at own weight "
+        f"{at_own_weights(curve, ALWAYS)}; at equal w = {W} "
+        f"{at_equal_w(record, ('ancestor', 'other seed', 'weaker self'))}. Hardly begun: energy distance at "
+        f"its own weight relative to DoG's {', '.join(f'{g} {r[0]:.2f}' for g, r in begun.items())}",
+        LOGS,
+    )
+
+
+def c10(record):
+    """A control hurts if it is worse than the ancestor by area and at its own weight."""
+    harm = {g: to_ancestor(record, g) for g in ("untrained", "random", "wrong label", "swapped")}
+    itself = values(record, "energy", stage="finished", guide="itself", w=W)
+    same = np.abs(itself - values(record, "energy", stage="finished", guide="none")).max()
+    parts = {"itself changes nothing": same == 0}
+    parts |= {
+        f"worse than DoG: {name}": all(r[1] > 1 for r in found.values()) for name, found in harm.items()
+    }
+    return over_seeds(
+        record,
+        harm["untrained"]["by area"],
+        "area under the trade-off, an untrained guide relative to the ancestor",
+        parts,
+        f"relative to the ancestor {'; '.join(f'{name} {ways(found)}' for name, found in harm.items())}. "
+        f"Out-of-domain rate at equal w = {W}: {at_equal_w(record, ('ancestor', *harm))}. "
+        "An untrained network is, by its preconditioning, the exact denoiser of a broad Gaussian: enough to "
+        "sharpen",
+        LOGS,
+    )
