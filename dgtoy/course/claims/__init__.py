@@ -56,6 +56,7 @@ CLAIMS = (
         "target's shape",
         "closed",
         c31,
+        before=True,
     ),
     Claim(
         "C4",
@@ -189,6 +190,7 @@ CLAIMS = (
         "though DoG does",
         "blur",
         c32,
+        before=True,
     ),
     Claim(
         "C24",

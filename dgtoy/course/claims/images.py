@@ -29,11 +29,15 @@ def c14_glyphs(record):
     beyond = lambda **method: student(values(record, "rotation", gap=far, **method) - target)
     short, over = beyond(method="none"), beyond(method="DoG", w=2.0)
     missing = max(0.0, -short[0])
-    slope, correlation = (student(v) for v in sharpening(record, near))
+    slopes, orders = sharpening(record, near)
+    slope, correlation = student(slopes), student(orders)
+    of_cfg, in_pixels = sharpening(record, near, method="CFG")[1], sharpening(record, near, "pixels")[1]
     parts = {
         "inside it helps": inside[2] < 1,
         "outside the style is overshot": over[1] > 0,
-        "directions sharpen in the order predicted": correlation[1] > 0.5,
+        "directions sharpen in the order predicted: features": correlation[1] > 0.5,
+        "directions sharpen in the order predicted: pixels": student(in_pixels)[1] > 0.5,
+        "more so than CFG": student(orders - of_cfg)[1] > 0,
         "and by the amount predicted": slope[1] > 0.8 and slope[2] < 1.2,
     }
     return over_seeds(
@@ -44,8 +48,9 @@ def c14_glyphs(record):
         f"{regime(record, gap=far)}: of the {over[0] - short[0]:.1f} degrees that DoG turns them, "
         f"{missing:.1f} complete what the fine-tune lacks and {over[0]:.1f} overshoot. Inside the source DoG "
         f"at w = {W} leaves {inside[0]:.2f} [{inside[1]:.2f}, {inside[2]:.2f}] of the Fréchet distance. Over "
-        f"64 directions of features log std changes with correlation {correlation[0]:.2f} and slope "
-        f"{slope[0]:.2f} against the closed form ({record['config']['setting']['steps']} sampling steps; 20 "
+        f"64 directions of features log std changes with correlation {correlation[0]:.2f} (CFG "
+        f"{of_cfg.mean():.2f}, DoG in pixels {in_pixels.mean():.2f}) and slope {slope[0]:.2f} against the "
+        f"closed form ({record['config']['setting']['steps']} sampling steps; 20 "
         "show only a part of it)",
     )
 

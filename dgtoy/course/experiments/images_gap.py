@@ -157,20 +157,20 @@ def drawn(world):
     return [(low + high) / 2, (high - low) / 12**0.5]
 
 
-def changes(record, gap, view, w=2.0):
-    """log(std DoG / std none) along each direction: the closed form's (w - 1) log r, and measured.
-    -> (d,), (S, d)"""
+def changes(record, gap, view, w=2.0, method="DoG"):
+    """log(std of a method / std of none) along each direction: the closed form's (w - 1) log r for DoG, and
+    measured.  -> (d,), (S, d)"""
     predicted = (w - 1) * np.log(record["results"]["truth"][str(gap)]["ratio"][view])
-    none, dog = (of_method(record, f"std_{view}", m, w, gap=gap) for m in ("none", "DoG"))
-    return predicted, np.log(dog / none)
+    none, moved = (of_method(record, f"std_{view}", m, w, gap=gap) for m in ("none", method))
+    return predicted, np.log(moved / none)
 
 
-def sharpening(record, gap, view="features"):
+def sharpening(record, gap, view="features", method="DoG"):
     """Slope and correlation, by seed, of the measured changes against the closed form's.
     -> slopes, correlations (S,)"""
-    predicted, measured = changes(record, gap, view)
-    slopes = [np.polyfit(predicted, m, 1)[0] for m in measured]
-    return slopes, [np.corrcoef(predicted, m)[0, 1] for m in measured]
+    predicted, measured = changes(record, gap, view, method=method)
+    slopes = np.array([np.polyfit(predicted, m, 1)[0] for m in measured])
+    return slopes, np.array([np.corrcoef(predicted, m)[0, 1] for m in measured])
 
 
 def figure(record):
