@@ -225,8 +225,8 @@ def c12(record):
         f"({worst[1]}, {worst[0]} steps)",
         parts,
         f"DoG < CFG < none in {', '.join(f'{len(found)} {way}' for way, found in kept.items())}; by area "
-        f"with every sampler from {from_here or 'no number of'} steps on; the smallest area is that of "
-        f"{', '.join(f'{m} in {first.count(m)}' for m in known)}",
+        f"with every sampler {f'from {from_here} steps on' if from_here else 'at no number of steps'}; the "
+        f"smallest area is that of {', '.join(f'{m} in {first.count(m)}' for m in known)}",
         LOGS,
     )
 
