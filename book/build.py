@@ -29,6 +29,7 @@ COURSE = (
     "records",
     "recipes",
     "plot",
+    "player",
     "experiments",
     "claims",
     "check",
