@@ -208,7 +208,9 @@ def figure(record):
         axes[0].set_ylabel("made: change of ln std")
         axes[0].legend(fontsize=11)
         fig.suptitle(
-            "The closed form is of Gaussians: others keep its order, not its amount", x=0.01, ha="left"
+            "The closed form is exact for Gaussians; how far it carries depends on the shape",
+            x=0.01,
+            ha="left",
         )
     return fig
 
