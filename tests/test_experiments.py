@@ -18,7 +18,7 @@ from dgtoy.course.claims import points as rules
 from dgtoy.course.claims import report
 from dgtoy.course.experiments import NAMES, budget, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
-from dgtoy.course.pictures import PictureSetting
+from dgtoy.course.pictures import PictureJudge, PictureSetting
 from dgtoy.dit import EDM, DiT
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
@@ -271,6 +271,14 @@ def test_paired_differences_are_positive_where_the_better_is_better():
         dict(name="x", results=dict(rows=rows)), dict(method="DoG"), dict(method="CFG")
     )
     assert mean == pytest.approx(0.8 / 3) and 0 < low <= mean <= high
+
+
+def test_a_learning_rate_is_taken_by_the_loss_on_fresh_pictures():
+    judge = PictureJudge(
+        TINY_PICTURES
+    )  # a tenth of ten steps, at a rate that does nothing and at one that does
+    assert experiments.get("images_gap").best_rate(judge, (1e-9, 3e-2), seed=0) == 3e-2
+    assert experiments.get("images_gap").best_rate(judge, (), seed=0) == TINY_PICTURES.finetune.lr
 
 
 def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():
