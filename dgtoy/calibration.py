@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -100,7 +101,8 @@ def calibrate(
             f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
-    tails = torch.quantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
+    solved[(gram == 0).all((-1, -2))] = math.nan  # resamples that drew none of the few points
+    tails = torch.nanquantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
     return Calibration(sigmas, solved[0], *tails)
 
 
@@ -110,6 +112,9 @@ def _equations(main, guide, middle, x0, sigma, generator):
     x = x0 + sigma.to(x0) * normal(x0, generator)
     base, top = guide(x, sigma), main(x, sigma)
     inner = [top] if middle is None else [middle(x, sigma), top]
+    for found in (base, *inner):
+        if found.shape != x.shape:
+            raise ValueError(f"a denoiser gives {shown(found)}; expected an estimate of x {tuple(x.shape)}")
     steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()  # (d, B, D)
     residual = (x0 - base).flatten(1).double()  # (B, D)
     gram = torch.einsum("ibd,jbd->bij", steps, steps).flatten(1)

@@ -22,10 +22,12 @@ def check_numbers(name, value, dtype=None):
 
 
 def check_number(name, value):
-    """value as a float. Raises TypeError unless it is one number."""
+    """value as a float. Raises TypeError unless it is one number, ValueError for nan."""
     found = check_numbers(name, value, torch.float64)
     if found.ndim:
         raise TypeError(f"{name} is {shown(value)}; expected one number")
+    if math.isnan(found):
+        raise ValueError(f"{name} is nan; expected a number")
     return float(found)
 
 

@@ -65,6 +65,8 @@ def thickness(x, mixture, truth):
 
     x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show.
     """
+    for name, points in dict(x=x, truth=truth).items():
+        _check_samples(points, name, mixture.means.shape[1])
 
     def median(points):
         z = torch.einsum("...kd,kde->...ke", points[..., None, :] - mixture.means, mixture.axes)
@@ -189,11 +191,11 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     return float(values.mean()), float(low), float(high)
 
 
-def _check_samples(x):
+def _check_samples(x, name="x", D="D"):
     """Raise ValueError unless x is (..., n, D) with samples in it."""
-    check_points(x=x)
-    if x.ndim < 2 or not x.numel():
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., n, D) with 1 sample or more")
+    check_points(**{name: x})
+    if x.ndim < 2 or not x.numel() or D not in ("D", x.shape[-1]):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (..., n, {D}) with 1 sample or more")
 
 
 def _sets(**given):

@@ -74,8 +74,6 @@ def cfg_zero_star(
     all but the first. Fan et al. 2025 (arXiv 2503.18886), algorithm 1.
     """
     still_above = check_number("still_above", still_above)
-    if math.isnan(still_above):
-        raise ValueError("still_above is nan; expected a noise level")
 
     def line(x, sigma, x0_hat, other):
         still = x / (1 + check_sigma(sigma, x))

@@ -47,6 +47,20 @@ def test_an_unfinished_fine_tune_asks_for_one_over_alpha(world, alpha):
     assert ((found.high - found.low) < 0.2 / alpha).all()
 
 
+def test_an_estimate_of_another_shape_is_refused():
+    x0, short = torch.linspace(0, 2, 5)[:, None], lambda x, sigma: WIDE(x, sigma)[:1]
+    for main, guide, middle in ((short, WIDE, None), (NARROW, short, None), (NARROW, WIDE, short)):
+        with refuses("a denoiser gives a Tensor", "shape (1, 1); expected an estimate of x (5, 1)"):
+            calibrate(main, guide, x0, LEVELS, middle)
+
+
+def test_resamples_that_drew_no_point_do_not_count():
+    """Of two points 13% of them; each of the others finds the weight that both points ask for."""
+    x0 = torch.ones(2, 1, dtype=torch.float64)
+    found = calibrate(lambda x, s: x0 / 2, lambda x, s: 0 * x, x0, LEVELS, generator=seeded())
+    close(found.low, torch.full((4, 1), 2.0).double()), close(found.high, found.low)
+
+
 def test_torch_s_default_device_changes_nothing():
     x0, levels = torch.linspace(0, 2, 50, dtype=torch.float64)[:, None], torch.tensor(LEVELS)
     expected = calibrate(NARROW, WIDE, x0, levels, generator=seeded(), resamples=20)

@@ -66,6 +66,18 @@ def test_class_error_takes_the_class_of_all_components_together():
     assert metrics.class_error(torch.zeros(5, 1), 1, mixture) == 0
 
 
+def test_what_is_no_number_and_points_of_another_dimension_are_refused():
+    x = torch.zeros(4, 2)
+    with refuses("cut is nan; expected a number"):
+        metrics.out_of_domain(x, CORNERS, cut=math.nan)
+    with refuses("share is nan; expected a number"):
+        metrics.mode_coverage(x, CORNERS, share=math.nan)
+    with refuses("x has shape (4, 3); expected (..., n, 2)"):
+        metrics.thickness(torch.zeros(4, 3), CORNERS, x)
+    with refuses("truth has shape (0, 2); expected (..., n, 2) with 1 sample or more"):
+        metrics.thickness(x, CORNERS, x[:0])
+
+
 def test_mode_coverage_counts_the_components_that_have_their_share(rng):
     assert metrics.mode_coverage(CORNERS.sample(1_000, generator=rng), CORNERS) == 1
     assert metrics.mode_coverage(CORNERS.given(3).sample(1_000, generator=rng), CORNERS) == 0.25
