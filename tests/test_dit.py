@@ -120,6 +120,15 @@ def test_of_a_training_file_the_averages_are_read():
     assert not torch.equal(held["ema"][TABLE], held["model"][TABLE])
 
 
+@pytest.mark.parametrize("prefix", ("module.", "_orig_mod.", "module._orig_mod."))
+def test_what_torch_s_wrappers_put_before_a_name_is_left_out(prefix, tmp_path):
+    state = awake().state_dict()
+    torch.save({"model": {prefix + name: p for name, p in state.items()}, "opt": {}}, tmp_path / "net.pt")
+    identical(load_checkpoint(tmp_path / "net.pt"), state)
+    write_safetensors(tmp_path / "NET.SAFETENSORS", state, {})
+    identical(load_checkpoint(tmp_path / "NET.SAFETENSORS"), state)
+
+
 @pytest.mark.parametrize("name, classes", [("finetuned", 5), ("pretrained", 1000)])
 def test_sizes_are_read_from_the_weights_and_heads_are_told(name, classes):
     state = load_checkpoint(FILES / f"{name}.pt")
@@ -413,8 +422,17 @@ def test_the_network_alone_refuses_other_sizes_too():
     for change in (dict(depth=-1), dict(in_channels=0), dict(num_classes=-2)):
         with refuses("{} is {}; expected".format(*next(iter(change.items())))):
             DiT(**SMALL | change)
+    with refuses("num_classes is -1; expected 0 or more"):
+        awake().with_classes(-1)
+    with refuses("sigma_data is 0; expected a finite number > 0"):
+        EDM(awake(), sigma_data=0)
     with refuses("input_size is 4.0; expected a whole number", error=TypeError):
         DiT(**SMALL | dict(input_size=4.0))
+
+
+def test_no_images_give_no_images():
+    for kind in (EDM, VP, SiT):
+        assert kind(awake()).denoiser(1)(images(0), 0.7).shape == images(0).shape
 
 
 def test_a_network_is_whole_in_double_precision_too():

@@ -13,16 +13,19 @@ from safetensors.torch import load_file
 from ..checkpoint import check_shapes, write_safetensors
 from .network import CONFIGS, DiT
 
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
+
 
 def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """The weights in a file, by their official names, in float32; of a training file the averaged ones.
 
-    Reads official flat files and training files (.pt, with `ema` and an argparse Namespace: exactly that
-    class is let through, nothing else can run), and .safetensors.  -> state_dict Raises ValueError, one line,
+    Reads official flat files and training files (.pt, with `ema` or `model`, and an argparse Namespace:
+    exactly that class is let through, nothing else can run), and .safetensors; what torch's wrappers put
+    before a name is left out.  -> state_dict Raises ValueError, one line,
     if the file is damaged, holds code, or is no DiT's.
     """
     try:
-        if pathlib.Path(path).suffix == ".safetensors":
+        if is_safetensors(path):
             state = load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):
@@ -34,7 +37,11 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
         if code := re.search(r"GLOBAL \S+|operand \d+", str(e)):
             why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
         raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
-    state = state.get("ema", state) if isinstance(state, dict) else state
+    if isinstance(state, dict):
+        state = state.get("ema", state.get("model", state))
+    if isinstance(state, dict):
+        plain = lambda name: WRAPPERS.sub("", name) if isinstance(name, str) else name
+        state = {plain(name): value for name, value in state.items()}
     if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
         held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(
@@ -46,6 +53,10 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
                 f"{path} is not a DiT's: {name} is of type {type(value).__name__}; expected a tensor"
             )
     return {name: value.float() for name, value in state.items()}
+
+
+def is_safetensors(path):
+    return pathlib.Path(path).suffix.lower() == ".safetensors"
 
 
 def config_of(state, num_heads=None, path="state"):
@@ -109,7 +120,7 @@ def save_checkpoint(net, path, **made):
 
 def header(path):
     """What the header of a file says that we wrote: a dict; of any other file {}."""
-    if pathlib.Path(path).suffix != ".safetensors":
+    if not is_safetensors(path):
         return {}
     try:
         with safe_open(path, "pt") as f:

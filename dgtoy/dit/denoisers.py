@@ -1,10 +1,12 @@
 """A DiT made a denoiser D(x, sigma) by preconditioning: `EDM`, `VP` for DiT's own process, `Flow`, `SiT`."""
 
 import copy
+import math
 
 import torch
 
 from .. import vp
+from ..checks import check_number, check_points
 from ..gmm import check_label
 from ..graphs import Captured
 from ..samplers import append_dims, check_shape, check_sigma
@@ -58,6 +60,7 @@ class Preconditioned:
         label = self._label(label)
 
         def D(x, sigma):
+            check_points(x=x)
             if x.ndim < 4 or tuple(x.shape[-3:]) != self.shape:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
             lead = x.shape[:-3]
@@ -121,6 +124,8 @@ class EDM(Preconditioned):
 
     def __init__(self, net, sigma_data=0.5, seed=0):
         super().__init__(net, seed)
+        if not 0 < check_number("sigma_data", sigma_data) < math.inf:
+            raise ValueError(f"sigma_data is {sigma_data}; expected a finite number > 0")
         self.sigma_data = sigma_data
 
     @property

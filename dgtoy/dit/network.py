@@ -117,6 +117,7 @@ class DiT(nn.Module):
     @torch.random.fork_rng(devices=[])
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""
+        check_whole("num_classes", num_classes, 0)
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
         nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
         table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
@@ -127,8 +128,8 @@ class DiT(nn.Module):
     def _unpatchify(self, h):
         """(B, T, p p C) -> (B, C, H, W)"""
         p, size = self.config["patch_size"], self.config["input_size"]
-        h = h.reshape(len(h), size // p, size // p, p, p, -1)  # (B, row, column, p, p, C)
-        return h.permute(0, 5, 1, 3, 2, 4).reshape(len(h), -1, size, size)
+        h = h.unflatten(-1, (p, p, -1)).unflatten(1, (size // p, size // p))  # (B, row, column, p, p, C)
+        return h.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _init_weights(self, generator):
         """Xavier for every matrix; zero gates and output, so that a fresh block is the identity.
