@@ -56,6 +56,7 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 def is_safetensors(path):
+    """Whether a file is of that kind by its ending."""
     return pathlib.Path(path).suffix.lower() == ".safetensors"
 
 
