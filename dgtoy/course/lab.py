@@ -171,6 +171,10 @@ def on_own_sources(**changes):
     return replace(setting, **changes)
 
 
+# of replicas: another target, seeds and sources that no other record has
+ON_OTHER_SOURCES = on_own_sources(first=16, domain="spirals")
+
+
 def weaker_self(setting, device="cpu", progress=False):
     """The guide of autoguidance: the same fine-tune after a tenth of its steps."""
     steps = max(1, setting.finetune.steps // 10)

@@ -14,7 +14,16 @@ from ...guidance import cfg, domain_guidance
 from ...samplers import dpmpp_2m, last, normal
 from ...train import Points
 from .. import plot
-from ..lab import PointSetting, Presets, finetuned, methods, on_own_sources, prepared, replace
+from ..lab import (
+    ON_OTHER_SOURCES,
+    PointSetting,
+    Presets,
+    finetuned,
+    methods,
+    on_own_sources,
+    prepared,
+    replace,
+)
 from ..records import caption, row, rows, values
 from .calibration import by_seed, calibrated, regime, rounded, stacked
 from .forgetting import of_classes
@@ -50,6 +59,10 @@ class Config(Presets):
     def full(cls):
         """For one core of a CPU: five minutes."""
         return cls()
+
+    @classmethod
+    def replica(cls):
+        return cls(ON_OTHER_SOURCES)
 
 
 @recorded

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from .. import plot
-from ..lab import PointSetting, Presets, finetuned, on_own_sources, pretrained, replace
+from ..lab import ON_OTHER_SOURCES, PointSetting, Presets, finetuned, on_own_sources, pretrained, replace
 from ..records import caption, row, rows
 from .forgetting import excess, of_classes
 from .panels import frame, level
@@ -28,6 +28,10 @@ class Config(Presets):
     def full(cls):
         """For one core of a CPU: five minutes."""
         return cls()
+
+    @classmethod
+    def replica(cls):
+        return cls(replace(ON_OTHER_SOURCES, finetune=dict(steps=2000)))
 
 
 def changes(setting):

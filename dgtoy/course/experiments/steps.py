@@ -6,7 +6,7 @@ import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
-from ..lab import FULL, PointConfig, methods, on_own_sources, prepared, replace
+from ..lab import FULL, ON_OTHER_SOURCES, PointConfig, methods, prepared, replace
 from ..records import caption, family
 from ..tradeoff import area
 from .panels import frame
@@ -32,7 +32,7 @@ class Config(PointConfig):
 
     @classmethod
     def replica(cls):
-        return cls(on_own_sources(), steps=(8, 16, 32, 64), weights=(1.1, 1.25, 1.5, 2.0))
+        return cls(ON_OTHER_SOURCES, steps=(8, 16, 32, 64), weights=(1.1, 1.25, 1.5, 2.0))
 
 
 @recorded

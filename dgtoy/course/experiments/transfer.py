@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..lab import FULL, ON_AN_INTERVAL, PointSetting, Presets, on_own_sources, replace, scores
+from ..lab import FULL, ON_AN_INTERVAL, ON_OTHER_SOURCES, PointSetting, Presets, replace, scores
 from ..records import caption, rows
 from .panels import frame, level, over_weights, unguided
 from .runs import recorded
@@ -30,7 +30,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return cls(on_own_sources(), domains=("moons", "spirals"), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+        return cls(ON_OTHER_SOURCES, domains=("moons", "spirals"), weights=(1.1, 1.25, 1.5, 2.0, 3.0))
 
 
 @recorded
