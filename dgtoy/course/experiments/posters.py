@@ -99,8 +99,11 @@ def figure(record):
 
 
 def price(record, title=""):
-    """Pictures of one class at growing weights."""
-    return poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]], title)
+    """Pictures of one class at growing weights, together as wide as a slide."""
+    fig = poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]], title)
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(14, 14 / width * height)
+    return fig
 
 
 def poster(record, targets, rows, title=""):
