@@ -35,6 +35,6 @@ class Captured:
                 self.f(*held)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog may ask meanwhile
             out = self.f(*held)
         return held, graph, out

@@ -298,10 +298,7 @@ class Trainer:
         """Both halves of a step for this kind of batch; an update reads gradients where its half put them."""
         kind = tuple((a.shape, a.dtype) for a in batch)
         if kind not in self._halves:
-            halves = self._gradient, self._update
-            if distributed.count() == 1:
-                halves = Captured(self._gradient), Captured(self._update, warm=0)
-            self._halves[kind] = halves
+            self._halves[kind] = Captured(self._gradient), Captured(self._update, warm=0)
         return self._halves[kind]
 
     def _gradient(self, *batch):

@@ -6,10 +6,12 @@ import copy
 
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, together
 
-from dgtoy import train
+from dgtoy import distributed, train
+from dgtoy.course import recipes
 from dgtoy.course.bench.dit import network
+from dgtoy.course.worlds.photos import Photos
 from dgtoy.dit import EDM, VP, DiT
 from dgtoy.dit.fast import fast, fused, gated_norm, quantized
 from dgtoy.graphs import Captured
@@ -160,3 +162,27 @@ def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
     plain = run()
     near(quick[0], plain[0], 1e-3)
     near(quick[1], plain[1], 1e-3)
+
+
+def pretrained(path):
+    """The averaged weights of a short pre-training, of the first process, in a file."""
+    device, g = distributed.join("cuda"), torch.Generator().manual_seed(0)
+    x = torch.randint(256, (24, 3, 64, 64), generator=g, dtype=torch.uint8)
+    config = recipes.Photos(
+        recipes.Photos().network | dict(patch_size=16, hidden_size=64, depth=2, num_heads=2),
+        train.TrainingConfig(steps=12, batch=8, muon=3.0, clip=1.0),
+    )
+    ema = recipes.pretrain_photos(config, Photos(x, torch.arange(24) % 4, list("abcd")), device=device)
+    if distributed.rank() == 0:
+        torch.save({name: p.cpu() for name, p in ema.params.items()}, path)
+    distributed.barrier()
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_processes_pretrain_as_one_with_their_steps_captured(tmp_path):
+    pretrained(tmp_path / "one.pt")
+    assert together(pretrained, tmp_path / "two.pt") == [0, 0]
+    one, two = (
+        torch.cat([p.flatten() for p in torch.load(tmp_path / f"{n}.pt").values()]) for n in ("one", "two")
+    )
+    near(two, one, 2e-3)

@@ -88,7 +88,8 @@ class FineTune:
 
 
 SECOND = Photos(  # the studies' second pre-trained model, DiT-S: 32.5 M weights
-    Photos().network | dict(hidden_size=384, depth=12, num_heads=6)
+    Photos().network | dict(hidden_size=384, depth=12, num_heads=6),
+    dataclasses.replace(Photos().train, steps=10_000),
 )
 RECIPES = {
     "features": TrainingConfig(steps=8000, batch=1024, dropout=0.0, ema=0.0, schedule="cosine"),

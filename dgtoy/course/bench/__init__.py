@@ -33,31 +33,29 @@ def refresh(out, device):
     """
     from . import dit, toy
 
-    kind, texts = torch.device(device).type, []
     groups = dict(bench=toy)
-    if kind == "cuda":
+    if torch.device(device).type == "cuda":
         groups["bench_dit"] = dit
         if importlib.util.find_spec("diffusers"):
             from . import stages
 
             groups["bench_stages"] = stages
-    for name, group in groups.items():
-        started, speed = time.time(), machine_speed()
-        made = record(
-            name, Config(), dict(rows=list(group.benchmarks(device)), machine_speed=speed), started, device
-        )
-        write_text(out / f"{name}_{kind}.json", json.dumps(made, indent=1) + "\n")
-        texts.append(table(made))
-    return "\n".join(texts)
+    return "\n".join(measured(name, group, out, device) for name, group in groups.items())
 
 
 def refresh_pipelines(out, device):
     """What guidance costs in a text-to-image pipeline, into OUT/bench_pipelines_<device>.json.  -> as text"""
     from . import pipelines
 
-    started, rows = time.time(), list(pipelines.benchmarks(device))
-    made = record("bench_pipelines", Config(rounds=3), dict(rows=rows), started, device)
-    write_text(out / f"bench_pipelines_{torch.device(device).type}.json", json.dumps(made, indent=1) + "\n")
+    return measured("bench_pipelines", pipelines, out, device)
+
+
+def measured(name, group, out, device):
+    """The rows of a module of benchmarks, into OUT/NAME_<device>.json.  -> as text"""
+    started, speed = time.time(), machine_speed()
+    found = dict(rows=list(group.benchmarks(device)), machine_speed=speed)
+    made = record(name, Config(rounds=getattr(group, "ROUNDS", Config.rounds)), found, started, device)
+    write_text(out / f"{name}_{torch.device(device).type}.json", json.dumps(made, indent=1) + "\n")
     return table(made)
 
 

@@ -12,6 +12,7 @@ import torch
 from ...environment import needs
 from . import row, seconds
 
+ROUNDS = 3
 SDXL = dict(
     sample_size=128,
     block_out_channels=(320, 640, 1280),
@@ -45,7 +46,7 @@ def benchmarks(device):
 
     from ...interop import guide_pipeline, lora_guide
 
-    config, steps = (SDXL, 30) if torch.device(device).type == "cuda" else (TOY, 4)
+    config, steps = (SDXL, 20) if torch.device(device).type == "cuda" else (TOY, 4)
     pipe, base, styled = (pipeline(config, device, seed) for seed in (0, 1, 0))
     styled.unet.add_adapter(LoraConfig(r=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), "style")
     ways = {
@@ -57,20 +58,20 @@ def benchmarks(device):
         "a LoRA and its base, one weight": lora_guide(copy.copy(styled), domain=None),
         "a LoRA and its base, the plane": lora_guide(copy.copy(styled)),
     }
-    for what, guided in ways.items():
-        plain = styled if "LoRA" in what else pipe
-        both = dict(ours=guided, plain=plain)
-        draws = {name: functools.partial(sample, p, config, steps, device) for name, p in both.items()}
-        took = seconds(draws, device, rounds=3)
-        yield cost(what, took, "s/picture", f"{steps} steps")
-        held = {name: memory(p.unet, draws[name], device) / 2**30 for name, p in both.items()}
-        yield cost(f"{what}: memory", held, "GiB", "weights in use" + ", and a picture" * (config is SDXL))
+    plain = {what: "a LoRA" if "LoRA" in what else "a pipeline" for what in ways}
+    ways |= {"a pipeline": pipe, "a LoRA": styled}
+    draws = {what: functools.partial(sample, way, config, steps, device) for what, way in ways.items()}
+    took = seconds(draws, device, ROUNDS)
+    held = {what: memory(way.unet, draws[what], device) / 2**30 for what, way in ways.items()}
+    for what, other in plain.items():
+        yield cost(what, took[what], took[other], "s/picture", f"{steps} steps")
+        note = "weights in use" + ", and a picture" * (config is SDXL)
+        yield cost(f"{what}: memory", held[what], held[other], "GiB", note)
 
 
-def cost(what, found, unit, note):
+def cost(what, ours, plain, unit, note):
     """A row of what our way takes and the plain pipeline's own guidance, as a multiple of it."""
-    note = f"{found['ours'] / found['plain']:.2f} times the pipeline's own guidance; {note}"
-    return row(what, found["ours"], found["plain"], unit, note)
+    return row(what, ours, plain, unit, f"{ours / plain:.2f} times the pipeline's own guidance; {note}")
 
 
 def pipeline(config, device, seed):

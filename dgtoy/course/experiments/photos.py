@@ -55,7 +55,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND, setting=dict(first=4))
+        return replace(cls.full(), base=SECOND, setting=dict(first=4), weights=(1.25, 1.5, 2.0, 3.0))
 
 
 def widened(D, share):
