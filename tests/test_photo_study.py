@@ -10,11 +10,11 @@ import torch
 from helpers import refuses
 
 from dgtoy import shipped
-from dgtoy.course import photo_judge
+from dgtoy.course import photo_judge, rivals
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as claims
 from dgtoy.course.experiments import photos as study
-from dgtoy.course.experiments import photos_guides, photos_plane, photos_recipes
+from dgtoy.course.experiments import photos_guides, photos_plane, photos_recipes, photos_relatives
 from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
@@ -205,6 +205,29 @@ def test_every_recipe_is_tried_and_every_sampler_on_the_first(world):
     assert len(claims.c25(record).parts) == 2 * (len(config.recipes) + len(samplers) - 1)
     assert set(claims.c16(record).parts) == {"DoG < none", "DoG < CFG"}
     photos_recipes.figure(record)
+
+
+def test_every_relative_is_another_method_and_its_rule_goes_both_ways(world):
+    config = photos_relatives.Config(SETTING, targets=("food", "insects"), b=0.5)
+    record = photos_relatives.run(config)
+    rows = record["results"]["rows"]
+    assert len(rows) == 2 * (1 + len(rivals.METHODS))
+    assert len({(*r["frechet"], *r["frechet_means"]) for r in rows}) == len(rows) / 2  # one world here
+    photos_relatives.figure(record)
+
+    def judged(**frechet):
+        """By methods that are told, else 2 of none and CFG's updates and 1 of all others."""
+        told = dict.fromkeys(("none", *claims.UPDATES["CFG"]), 2.0) | frechet
+        again = [r | dict(frechet=[told.get(r["method"], 1.0)] * 2) for r in rows]
+        return claims.c33(record | dict(results=dict(rows=again)))
+
+    assert judged().verdict == "holds"
+    found = judged(**{"CFG++": 0.9, "DoG, APG": 0.9}).parts
+    assert {name for name, good in found.items() if not good} == {
+        f"{what}: {target}"
+        for what in ("CFG's guide does not reach DoG, CFG++", "no gain of 5% over DoG, DoG, APG")
+        for target in ("food", "insects")
+    }
 
 
 def test_a_recipe_changes_what_it_says():

@@ -166,6 +166,37 @@ def c25(record):
     )
 
 
+UPDATES = {  # other updates with the same guide, by the method that has it
+    "CFG": ("CFG, APG", "CFG-Zero*", "CFG++", "CFG by frequency"),
+    "DoG": ("DoG, APG", "DoG, Zero*", "DoG++", "DoG by frequency"),
+}
+
+
+def c33(record):
+    """Another guide or another update? Each relative against DoG at own w."""
+    targets = record["config"]["targets"]
+    found = {f"{m}: {t}": against(record, m, "DoG", t) for m in sum(UPDATES.values(), ()) for t in targets}
+    parts = {
+        f"CFG's guide does not reach DoG, {m}: {t}": found[f"{m}: {t}"][1] > 1
+        for m in UPDATES["CFG"]
+        for t in targets
+    }
+    parts |= {
+        f"no gain of 5% over DoG, {m}: {t}": found[f"{m}: {t}"][0] > 0.95
+        for m in UPDATES["DoG"]
+        for t in targets
+    }
+    best = [min((found[f"{m}: {t}"] for m in UPDATES["CFG"]), key=lambda r: r[0]) for t in targets]
+    return over_seeds(
+        record,
+        over_targets(best),
+        "Fréchet distance of CFG's best relative, relative to DoG, each at its own w",
+        parts,
+        _listed(found),
+        f"{LOGS} over {len(targets)} targets; by target",
+    )
+
+
 def over_recipe(record, method, rival, recipe=photos_recipes.MAIN, sampler=None):
     """A method's distance relative to a rival's by one recipe, each at its own w.  -> (ratio, low, high)"""
     where = dict(recipe=recipe, sampler=sampler or record["config"]["samplers"][0])

@@ -8,7 +8,9 @@ into cells that are kept one by one, `compute(config, device, part)` does a shar
 import importlib
 
 # need packed photographs, see `worlds.photos`
-PHOTOGRAPHS = ("photos", "photos_guides", "photos_plane", "photos_recipes", "photos_why")
+PHOTOGRAPHS = (
+    *("photos", "photos_guides", "photos_plane", "photos_recipes", "photos_relatives", "photos_why"),
+)
 NAMES = (
     *("exact", "closed", "transfer", "size", "forgetting", "null_branch", "dropout", "gap"),
     *("guides", "nulls", "blur", "relatives", "steps", "plane", "calibration", "budget"),

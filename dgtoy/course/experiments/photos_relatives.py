@@ -1,0 +1,87 @@
+"""Photographs: what else is done with a guide, on the trade-off of precision and recall. (C33)
+
+A cell is one fine-tune of one target. All methods share one sampler, Euler's (DDIM), as in `relatives`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ...samplers import euler
+from .. import plot, rivals
+from ..lab import Presets, replace
+from ..photo_judge import PhotoJudge, PhotoSetting
+from ..photos import chosen, finetuned, pretrained
+from ..pictures import tenth
+from ..records import values
+from .panels import frame
+from .photos import Config as Study
+from .photos import own
+from .photos_guides import mixed
+from .runs import in_cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Presets):
+    """base, targets, interval, b: as in `photos`. weights: of every method of `rivals`."""
+
+    setting: PhotoSetting = Study.quick().setting
+    base: str = "photos64"
+    targets: tuple = ("food",)
+    weights: tuple = (1.5,)
+    interval: tuple = Study().interval
+    b: float = Study().b
+
+    @classmethod
+    def full(cls):
+        setting = replace(Study.full().setting, samples=500, steps=40)
+        return cls(setting, targets=("food", "vehicles"), weights=(1.25, 1.5, 2.0, 3.0))
+
+
+def _cell(config, device, target, seed):
+    """Rows of target, method and w, with each metric."""
+    setting, last = replace(config.setting, domain=target), config.setting.finetune.steps
+    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
+    judge.learnt_from(chosen(setting, seed))
+    kept = finetuned(setting, seed, pre, at=(tenth(last),))
+    nets = (net.compile() for net in (kept[last], pre, kept[tenth(last)], mixed(pre, kept[last], 0.5)))
+    models = rivals.Models(*nets, setting.sigmas(), config.interval, config.b)
+    ways = {("none", 1.0): models.main}
+    ways |= {(name, w): rivals.method(name, models, w) for name in rivals.METHODS for w in config.weights}
+    return [
+        dict(target=target, method=name, w=w, score=judge.judged(way, seed, sampler=euler))
+        for (name, w), way in ways.items()
+    ]
+
+
+compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets])
+
+
+def figure(record):
+    """Of each target every method's Fréchet distance at its own weight, and where that lies between precision
+    and recall."""
+    targets = record["config"]["targets"]
+    foot = f"{len(record['seeds'])} fine-tunes of each target, each method at its own w; dotted: no guidance"
+    size = (7.5 * len(targets), 11)
+    with frame([*targets, *[""] * len(targets)], size, foot, rows=2) as (fig, axes):
+        for above, below, target in zip(axes, axes[len(targets) :], targets):
+            names = sorted(rivals.METHODS, key=lambda name: own(record, name, target).mean())
+            for place, name in enumerate(names):
+                look = dict(color=_colour(name), marker="o", markersize=8, linestyle="")
+                above.plot(own(record, name, target).mean(), -place, **look)
+                recall, precision = (own(record, name, target, m).mean() for m in ("recall", "precision"))
+                below.plot(recall, precision, **look)
+                below.annotate(f" {name}", (recall, precision), fontsize=9, va="center")
+            above.set_yticks([-place for place in range(len(names))], names)
+            none = np.mean(values(record, "frechet", method="none", target=target))
+            above.axvline(none, **plot.METHODS["none"] | dict(marker=""))
+            above.set(xlabel="Fréchet distance")
+            below.set(xlabel="recall", ylabel="precision")
+            below.margins(x=0.25)
+    return fig
+
+
+def _colour(name):
+    """That of its guide: a method's own where it is one of the course's."""
+    guide = next((g for g in ("CFG", "DoG") if name.startswith(g)), "plane")
+    return plot.METHODS.get(name, plot.METHODS[guide])["color"]
