@@ -178,6 +178,7 @@ def pretrained(path):
     distributed.barrier()
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about gradients it looks for
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_two_processes_pretrain_as_one_with_their_steps_captured(tmp_path):
     pretrained(tmp_path / "one.pt")
