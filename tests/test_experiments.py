@@ -164,7 +164,7 @@ def test_presets_have_enough_seeds(name):
         photos_why=(1, 1),
         posters=(1, 1),
     )
-    few |= dict(transfer=(16, 8), guides=(16, 8), size=(8, 8), steps=(8, 8))  # each seed on a source of its own
+    few |= dict(transfer=(16, 8), guides=(16, 8), size=(8, 8), steps=(8, 8))  # each on a source of its own
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 
