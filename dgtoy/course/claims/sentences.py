@@ -117,6 +117,8 @@ def photographs(out):
     relative = {t: on_photographs(record, "DoG", "CFG", t) for t in targets}
     less = [f"{_span(_less(relative[t]), '.0f', '%')} on {t}" for t in inside]
     weaker = [on_photographs(record, "DoG", "autoguidance", t)[0] for t in targets]
+    again = {t: on_photographs(load("photos", f"{out}/replica"), "DoG", "CFG", t) for t in targets}
+    second = [100 * (1 - again[t][0]) for t in inside]
 
     def mean(metric):
         found = {m: np.mean([own(record, m, t, metric) for t in inside]) for m in ("none", "DoG", "CFG")}
@@ -126,7 +128,9 @@ def photographs(out):
         "**On photographs DoG is ahead of CFG inside the source and behind outside it, and an early "
         "checkpoint guides about as well:** each method at its own weight, DoG's Fréchet distance lies below "
         f"CFG's by {', '.join(less)}, and {100 * (relative[OUTSIDE][0] - 1):.0f}% above it on paintings "
-        f"({len(record['seeds'])} fine-tunes each); it is between {100 * (1 - min(weaker)):.0f}% below and "
+        f"({len(record['seeds'])} fine-tunes each; from a second pre-trained network {min(second):.0f} to "
+        f"{max(second):.0f}% below and {100 * (again[OUTSIDE][0] - 1):.0f}% above); it is between "
+        f"{100 * (1 - min(weaker)):.0f}% below and "
         f"{100 * (max(weaker) - 1):.0f}% above that of autoguidance; inside the source precision rises "
         f"{mean('precision')} and recall falls {mean('recall')} {_source(record, '10_photographs')}."
     )
