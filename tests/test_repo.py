@@ -209,7 +209,7 @@ def test_a_notebook_shows_neither_errors_nor_warnings(path):
     shown = "".join(
         "".join(o.get("text", "")) + "".join(o.get("data", {}).get("text/plain", "")) for o in outputs
     )
-    assert not re.search(r"0x[0-9a-f]{6,}|Warning", shown)
+    assert not re.search(r"0x[0-9a-f]{6,}|Warning|\bnan\b", shown)
 
 
 @every_notebook
