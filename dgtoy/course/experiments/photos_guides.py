@@ -68,7 +68,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND, setting=dict(first=4))
+        return replace(cls.full(), base=SECOND, setting=dict(first=4), stages=(250, 4000))
 
 
 def _cell(config, device, target, seed):
