@@ -8,7 +8,7 @@ from ..records import family, load, row, values
 from ..tradeoff import CONTRACTION, area, with_contraction
 from .guides import of_guide
 from .nulls import SELF, WIDE, against, at_equal_thickness, first
-from .photos import OUTSIDE, own
+from .photos import OUTSIDE, over_targets, own
 from .photos import against as on_photographs
 from .points import learned_domains, share
 
@@ -110,29 +110,28 @@ def null_branch(out):
 
 
 def photographs(out):
-    """DoG against CFG and against a weaker self on photographs, target by target."""
-    record = load("photos", out)
-    targets = record["config"]["targets"]
-    inside = [t for t in targets if t != OUTSIDE]
-    relative = {t: on_photographs(record, "DoG", "CFG", t) for t in targets}
-    less = [f"{_span(_less(relative[t]), '.0f', '%')} on {t}" for t in inside]
-    weaker = [on_photographs(record, "DoG", "autoguidance", t)[0] for t in targets]
-    again = {t: on_photographs(load("photos", f"{out}/replica"), "DoG", "CFG", t) for t in targets}
-    second = [100 * (1 - again[t][0]) for t in inside]
+    """DoG against CFG and against a weaker self on photographs, from two pre-trained networks."""
+    first, second = (load("photos", folder) for folder in (out, f"{out}/replica"))
+    inside = [t for t in first["config"]["targets"] if t != OUTSIDE]
+
+    def lead(record, targets, rival="CFG"):
+        """By how many percent DoG's distance lies below a rival's, on each target."""
+        return [_less(on_photographs(record, "DoG", rival, t))[0] for t in targets]
 
     def mean(metric):
-        found = {m: np.mean([own(record, m, t, metric) for t in inside]) for m in ("none", "DoG", "CFG")}
+        found = {m: np.mean([own(first, m, t, metric) for t in inside]) for m in ("none", "DoG", "CFG")}
         return f"from {found['none']:.2f} to {found['DoG']:.2f} (CFG {found['CFG']:.2f})"
 
+    both = _less(over_targets([on_photographs(first, "DoG", "CFG", t) for t in inside]))
+    weaker = lead(first, inside, "autoguidance")
     return (
-        "**On photographs DoG is ahead of CFG inside the source and behind outside it, and an early "
-        "checkpoint guides about as well:** each method at its own weight, DoG's Fréchet distance lies below "
-        f"CFG's by {', '.join(less)}, and {100 * (relative[OUTSIDE][0] - 1):.0f}% above it on paintings "
-        f"({len(record['seeds'])} fine-tunes each; from a second pre-trained network {min(second):.0f} to "
-        f"{max(second):.0f}% below and {100 * (again[OUTSIDE][0] - 1):.0f}% above); it is between "
-        f"{100 * (1 - min(weaker)):.0f}% below and "
-        f"{100 * (max(weaker) - 1):.0f}% above that of autoguidance; inside the source precision rises "
-        f"{mean('precision')} and recall falls {mean('recall')} {_source(record, '10_photographs')}."
+        "**On photographs DoG is ahead of CFG inside the source and behind outside it:** each method at its "
+        f"own weight, DoG's Fréchet distance is {_span(both, '.0f', '%')} lower on {len(inside)} targets "
+        f"({_reach(lead(first, inside))} by target) and {-lead(first, [OUTSIDE])[0]:.0f}% higher on "
+        f"paintings ({len(first['seeds'])} fine-tunes each); from a second pre-trained network it is "
+        f"{_reach(lead(second, inside))} lower and {-lead(second, [OUTSIDE])[0]:.0f}% higher. Precision "
+        f"rises {mean('precision')}, and recall falls {mean('recall')}. An early checkpoint as guide comes within "
+        f"{max(map(abs, weaker)):.0f}% {_source(first, '10_photographs')}."
     )
 
 
@@ -142,26 +141,27 @@ def whose_guide(out):
     config = record["config"]
     targets, last = config["targets"], config["stages"][-1]
 
-    def above(guide, target, rival="pre-trained"):
-        """By how many percent the distance lies above a rival's.  -> (mean, low, high)"""
-        both = (photos_guides.distance(record, target, last, name) for name in (guide, rival))
-        return [100 * (v - 1) for v in ratio(*both)]
+    def above(*guides, rival="pre-trained"):
+        """By how many percent the distance with a guide lies above a rival's, over guides and targets."""
+        pairs = [(g, rival, t) for g in guides for t in targets]
+        of = lambda guide, target: photos_guides.distance(record, target, last, guide)
+        return _reach([100 * (ratio(of(g, t), of(r, t))[0] - 1) for g, r, t in pairs])
 
-    def span(*guides, **rival):
-        """The same from the least to the most over guides and targets."""
-        found = [above(g, t, **rival)[0] for g in guides for t in targets]
-        return f"{min(found):.0f} to {max(found):.0f}%"
-
-    blurred = [f"{_span(above('self, blurred', t), '.0f', '%')} on {t}" for t in targets]
     return (
-        f"**On photographs a width is not enough:** after {last:,} steps of fine-tuning, each guide at its "
-        "own weight, the Fréchet distance with the fine-tune's own density, blurred, lies above DoG's by "
-        f"{', '.join(blurred)}, and with a Gaussian of the source's whole spectrum by {span('Gaussian')}, "
-        "where no guidance does best; a null branch trained as a network of its own makes CFG "
-        f"{span('unconditional', rival='own null')} worse; an early checkpoint ({span('weaker self')}) and "
-        f"mixtures of pre-trained model and fine-tune ({span(*photos_guides.MIXED)}) come close to DoG "
-        f"({len(record['seeds'])} fine-tunes each) {_source(record, '11_why_it_sharpens')}."
+        f"**On photographs a width is not enough:** after {last:,} steps, each guide at its own weight, the "
+        f"Fréchet distance lies above DoG's by {above('self, blurred')} with the fine-tune's own density, "
+        f"blurred, and by {above('Gaussian')} with a Gaussian of the source's spectrum, where no guidance "
+        "does best. A null branch trained as a network of its own "
+        f"makes CFG {above('unconditional', rival='own null')} worse. An early checkpoint "
+        f"({above('weaker self')}) and mixtures of pre-trained model and fine-tune "
+        f"({above(*photos_guides.MIXED)}) come close ({len(targets)} targets, {len(record['seeds'])} "
+        f"fine-tunes each) {_source(record, '11_why_it_sharpens')}."
     )
+
+
+def _reach(found):
+    """The least and the greatest of percentages."""
+    return f"{min(found):.0f} to {max(found):.0f}%"
 
 
 def one_call(out):
