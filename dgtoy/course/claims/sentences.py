@@ -129,9 +129,9 @@ def photographs(out):
         f"own weight, DoG's Fréchet distance is {_span(both, '.0f', '%')} lower on {len(inside)} targets "
         f"({_reach(lead(first, inside))} by target) and {-lead(first, [OUTSIDE])[0]:.0f}% higher on "
         f"paintings ({len(first['seeds'])} fine-tunes each); from a second pre-trained network it is "
-        f"{_reach(lead(second, inside))} lower and {-lead(second, [OUTSIDE])[0]:.0f}% higher. Precision "
-        f"rises {mean('precision')}, and recall falls {mean('recall')}. An early checkpoint as guide comes within "
-        f"{max(map(abs, weaker)):.0f}% {_source(first, '10_photographs')}."
+        f"{_reach(lead(second, inside))} lower and {-lead(second, [OUTSIDE])[0]:.0f}% higher; precision "
+        f"rises {mean('precision')}, and recall falls {mean('recall')}; an early checkpoint as guide comes "
+        f"within {max(map(abs, weaker)):.0f}% {_source(first, '10_photographs')}."
     )
 
 
@@ -144,15 +144,23 @@ def whose_guide(out):
     def above(*guides, rival="pre-trained"):
         """By how many percent the distance with a guide lies above a rival's, over guides and targets."""
         pairs = [(g, rival, t) for g in guides for t in targets]
-        of = lambda guide, target: photos_guides.distance(record, target, last, guide)
-        return _reach([100 * (ratio(of(g, t), of(r, t))[0] - 1) for g, r, t in pairs])
+        return _reach([100 * (relative(g, r, t)[0] - 1) for g, r, t in pairs])
+
+    def relative(guide, rival, target):
+        return ratio(*(photos_guides.distance(record, target, last, g) for g in (guide, rival)))
+
+    def percent(target):
+        """The blurred self against DoG, with its interval over fine-tunes."""
+        return _span([100 * (v - 1) for v in relative("self, blurred", "pre-trained", target)], ".0f", "%")
+
+    blurred = ", ".join(f"{percent(t)} on {t}" for t in targets)
 
     return (
         f"**On photographs a width is not enough:** after {last:,} steps, each guide at its own weight, the "
-        f"Fréchet distance lies above DoG's by {above('self, blurred')} with the fine-tune's own density, "
-        f"blurred, and by {above('Gaussian')} with a Gaussian of the source's spectrum, where no guidance "
-        "does best. A null branch trained as a network of its own "
-        f"makes CFG {above('unconditional', rival='own null')} worse. An early checkpoint "
+        f"Fréchet distance lies above DoG's by {blurred} with the fine-tune's own density, blurred, and by "
+        f"{above('Gaussian')} "
+        "with a Gaussian of the source's spectrum, where no guidance does best; a null branch trained as a "
+        f"network of its own makes CFG {above('unconditional', rival='own null')} worse; an early checkpoint "
         f"({above('weaker self')}) and mixtures of pre-trained model and fine-tune "
         f"({above(*photos_guides.MIXED)}) come close ({len(targets)} targets, {len(record['seeds'])} "
         f"fine-tunes each) {_source(record, '11_why_it_sharpens')}."
