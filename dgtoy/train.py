@@ -12,6 +12,7 @@ import math
 import numbers
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -88,13 +89,15 @@ class TrainingConfig:
 
 def check_ranges(config, **ranges):
     """Raise unless each named field lies in its interval, written as "[0, 1)": ValueError; TypeError for what
-    is no number, or no whole one where the field is an int."""
+    is no number, or no whole one where the field is an int. numpy's become Python's, which JSON can hold."""
     for name, interval in ranges.items():
         value = getattr(config, name)
-        if not isinstance(value, numbers.Real):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise TypeError(f"{name} is {shown(value)}; expected a number in {interval}")
         if config.__dataclass_fields__[name].type is int:
             check_whole(name, value)
+        if isinstance(value, np.number):
+            object.__setattr__(config, name, value.item())
         low, high = map(float, interval[1:-1].split(","))
         at_an_end = (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
         if not (low < value < high or at_an_end):
@@ -246,6 +249,10 @@ class Trainer:
         mine = self._state()
         check_shapes(path, tensors, mine)
         for name, target in mine.items():
+            compact = torch.bfloat16 if name[:2] in ("m.", "v.") else target.dtype
+            if tensors[name].dtype not in (target.dtype, compact):
+                raise ValueError(f"{path}: {name} is in {tensors[name].dtype}; expected {target.dtype}")
+        for name, target in mine.items():
             target.detach().copy_(tensors[name])
         self.step = header["step"]
         for state in self.optimizer.state.values():
@@ -274,12 +281,14 @@ class Trainer:
 
     def _check_header(self, path, tensors, header):
         mine = self._header()
-        if not isinstance(header, dict) or not mine.keys() - {"origin"} <= header.keys():
-            raise ValueError(f"{path} is not a checkpoint of training: its header holds {', '.join(header)}")
+        whole = isinstance(header, dict) and mine.keys() - {"origin"} <= header.keys()
+        if not whole or not isinstance(header.get("origin", {}), dict):
+            raise ValueError(f"{path} is not a checkpoint of training: its header is {shown(header)}")
         step, recipe = header["step"], header["recipe"]
-        if not isinstance(recipe, dict) or not all(isinstance(n, int) for n in (step, recipe.get("steps"))):
+        told = isinstance(recipe, dict) and type(step) is int and type(recipe.get("steps")) is int
+        if not told or not 0 <= step <= recipe["steps"]:
             raise ValueError(
-                f"{path} is at step {step!r} of recipe {shown(recipe)}; expected a number, a recipe"
+                f"{path} is at step {step!r} of recipe {shown(recipe)}; expected a step of a recipe"
             )
         longer = dataclasses.replace(self.recipe, steps=recipe.get("steps", 0))
         if longer.same_until(step) and self.recipe.same_until(step):
@@ -301,6 +310,7 @@ class Trainer:
             self._halves[kind] = Captured(self._gradient), Captured(self._update, warm=0)
         return self._halves[kind]
 
+    @torch.enable_grad()
     def _gradient(self, *batch):
         loss = self.loss_fn(self.net, *batch)
         for p in self.params.values():
@@ -373,7 +383,7 @@ class Points:
             raise ValueError(
                 f"x0, label have shapes {tuple(x0.shape)}, {tuple(label.shape)}; expected (S, n, *D), (S, n)"
             )
-        self.x0, self.label = x0, label
+        self.x0, self.label = x0.detach(), label
 
     def to(self, device):
         """A copy on another device, as of all data and tables; networks move in place."""
@@ -477,6 +487,8 @@ def _check_data(net, data):
         raise TypeError(
             f"net is a {type(net).__name__}; expected an Ensemble (one network: Ensemble([net])) or an EDM"
         )
+    if not net.params:
+        raise ValueError("net has no parameters that train; expected some with requires_grad")
     if not hasattr(data, "draw"):
         raise TypeError(f"data is {shown(data)}; expected Points, a LabelledMixture or a World")
     if isinstance(data, Points):

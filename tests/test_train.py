@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from helpers import gaussian, random_labelled, refuses
@@ -411,6 +412,40 @@ def test_a_checkpoint_with_a_tensor_missing_or_misshapen_is_refused(checkpoint):
     refused_with_the_file_intact(checkpoint, "m.body.0.bias has shape nothing", "(2, 8)")
     write_safetensors(checkpoint, tensors | {"ema.body.0.bias": torch.ones(2, 9)}, header)
     refused_with_the_file_intact(checkpoint, "ema.body.0.bias has shape (2, 9)", "(2, 8)")
+
+
+@pytest.mark.parametrize(
+    "change", ([1], None, "step", dict(step=-1), dict(step=True), dict(step=9_999), dict(origin=None))
+)
+def test_a_header_that_is_none_is_refused(change, checkpoint):
+    tensors, header = read_safetensors(checkpoint)
+    write_safetensors(checkpoint, tensors, header | change if isinstance(change, dict) else change)
+    refused_with_the_file_intact(checkpoint)
+
+
+@pytest.mark.parametrize("name, dtype", [("net", torch.half), ("ema", torch.int64), ("m", torch.half)])
+def test_a_checkpoint_in_another_precision_is_refused(name, dtype, checkpoint):
+    """It would go on, but not as if the run had never stopped."""
+    tensors, header = read_safetensors(checkpoint)
+    name = f"{name}.body.0.bias"
+    write_safetensors(checkpoint, tensors | {name: tensors[name].to(dtype)}, header)
+    refused_with_the_file_intact(checkpoint, f"{name} is in {dtype}; expected torch.float32")
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    recipe = dataclasses.replace(RECIPE, steps=np.int64(1), lr=np.float32(0.5))
+    assert [type(n) for n in (recipe.steps, recipe.lr)] == [int, float]
+    list(fit(nets(), data(), recipe, checkpoint=tmp_path / "run.safetensors"))
+
+
+def test_training_is_the_same_without_a_gradient_outside_or_with_one_inside(never_stopped):
+    """Under torch.no_grad, and on points that want a gradient themselves."""
+    points, net = data(), nets()
+    points = Points(points.x0.requires_grad_(), points.label)
+    average = net.clone()
+    with torch.no_grad():
+        list(fit(net, points, RECIPE, average))
+    identical(state(net, average), state(*never_stopped[:2]))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(checkpoint, monkeypatch):
