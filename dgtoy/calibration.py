@@ -17,9 +17,9 @@ from .samplers import Denoiser, normal
 class Calibration:
     """Weights at sigmas (n,): weights, low, high (n, 1) for one direction, (n, 2) for a and b of the plane.
 
-    low and high are a 95% bootstrap interval over the held-out points. `w`, `a` and `b` are functions of
-    sigma, linear in ln sigma between the levels and constant beyond them: they go where guidance takes a
-    weight.
+    low and high are a 95% bootstrap interval over the held-out points, without end for a single point. `w`,
+    `a` and `b` are functions of sigma, linear in ln sigma between the levels and constant beyond them: they
+    go where guidance takes a weight.
     """
 
     sigmas: torch.Tensor
@@ -43,7 +43,7 @@ class Calibration:
             raise ValueError(f"sigma is {sigma.min():g}; expected noise levels > 0")
         order = self.sigmas.argsort()
         where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
-        at = np.interp(sigma.cpu().double().log().numpy(), where, what)
+        at = np.interp(sigma.detach().cpu().double().log().numpy(), where, what)
         return torch.as_tensor(at, device=sigma.device)
 
 
@@ -80,7 +80,7 @@ def calibrate(
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
     directions = 1 if middle is None else 2
-    sums = 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
+    points, sums = 0, 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
     for k, (x0, label) in enumerate(_batches(data, batch)):
         D = main if label is None else main(label)
         rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)  # (B, n, ...)
@@ -93,6 +93,7 @@ def calibrate(
         host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
         sums += torch.einsum("rb,bns->rns", counts, rows.cpu())
+        points += len(x0)
     gram = sums[..., :-directions].unflatten(-1, (directions, directions))
     side = sums[..., -directions:]
     flat = torch.linalg.eigvalsh(gram[0])[:, 0] <= 1e-14 * side[0].abs().amax(-1)
@@ -103,7 +104,8 @@ def calibrate(
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
     solved[(gram == 0).all((-1, -2))] = math.nan  # resamples that drew none of the few points
     tails = torch.nanquantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
-    return Calibration(sigmas, solved[0], *tails)
+    beyond = math.inf if points == 1 else 0.0  # one point does not tell how much points differ
+    return Calibration(sigmas, solved[0], tails[0] - beyond, tails[1] + beyond)
 
 
 @torch.no_grad()

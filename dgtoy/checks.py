@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 
-def check_numbers(name, value, dtype=None):
-    """value as a tensor; one that is a tensor stays as it is. dtype: of what is made of anything else.
+def check_numbers(name, value, dtype=None, device="cpu"):
+    """value as a tensor; one that is a tensor stays as it is.
 
+    dtype, device: of what is made of anything else; numbers stay on the CPU, whatever torch's default device.
     Raises TypeError unless it holds real numbers.
     """
     try:
-        found = value if torch.is_tensor(value) else torch.as_tensor(value, dtype=dtype)
+        found = value if torch.is_tensor(value) else torch.as_tensor(value, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         found = None
     if found is None or found.is_complex() or isinstance(value, np.ndarray) and np.iscomplexobj(value):

@@ -27,8 +27,8 @@ class GaussianMixture:
     """
 
     def __init__(self, weights, means, covs):
-        weights, means = check_numbers("weights", weights), check_numbers("means", means)
-        covs = check_numbers("covs", covs)
+        given = dict(weights=weights, means=means, covs=covs)
+        weights, means, covs = (check_numbers(name, value, device=None) for name, value in given.items())
         self.dtype = means.dtype if means.dtype.is_floating_point else torch.get_default_dtype()
         weights, means, covs = weights.double(), means.double(), covs.double()
         _check_parts(weights, means, covs)
@@ -208,7 +208,7 @@ class LabelledMixture(GaussianMixture):
 
     def __init__(self, weights, means, covs, labels):
         super().__init__(weights, means, covs)
-        self.labels = _integers("labels", labels).long()
+        self.labels = _integers("labels", labels).to(self.weights.device, torch.long)
         if self.labels.shape != self.weights.shape:
             raise ValueError(
                 f"labels has shape {tuple(self.labels.shape)}; "

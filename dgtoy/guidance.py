@@ -34,9 +34,9 @@ def guided(
 
     def D(x, sigma):
         weight = _weight(w, "w", sigma, interval, x)
-        if (weight == 1).all():
+        if (weight == 1).all() and not weight.requires_grad:
             return main(x, sigma)
-        if (weight == 0).all():
+        if (weight == 0).all() and not weight.requires_grad:
             return guide(x, sigma)
         start, end = guide(x, sigma), main(x, sigma)
         _check_alike(main=end, guide=start)
@@ -167,7 +167,8 @@ def plane(
         at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
         weights = dict(pretrained=1 - at, finetuned_null=at - bt, finetuned=bt)
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
-        parts = {name: nets[name](x, sigma) for name, weight in weights.items() if weight.any()}
+        used = [name for name, weight in weights.items() if weight.any() or weight.requires_grad]
+        parts = {name: nets[name](x, sigma) for name in used}
         _check_alike(**parts)
         return sum(_factor(weights[name], x) * x0_hat for name, x0_hat in parts.items())
 
@@ -178,9 +179,14 @@ def _weight(w, name, sigma, interval, x):
     """The weight at sigma in float64, shaped to multiply x: (), or (B, 1, ...); 1 outside the interval."""
     sigma = check_level(sigma, x, zero=True)
     weight = check_numbers(name, w(sigma) if callable(w) else w, torch.float64).double()
-    if not weight.isfinite().all():
-        levels, finite = torch.broadcast_tensors(sigma, weight.isfinite())
-        raise ValueError(f"{name} is not finite at sigma = {levels[~finite][0]:g}; expected a finite number")
+    if not torch.is_grad_enabled():
+        weight = weight.detach()
+    finite = weight.to(x.dtype).isfinite()
+    if not finite.all():
+        levels, finite = torch.broadcast_tensors(sigma, finite)
+        raise ValueError(
+            f"{name} is not finite at sigma = {levels[~finite][0]:g} in {x.dtype}; expected a finite number"
+        )
     check_shape(name, weight, x.shape[: min(max(1, weight.ndim), max(0, x.ndim - 1))], x)
     weight, (lo, hi) = append_dims(weight, x), interval
     if lo > 0 or hi < math.inf:
@@ -195,14 +201,14 @@ def _lerp(start, end, weight):
     start, end = start.to(dtype), end.to(dtype)
     factor = _factor(weight, end)
     between = torch.lerp(start, end, factor)
-    if weight.ndim:  # 0 times a number that is not finite is none either
+    if weight.ndim and not weight.requires_grad:  # 0 times a number that is not finite is none either
         between = torch.where(factor == 1, end, torch.where(factor == 0, start, between))
     return between
 
 
 def _factor(weight, x):
     """A weight as what multiplies x: a number, so that no device waits for it, or a tensor beside x."""
-    return weight.to(x) if weight.ndim else weight.item()
+    return weight.to(x) if weight.ndim or weight.requires_grad else weight.item()
 
 
 def check_weights(interval, **weights):

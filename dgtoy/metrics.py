@@ -86,6 +86,11 @@ def energy_distance(x, y):
     n, m = x.shape[-2], y.shape[-2]
     if min(n, m) < 2:
         raise ValueError(f"x, y hold {n}, {m} samples; expected at least 2 each")
+    if y.shape[:-2] not in ((), x.shape[:-2]):
+        came, lead = tuple(y.shape), tuple(x.shape[:-2])
+        raise ValueError(f"y has shape {came}; expected (m, D) or {(*lead, 'm', 'D')} for x {tuple(x.shape)}")
+    centre = y.mean(-2, keepdim=True)  # far from the origin, distances between neighbours lose their digits
+    x, y = x - centre, y - centre
     within = lambda a: torch.cdist(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)
     return 2 * torch.cdist(x, y.expand(x.shape[:-2] + y.shape[-2:])).mean((-1, -2)) - within(x) - within(y)
 
@@ -94,9 +99,9 @@ def sliced_wasserstein(x, y, directions=128, generator=None):
     """Mean 1-Wasserstein distance of random projections.  x, y (n, D), equal n. Rabin et al. 2011."""
     x, y = _sets(x=x, y=y)
     check_whole("directions", directions, 1)
-    if x.shape != y.shape:
+    if x.ndim != 2 or x.shape != y.shape or not len(x):
         raise ValueError(
-            f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected the same number of samples"
+            f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected (n, D), the same number of each"
         )
     generator = generator or torch.Generator(x.device).manual_seed(0)
     v = normal(x.new_empty(x.shape[1], directions), generator)
@@ -179,7 +184,7 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     check_whole("resamples", resamples, 1)
     if not 0 <= check_number("level", level) <= 1:
         raise ValueError(f"level is {level}; expected a share from 0 to 1")
-    values = check_numbers("values", values, torch.float64).double().cpu().numpy()
+    values = check_numbers("values", values, torch.float64).detach().double().cpu().numpy()
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
             f"values has shape {values.shape}, {int(np.isfinite(values).sum())} of them finite; "
@@ -204,7 +209,7 @@ def _sets(**given):
     Raises TypeError or ValueError, naming it, for one that holds no numbers, or any that are not finite, and
     for points of two dimensions.
     """
-    found = {name: check_numbers(name, x) for name, x in given.items()}
+    found = {name: check_numbers(name, x, device=None) for name, x in given.items()}
     shapes = ", ".join(str(tuple(x.shape)) for x in found.values())
     dims = {x.shape[-1] if x.ndim > 1 else 0 for x in found.values()}
     if len(dims) > 1 or 0 in dims:

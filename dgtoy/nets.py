@@ -21,7 +21,7 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     for a label on the CPU that is none.
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
-    label = torch.as_tensor(label)
+    label = check_numbers("label", label)
     if label.is_cpu:  # a look at a label on a GPU would wait for it
         check_label(label, null)
     label = label.to(x.device).expand(x.shape[:-1])  # (*B,)
@@ -30,6 +30,13 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     one_hot = (label[..., None] == torch.arange(null + 1, device=x.device)).to(x.dtype)  # (*B, null + 1)
     features = torch.cat([x / scale, angle.cos(), angle.sin(), one_hot], -1)
     return (sigma_data / scale) ** 2 * x + sigma * sigma_data / scale * body(features)
+
+
+def drawn_(weight, init, generator, **how):
+    """Fill a weight by one of torch.nn.init with a CPU's random numbers: the same ones on every device."""
+    if not weight.is_meta:
+        room = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="cpu")
+        weight.data.copy_(init(room, generator=generator, **how))
 
 
 class MLP(nn.Module):
@@ -58,10 +65,10 @@ class MLP(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for layer in self.body[::2]:
             bound = 1 / math.sqrt(layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+            drawn_(layer.weight, nn.init.uniform_, generator, a=-bound, b=bound)
+            drawn_(layer.bias, nn.init.uniform_, generator, a=-bound, b=bound)
         table = self.body[0].weight.data[:, -num_classes - 1 :]  # the columns that the label selects
-        nn.init.normal_(table, 0, 0.02, generator=generator)  # as small as DiT's table
+        drawn_(table, nn.init.normal_, generator, std=0.02)  # as small as DiT's table
         nn.init.zeros_(self.body[-1].weight)
         nn.init.zeros_(self.body[-1].bias)
 

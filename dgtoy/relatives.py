@@ -16,7 +16,7 @@ from torch import Tensor
 from .checks import check_denoisers, check_generator, check_number, check_numbers, check_points, check_whole
 from .guidance import Run, Weight, _check_alike, check_weights, guided
 from .metrics import energy_distance
-from .samplers import Denoiser, check_sigma, heun, last, normal, pairs
+from .samplers import Denoiser, check_sigma, exponential, heun, last, normal, pairs
 
 # the update, changed
 
@@ -243,7 +243,8 @@ def self_consistent(
     check_generator(generator)
     check_points(data=data)
     check_whole("steps", steps, 1)
-    levels, weights = torch.tensor(pairs(sigmas)), check_numbers("weights", weights, torch.float64).flatten()
+    levels = torch.tensor(pairs(sigmas), device="cpu")
+    weights = check_numbers("weights", weights, torch.float64).flatten()
     if levels[-1, 1] <= 0:
         raise ValueError(f"sigmas ends at {levels[-1, 1]:g}; expected levels > 0")
     if not weights.isfinite().all():
@@ -258,7 +259,7 @@ def self_consistent(
     for start, end in levels.tolist():
         eps = normal(data, generator)
         x = (data + start * eps).repeat(len(weights), *[1] * (data.ndim - 1))  # (m N, *D)
-        between = torch.logspace(math.log10(start), math.log10(end), steps + 1, dtype=torch.float64)
+        between = exponential(steps + 1, end, start)[:-1]
         samples = last(sampler(D, x, between)).reshape(len(weights), len(data), -1)
         truth = (data + end * eps).flatten(1)
         found.append(energy_distance(samples, truth).argmin().cpu())

@@ -41,7 +41,7 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     rho = check_number("rho", rho)
     if not 0 < rho < math.inf:
         raise ValueError(f"rho is {rho}; expected a finite number > 0")
-    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu")
     try:
         top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     except OverflowError:
@@ -58,8 +58,8 @@ def exponential(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     The limit of `karras` for a large rho. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
     """
     n, sigma_min, sigma_max = _ends(n, sigma_min, sigma_max)
-    sigmas = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64).exp()
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+    ln = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64, device="cpu")
+    return torch.cat([ln.exp(), ln.new_zeros(1)])
 
 
 def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3) -> Tensor:
@@ -79,7 +79,7 @@ def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float 
         )
     if not 0 < t_min < 1:
         raise ValueError(f"t_min is {t_min}; expected 0 < t_min < 1")
-    t = torch.linspace(1, t_min, n, dtype=torch.float64)
+    t = torch.linspace(1, t_min, n, dtype=torch.float64, device="cpu")
     sigmas = torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
@@ -345,7 +345,7 @@ def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
     check_whole("every", every, 1)
     check_points(x_T=x_T)
-    return torch.stack([x_T.cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])
+    return torch.stack([x_T.detach().cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])
 
 
 def normal(x, generator=None):

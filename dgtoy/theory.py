@@ -140,7 +140,7 @@ def _columns(parts):
     if abs(weights).max() > LARGEST:
         raise ValueError(f"a weight of parts is {abs(weights).max():g}; expected at most {LARGEST}")
     values = [
-        check_numbers(f"a {name} of parts", value, torch.float64).double().cpu().numpy()
+        check_numbers(f"a {name} of parts", value, torch.float64).detach().double().cpu().numpy()
         for part in parts
         for name, value in zip(("mean", "std"), part[1:])
     ]
@@ -150,6 +150,10 @@ def _columns(parts):
         shapes = ", ".join(str(value.shape) for value in values)
         raise ValueError(f"means and stds of parts have shapes {shapes}; expected ones that agree") from None
     means, stds = values[::2], values[1::2]
+    if not means.size:
+        raise ValueError(
+            f"means and stds of parts have shape {means.shape[1:]}; expected 1 direction or more"
+        )
     if not np.isfinite(means).all():
         raise ValueError(f"a mean of parts is {means[~np.isfinite(means)][0]}; expected finite numbers")
     if not (np.isfinite(stds) & (stds > 0)).all():

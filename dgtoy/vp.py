@@ -21,7 +21,7 @@ TIMES = 1000
 
 def linear_betas():
     """The variances added from step to step, (1000,) float64. Ho et al. 2020."""
-    return torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
+    return torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64, device="cpu")
 
 
 def respaced(n):

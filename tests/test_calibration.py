@@ -61,6 +61,12 @@ def test_resamples_that_drew_no_point_do_not_count():
     close(found.low, torch.full((4, 1), 2.0).double()), close(found.high, found.low)
 
 
+def test_one_point_does_not_tell_how_far_its_weight_is_off():
+    found = calibrate(NARROW, WIDE, torch.ones(1, 1, dtype=torch.float64), LEVELS, generator=seeded())
+    assert found.weights.isfinite().all()
+    assert (found.low == -math.inf).all() and (found.high == math.inf).all()
+
+
 def test_torch_s_default_device_changes_nothing():
     x0, levels = torch.linspace(0, 2, 50, dtype=torch.float64)[:, None], torch.tensor(LEVELS)
     expected = calibrate(NARROW, WIDE, x0, levels, generator=seeded(), resamples=20)

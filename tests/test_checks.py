@@ -87,6 +87,7 @@ WRONG = {
     "rho is 0.0": lambda: karras(5, 0.1, 1.0, 0),
     "rho is 0.001; too small": lambda: karras(5, 0.1, 2.0, 1e-3),
     "sigma_min is None": lambda: karras(5, None, 1.0),
+    "w is not finite at sigma = 1 in torch.float32": lambda: guided(D, D, 1e60)(X.float(), 1.0),
     "every is nan": lambda: trajectory(X, heun(D, X, SIGMAS), NAN),
     # mixtures
     "weights is None": lambda: GaussianMixture(None, MEANS, COVS),
@@ -106,6 +107,9 @@ WRONG = {
     "stds of parts are 1 to 1e+300": lambda: theory.gaussian_guidance((2, 1), (0, 1e300), 1.5),
     "means and stds of parts have shapes (3,), (3,), (2,)": lambda: theory.gaussian_guidance(
         (np.zeros(2), np.ones(2)), (np.zeros(3), np.ones(3)), 1.5
+    ),
+    "means and stds of parts have shape (0,)": lambda: theory.gaussian_guidance(
+        (np.zeros(0), np.ones(0)), (0, 3), 1.5
     ),
     "w is nan": lambda: theory.tilted(MIXTURE, MIXTURE, NAN, X),
     "domains has shape (2,)": lambda: theory.alignment(LABELLED, [0, 1], 0, 0, X, 1.0),
@@ -139,6 +143,11 @@ WRONG = {
     "real holds 5 samples that are not": lambda: metrics.prdc(NAN * X, X, 2),
     "x holds 5 samples that are not": lambda: metrics.frechet_distance(X * math.inf, X),
     "x, y have shapes (5, 2), (5, 1)": lambda: metrics.energy_distance(X, X[:, :1]),
+    "y has shape (2, 5, 2); expected (m, D) or (3, 'm', 'D')": lambda: metrics.energy_distance(
+        X.expand(3, 5, 2), X.expand(2, 5, 2)
+    ),
+    "(3, 5, 2), (3, 5, 2); expected (n, D)": lambda: metrics.sliced_wasserstein(*[X.expand(3, 5, 2)] * 2),
+    "(0, 2), (0, 2); expected (n, D)": lambda: metrics.sliced_wasserstein(X[:0], X[:0]),
     "y has shape (1, 2); expected (n, D), 2 samples": lambda: metrics.frechet_distance(X, X[:1]),
     "k is 0": lambda: metrics.prdc(X, X, 0),
     "share is 2": lambda: metrics.threshold(MIXTURE, 9, 2),

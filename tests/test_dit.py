@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import types
 
+import numpy as np
 import pytest
 import torch
 from helpers import refuses
@@ -271,13 +272,39 @@ def test_a_truncated_file_is_refused(form, keep, tmp_path):
         ([1, 2], "it holds list"),
         ({1: 2}, "it holds [1]"),
         ({"ema": torch.ones(2)}, "it holds Tensor"),
-        ({TABLE: torch.ones(2, 2), "step": 3}, "step is of type int"),
+        ({TABLE: torch.ones(2, 2), "step": 3}, "step is 3; expected a tensor"),
+        ({TABLE: torch.ones(2, 2).to(torch.int8)}, "a Tensor of torch.int8"),
+        ({TABLE: torch.ones(2, 2).to(torch.cfloat)}, "a Tensor of torch.complex64"),
+        ({TABLE: torch.ones(2, 2, device="meta")}, "a Tensor of torch.float32"),
     ],
 )
 def test_a_file_that_is_no_dit_s_is_refused(held, words, tmp_path):
     torch.save(held, tmp_path / "net.pt")
     with refuses("net.pt is not a DiT's", words):
         load_checkpoint(tmp_path / "net.pt")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    torch.save(awake().state_dict() | {TABLE: torch.full((4, 16), torch.nan)}, tmp_path / "net.pt")
+    with refuses("y_embedder.embedding_table.weight holds numbers that are not finite"):
+        load_checkpoint(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("keys", [("state_dict",), ("ema", "model"), ("model", "state_dict")])
+def test_weights_are_found_where_trainers_put_them(keys, tmp_path):
+    """The first that holds any; one that was never filled is passed over."""
+    state = awake().state_dict()
+    torch.save({"ema": None} | {keys[-1]: {}} | {keys[0]: state}, tmp_path / "net.pt")
+    identical(load_checkpoint(tmp_path / "net.pt"), state)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers_in_a_file_too(tmp_path):
+    whole = lambda n: n if isinstance(n, bool) else np.int64(n)
+    net = DiT(**{name: whole(n) for name, n in SMALL.items()})
+    save_checkpoint(net, tmp_path / "net.safetensors")
+    assert load_pretrained(tmp_path / "net.safetensors", np.int64(5)).config == net.config | {
+        "num_classes": 5
+    }
 
 
 @pytest.mark.parametrize("name", ("none.pt", "none.safetensors"))

@@ -400,3 +400,20 @@ def test_a_blur_that_is_no_width_is_refused(b):
         blurred(NARROW, b)
     with refuses("sigma"):
         blurred(NARROW, 1.0)(X, 0.0)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, 1.7, [0.0, 1.0, 1.7, 1.0]])
+def test_a_gradient_reaches_the_weight_at_0_and_1_too(at):
+    """d/dw of D_guide + w (D_main - D_guide); a sampler, which keeps no graph, still saves the call."""
+    x = torch.linspace(-1, 2, 4, dtype=torch.float64)[:, None]
+    main, guide = gaussian(0.0, 1.0).denoise, gaussian(1.0, 2.0).denoise
+    w = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+    slope = main(x, 0.7) - guide(x, 0.7)
+    (found,) = torch.autograd.grad(guided(main, guide, w)(x, 0.7).sum(), w)
+    torch.testing.assert_close(found, slope.sum() if w.ndim == 0 else slope[:, 0])
+    (found,) = torch.autograd.grad(plane(guide, guide, main, 1.0, w)(x, 0.7).sum(), w)
+    torch.testing.assert_close(found, slope.sum() if w.ndim == 0 else slope[:, 0])
+    counted = Counted(guide)
+    with torch.no_grad():
+        guided(main, counted, torch.ones(4, requires_grad=True))(x, 0.7)
+    assert counted.calls == 0

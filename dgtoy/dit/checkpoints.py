@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..checkpoint import check_shapes, write_safetensors
+from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
@@ -19,10 +20,10 @@ WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compile
 def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """The weights in a file, by their official names, in float32; of a training file the averaged ones.
 
-    Reads official flat files and training files (.pt, with `ema` or `model`, and an argparse Namespace:
-    exactly that class is let through, nothing else can run), and .safetensors; what torch's wrappers put
-    before a name is left out.  -> state_dict Raises ValueError, one line,
-    if the file is damaged, holds code, or is no DiT's.
+    Reads official flat files and training files (.pt, with `ema`, `model` or `state_dict`, and an argparse
+    Namespace: exactly that class is let through, nothing else can run), and .safetensors; what torch's
+    wrappers put before a name is left out.  -> state_dict Raises ValueError, one line, if the file is
+    damaged, holds code or weights that are not finite, or is no DiT's.
     """
     try:
         if is_safetensors(path):
@@ -38,7 +39,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
             why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
         raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
     if isinstance(state, dict):
-        state = state.get("ema", state.get("model", state))
+        held = [state[name] for name in ("ema", "model", "state_dict") if state.get(name) is not None]
+        state = held[0] if held else state
     if isinstance(state, dict):
         plain = lambda name: WRAPPERS.sub("", name) if isinstance(name, str) else name
         state = {plain(name): value for name, value in state.items()}
@@ -48,11 +50,15 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
             f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight"
         )
     for name, value in state.items():
-        if not torch.is_tensor(value):
+        if not torch.is_tensor(value) or not value.is_floating_point() or value.is_meta:
             raise ValueError(
-                f"{path} is not a DiT's: {name} is of type {type(value).__name__}; expected a tensor"
+                f"{path} is not a DiT's: {name} is {shown(value)}; expected a tensor of real numbers"
             )
-    return {name: value.float() for name, value in state.items()}
+    state = {name: value.float() for name, value in state.items()}
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite; expected trained weights")
+    return state
 
 
 def is_safetensors(path):
@@ -77,6 +83,8 @@ def config_of(state, num_heads=None, path="state"):
             raise ValueError(f"{path}: {name} has shape {came}; expected {axes} axes")
     hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
     known = {c["hidden_size"]: c["num_heads"] for c in CONFIGS.values()}
+    if num_heads is not None:
+        check_whole("num_heads", num_heads, 1)
     if num_heads is None and hidden not in known:
         sizes = ", ".join(map(str, known))
         raise ValueError(

@@ -6,7 +6,7 @@ import math
 import torch
 
 from .. import vp
-from ..checks import check_number, check_points
+from ..checks import check_number, check_numbers, check_points
 from ..gmm import check_label
 from ..graphs import Captured
 from ..samplers import append_dims, check_shape, check_sigma
@@ -49,7 +49,7 @@ class Preconditioned:
 
     def _label(self, label):
         """A label as a tensor on this device. Raises ValueError for one that this network lacks."""
-        return torch.as_tensor(check_label(label, self.null)).to(self.device, torch.long)
+        return check_numbers("label", check_label(label, self.null)).to(self.device, torch.long)
 
     def denoiser(self, label):
         """D(x (B, C, H, W), sigma () or (B,)) -> x0_hat for a label, an int or (B,); without a gradient.

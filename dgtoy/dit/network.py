@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import check_whole
+from ..checks import check_whole, shown
+from ..nets import drawn_
 from ..vp import t_to_sigma
 
 CONFIGS = {
@@ -56,22 +57,12 @@ class DiT(nn.Module):
         seed=0,
     ):
         super().__init__()
+        for name, value in dict(learn_sigma=learn_sigma, velocity=velocity, flow=flow).items():
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is {shown(value)}; expected True or False")
         if velocity and flow:
             raise ValueError("velocity and flow are both True; expected one kind of output")
-        check_whole("in_channels", in_channels, 1)
-        check_whole("depth", depth, 0)
-        check_whole("num_classes", num_classes, 0)
         sizes = dict(
-            input_size=input_size, patch_size=patch_size, hidden_size=hidden_size, num_heads=num_heads
-        )
-        least = min(check_whole(name, size) for name, size in sizes.items())
-        if least < 1 or input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
-            raise ValueError(
-                "input_size, patch_size, hidden_size, num_heads are "
-                f"{input_size}, {patch_size}, {hidden_size}, {num_heads}; "
-                "expected input_size divisible by patch_size, hidden_size by num_heads and by 4"
-            )
-        self.config = dict(
             input_size=input_size,
             patch_size=patch_size,
             in_channels=in_channels,
@@ -79,9 +70,18 @@ class DiT(nn.Module):
             depth=depth,
             num_heads=num_heads,
             num_classes=num_classes,
-            learn_sigma=learn_sigma,
         )
-        self.null = num_classes
+        least = dict(depth=0, num_classes=0)
+        sizes = {name: check_whole(name, size, least.get(name, 1)) for name, size in sizes.items()}
+        seed = check_whole("seed", seed)
+        if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
+            raise ValueError(
+                "input_size, patch_size, hidden_size, num_heads are "
+                f"{input_size}, {patch_size}, {hidden_size}, {num_heads}; "
+                "expected input_size divisible by patch_size, hidden_size by num_heads and by 4"
+            )
+        self.config = sizes | dict(learn_sigma=learn_sigma)
+        self.null = sizes["num_classes"]
         self.shape = (in_channels, input_size, input_size)
         for kind in [name for name, is_it in (("velocity", velocity), ("flow", flow)) if is_it]:
             self.config[kind] = True
@@ -117,9 +117,9 @@ class DiT(nn.Module):
     @torch.random.fork_rng(devices=[])
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""
-        check_whole("num_classes", num_classes, 0)
+        num_classes, seed = check_whole("num_classes", num_classes, 0), check_whole("seed", seed)
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
-        nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+        drawn_(table.embedding_table.weight, nn.init.normal_, torch.Generator().manual_seed(seed), std=0.02)
         table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
         new = copy.deepcopy(self, {id(self.y_embedder): table})  # the new table in the old one's place
         new.config["num_classes"] = new.null = num_classes
@@ -138,11 +138,11 @@ class DiT(nn.Module):
         """
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight.data.flatten(1), generator=generator)
+                drawn_(layer.weight.data.flatten(1), nn.init.xavier_uniform_, generator)
                 nn.init.zeros_(layer.bias)
         for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02, generator=generator)
-        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02, generator=generator)
+            drawn_(layer.weight, nn.init.normal_, generator, std=0.02)
+        drawn_(self.y_embedder.embedding_table.weight, nn.init.normal_, generator, std=0.02)
         for layer in (
             *(b.adaLN_modulation[1] for b in self.blocks),
             self.final_layer.adaLN_modulation[1],
