@@ -1,6 +1,7 @@
 """Guided pipelines in use: options, the blurred self, offloading, wrappers, other pipelines, modular ones."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -50,6 +51,9 @@ from dgtoy.interop import (
     t_to_sigma,
     unguide,
 )
+from dgtoy.interop.adapters import peft_layers
+from dgtoy.interop.calls import with_input
+from dgtoy.interop.checks import check_tokens
 from dgtoy.interop.levels import blurred_prediction
 
 # options
@@ -127,6 +131,10 @@ def test_levels_and_timesteps_are_inverses():
     assert 0 < sigma_to_t(1.0, guided_sd()) < 999  # a pipeline tells as well
     with refuses("scheduler is a EDMEulerScheduler; expected one with alphas_cumprod, or of flow matching"):
         t_to_sigma(1.0, EDMEulerScheduler())
+    pipe = sd(random(1, unet()))[0]
+    pipe.scheduler = EDMEulerScheduler()
+    with refuses("scheduler is a EDMEulerScheduler"):
+        guide_pipeline(pipe, random(2, unet()), interval=(0.3, 5.0))
 
 
 @pytest.mark.parametrize("kind", ["Stable Diffusion", "Stable Diffusion 3", "Flux, true CFG"])
@@ -317,9 +325,60 @@ def test_a_pipeline_made_from_a_guided_one_is_guided():
 
     pipe, image = guided_sd(), torch.rand(1, 3, 16, 16)
     again = AutoPipelineForImage2Image.from_pipe(pipe)
-    by_type = StableDiffusionImg2ImgPipeline.from_pipe(pipe, unet=pipe.unet, requires_safety_checker=False)
+    by_type = StableDiffusionImg2ImgPipeline.from_pipe(pipe, requires_safety_checker=False)
     assert again.unet is by_type.unet is pipe.unet
     assert np.array_equal(draw(again, image=image), draw(by_type, image=image))
+
+
+# two pictures at once
+
+
+def in_thread(do):
+    """A thread, after its end or 0.2 s, and the list that gets what a function returns in it."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(do()))
+    thread.start()
+    thread.join(0.2)
+    return thread, found
+
+
+def test_two_threads_may_draw_with_one_guided_network():
+    """Between the two branches of a picture another one is drawn."""
+    make = KINDS["Flux, true CFG"][0]
+    both = DomainGuidedModel(random(1, make), random(2, make), every=2)
+    x = lambda seed: text(2, 4, 16, seed=seed)
+    ids = dict(img_ids=torch.zeros(4, 3), txt_ids=torch.zeros(5, 3), timestep=torch.ones(2))
+    more = dict(encoder_hidden_states=text(2, 5, 12, seed=3), pooled_projections=text(2, 10, seed=5))
+    given = lambda seed: dict(hidden_states=x(seed), **ids, **more)
+
+    def null(seed, between=lambda: None):
+        both.answer_labelled((), given(seed))
+        between()
+        return both.answer_null((), given(seed), {}, None).sample
+
+    expected = [null(1), null(2)]
+    other = []
+    close(null(1, lambda: other.extend(in_thread(lambda: null(2)))), expected[0])
+    close(other[1][0], expected[1])
+
+
+def test_no_other_thread_calls_a_network_while_its_adapter_is_off(tuned):  # noqa: F811
+    net, other = tuned[0], []
+    guided = lora_guide(sd(net)[0], domain=None, every=2).unet  # so the two are called by themselves
+    x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
+    call = lambda: guided(x, 10, encoder_hidden_states=hidden).sample
+    expected = call()
+
+    def meanwhile(module, args):
+        if peft_layers(net)[0].disable_adapters:
+            hook.remove()
+            other.extend(in_thread(call))
+
+    hook = net.conv_in.register_forward_pre_hook(meanwhile)
+    close(call(), expected)
+    thread, found = other
+    thread.join()
+    close(found[0], expected)
 
 
 # other pipelines
@@ -367,6 +426,17 @@ def test_other_pipelines_of_two_branches_are_guided(name):
     cls = getattr(diffusers, name, diffusers.StableDiffusionInpaintPipeline)
     found, expected, plain = guided_and_spelled(cls, make, parts, **call)
     assert np.abs(found - expected).max() < 1e-4 and np.abs(found - plain).max() > 1e-4
+
+
+def test_the_blur_is_refused_where_a_part_of_the_input_has_other_noise():
+    """A picture to edit, in tokens behind the latents; a first frame that is given, at its own timestep."""
+    x = torch.zeros(2, 8, 16)
+    call = dict(self=guided_sd(), latents=x[:, :4])
+    with refuses("blur is on, and a StableDiffusionPipeline calls its network on 8 tokens, 4 of them noisy"):
+        check_tokens(x, call)
+    check_tokens(x[:, :4], call)
+    with refuses("blur is on, and the timesteps of a picture differ; expected one"):
+        with_input((x, torch.tensor([[0.0, 500.0]])), {}, x, 3.0)
 
 
 def test_the_blur_leaves_a_mask_behind_the_latents_as_it_is():

@@ -323,7 +323,9 @@ def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_ste
         guide_pipeline(pipe, wide)
     with refuses("expected a pipeline with a unet or a transformer"):
         guide_pipeline(object(), pipe)
-    with refuses("adapter is None; active in the network: none"):
+    with refuses("null is a float; expected inputs by name"):
+        guide_pipeline(sd(random(1, unet()))[0], random(2, unet()), 1.5)
+    with refuses("adapter is None; active in the network: none; expected one from load_lora_weights"):
         lora_guide(pipe)
     assert type(pipe.unet) is UNet2DConditionModel
 
@@ -555,6 +557,14 @@ def test_a_guide_in_another_dtype_answers_in_its_own(mine, its):
     found = both(x, torch.tensor(981.0), encoder_hidden_states=hidden).sample
     alone = guide(x[:1].to(its), torch.tensor(981.0), encoder_hidden_states=null.to(its)).sample
     assert found.dtype == mine and guide.dtype == its and torch.equal(found[:1], alone.to(mine))
+
+
+def test_a_quantized_guide_gets_the_latents_as_they_are():
+    """bitsandbytes' networks of 4 bits call their dtype uint8."""
+    main, guide = random(1, unet()), Counted(random(2, unet()))
+    guide.dtype = torch.uint8
+    expected = draw(guided_sd())
+    assert np.array_equal(draw(guide_pipeline(sd(main)[0], guide, domain=None)), expected)
 
 
 def test_a_guide_moves_to_the_latents():

@@ -39,7 +39,9 @@ def adapter_off(net, adapter=None):
     active = {name for m in layers for name in m.active_adapters}
     if not layers or adapter not in (None, *active):
         names = ", ".join(sorted(active)) or "none"
-        raise ValueError(f"adapter is {adapter}; active in the network: {names}")
+        raise ValueError(
+            f"adapter is {adapter}; active in the network: {names}; expected one from load_lora_weights"
+        )
     if any(getattr(m, "merged", False) for m in layers):
         raise ValueError("adapter is fused into the weights; expected it unfused: unfuse_lora()")
     for name, config in getattr(net, "peft_config", {}).items():

@@ -22,7 +22,8 @@ def call_as(net, args, kwargs):
     def cast(value):
         if value.ndim < 2:  # a timestep
             return value.to(x.device)
-        return value.to(x.device, dtype if value.is_floating_point() else value.dtype)
+        is_real = value.is_floating_point() and dtype.is_floating_point  # weights of 4 bits call theirs uint8
+        return value.to(x.device, dtype if is_real else value.dtype)
 
     out = net(*each_tensor(cast, args), **each_tensor(cast, kwargs))
     return out if sample_of(out).dtype == x.dtype else answer_with(out, sample_of(out).to(x.dtype))
@@ -84,6 +85,8 @@ def latents_of(args, kwargs):
 def with_input(args, kwargs, x, time):
     """A call's inputs with other latents and another time, in the network's own units, in their places."""
     old = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    if torch.is_tensor(old) and (old != old.flatten()[:1]).any():
+        raise ValueError("blur is on, and the timesteps of a picture differ; expected one")
     dtype = old.dtype if torch.is_tensor(old) and old.is_floating_point() else torch.float32
     time = torch.full(old.shape if torch.is_tensor(old) else (), time, dtype=dtype, device=x.device)
     args = (x, time, *args[2:])[: len(args)]

@@ -155,6 +155,10 @@ def _short(value):
 
 def check_null(null, net):
     """Raise if the guide's null condition is not among the inputs, of one row each, of the text's width."""
+    if not isinstance(null, dict):
+        raise ValueError(
+            f"null is a {type(null).__name__}; expected inputs by name, encoder_hidden_states say"
+        )
     net = bare(net)
     known = inspect.signature(net.forward).parameters
     for name, value in null.items():
@@ -172,6 +176,16 @@ def check_null(null, net):
     if text is not None and width and text.shape[-1] != width:
         raise ValueError(
             f"null has encoder_hidden_states of width {text.shape[-1]}; expected {width}, as the network has"
+        )
+
+
+def check_tokens(x, call):
+    """Raise if a pipeline's call has other tokens beside its latents: a picture's to edit have no noise."""
+    latents = call.get("latents")
+    if latents is not None and x.ndim == 3 and x.shape[1] != latents.shape[1]:
+        raise ValueError(
+            f"blur is on, and a {type(call['self']).__name__} calls its network on {x.shape[1]} tokens, "
+            f"{latents.shape[1]} of them noisy; expected these alone"
         )
 
 

@@ -12,7 +12,7 @@ copies included.
 
 import contextlib
 import functools
-import math
+import threading
 import warnings
 
 import torch
@@ -33,11 +33,23 @@ from .calls import (
     weight_of,
     with_input,
 )
-from .checks import EVERYWHERE, LAYOUTS, OPTIONS, bare, check_networks, check_null, check_option, kind_of
+from .checks import (
+    EVERYWHERE,
+    LAYOUTS,
+    OPTIONS,
+    bare,
+    check_networks,
+    check_null,
+    check_option,
+    check_tokens,
+    kind_of,
+)
 from .encoders import null_prompt
 from .levels import blurred_prediction, is_inside, level
-from .saved import reference, without_adapters, write_guide
+from .saved import reference, save_with_guide
 from .standin import StandIn
+
+SHARED = threading.RLock()  # while an adapter is switched off, no other thread may call its network
 
 
 class DomainGuidedModel(StandIn):
@@ -93,9 +105,6 @@ class DomainGuidedModel(StandIn):
         self.layout, self.null = LAYOUTS[kind_of(finetuned)], null or {}
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
         self.scheduler, self.source = scheduler, reference(pretrained)
-        self.run, self.prompt = None, {}  # this run, and its null prompt as read without an adapter
-        self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # of this run, for `every`
-        self.last_labelled, self.last_step = None, None  # where two branches are called apart
         self.warned = None  # the last warning, until guidance is on again
 
     def __setattr__(self, name, value):
@@ -120,21 +129,22 @@ class DomainGuidedModel(StandIn):
     def save_pretrained(self):
         """Saves the fine-tuned network without its adapters, and beside it the options and a reference to the
         guide."""
-        net = bare(self.finetuned)
-        save = net.save_pretrained
+        save = bare(self.finetuned).save_pretrained
 
         @functools.wraps(save)  # a pipeline looks at its parameters
         def save_both(save_directory, *args, **kwargs):
-            write_guide(self, save_directory)
-            with without_adapters(net):
-                save(save_directory, *args, **kwargs)
+            save_with_guide(self, save_directory, *args, **kwargs)
 
         return save_both
 
     @torch.compiler.disable(recursive=False)  # it reads its callers' variables
     def forward(self, *args, **kwargs):
         """As the network's own forward, answered half by half where guidance is on."""
-        call = pipeline_call()
+        with SHARED if isinstance(self.pretrained, WithoutAdapter) else contextlib.nullcontext():
+            return self._forward(args, kwargs, pipeline_call())
+
+    @torch.compiler.disable(recursive=False)
+    def _forward(self, args, kwargs, call):
         if self.layout.order == "apart":
             return self._apart(args, kwargs, call)
         x = latents_of(args, kwargs)
@@ -150,27 +160,27 @@ class DomainGuidedModel(StandIn):
     def _apart(self, args, kwargs, call):
         """The answer of one branch, the labelled one first."""
         w, step = weight_of(call, self.layout.scale), call.get("t")
-        follows = self.last_labelled is not None and step is not None and step is self.last_step
-        if self.branch == "uncond" or follows:  # the second call of a step
+        follows = self.run.labelled is not None and step is not None and step is self.run.step
+        if self.run.branch == "uncond" or follows:  # the second call of a step
             self.warned = None
             return self.answer_null(args, kwargs, call, w)
         if call and not is_guided_apart(call):
             self._warn(call["self"], w)
-        self.last_step = step
+        self.run.step = step
         return self.answer_labelled(args, kwargs)
 
     def answer_labelled(self, args, kwargs):
         """The labelled branch of two that are called apart."""
         main = self.finetuned(*args, **kwargs)
-        self.last_labelled = args, kwargs, main
+        self.run.labelled = args, kwargs, main
         return main
 
     @torch.compiler.disable(recursive=False)
     def answer_null(self, args, kwargs, call, w):
         """What stands for the null branch in null + w (labelled - null), after `answer_labelled`."""
-        if self.last_labelled is None:
+        if self.run.labelled is None:
             raise ValueError("the null branch is called first; expected the labelled one before it")
-        (args_c, kwargs_c, main), self.last_labelled = self.last_labelled, None
+        (args_c, kwargs_c, main), self.run.labelled = self.run.labelled, None
         if self.domain is not None and w is None:
             raise ValueError(
                 f"domain is {self.domain}; expected None outside a pipeline: its scale is needed"
@@ -238,9 +248,10 @@ class DomainGuidedModel(StandIn):
     @torch.compiler.disable
     def _begin(self, kwargs, call):
         """In a run's first guided step nothing is left of the last run. kwargs: the null half's inputs."""
-        run = getattr(self._scheduler(call), "timesteps", None) if call else None  # of each run
-        if run is not self.run:
-            self.run, self.steps, self.prompt = run, 0, self.guides_prompt(kwargs, call)
+        timesteps = getattr(self._scheduler(call), "timesteps", None) if call else None
+        if timesteps is not self.run.timesteps:
+            self.run.timesteps, self.run.steps = timesteps, 0
+            self.run.prompt = self.guides_prompt(kwargs, call)
 
     def guides_prompt(self, kwargs, call):
         """The null prompt of a pipeline's call as the guide has to see it, {} if that is as in kwargs."""
@@ -293,7 +304,7 @@ class DomainGuidedModel(StandIn):
         Then the guide is the fine-tuned network without its adapter, and sees what the pipeline gives.
         """
         same = isinstance(self.pretrained, WithoutAdapter) and self.pretrained.net is self.finetuned
-        if not same or self.null or self.prompt or self.every > 1:
+        if not same or self.null or self.run.prompt or self.every > 1:
             return None
         return sole_adapter(self.finetuned, self.pretrained.adapter)
 
@@ -309,25 +320,26 @@ class DomainGuidedModel(StandIn):
             return answer_with(own, D_null + shift), answer_with(main, D_c + shift)
         return answer_with(own, D_null - shift / (w - 1)), main
 
+    @torch.compiler.disable(recursive=False)
     def _guide(self, main, labelled, null, call):
         """The guide's answer, its last one where it rests."""
         if self.every == 1:
             return self._call_guide(main, labelled, null, call)
-        time = self._time(*null, call)
-        if time >= self.last_time:  # another run, or its first step
-            self.steps = 0
-        self.last_time = time
-        if self.steps % self.every == 0 or sample_of(self.last_guide).shape != sample_of(main).shape:
-            self.last_guide = self._call_guide(main, labelled, null, call)
-        self.steps += 1
-        return self.last_guide
+        run, time = self.run, self._time(*null, call)
+        if time >= run.last_time:  # another run, or its first step
+            run.steps = 0
+        run.last_time = time
+        if run.steps % self.every == 0 or sample_of(run.last_guide).shape != sample_of(main).shape:
+            run.last_guide = self._call_guide(main, labelled, null, call)
+        run.steps += 1
+        return run.last_guide
 
     def _call_guide(self, main, labelled, null, call):
         """The guide's answer to the null half, with its own null condition; blurred, to the labelled half."""
         if self.blur is not None:
             return self._blurred(main, *labelled, call)
         args, kwargs = null
-        inputs = self.guide_null(kwargs, len(sample_of(main)), self.prompt)
+        inputs = self.guide_null(kwargs, len(sample_of(main)), self.run.prompt)
         return call_as(self.pretrained, args, inputs)
 
     def guide_null(self, kwargs, n, prompt):
@@ -348,6 +360,7 @@ class DomainGuidedModel(StandIn):
         scheduler, time = self._scheduler(call), self._time(args, kwargs, call)
         t, r, k, c = blurred_prediction(level(time, scheduler), self.blur, scheduler)
         x, like = latents_of(args, kwargs), sample_of(main)
+        check_tokens(x, call)
         axis = 1 if x.ndim > 3 else -1  # of the channels: (B, C, H, W), or tokens (B, L, C)
         channels = min(x.shape[axis], like.shape[axis])
         latents, more = x.split([channels, x.shape[axis] - channels], axis)  # masks, say, come behind

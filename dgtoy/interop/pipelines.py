@@ -51,7 +51,8 @@ def put_guide(pipe, guide, null=None, domain="default", **options):
     if domain == "default":
         domain = None if kind_of(network) == "DiTTransformer2DModel" else DOMAIN
     scheduler = getattr(pipe, "scheduler", None)
-    if scheduler is not None and options.get("blur") is not None:
+    levels = options.get("blur") is not None or options.get("interval", EVERYWHERE) != EVERYWHERE
+    if scheduler is not None and levels:
         is_flow(scheduler)  # refuses one whose levels are not known
     guided = DomainGuidedModel(network, guide, null, domain, scheduler=scheduler, **options)
     if guide is network:

@@ -2,6 +2,7 @@
 
 In the network's folder domain_guidance.json holds the options and where the guide is; the guide's own null
 condition, if it has one, is in domain_guidance.safetensors. `load_guide` puts the guide back from there.
+config.json says that there is one: if a network without a guide is saved over it, that one does not.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import pathlib
 
 from ..checkpoint import read_safetensors, write_safetensors, write_text
 from .adapters import WithoutAdapter, peft_layers
-from .checks import OPTIONS
+from .checks import OPTIONS, bare
 
 NAME = "domain_guidance"
 
@@ -20,6 +21,18 @@ def reference(model):
     """Where a network or pipeline was loaded from, a folder or a name; None for one made in memory."""
     path = getattr(getattr(model, "config", None), "_name_or_path", None)
     return str(path) if path else None
+
+
+def save_with_guide(guided, folder, *args, **kwargs):
+    """Save the fine-tuned network of a `DomainGuidedModel` without its adapters, and beside it the options,
+    the reference to the guide and its null condition. args, kwargs: of the network's own `save_pretrained`.
+    """
+    net, config = bare(guided.finetuned), pathlib.Path(folder) / "config.json"
+    with without_adapters(net):
+        net.save_pretrained(folder, *args, **kwargs)
+    write_guide(guided, folder)
+    told = json.loads(config.read_text(encoding="utf-8"))
+    write_text(config, json.dumps(told | {f"_{NAME}": True}, indent=2) + "\n")
 
 
 def write_guide(guided, folder):
@@ -63,11 +76,15 @@ def without_adapters(net):
 def read_guide(folder):
     """What `write_guide` wrote.  -> the kind of guide and where it is, options, null condition or None
 
-    Raises ValueError if the folder lacks it.
+    Raises ValueError if the folder lacks it, or a network without a guide was saved over it.
     """
     path = pathlib.Path(folder) / f"{NAME}.json"
     if not path.is_file():
         raise ValueError(f"folder {folder} lacks {path.name}; expected a guided pipeline's network")
+    if f"_{NAME}" not in json.loads(path.with_name("config.json").read_text(encoding="utf-8")):
+        raise ValueError(
+            f"folder {folder} has {path.name} of a network that was there before; expected a guided one's"
+        )
     told = json.loads(path.read_text(encoding="utf-8"))
     options = {name: told.pop(name) for name in OPTIONS}
     options["interval"] = tuple(math.inf if level is None else level for level in options["interval"])

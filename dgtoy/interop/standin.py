@@ -2,19 +2,43 @@
 
 import contextlib
 import copy
+import math
 import re
+import threading
 
 from torch import nn
 
 from .adapters import WithoutAdapter
 from .calls import HOOKS
-from .checks import bare
+from .checks import LAYOUTS, bare
 
 # methods that change how a network computes or is held: the guide follows, adapters apart
 CHANGES = re.compile(r"(enable|disable|set|reset|fuse|unfuse|compile)_(?!adapter|lora)")
 
 
-class StandIn(nn.Module):
+class Run(threading.local):
+    """What is remembered of a pipeline's run: in each thread its own, and nothing in a copy."""
+
+    def __init__(self):
+        self.timesteps = None  # the scheduler's, of each run others
+        self.prompt = {}  # its null prompt as read without an adapter
+        self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # for `every`
+        self.branch, self.step, self.labelled = "cond", None, None  # where two branches are called apart
+
+    def __reduce__(self):
+        return Run, ()
+
+
+class AnyNetwork(type):
+    """A class that is equal to each of LAYOUTS: `from_pipe` takes over what is of a class it knows."""
+
+    def __eq__(cls, other):
+        return cls is other or getattr(other, "__name__", None) in LAYOUTS
+
+    __hash__ = type.__hash__
+
+
+class StandIn(nn.Module, metaclass=AnyNetwork):
     """A pair of networks as the first, `finetuned`, in all that a pipeline asks besides a call.
 
     What changes how a network computes (FreeU, attention processors, casting) is done to `pretrained` too.
@@ -23,7 +47,7 @@ class StandIn(nn.Module):
     def __init__(self, finetuned, pretrained):
         super().__init__()
         self.finetuned, self.pretrained = finetuned, pretrained
-        self.branch = "cond"  # where the branches are called apart
+        self.run = Run()
         self.__dict__["__module__"] = self.__class__.__module__  # a pipeline writes it down, with __class__
 
     @property
@@ -64,9 +88,9 @@ class StandIn(nn.Module):
     @contextlib.contextmanager
     def cache_context(self, name, **step):
         """Which branch the next call is: "cond" or "uncond"."""
-        self.branch = name
+        self.run.branch = name
         with bare(self.finetuned).cache_context(name, **step):
             try:
                 yield
             finally:
-                self.branch = "cond"
+                self.run.branch = "cond"
