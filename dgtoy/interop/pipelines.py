@@ -4,7 +4,7 @@ from .checks import EVERYWHERE, check_parts, kind_of, network_name
 from .encoders import check_encoders
 from .guided import DomainGuidedModel
 from .levels import is_flow
-from .saved import reference
+from .saved import forget_guide, reference
 
 DOMAIN = 1.25  # the weight of the domain direction where a prompt has one of its own
 
@@ -89,6 +89,7 @@ def unguide(pipe):
         replace_network(pipe, name, unguided(network))
     else:
         raise ValueError(f"pipe is a {type(pipe).__name__} without a guide; expected a guided one")
+    forget_guide(getattr(pipe, name))
     return pipe
 
 

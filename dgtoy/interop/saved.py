@@ -15,6 +15,7 @@ from .adapters import WithoutAdapter, peft_layers
 from .checks import OPTIONS, bare
 
 NAME = "domain_guidance"
+MARK = f"_{NAME}"  # in config.json
 
 
 def reference(model):
@@ -32,7 +33,13 @@ def save_with_guide(guided, folder, *args, **kwargs):
         net.save_pretrained(folder, *args, **kwargs)
     write_guide(guided, folder)
     told = json.loads(config.read_text(encoding="utf-8"))
-    write_text(config, json.dumps(told | {f"_{NAME}": True}, indent=2) + "\n")
+    write_text(config, json.dumps(told | {MARK: True}, indent=2) + "\n")
+
+
+def forget_guide(net):
+    """A network that was loaded from a guided one's folder is from now on saved as one without a guide."""
+    if bare(net).config.get(MARK):
+        bare(net).register_to_config(**{MARK: False})
 
 
 def write_guide(guided, folder):
@@ -81,7 +88,7 @@ def read_guide(folder):
     path = pathlib.Path(folder) / f"{NAME}.json"
     if not path.is_file():
         raise ValueError(f"folder {folder} lacks {path.name}; expected a guided pipeline's network")
-    if f"_{NAME}" not in json.loads(path.with_name("config.json").read_text(encoding="utf-8")):
+    if not json.loads(path.with_name("config.json").read_text(encoding="utf-8")).get(MARK):
         raise ValueError(
             f"folder {folder} has {path.name} of a network that was there before; expected a guided one's"
         )
