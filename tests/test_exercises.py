@@ -118,7 +118,9 @@ def said(exercise, answer, capsys):
     return line[:-1]
 
 
-@pytest.mark.parametrize("answer", ["b", "B", " b\n", "b)", "(b)", "B.", "'b'", '"b"', "b,", ["b"]])
+@pytest.mark.parametrize(
+    "answer", ["b", "B", " b\n", "b)", "(b)", "B.", "'b'", '"b"', "b,", ["b"], "b) not a"]
+)
 def test_a_choice_may_be_spelled_in_many_ways(answer, capsys):
     assert said(letter, answer, capsys) == "✓ letter"
 
@@ -133,15 +135,21 @@ def test_what_is_no_option_is_told_the_options_in_one_line(answer, capsys):
     [
         (0.5, "✓ half"),
         (torch.tensor(0.505), "✓ half"),
+        (torch.tensor([0.5], requires_grad=True), "✓ half"),
+        (np.array([0.5]), "✓ half"),
         (0.3, "yours is 0.3: that is the third"),
         (0.296, "yours is 0.296: that is the fourth"),  # both are within 2%: the nearest counts
         (1000.0, "yours is 1000: far too large"),
         (0.6, "too large in size by a factor of 1.2"),
         (0.25, "too small in size by a factor of 2"),
         (0, "too small in size"),
+        (0.52, "yours is 0.52: close, but 2% is asked; keep more digits, or find the slip"),
         (-0.5, "of the wrong sign"),
+        (-1.0, "of the wrong sign, and too large in size by a factor of 2"),
         ("1/2", "yours is a str; expected a number"),
         (np.zeros(2), "yours is a ndarray; expected a number"),
+        (torch.zeros(2), "yours is a Tensor; expected a number"),
+        ([0.5], "yours is a list; expected a number"),
         (-math.inf, "yours is -inf; expected a finite number"),
     ],
 )
@@ -173,6 +181,11 @@ def multiplies_in_place(x, k):
         (lambda x, k: k + x, "that is a sum"),
         (lambda x, k: 2 * k * x, "its values are all too large in size by a factor of 2"),
         (lambda x, k: -k * x, "its values are all of the wrong sign"),
+        (
+            lambda x, k: -2 * k * x,
+            "its values are all of the wrong sign, and too large in size by a factor of 2",
+        ),
+        (lambda x, k: 2.0, "its values are off by up to 7"),
         (lambda x, k: 0 * x, "its values are all too small in size"),
         (lambda x, k: k * x + 0.25, "its values are off by up to 0.25"),
         (lambda x, k: k * x / x, "2 of its 7 values are infinite or nan"),

@@ -26,6 +26,7 @@ WRONG = {
     ],
     "weight": [
         (lambda sigma: 2 * sigma**0, "narrows the samples too much"),
+        (lambda sigma: 2.0, "narrows the samples too much"),
         (lambda sigma: sigma**0, "no guidance at all"),
         (
             lambda sigma: (1 / V - 1 / (9 + sigma**2)) / (1 / (0.09 + sigma**2) - 1 / (9 + sigma**2)),

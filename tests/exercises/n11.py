@@ -34,7 +34,7 @@ WRONG = {
         (lambda x, x0_hat: 1 - slope(x, x0_hat), "1 - beta"),
         (lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0), "divided by a variance"),
         (lambda x, x0_hat: slope(x, x0_hat).mean().expand(3), "one slope for each"),
-        (lambda x, x0_hat: slope(x, x0_hat).mean(), "expected (3,)"),
+        (lambda x, x0_hat: slope(x, x0_hat).mean(), "you averaged over all of them"),
         (0.3, "expected a function"),
     ],
     "perfect": [

@@ -97,8 +97,8 @@ def number(rtol=0.02, atol=1e-9):
 
     def judge(answer, declare):
         try:
-            yours = float(answer)
-        except (TypeError, ValueError):
+            yours = float(answer.item() if hasattr(answer, "item") else answer)
+        except (TypeError, ValueError, RuntimeError):
             return f"yours is a {type(answer).__name__}; expected a number"
         if not math.isfinite(yours):
             return f"yours is {yours}; expected a finite number"
@@ -116,6 +116,8 @@ def number(rtol=0.02, atol=1e-9):
             return f"yours is {yours:.4g}: {made}"
         if distance(100 * right) <= tolerance:
             return f"yours is {yours:.4g}: that is a percentage; the plain number was asked"
+        if distance(right) <= 0.1 * abs(right):
+            return f"yours is {yours:.5g}: close, but {rtol:.0%} is asked; keep more digits, or find the slip"
         return f"yours is {yours:.4g}, {_compared(yours, right)}"
 
     return _exercise(judge)
@@ -123,11 +125,12 @@ def number(rtol=0.02, atol=1e-9):
 
 def _compared(yours, right):
     """In words, how a wrong number compares with the right one, which is not 0."""
-    ratio = yours / right
-    if ratio < 0:
-        return "of the wrong sign"
-    factor = f" by a factor of {max(ratio, 1 / ratio):.3g}" if ratio else ""
-    return f"too {'large' if ratio > 1 else 'small'} in size{factor}"
+    size = abs(yours / right)
+    factor = f" by a factor of {max(size, 1 / size):.3g}" if size else ""
+    off = f"too {'large' if size > 1 else 'small'} in size{factor}"
+    if yours / right >= 0:
+        return off
+    return "of the wrong sign" if 0.98 < size < 1.02 else f"of the wrong sign, and {off}"
 
 
 def function(cases, rtol=1e-4, atol=1e-5):
@@ -146,6 +149,7 @@ def function(cases, rtol=1e-4, atol=1e-5):
             return "it returns a function; call it, and return its values"
         right, mistakes = zip(*(declare(*case) for case in cases))
         yours, right = ([torch.as_tensor(value).double() for value in values] for values in (yours, right))
+        yours = [a.expand_as(b) if a.ndim == 0 else a for a, b in zip(yours, right)]  # a constant
         for a, b in zip(yours, right):
             if a.shape != b.shape:
                 return f"it returns shape {tuple(a.shape)}; expected {tuple(b.shape)}"
@@ -174,8 +178,9 @@ def function(cases, rtol=1e-4, atol=1e-5):
 
 
 def _chosen(answer, declare):
-    """declare() -> right, {wrong option: why not}; "(B)" is as good as "b"."""
-    yours = str(answer).strip(string.punctuation + string.whitespace).lower()
+    """declare() -> right, {wrong option: why not}; "(B)" and "b) and its words" are as good as "b"."""
+    letter, *_ = str(answer).split(") ")
+    yours = letter.strip(string.punctuation + string.whitespace).lower()
     right, why = declare()
     if yours == right:
         return None
