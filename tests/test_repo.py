@@ -268,6 +268,17 @@ def test_a_notebook_closes_with_three_takeaways_a_limitation_and_the_next(path):
 
 
 @every_notebook
+def test_no_line_inside_a_paragraph_begins_like_a_list(path):
+    """Markdown would break the paragraph there: after "the widths 0.4 and" a line "3. The target"."""
+    marked = re.compile(r"\s*(\d+[.)]|[-+*>#])\s")
+    for cell in cells(path, "markdown"):
+        for paragraph in text(cell).split("\n\n"):
+            first, *others = paragraph.splitlines()
+            opens_a_list = marked.match(first) or first.startswith("**After this notebook")
+            assert opens_a_list or not any(marked.match(line) for line in others), paragraph
+
+
+@every_notebook
 def test_every_link_leads_somewhere(path):
     missing = [
         name for c in cells(path, "markdown") for name in links(c) if not (path.parent / name).exists()

@@ -129,8 +129,8 @@ def finetune(args):
     if first and not (out / "losses.csv").exists():
         loss, spread = normal_loss(pretrained, data, config, device, args.heads)
         print(
-            f"the pre-trained model's own loss on these images is {loss:.4f}, "
-            f"+- {spread:.4f} a batch of {config.batch}: a fine-tune that learns ends below"
+            f"the pre-trained model's own loss on these images is {loss:.4f} "
+            f"(+- {spread:.4f} per batch of {config.batch}); a fine-tune that learns ends below it"
         )
         _append(out / "losses.csv", 0, loss)
     with interrupt.deferred() as asked:
