@@ -49,5 +49,6 @@ WRONG = {
         (0.235, "swapped"),
         (1.307, "one over the weight"),
         (0.31, "half the level"),
+        (0.918, "variance 0.01"),
     ],
 }

@@ -99,7 +99,8 @@ def number(rtol=0.02, atol=1e-9):
         try:
             yours = float(answer.item() if hasattr(answer, "item") else answer)
         except (TypeError, ValueError, RuntimeError):
-            return f"yours is a {type(answer).__name__}; expected a number"
+            shape = f" of shape {tuple(answer.shape)}" if hasattr(answer, "shape") else ""
+            return f"yours is a {type(answer).__name__}{shape}; expected a number"
         if not math.isfinite(yours):
             return f"yours is {yours}; expected a finite number"
 

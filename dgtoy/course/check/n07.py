@@ -83,17 +83,17 @@ def reading():
 
 @functools.cache
 def _memoriser():
-    """Least-squares weights of a model that knows 32 points by heart.  -> {noise level: weight}"""
+    """Least-squares weights of a model of bells on 32 points.  -> {(noise level, width of a bell): weight}"""
     world = domains.make("moons")
     points = world.target.sample(32, generator=torch.Generator().manual_seed(7)).double()
-    parrot = GaussianMixture(torch.ones(32) / 32, points, 0.01**2 * torch.eye(2).expand(32, 2, 2))
     g, found = torch.Generator().manual_seed(1), {}
-    for sigma in (0.2, 0.1):
+    for sigma, width in ((0.2, 0.01), (0.1, 0.01), (0.2, 0.1)):
+        parrot = GaussianMixture(torch.ones(32) / 32, points, width**2 * torch.eye(2).expand(32, 2, 2))
         x = world.target.sample(20_000, generator=g).double()
         x = x + sigma * torch.randn(x.shape, generator=g, dtype=torch.float64)
         # the exact denoiser is the mean of x0
         pre, exact, known = (m.denoise(x, sigma) for m in (world.source, world.target, parrot))
-        found[sigma] = (((exact - pre) * (known - pre)).sum() / (known - pre).square().sum()).item()
+        found[sigma, width] = (((exact - pre) * (known - pre)).sum() / (known - pre).square().sum()).item()
     return found
 
 
@@ -107,10 +107,11 @@ def parrot():
     - D_pre.
     """
     weight = _memoriser()
-    right = weight[0.2]
+    right = weight[0.2, 0.01]
     return right, {
         "that is the answer of the training points, or of an exact model; ask points it has never seen": 1.0,
         "that is the weight of the guide; main model and guide are swapped": 1 - right,
         "that is one over the weight; the regression names the weight itself": 1 / right,
-        "that is the weight at half the level that was asked": weight[0.1],
+        "that is the weight at half the level that was asked": weight[0.1, 0.01],
+        "your bells have the variance 0.01; it is their width, a standard deviation": weight[0.2, 0.1],
     }
