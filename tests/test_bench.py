@@ -9,6 +9,7 @@ from helpers import random_mixture
 from dgtoy import domain_guidance, heun, karras, last
 from dgtoy.course import bench
 from dgtoy.course.bench import dit, machine_speed, pipelines, toy
+from dgtoy.course.claims import report
 from dgtoy.dit import EDM, DiT, Flow
 from dgtoy.nets import MLP
 
@@ -100,3 +101,15 @@ def test_the_cost_of_guidance_in_a_pipeline_is_measured_and_written(tmp_path, mo
     assert memory["the plane: memory"] == 2 and memory["the plane of the blurred self: memory"] == 1
     assert memory["a LoRA and its base, the plane: memory"] == 1
     assert len(rows) == 14 and all(r["what"] in text for r in rows)
+    (tmp_path / "bench_pipelines_cpu.json").rename(tmp_path / "bench_pipelines_cuda.json")
+    times = {r["what"]: r for r in rows if r["unit"] == "s/picture"}
+    lines = report.cost_table(tmp_path).splitlines()[2:]
+    for line, (what, r) in zip(lines, times.items(), strict=True):
+        name, seconds, plain, gib, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        assert (
+            name == what
+            and plain == f"{r['plain']:.2f}"
+            and gib.endswith(f"({memory[f'{what}: memory']:.2f}×)")
+        )
+        assert seconds == f"{r['ours']:.2f} ({r['ours'] / r['plain']:.2f}×)"
+    assert "s/picture" not in report.bench_table(tmp_path)

@@ -150,6 +150,17 @@ def test_an_interval_is_one_of_noise_levels(kind):
     assert guide.calls == 3
 
 
+def test_an_interval_in_timesteps_is_warned_of_once_a_run():
+    pipe, plain = guided_sd(), draw(sd(random(1, unet()))[0], 1.0)
+    pipe.unet.interval = (200, 800)
+    for _ in range(2):
+        with pytest.warns(
+            UserWarning, match=r"interval is \(200, 800\): .* lies in it; expected sigma"
+        ) as said:
+            assert np.abs(draw(pipe) - plain).max() < 1e-5
+        assert len(said) == 1
+
+
 def test_outside_a_pipeline_an_interval_needs_the_scheduler():
     x, hidden = text(1, 4, 8, 8, seed=1).repeat(2, 1, 1, 1), text(2, 5, 12, seed=2)
     both = DomainGuidedModel(random(1, unet()), random(2, unet()), interval=(1.0, 2.0))

@@ -32,7 +32,8 @@ def hub(monkeypatch, tmp_path):
         family, pipe = getattr(diffusers, name), practice.text_to_image(name)
         folder, load = practice.with_lora(pipe, tmp_path / name), family.load_lora_weights
         loads(family, lambda pipe=pipe: pipe)
-        monkeypatch.setattr(family, "load_lora_weights", lambda self, _, f=folder, load=load: load(self, f))
+        replaced = lambda self, _, folder=folder, load=load, **names: load(self, folder)
+        monkeypatch.setattr(family, "load_lora_weights", replaced)
     other = practice.text_to_image("StableDiffusionXLPipeline", seed=1)
     loads(diffusers.UNet2DConditionModel, lambda: other.unet)
     photos = iter(("photos64", "photos64-food"))

@@ -45,7 +45,7 @@ from .checks import (
     kind_of,
 )
 from .encoders import null_prompt
-from .levels import blurred_prediction, is_inside, level
+from .levels import blurred_prediction, is_inside, level, t_to_sigma
 from .saved import reference, save_with_guide
 from .standin import StandIn
 
@@ -265,7 +265,24 @@ class DomainGuidedModel(StandIn):
         for."""
         if self.domain == 1 or tuple(self.interval) == EVERYWHERE:
             return self.domain != 1
-        return is_inside(self.interval, self._time(args, kwargs, call), self._scheduler(call))
+        scheduler = self._scheduler(call)
+        if call:
+            self._check_interval(scheduler)
+        return is_inside(self.interval, self._time(args, kwargs, call), scheduler)
+
+    def _check_interval(self, scheduler):
+        """Say, once a run, that none of its noise levels lies in the interval."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if timesteps is None or timesteps is self.run.checked:
+            return
+        self.run.checked = timesteps
+        sigmas = t_to_sigma(timesteps, scheduler)
+        if not ((self.interval[0] <= sigmas) & (sigmas <= self.interval[1])).any():
+            warnings.warn(
+                f"interval is {self.interval}: the guide is never asked, as none of this run's noise levels, "
+                f"{sigmas.max():.3g} to {sigmas.min():.3g}, lies in it; expected sigma, not timesteps",
+                stacklevel=2,
+            )
 
     @torch.compiler.disable(recursive=False)
     def _three(self, args, kwargs, labelled, null, n, call):

@@ -150,9 +150,9 @@ def notebooks_table(out):
 
 
 def bench_table(out):
-    """The benchmarks of each device."""
+    """The benchmarks of each device, but for what guidance costs in a pipeline, which is no speed of ours."""
     lines = ["| device | what | ours | plain, same run | unit | ratio |", "|---|---|---|---|---|---|"]
-    for path in sorted(out.glob("bench_*.json")):
+    for path in sorted(set(out.glob("bench_*.json")) - set(out.glob("bench_pipelines_*.json"))):
         made = json.loads(path.read_text(encoding="utf-8"))
         for r in made["results"]["rows"]:
             ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") else "–"
@@ -169,6 +169,28 @@ def bench_table(out):
     return "\n".join(lines)
 
 
+def cost_table(out):
+    """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's
+    without one. Raises FileNotFoundError with the command that makes the record."""
+    path = pathlib.Path(out) / "bench_pipelines_cuda.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing; `python -m dgtoy bench --pipelines --device cuda` makes it"
+        )
+    made = json.loads(path.read_text(encoding="utf-8"))
+    rows = {r["what"]: r for r in made["results"]["rows"]}
+    lines = [
+        f"| on one {made['provenance']['device']} | seconds a picture | without a guide | GiB | without |",
+        "|---|---|---|---|---|",
+    ]
+    for what, time in rows.items():
+        if (memory := rows.get(f"{what}: memory")) is None:
+            continue
+        seconds, held = (f"{r['ours']:.2f} ({r['ours'] / r['plain']:.2f}×)" for r in (time, memory))
+        lines.append(f"| {what} | {seconds} | {time['plain']:.2f} | {held} | {memory['plain']:.2f} |")
+    return "\n".join(lines)
+
+
 TABLES = dict(
     findings=sentences,
     notebooks=notebooks_table,
@@ -176,11 +198,13 @@ TABLES = dict(
     decisions=decisions.table,
     which=decisions.short,
     bench=bench_table,
+    cost=cost_table,
 )
 PLACES = {  # page: what is written into it
     "README.md": ("findings", "which", "notebooks"),
     "book/claims.md": ("claims", "decisions"),
     "book/speed.md": ("bench",),
+    "book/pipelines.md": ("cost",),
 }
 
 
