@@ -175,7 +175,7 @@ def cost_table(out):
     path = pathlib.Path(out) / "bench_pipelines_cuda.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; `python -m dgtoy bench --pipelines --device cuda` makes it"
+            f"{path.name} is missing; `python -m dgtoy bench --pipelines --device cuda` makes it"
         )
     made = json.loads(path.read_text(encoding="utf-8"))
     rows = {r["what"]: r for r in made["results"]["rows"]}
