@@ -1,9 +1,10 @@
 """The command line: a page of help for a stranger, every option explained, errors of one line."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -205,12 +206,13 @@ def test_every_failure_is_one_line_and_a_traceback_on_request(error, said, monke
             main(["dit", "table", "scores.json", "--traceback"])
 
 
-def test_a_console_that_lacks_a_sign_shows_it_escaped():
-    env = os.environ | {"PYTHONIOENCODING": "cp1252"}
-    script = "import dgtoy.pipeline.table as t; t.read = list; t.table = lambda _: 'σ − 1'"
-    script += "; from dgtoy.__main__ import main; main(['dit', 'table', 'x'])"
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "\\u03c3 \\u2212 1"
+def test_a_console_that_lacks_a_sign_shows_it_escaped(monkeypatch):
+    monkeypatch.setattr("dgtoy.pipeline.table.read", list)
+    monkeypatch.setattr("dgtoy.pipeline.table.table", lambda _: "σ − 1")
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with contextlib.redirect_stdout(console):
+        main(["dit", "table", "x"])
+    assert console.buffer.getvalue().strip() == b"\\u03c3 \\u2212 1"
 
 
 def test_a_warning_is_one_line_that_names_the_command_and_a_closed_pipe_ends_it_quietly():

@@ -60,6 +60,7 @@ SMALL = {  # what else makes an experiment small
         levels=(1.0, 0.1),
     ),
     "null_branch": dict(fresh=16),
+    "blur": dict(samples=16, steps=4, weights=(2.0,), held_out=16),
     "guides": dict(
         setting=replace(TINY, layout=None), stages=(("finished", 8, 1e-3), ("hardly begun", 4, 1e-3))
     ),
@@ -89,10 +90,11 @@ SMALL = {  # what else makes an experiment small
 
 
 @pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """Networks trained here stay here."""
+def cache(tmp_path_factory, code_read_once):
+    """Networks trained here stay here, and figures are drawn coarsely."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(records, "WIDTH", 480)
         yield
 
 

@@ -57,7 +57,7 @@ def pictures(n, seed):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, code_read_once):
     net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
     g = torch.Generator().manual_seed(1)
     for p in net.net.parameters():

@@ -30,7 +30,7 @@ def pictures(n, seed, tint):
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
+def record(tmp_path_factory, code_read_once):
     net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
     shaken(net, 1)
 

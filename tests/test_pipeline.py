@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from helpers import refuses, started, together
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dgtoy import distributed, dpmpp_2m, guided, karras, last, shipped, vp
 from dgtoy.__main__ import main
@@ -359,7 +361,8 @@ def options(place, out, steps=5):
     )
 
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+ENV = os.environ | THREADS
 
 
 def test_progress_bars_are_for_terminals(place, tmp_path, capfd):
@@ -368,22 +371,27 @@ def test_progress_bars_are_for_terminals(place, tmp_path, capfd):
     assert "it/s" not in capfd.readouterr().err
 
 
+def launched(words):
+    """A command as torchrun starts it, in two processes that find each other; they are forked, not begun
+    anew, since importing torch takes longer than the run."""
+    group = dict(min_nodes=1, max_nodes=1, nproc_per_node=2, max_restarts=0, start_method="fork")
+    meeting = dict(run_id="test", rdzv_backend="c10d", rdzv_endpoint="localhost:0")
+    elastic_launch(LaunchConfig(**group, **meeting), main)(words)
+
+
 def test_two_processes_fine_tune_as_one(place, tuned, tmp_path):
     """As a user starts them: by torchrun, over gloo."""
-    port = str(random.randint(20_000, 60_000))
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    words = ["-m", "dgtoy", *command("finetune", *options(place, tmp_path))]
-    done = subprocess.run([*run, *words], env=ENV, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = started(launched, command("finetune", *options(place, tmp_path)), **THREADS)
+    process.join(300)
+    assert process.exitcode == 0
     one, other, start = (
         load_file(tuned),
         load_file(tmp_path / "ema.safetensors"),
         finetune.start(place / "pre.safetensors", 3, RECIPE, num_heads=2).net.state_dict(),
     )
     distance = lambda a, b: torch.cat([(a[k] - b[k]).flatten() for k in one]).norm()
-    assert distance(one, other) < 1e-3 * distance(
-        one, start
-    )  # not each weight by itself: Adam divides by small moments, so rounding shows
+    # not each weight by itself: Adam divides by small moments, so rounding shows
+    assert distance(one, other) < 1e-3 * distance(one, start)
 
 
 def sampling(place, tuned, out, *options):
@@ -1175,21 +1183,27 @@ def test_ctrl_c_writes_a_state_says_so_in_a_line_and_the_run_goes_on_exactly(pla
     assert equal(tmp_path / "k" / "ema.safetensors", tmp_path / "w" / "ema.safetensors")
 
 
-@pytest.mark.parametrize(
-    "words, given, asleep",
-    [
-        (["dit", "table", "nowhere.json"], {}, True),
-        (["dit", "table", "nowhere.json"], dict(OMP_WAIT_POLICY="ACTIVE"), False),
-    ],
-)
-def test_threads_wait_asleep_in_dit_commands_without_the_makefile(words, given, asleep):
-    """As OpenMP itself says, once torch has loaded it; what the user sets stays."""
+def test_threads_wait_asleep_in_dit_commands_without_the_makefile():
+    """As OpenMP itself says, once torch has loaded it."""
     env = {k: v for k, v in ENV.items() if k != "OMP_WAIT_POLICY"} | dict(OMP_DISPLAY_ENV="TRUE")
-    line = [sys.executable, "-m", "dgtoy", *words]
-    done = subprocess.run(line, env=env | given, capture_output=True, text=True)
+    line = [sys.executable, "-m", "dgtoy", "dit", "table", "nowhere.json"]
+    done = subprocess.run(line, env=env, capture_output=True, text=True)
     if "OPENMP DISPLAY ENVIRONMENT" not in done.stderr:
         pytest.skip("torch has no OpenMP here")
-    assert bool(re.search("OMP_WAIT_POLICY ?= ?'PASSIVE'", done.stderr)) == asleep
+    assert re.search("OMP_WAIT_POLICY ?= ?'PASSIVE'", done.stderr)
+
+
+@pytest.mark.parametrize("given, kept", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_how_threads_wait_is_the_user_s_to_say(given, kept, monkeypatch):
+    monkeypatch.delitem(sys.modules, "dgtoy.__main__")  # runpy warns of a module that runs twice
+    monkeypatch.setattr(sys, "argv", ["dgtoy", "dit", "table", "nowhere.json"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "of this test")  # so that its end restores what was
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with pytest.raises(SystemExit, match="dit table: .*nowhere.json"):
+        runpy.run_module("dgtoy", run_name="__main__")
+    assert os.environ["OMP_WAIT_POLICY"] == kept
 
 
 @pytest.fixture(scope="module")

@@ -535,6 +535,8 @@ def test_flux_pipelines_that_name_no_branch_are_guided():
             prompt_embeds=text(2, 5, 12, seed=3),
             negative_prompt_embeds=text(2, 5, 12, seed=4),
             image=torch.ones(2, 3, 16, 16) / 2,
+            height=16,
+            width=16,
             strength=1.0,
             num_inference_steps=2,
             true_cfg_scale=W,

@@ -113,13 +113,14 @@ def png(fig, colors=256, **options):
     options: of `savefig`.
     """
     from PIL import Image as Picture
+    from PIL import ImageChops
 
     raw, small = io.BytesIO(), io.BytesIO()
-    # a title wider than the figure widens it
-    fig.savefig(raw, format="png", facecolor=fig.get_facecolor(), **options)
+    options = dict(facecolor=fig.get_facecolor(), pil_kwargs=dict(compress_level=0)) | options
+    fig.savefig(raw, format="png", **options)  # a title wider than the figure widens it
     whole = Picture.open(raw).convert("RGB")
     few = whole.quantize(colors, dither=Picture.Dither.NONE)
-    error = np.abs(np.asarray(few.convert("RGB"), float) - np.asarray(whole)).mean()
+    error = np.asarray(ImageChops.difference(few.convert("RGB"), whole)).mean()
     (few if error < 3 else whole).save(small, "png", optimize=True)  # of 255 levels
     return small.getvalue()
 
