@@ -136,7 +136,8 @@ class DogFit(FlowObjective):
 
     Labelled pictures aim at eps - x0 + (1 - 1/w) (v - v_guide), v the network's own estimate, held fixed, and
     v_guide that of the pre-trained `guide` without a label; where that has converged, v = v_guide +
-    w (v_flow - v_guide). Bahram et al. 2025. Raises ValueError for w < 1.
+    w (v_flow - v_guide). Bahram et al. 2025. `train.fit` learns the same on denoisers; the w of its recipe is
+    2 - 1/w of this one. Raises ValueError for w < 1.
     """
 
     def __init__(self, guide, w):

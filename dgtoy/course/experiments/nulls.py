@@ -7,7 +7,6 @@ networks of its own.
 
 import dataclasses
 import functools
-import time
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ import torch
 from ...gmm import GaussianMixture
 from ...guidance import blurred, guided
 from ...samplers import dpmpp_2m
-from .. import cache, plot
+from .. import plot
 from ..lab import PointSetting, Presets, finetuned, prepared, replace, weaker_self
-from ..records import caption, record, rows
+from ..records import caption, rows
 from .calibration import regime, weigh_seeds
 from .guides import label_free
 from .panels import frame
+from .runs import in_cells
 
 FEW = ("own null", "exact null", "learned source", "exact source", "weaker self")
 FEW += ("Gaussian, std 2", "blurred self, b = 0.4")
@@ -137,22 +137,18 @@ def named(name, setting, model, ft, pre, device):
     return lambda c: blurred(guide(c), width)
 
 
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """Every cell, or a part of them, and the seconds they took."""
-    every = [(*key, config.setting.seeds) for key in keys(config)]
-    return cache.cells(cell, config, device, every, part, progress)
-
-
-def run(config, device="cpu", progress=False):
+def _results(config, device, found):
     """Rows of world, stage, main, guide, w and each metric by seed; `fits`: the regime of each stage, and the
     calibrated weights by seed that tell it."""
-    found, seconds = compute(config, device, progress=progress)
     fits = []
     for (world, stage, _, guide, _), result in found.items():
         if guide == "calibration":
             fits.append(dict(world=world, stage=stage, regime=regime(config.levels, result), **result))
     made = [row for result in found.values() if isinstance(result, list) for row in result]
-    return record("nulls", config, dict(rows=made, fits=fits), time.time() - seconds, device)
+    return dict(rows=made, fits=fits)
+
+
+compute, run = in_cells(cell, keys, _results, together=True)
 
 
 def family(record, guide, **where):

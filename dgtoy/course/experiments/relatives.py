@@ -5,7 +5,6 @@ is defined for it. Two methods choose their own weights on held-out points: `sel
 """
 
 import dataclasses
-import time
 
 import torch
 from matplotlib.ticker import FixedLocator
@@ -13,13 +12,14 @@ from matplotlib.ticker import FixedLocator
 from ... import relatives
 from ...guidance import guided
 from ...samplers import euler
-from .. import cache, plot, rivals
+from .. import plot, rivals
 from ..intervals import ratio
 from ..lab import PointSetting, Presets, prepared, weaker_self
-from ..records import caption, family, held_out, record, values
-from ..tradeoff import CONTRACTION, area, with_contraction
+from ..records import caption, family, held_out, values
+from ..tradeoff import area, area_by_thickness
 from .nulls import label_free, placed
 from .panels import frame
+from .runs import in_cells
 
 OF_POINTS = [name for name in rivals.METHODS if name not in rivals.OF_PICTURES]
 OWN_WEIGHTS = {"CFG, self-consistent": "CFG", "DoG, self-consistent": "DoG"}  # and whose guide they have
@@ -111,17 +111,12 @@ def consistent(config, target, ft, pre, name, label):
     return lambda sigma: torch.stack([w(sigma) for w in of_seeds])
 
 
-def compute(config, device="cpu", part=(0, 1), progress=False):
-    """Every cell, or a part of them, and the seconds they took."""
-    every = [(*key, config.setting.seeds) for key in keys(config)]
-    return cache.cells(cell, config, device, every, part, progress)
-
-
-def run(config, device="cpu", progress=False):
+def _results(config, device, found):
     """Rows of world, stage, method, w and each metric by seed."""
-    found, seconds = compute(config, device, progress=progress)
-    made = [row for result in found.values() for row in result]
-    return record("relatives", config, dict(rows=made), time.time() - seconds, device)
+    return dict(rows=[row for result in found.values() for row in result])
+
+
+compute, run = in_cells(cell, keys, _results, together=True)
 
 
 def places(record):
@@ -133,8 +128,8 @@ def places(record):
 
 def left(record, method, cost="energy", **where):
     """What a method leaves outside at equal cost: the area under its trade-off, by seed.  -> (S,)"""
-    curve = with_contraction(family(record, method, **where))
-    return area(curve, cost=cost, reach=CONTRACTION) if cost == "contraction" else area(curve)
+    curve = family(record, method, **where)
+    return area_by_thickness(curve) if cost == "contraction" else area(curve)
 
 
 def apart(record, method, **where):

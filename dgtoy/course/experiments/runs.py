@@ -27,16 +27,18 @@ def merged(config, device, found):
     return dict(rows=merge(found.values()))
 
 
-def in_cells(cell, kinds=lambda config: [()], results=merged):
+def in_cells(cell, kinds=lambda config: [()], results=merged, together=False):
     """The functions `compute` and `run` of an experiment whose work falls into cells.
 
-    cell(config, device, *kind, seed): a cell's result, for each of kinds(config) and every seed.
+    cell(config, device, *kind, seed): a cell's result, for each of kinds(config) and every seed. together: a
+    cell holds all seeds instead, and is given how many.
     results(config, device, {key: result}): what the record holds.
     """
 
     def compute(config, device="cpu", part=(0, 1), progress=False):
         """The results of every cell, or of a part of them, and the seconds they took."""
-        keys = [(*kind, s) for kind in kinds(config) for s in config.setting.each_seed()]
+        seeds = [config.setting.seeds] if together else config.setting.each_seed()
+        keys = [(*kind, s) for kind in kinds(config) for s in seeds]
         return cache.cells(cell, config, device, keys, part, progress)
 
     def run(config, device="cpu", progress=False):
