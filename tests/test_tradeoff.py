@@ -61,6 +61,7 @@ def test_the_own_weight_is_chosen_on_the_other_half_of_the_seeds():
 
 
 def test_contraction_is_a_cost_like_any_other():
-    family = [r | dict(thickness=[t] * 2) for r, t in zip(LINE, (1.1, 1.0))]
-    found = tradeoff.area(tradeoff.with_contraction(family), cost="contraction", reach=0.1)
+    family = lambda lost: [r | dict(thickness=[t] * 2) for r, t in zip(LINE, (1 + lost, 1.0))]
+    found = tradeoff.area(tradeoff.with_contraction(family(0.1)), cost="contraction", reach=0.1)
     assert found == pytest.approx([0.2, 0.2], abs=0.005)
+    assert tradeoff.area_by_thickness(family(tradeoff.CONTRACTION)) == pytest.approx([0.2, 0.2], abs=0.005)

@@ -41,6 +41,11 @@ def with_contraction(family):
     return [row | dict(contraction=[1 - t for t in row["thickness"]]) for row in family]
 
 
+def area_by_thickness(family):
+    """The `area` with the loss of thickness as the cost, up to CONTRACTION.  -> (S,)"""
+    return area(with_contraction(family), cost="contraction", reach=CONTRACTION)
+
+
 def at_own_weight(family, *metrics, minimize="out_of_domain", cost="energy", budget=BUDGET):
     """Metrics at the weight that is best on the other half of the seeds.  -> {"w" and each metric: (S,)}
 

@@ -5,7 +5,7 @@ import numpy as np
 from ..experiments.blur import INSIDE, KEPT, best_blur, held_out_blur, left, of_blur
 from ..intervals import LOGS, ratio, student
 from ..records import family, values
-from .finding import Finding
+from .finding import Finding, listed
 
 LEAST, MOST = 2.0, 16.0  # strokes between which the best blur is expected
 MARGIN = 0.1  # stds of a class, by which a mean may move
@@ -25,9 +25,7 @@ def c32(record):
     parts |= {f"the blurred self does not: {w}": max(map(abs, own[w][1:])) < MARGIN for w in OUTSIDE}
     clusters = np.repeat(np.arange(len(INSIDE)), len(record["seeds"]))
     middle = student(np.log(np.concatenate(list(best.values()))), clusters)
-    to_dog = {
-        w: ratio(left(of_blur(record, w, KEPT)), left(family(record, "DoG", world=w)))[0] for w in INSIDE
-    }
+    to_dog = {w: ratio(left(of_blur(record, w, KEPT)), left(family(record, "DoG", world=w))) for w in INSIDE}
     means = {world: np.exp(np.log(b).mean()) for world, b in best.items()}
     shifts = "; ".join(f"{w} DoG {dog[w][0]:.2f}, blurred self {own[w][0]:.2f}" for w in OUTSIDE)
     return Finding(
@@ -35,15 +33,11 @@ def c32(record):
         len(INSIDE),
         "width of the best blur, in stds of a stroke, geometric mean over worlds",
         parts,
-        f"best {_listed(means, '.1f')}; held-out points choose {_listed(found, 'g')}, whose area is "
-        f"{_listed(worse, '.2f')} times the best one's; at b = {KEPT:g} the area relative to DoG's is "
-        f"{_listed(to_dog, '.2f')}; at w = {W:g} means move outwards, in stds of a class: {shifts}",
+        f"best {listed(means, '.1f')}; held-out points choose {listed(found, 'g')}, whose area is "
+        f"{listed(worse)} times the best one's; at b = {KEPT:g} the area relative to DoG's is "
+        f"{listed(to_dog)}; at w = {W:g} means move outwards, in stds of a class: {shifts}",
         f"{LOGS} over {len(INSIDE)} worlds, {len(record['seeds'])} sources each",
     )
-
-
-def _listed(values, digits):
-    return ", ".join(f"{name} {value:{digits}}" for name, value in values.items())
 
 
 def relative_to_best(record, world, b):

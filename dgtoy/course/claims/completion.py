@@ -6,7 +6,7 @@ from ..experiments.budget import FEWER, GREEDY, LINES, SEARCHED, STAGES
 from ..experiments.null_branch import AS_IT_IS, NULL, SHARE, error
 from ..intervals import LOGS, ratio, student
 from ..records import rows, values
-from .finding import over_seeds
+from .finding import listed, over_seeds
 from .points import slope
 
 BEGUN, CLASSES, FINISHED, OVERFITTED = STAGES
@@ -50,8 +50,8 @@ def c29(record):
         "energy distance of the calibrated plane relative to no guidance with all points, hardly begun",
         parts,
         f"calibrated CFG, DoG, plane: {table}; no guidance on the remaining points alone "
-        f"{_listed({s: r[0] for s, r in fewer.items()})}. Least squares relative to one weight chosen on "
-        f"samples {_listed(chosen[SEARCHED])}, to a weight per stretch {_listed(chosen[GREEDY])}. "
+        f"{listed(fewer)}. Least squares relative to one weight chosen on "
+        f"samples {listed(chosen[SEARCHED])}, to a weight per stretch {listed(chosen[GREEDY])}. "
         f"{when_to_calibrate(record)}",
         LOGS,
     )
@@ -71,10 +71,6 @@ def when_to_calibrate(record):
     )
 
 
-def _listed(found):
-    return ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-
-
 def c30(record):
     """The null branch's error after one change relative to its error as it is."""
     names = [r["change"] for r in rows(record, branch=NULL) if r["change"] != AS_IT_IS]
@@ -87,7 +83,7 @@ def c30(record):
         left[SHARE],
         "excess error of the null branch with all of the training, relative to its tenth",
         parts,
-        f"after one change: {_listed({c: r[0] for c, r in left.items()})}",
+        f"after one change: {listed(left)}",
         LOGS,
     )
 

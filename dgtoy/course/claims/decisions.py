@@ -10,7 +10,7 @@ from ..lab import ON_AN_INTERVAL
 from ..records import family as of_method
 from ..records import load, rows, values
 from ..records import of_method as at_weight
-from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
+from ..tradeoff import CONTRACTION, area, area_by_thickness, at_own_weight, with_contraction
 
 GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "own null": ("CFG", "CFG"),
@@ -90,14 +90,15 @@ def _beside(guide, values):
 def _to_sharpen(record, place, out, notice):
     """A stage in which guidance only sharpens: the guide with the least area under its trade-off, at the
     weight that leaves least outside for a bounded loss of thickness."""
-    curves = {g: with_contraction(family(record, g, **place)) for g in GUIDES}
+    curves = {g: family(record, g, **place) for g in GUIDES}
     at_equal = {
         "energy distance": {g: area(c) for g, c in curves.items()},
-        "thickness": {g: area(c, cost="contraction", reach=CONTRACTION) for g, c in curves.items()},
+        "thickness": {g: area_by_thickness(c) for g, c in curves.items()},
     }
     guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
-    own = at_own_weight(curves[guide], "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
-    change = lambda metric: f"{np.mean(curves[guide][0][metric]):.3f} to {own[metric].mean():.3f}"
+    curve = with_contraction(curves[guide])
+    own = at_own_weight(curve, "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
+    change = lambda metric: f"{np.mean(curve[0][metric]):.3f} to {own[metric].mean():.3f}"
     return (
         place["stage"],
         notice,

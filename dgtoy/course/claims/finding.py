@@ -31,6 +31,12 @@ def over_seeds(record, found, unit, parts, note, interval=STUDENT):
     return Finding(*found, len(record["seeds"]), unit, parts, note, f"{interval} over {drawn(record)}")
 
 
+def listed(found, digits=".2f"):
+    """Numbers by name, in words; of a number with its interval the number alone."""
+    numbers = {name: v[0] if isinstance(v, tuple) else v for name, v in found.items()}
+    return ", ".join(f"{name} {value:{digits}}" for name, value in numbers.items())
+
+
 def drawn(record):
     """What the seeds of a record draw anew, and so what its intervals speak for."""
     setting, n = record["config"].get("setting", {}), len(record["seeds"])

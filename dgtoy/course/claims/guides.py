@@ -1,21 +1,15 @@
 """The rules of C9 and C10: which guide, on finished fine-tunes and on unfinished ones."""
 
 import functools
-import math
 
 import numpy as np
 
+from ..experiments.guides import of_guide
 from ..intervals import LOGS, ratio
 from ..lab import ALWAYS, ON_AN_INTERVAL
-from ..records import rows, values
-from ..tradeoff import at_own_weight
-from .finding import over_seeds
+from ..records import held_out, values
+from .finding import listed, over_seeds
 from .points import W, at_equal_thickness, at_own_weights, left, over_all_w, ways
-
-
-def of_guide(record, guide, stage):
-    """A guide's rows over w, that of no guidance first."""
-    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
 
 
 def to_ancestor(record, guide, stage="finished"):
@@ -41,14 +35,12 @@ def completed(record, guide):
     """The energy distance that a guide leaves of a fine-tune hardly begun, at its own weight, relative to the
     ancestor's.  -> (ratio, low, high)"""
     begun = record["config"]["stages"][-1][0]
-    best = lambda g: at_own_weight(of_guide(record, g, begun), "energy", minimize="energy", budget=math.inf)
-    return ratio(best(guide)["energy"], best("ancestor")["energy"])
+    return ratio(*(held_out(of_guide(record, g, begun), "energy") for g in (guide, "ancestor")))
 
 
 def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
     """A metric's means at w = W, in words."""
-    at = lambda g: values(record, metric, stage=stage, guide=g, w=W).mean()
-    return ", ".join(f"{g} {at(g):.3f}" for g in guides)
+    return listed({g: values(record, metric, stage=stage, guide=g, w=W).mean() for g in guides}, ".3f")
 
 
 def c9(record):
@@ -70,7 +62,7 @@ def c9(record):
         f"{at_equal_thickness(curve('autoguidance'), curve('DoG'))[0]:.2f}; outside at own weight "
         f"{at_own_weights(curve, ALWAYS)}; at equal w = {W} "
         f"{at_equal_w(record, ('ancestor', 'other seed', 'weaker self'))}. Hardly begun: energy distance at "
-        f"its own weight relative to DoG's {', '.join(f'{g} {r[0]:.2f}' for g, r in begun.items())}",
+        f"its own weight relative to DoG's {listed(begun)}",
         LOGS,
     )
 

@@ -5,12 +5,13 @@ of out-of-domain rate against energy distance; where it is not, by the energy di
 best on the other half of the seeds.
 """
 
-import math
+import functools
 
 from ..experiments.nulls import BETTER, family
 from ..intervals import LOGS, ratio
-from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
-from .finding import over_seeds
+from ..records import held_out
+from ..tradeoff import area, area_by_thickness
+from .finding import listed, over_seeds
 
 WIDE, SELF = "Gaussian, std 2", "blurred self, b = 0.4"
 DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
@@ -19,17 +20,14 @@ DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
 def against(record, guide, rival, **where):
     """What a guide leaves, relative to a rival: below 1 where it is better.  -> (ratio, low, high)"""
     curves = [family(record, g, **where) for g in (guide, rival)]
-    if where["stage"] in DONE:
-        return ratio(*(area(curve) for curve in curves))
-    best = (at_own_weight(c, "energy", minimize="energy", budget=math.inf)["energy"] for c in curves)
-    return ratio(*best)
+    left = area if where["stage"] in DONE else functools.partial(held_out, metric="energy")
+    return ratio(*map(left, curves))
 
 
 def at_equal_thickness(record, guide, rival, **where):
     """`against`, with the loss of thickness as the cost in place of energy distance: no part of a rule, since
     it was added after a look at the record."""
-    curves = [with_contraction(family(record, g, **where)) for g in (guide, rival)]
-    return ratio(*(area(curve, cost="contraction", reach=CONTRACTION) for curve in curves))
+    return ratio(*(area_by_thickness(family(record, g, **where)) for g in (guide, rival)))
 
 
 def places(record, *stages):
@@ -48,10 +46,6 @@ def _name(where):
     return f"{where['world']}, {where['stage']}"
 
 
-def _listed(found):
-    return ", ".join(f"{name} {r[0]:.2f}" for name, r in found.items())
-
-
 def c21(record):
     """Is CFG held back by its null branch?"""
     done = [p for p in places(record, *DONE) if p["world"] in record["config"]["wide"]]
@@ -65,8 +59,8 @@ def c21(record):
         ideal[_name(first(record))],
         "area under the trade-off, CFG with an ideal null relative to CFG as it is",
         parts,
-        f"ideal null {_listed(ideal)}; better trained null {_listed(better)}; "
-        f"its own null, blurred on purpose, {_listed(worse)}",
+        f"ideal null {listed(ideal)}; better trained null {listed(better)}; "
+        f"its own null, blurred on purpose, {listed(worse)}",
         LOGS,
     )
 
@@ -80,7 +74,7 @@ def c22(record):
         found[_name(first(record))],
         "what DoG leaves, relative to a round Gaussian of std 2 as guide",
         {f"better than the Gaussian: {name}": r[2] < 1 for name, r in found.items()},
-        f"learned source {_listed(found)}; exact source {_listed(exact)} (energy distance where hardly begun "
+        f"learned source {listed(found)}; exact source {listed(exact)} (energy distance where hardly begun "
         "or class unfinished, else the area under the trade-off)",
         LOGS,
     )
@@ -95,7 +89,7 @@ def c23(record):
         for p in places(record, *DONE)
     }
     price = {
-        name: at_equal_thickness(record, rival, "learned source", **first(record))[0]
+        name: at_equal_thickness(record, rival, "learned source", **first(record))
         for rival, name in (*rivals.items(), (SELF, "the blurred self"), (WIDE, "a round Gaussian"))
         if rival != "learned source"
     }
@@ -111,6 +105,6 @@ def c23(record):
         f"in the order {'; '.join(_name(p) for p in places(record, *DONE))}: "
         + ", ".join(f"against {name} {values}" for name, values in means.items())
         + f". With the loss of thickness as the cost instead ({_name(first(record))}, relative to DoG; added "
-        f"after a look): {', '.join(f'{name} {value:.2f}' for name, value in price.items())}",
+        f"after a look): {listed(price)}",
         LOGS,
     )

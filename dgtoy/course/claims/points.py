@@ -13,8 +13,8 @@ from ..experiments.size import brought_closer, of_size, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
 from ..lab import ALWAYS, FIELD
 from ..records import HALVES, family, rows, values
-from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
-from .finding import Finding, drawn, over_seeds
+from ..tradeoff import area, area_by_thickness, at_own_weight
+from .finding import Finding, drawn, listed, over_seeds
 
 W = 1.25  # the weight at which claims compare methods
 NONE, CFG, DOG = dict(method="none"), dict(method="CFG", w=W), dict(method="DoG", w=W)
@@ -37,8 +37,7 @@ def left(one, other):
 
 def at_equal_thickness(one, other):
     """The first number of `left`, with the loss of thickness as the cost.  -> (ratio, low, high)"""
-    curves = (with_contraction(curve) for curve in (one, other))
-    return ratio(*(area(curve, cost="contraction", reach=CONTRACTION) for curve in curves))
+    return ratio(area_by_thickness(one), area_by_thickness(other))
 
 
 def thickness_told(one, other):
@@ -53,8 +52,7 @@ def over_all_w(curve, rival):
     curve: name -> its rows, the one without guidance first, which is alone where the record lacks the method.
     """
     found = {name: curve(name) for name in FIELD if name != rival}
-    relative = {m: ratio(area(c), area(curve(rival)))[0] for m, c in found.items() if len(c) > 1}
-    return ", ".join(f"{name} {value:.2f}" for name, value in relative.items())
+    return listed({m: ratio(area(c), area(curve(rival))) for m, c in found.items() if len(c) > 1})
 
 
 def at_own_weights(curve, names):

@@ -6,7 +6,7 @@ Only the parts were put together afterwards, one for each cost and world in plac
 from ..experiments.relatives import apart, left, places
 from ..intervals import LOGS, ratio
 from ..rivals import RELATIVES
-from .finding import over_seeds
+from .finding import listed, over_seeds
 
 SELF = "blurred self"
 COSTS = {"energy": "energy distance", "contraction": "loss of thickness"}
@@ -24,18 +24,17 @@ def c28(record):
     }
     nearest = min((r for (*_, cost), r in behind.items() if cost == "energy"), key=lambda r: r[0])
     by_plain = {  # what the update itself changes
-        name: ratio(left(record, name, **done[0]), left(record, plain, **done[0]))[0]
+        name: ratio(left(record, name, **done[0]), left(record, plain, **done[0]))
         for plain in ("CFG", "DoG")
         for name in RELATIVES
         if name.startswith(plain)
     }
     begun = [p for p in places(record) if p["stage"] != last]
     unfinished = {
-        name: ratio(apart(record, name, **p), apart(record, "none", **p))[0]
+        name: ratio(apart(record, name, **p), apart(record, "none", **p))
         for p in begun
         for name in ("CFG", "CFG, self-consistent", "DoG", "DoG, self-consistent", SELF, *RELATIVES)
     }
-    shown = lambda found: ", ".join(f"{name} {value:.2f}" for name, value in found.items())
     return over_seeds(
         record,
         nearest,
@@ -49,7 +48,7 @@ def c28(record):
             for p in done
         },
         f"area relative to the same guide with its plain update ({done[0]['world']}, {last}): "
-        f"{shown(by_plain)}. Energy distance at its own weight, relative to no guidance "
-        f"({', '.join(p['stage'] for p in begun)}): {shown(unfinished)}",
+        f"{listed(by_plain)}. Energy distance at its own weight, relative to no guidance "
+        f"({', '.join(p['stage'] for p in begun)}): {listed(unfinished)}",
         LOGS,
     )

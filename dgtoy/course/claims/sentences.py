@@ -3,10 +3,10 @@
 import numpy as np
 
 from ..experiments import nulls, photos_guides, photos_plane
+from ..experiments.guides import of_guide
 from ..intervals import ratio, resampled
 from ..records import family, load, row, values
-from ..tradeoff import CONTRACTION, area, with_contraction
-from .guides import of_guide
+from ..tradeoff import area, area_by_thickness
 from .nulls import SELF, WIDE, against, at_equal_thickness, first
 from .photos import OUTSIDE, over_targets, own
 from .photos import against as on_photographs
@@ -77,9 +77,9 @@ def price(out):
 def weaker_self(out):
     """Autoguidance against DoG over the whole trade-off, by either cost, and what equal w makes of it."""
     record, w = load("guides", out), 1.25
-    weaker, dog = (with_contraction(of_guide(record, g, "finished")) for g in ("weaker self", "ancestor"))
+    weaker, dog = (of_guide(record, g) for g in ("weaker self", "ancestor"))
     fewer = fewer_outside(weaker, dog)
-    as_thick = ratio(*(area(c, cost="contraction", reach=CONTRACTION) for c in (weaker, dog)))
+    as_thick = ratio(area_by_thickness(weaker), area_by_thickness(dog))
     at = lambda guide: 100 * np.mean(row(record, stage="finished", guide=guide, w=w)["out_of_domain"])
     return (
         "**Equal weight flatters DoG:** on finished fine-tunes, guidance by a weaker copy of the fine-tune "

@@ -7,7 +7,6 @@ begun, which it can complete.
 import dataclasses
 import math
 
-import numpy as np
 import torch
 
 from ...guidance import blurred, guided
@@ -24,8 +23,8 @@ from ..lab import (
     replace,
     weaker_self,
 )
-from ..records import caption, rows
-from ..tradeoff import CONTRACTION, area, at_own_weight, with_contraction
+from ..records import caption, held_out, rows
+from ..tradeoff import area, area_by_thickness
 from .panels import frame
 from .runs import recorded
 
@@ -151,11 +150,11 @@ def figure(record):
     """What each guide leaves over its whole trade-off, for a finished fine-tune at either cost, and
     at its own weight for one that has hardly begun."""
     left = {
-        "Finished: outliers left\nat equal energy distance": lambda name: area(_curve(record, name)),
-        "Finished: outliers left\nat equal thickness": lambda name: area(
-            with_contraction(_curve(record, name)), cost="contraction", reach=CONTRACTION
+        "Finished: outliers left\nat equal energy distance": lambda g: area(of_guide(record, g)),
+        "Finished: outliers left\nat equal thickness": lambda g: area_by_thickness(of_guide(record, g)),
+        "Hardly begun: energy distance\nat its own weight": lambda g: held_out(
+            of_guide(record, g, record["config"]["stages"][-1][0]), "energy"
         ),
-        "Hardly begun: energy distance\nat its own weight": lambda name: _completed(record, name),
     }
     foot = caption(record, "; lower is better")
     with frame(left, (16, 7), foot, sharey=True) as (fig, axes):
@@ -167,11 +166,6 @@ def figure(record):
     return fig
 
 
-def _curve(record, guide, stage="finished"):
+def of_guide(record, guide, stage="finished"):
     """A guide's rows over w, that of no guidance first."""
     return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
-
-
-def _completed(record, guide):
-    curve = _curve(record, guide, record["config"]["stages"][-1][0])
-    return at_own_weight(curve, "energy", minimize="energy", budget=np.inf)["energy"]
