@@ -20,8 +20,9 @@ test: env
 	rm -rf $(CACHE)/test
 	OMP_NUM_THREADS=1 DGTOY_CACHE=$(CACHE)/test $(TEST) $(NBVAL) tests notebooks
 
+# served from here: JupyterLab shows no figure and no page from above the folder that it serves
 lab: env
-	$(VENV)/bin/jupyter lab notebooks
+	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 # the course as a site, from the committed outputs: book/_build/html/index.html
 book: $(VENV)/book

@@ -292,3 +292,11 @@ def test_a_notebook_carries_no_more_metadata_than_its_kernel(path):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "jupytext" not in notebook["metadata"]
     ids = [c["id"] for c in notebook["cells"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_jupyterlab_is_opened_where_it_finds_figures_and_pages():
+    """It shows nothing from above the folder that it serves: here the one in which `make lab` runs."""
+    recipe = re.search(r"^lab: env\n\t(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    _, _, *options = recipe.partition("#")[0].split()
+    assert options and all(option.startswith("--") for option in options)
+    assert "--LabApp.default_url=/lab/tree/notebooks" in options

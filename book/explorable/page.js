@@ -325,6 +325,7 @@
   window.addEventListener("hashchange", () => change({ ...START, ...fromAddress() }));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { colours = readColours(); dirty = true; });
 
+  $("needs-scripts").remove(); // what a page without its scripts says
   change(fromAddress());
   if (!still.matches) play(true);
   requestAnimationFrame(frame);
