@@ -23,6 +23,13 @@ def test_sentences_that_cite_a_claim_are_found_whole(tmp_path):
     ]
 
 
+def test_a_cell_of_a_table_is_cited_without_its_row(tmp_path):
+    notebook(
+        tmp_path, ("markdown", "| The fine-tune | What to do |\n|---|---|\n| has begun | Go on (C29). |")
+    )
+    assert cited.sentences(tmp_path) == [("03_title", "C29", "Go on (C29).")]
+
+
 def test_records_are_found_by_their_calls(tmp_path):
     code = 'a = records.load("size", "../figures")\nb = load(\'plane\', \'../figures\')\nload("food")'
     notebook(tmp_path, ("code", code))

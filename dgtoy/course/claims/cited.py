@@ -48,7 +48,8 @@ def table(figures="figures", folder="notebooks"):
 
 
 def _split(text):
-    """The sentences of a Markdown text, each on one line."""
+    """The sentences of a Markdown text, each on one line; a cell of a table is a paragraph of its own."""
+    text = re.sub(r"^\|.*\|$", lambda row: row[0].replace("|", "\n\n"), text, flags=re.MULTILINE)
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", re.sub(r"</?\w+>", "", text))]
     return [s for part in paragraphs for s in re.split(r"(?<=[.!?)])\s+(?=[A-Z*(])", part)]
 
