@@ -27,6 +27,7 @@ if pathlib.Path("_extra/explorable/index.html").exists():
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables and formulas that a cell shows
 nb_code_prompt_show = "Show the solution"
 nb_code_prompt_hide = "Hide the solution"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_block"]

@@ -142,6 +142,19 @@ def beside(app, name, source):
     source[0] = re.sub(r"\]\(#([^)]+)\)", lambda link: f"](#{anchor(link[1])})", text)
 
 
+def describe(app, name, source):
+    """Sphinx's hook: what a figure says of itself for those who cannot see it, where MyST-NB looks for it."""
+    if not name.startswith("notebooks/"):
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            for said in output.get("metadata", {}).values():
+                if "alt" in said:
+                    cell["metadata"]["mystnb"] = {"image": {"alt": said["alt"]}}
+    source[0] = json.dumps(notebook)
+
+
 def anchor(heading):
     """A heading in a link, with the spaces as hyphens, as MyST writes it: "E.-My-own" is "e-my-own"."""
     return re.sub(r"[^\w-]", "", heading.lower())
@@ -161,5 +174,6 @@ def setup(app):
     app.add_transform(NumberTitles)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("source-read", beside)
+    app.connect("source-read", describe)
     app.connect("html-page-context", page)
     return {"parallel_read_safe": True}

@@ -176,6 +176,14 @@ def test_solutions_are_folded():
 
 
 @built
+def test_figures_and_tables_of_cells_reach_the_page():
+    for page in PAGES:
+        named = 'alt="../_images' in (SITE / page).read_text(encoding="utf-8")  # by a path, not described
+        raw = re.search(r"\|\s?[-—]+\|", "".join(parsed(page).text))  # a table left as Markdown
+        assert not named and not raw, page
+
+
+@built
 def test_every_public_name_and_every_module_is_documented():
     documented = set().union(*(parsed(page).ids for page in PAGES if page.startswith("api/")))
     things = [getattr(dgtoy, name) for name in dgtoy.__all__]
@@ -401,6 +409,14 @@ def test_a_folded_solution_does_not_show_its_output(chrome, tmp_path):
 
 
 @browsed
+def test_the_page_to_play_with_says_what_it_needs_only_where_its_scripts_are_missing(chrome, tmp_path):
+    assert "JupyterLab" in " ".join(parsed("explorable/index.html").text)
+    with served() as site, browser(chrome, tmp_path) as b:
+        b.open(site + "explorable/index.html")
+        assert "JupyterLab" not in b.run("done(document.body.innerText)")
+
+
+@browsed
 def test_a_page_works_from_a_file(chrome, tmp_path):
     with browser(chrome, tmp_path) as b:
         console, asked = b.open((SITE / "notebooks" / f"{NOTEBOOKS[1].stem}.html").as_uri())
@@ -427,6 +443,24 @@ const cut = [...document.querySelectorAll("article mjx-container")].filter(e => 
   return e.getBoundingClientRect().right > place.getBoundingClientRect().right + 1 && ratio > .59;
 });
 done(cut.map(e => e.textContent.slice(0, 80)));"""
+BROKEN = """
+const rows = line => {
+  const range = document.createRange(), begins = new Map();
+  range.selectNodeContents(line);
+  for (const r of [...range.getClientRects()].filter(r => r.width > 0)) {
+    const row = Math.round(r.top / 6);
+    begins.set(row, Math.min(begins.get(row) ?? Infinity, r.left));
+  }
+  return [...begins.values()];
+};
+const lines = [...document.querySelectorAll("article .cell_input .code-line")].map(rows);
+const broken = lines.filter(r => r.length > 1);
+const texts = [...document.querySelectorAll("article .cell_input pre")].map(e => e.textContent.trim());
+done([broken.length, broken.filter(([first, ...rest]) => rest.some(x => x <= first + 5)).length, texts]);"""
+CUT_SHORT = """
+const longest = e => Math.max(...e.textContent.split("\\n").map(line => line.length));
+const printed = [...document.querySelectorAll("article .cell_output pre")].filter(e => longest(e) < 75);
+done(printed.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent));"""
 TAP = """
 const figure = document.querySelector("article .cell_output img"), before = figure.clientWidth;
 figure.click();
@@ -445,6 +479,14 @@ def test_on_a_phone_code_is_broken_formulas_fit_and_a_tap_shows_a_figure_large(c
         b.open(site + "notebooks/04_domain_guidance_exactly.html")
         assert b.run(f"done([...document.querySelectorAll('.cell_input pre')].filter({SCROLLS}).length)") == 0
         before, large, left = b.run(TAP)
+        count, flush, texts = b.run(BROKEN)
+        assert count > 20 and flush == 0  # a broken line goes on to the right of where it began
+        cells = json.loads((SITE.parent / "source/notebooks/04_domain_guidance_exactly.ipynb").read_text())[
+            "cells"
+        ]
+        assert set(texts) <= {"".join(cell["source"]).strip() for cell in cells}  # what is copied
+        b.open(site + "notebooks/06_domain_guidance_vs_cfg.html")
+        assert b.run(CUT_SHORT) == []
     assert before < 390 and large > 800 and left == 0
 
 

@@ -1,5 +1,5 @@
-// What the book's pages do in a browser: figures open large, wide formulas are set smaller, and tables of prose
-// know the names of their columns, which a phone shows in each row.
+// What the book's pages do in a browser: figures open large, what is too wide is set smaller, broken lines of code
+// keep their indent, and tables of prose know the names of their columns, which a phone shows in each row.
 "use strict";
 
 // a tap shows a figure large, so that a phone's reader can move about in it; another tap, or Escape, closes it
@@ -26,7 +26,34 @@ for (const table of document.querySelectorAll("article table.docutils")) {
   for (const row of rows) [...row.cells].forEach((cell, i) => names[i] && (cell.dataset.label = names[i]));
 }
 
-const SMALLEST = 0.6; // below that a formula scrolls
+// a broken line of code goes on to the right of its own indent; Pygments closes its tags at each line's end
+for (const code of document.querySelectorAll("article .highlight pre")) {
+  if (code.closest(".cell_output")) continue;
+  const lines = code.innerHTML.replace(/\n$/, "").split("\n");
+  const spanned = lines.map((line) => {
+    const indent = line.replace(/<[^>]*>/g, "").search(/\S|$/);
+    return `<span class="code-line" style="--indent: ${indent}ch">${line}\n</span>`;
+  });
+  code.innerHTML = spanned.join("");
+}
+
+// punctuation stays on the line of its formula
+for (const formula of document.querySelectorAll("article span.math")) {
+  const whole = document.createElement("span");
+  whole.className = "whole";
+  const [opening, closing] = [taken(formula.previousSibling, /[([“]+$/), taken(formula.nextSibling, /^[)\].,;:?!”]+/)];
+  formula.replaceWith(whole);
+  whole.append(opening, formula, closing);
+}
+
+function taken(text, pattern) {
+  const found = text?.nodeType === Node.TEXT_NODE && text.data.match(pattern);
+  if (!found) return "";
+  text.data = text.data.replace(pattern, "");
+  return found[0];
+}
+
+const SMALLEST = 0.6; // a formula, or what a cell prints, that does not fit at this size scrolls
 
 function room(place) {
   const style = getComputedStyle(place);
@@ -41,7 +68,14 @@ function fit() {
     const ratio = room(formula.closest("td, p, li, dd, div")) / wide;
     if (ratio < 1) formula.style.fontSize = `${0.97 * parseFloat(formula.dataset.size) * Math.max(ratio, SMALLEST)}%`;
   }
+  for (const printed of document.querySelectorAll("article .cell_output pre")) {
+    printed.style.fontSize = "";
+    const size = parseFloat(getComputedStyle(printed).fontSize);
+    const ratio = printed.clientWidth / printed.scrollWidth;
+    if (ratio < 1 && ratio >= SMALLEST) printed.style.fontSize = `${0.97 * size * ratio}px`;
+  }
 }
 
-window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(fit));
+window.addEventListener("load", () => Promise.resolve(window.MathJax?.startup?.promise).then(fit));
 window.addEventListener("resize", fit);
+document.addEventListener("toggle", fit, true); // what was folded had no width
