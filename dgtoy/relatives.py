@@ -8,15 +8,23 @@ w(sigma), or only a guide, and then go where `guided` takes one.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from .checks import check_denoisers, check_generator, check_number, check_numbers, check_points, check_whole
+from .checks import (
+    check_denoisers,
+    check_generator,
+    check_number,
+    check_numbers,
+    check_points,
+    check_whole,
+    shown,
+)
 from .guidance import Run, Weight, _check_alike, check_weights, guided
 from .metrics import energy_distance
-from .samplers import Denoiser, check_sigma, exponential, heun, last, normal, pairs
+from .samplers import Denoiser, check_finite, check_sigma, exponential, heun, last, normal, pairs
 
 # the update, changed
 
@@ -163,6 +171,9 @@ def interpolated(pretrained: dict, finetuned: dict, share: float) -> dict:
     share is not finite, or no tensor is common to both. Park et al. 2025 (arXiv 2508.00319).
     """
     share = _finite("share", share)
+    for name, state in dict(pretrained=pretrained, finetuned=finetuned).items():
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{name} is {shown(state)}; expected a state dict, as net.state_dict() gives")
     common = {n for n, p in finetuned.items() if n in pretrained and pretrained[n].shape == p.shape}
     if not common:
         raise ValueError(
@@ -209,6 +220,8 @@ class Stepwise:
     weights: Tensor
 
     def __post_init__(self):
+        for name in ("sigmas", "weights"):
+            object.__setattr__(self, name, check_numbers(name, getattr(self, name), torch.float64))
         steps, shape = len(pairs(self.sigmas)), tuple(self.weights.shape)
         if shape != (steps,):
             raise ValueError(f"weights has shape {shape}; expected ({steps},), one for each step of sigmas")
@@ -242,6 +255,7 @@ def self_consistent(
     check_denoisers(main=main, guide=guide, sampler=sampler)
     check_generator(generator)
     check_points(data=data)
+    check_finite(data=data)
     check_whole("steps", steps, 1)
     levels = torch.tensor(pairs(sigmas), device="cpu")
     weights = check_numbers("weights", weights, torch.float64).flatten()

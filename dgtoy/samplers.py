@@ -188,7 +188,8 @@ def _sampler(steps):
         check_denoisers(D=D)
         check_points(x_T=x_T)
         check_finite(x_T=x_T)
-        pairs(sigmas)
+        starts = torch.tensor([sigma for sigma, _ in pairs(sigmas)], dtype=torch.float64, device="cpu")
+        check_level(starts, starts[:, None].to(x_T.dtype))  # none is 0 or infinite in x's precision
         return steps(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs)
 
     return sample
@@ -336,9 +337,11 @@ def _strength(name, value):
 
 
 def last(steps: Iterable[Tensor]) -> Tensor:
-    """The last item of a sampler (or of any iterable), holding one at a time."""
-    (x,) = collections.deque(steps, maxlen=1)
-    return x
+    """The last item of a sampler (or of any iterable), holding one at a time. Raises ValueError for none."""
+    found = collections.deque(steps, maxlen=1)
+    if not found:
+        raise ValueError("steps is empty; expected a sampler, or an iterable that holds something")
+    return found[0]
 
 
 def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:

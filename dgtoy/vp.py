@@ -12,9 +12,9 @@ import math
 
 import torch
 
-from .checks import check_numbers, check_whole
+from .checks import check_numbers, check_points, check_whole, shown
 from .guidance import check_weights, guided
-from .samplers import append_dims, normal
+from .samplers import append_dims, check_finite, normal
 
 TIMES = 1000
 
@@ -141,11 +141,15 @@ def ancestral(model, x_T, process, generator=None):
     """Down the process with the learned variance; no noise in the last step. Yields x_i (B, C, H, W).
 
     generator: a torch.Generator, a list of them, one per image, or the noise itself, (steps, B, C, H, W).
-    Nichol & Dhariwal 2021.
+    Raises ValueError for noise, or an output of the model, of another shape. Nichol & Dhariwal 2021.
     """
-    x = x_T
+    x, shape = x_T, (len(process), *x_T.shape)
+    if torch.is_tensor(generator) and generator.shape != shape:
+        raise ValueError(f"generator is noise of shape {tuple(generator.shape)}; expected {shape}")
     for k, i, t in _down(process, x):
-        mean, log_variance = process.posterior(x, i, model(x, t))
+        out = model(x, t)
+        _check_output(out, x, variance=True)
+        mean, log_variance = process.posterior(x, i, out)
         x = mean
         if k + 1 < len(process):
             noise = generator[k] if torch.is_tensor(generator) else normal(x, generator)
@@ -161,14 +165,28 @@ def ddim(model, x_T, process):
     """
     x = x_T
     for _, i, t in _down(process, x):
-        eps = model(x, t)[:, : x.shape[1]]
+        out = model(x, t)
+        _check_output(out, x)
+        eps = out[:, : x.shape[1]]
         abar_prev = _take(x, i)(process.alphas_cumprod_prev)
         x = abar_prev.sqrt() * process.x0_hat(x, i, eps) + (1 - abar_prev).sqrt() * eps
         yield x
 
 
+def _check_output(out, x, variance=False):
+    """Raise ValueError for an output that is not the noise of x, or not its noise and variance."""
+    b, c, *rest = x.shape
+    if out.shape not in ([(b, 2 * c, *rest)] if variance else [(b, c, *rest), (b, 2 * c, *rest)]):
+        raise ValueError(
+            f"model gives {shown(out)}; expected (B, {'2C' if variance else 'C or 2C'}, ...) for"
+            f" x {tuple(x.shape)}"
+        )
+
+
 def _down(process, x):
     """The steps k = 0, 1, ... with the index i (B,) and the training time t (B,) that each starts from."""
+    check_points(x_T=x)
+    check_finite(x_T=x)
     times = process.times.to(x.device)
     for k in range(len(process)):
         i = torch.full((len(x),), len(process) - 1 - k, device=x.device)
@@ -183,10 +201,12 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     `guidance.guided`.
     """
     interval = check_weights(interval, w=w)
+    if channels is not None:
+        check_whole("channels", channels, 1)
 
     def model(x, t):
         c = x.shape[1] if channels is None else channels
-        if not 1 <= c <= x.shape[1]:
+        if c > x.shape[1]:
             raise ValueError(f"channels is {c}; expected 1 to {x.shape[1]}")
         out, sigma = main(x, t), _sigmas(x.device).to(x.dtype)[t.long()]
         D = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)

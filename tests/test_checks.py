@@ -27,9 +27,11 @@ from dgtoy import (
     last,
     metrics,
     plane,
+    relatives,
     reused,
     theory,
     trajectory,
+    vp,
 )
 
 close = torch.testing.assert_close
@@ -43,6 +45,8 @@ TWO = Ensemble.of([0, 1], num_classes=3)
 DATA = Points(torch.randn(2, 9, 2), torch.zeros(2, 9).long())
 RECIPE = Recipe(steps=1, batch=2)
 FLAT = lambda x, sigma: x[:, :1]
+IMAGES, PROCESS = torch.ones(5, 3, 4, 4), vp.Process([3, 9])
+NOISE, CHANNEL = (lambda x, t: x), (lambda x, t: x[:, :1])
 
 WRONG = {
     # guidance
@@ -88,6 +92,9 @@ WRONG = {
     "rho is 0.001; too small": lambda: karras(5, 0.1, 2.0, 1e-3),
     "sigma_min is None": lambda: karras(5, None, 1.0),
     "w is not finite at sigma = 1 in torch.float32": lambda: guided(D, D, 1e60)(X.float(), 1.0),
+    "sigma is 1e+39; expected a finite value > 0 in torch.float32": lambda: heun(D, X.float(), [1e39, 1.0]),
+    "sigma is 1e-09; expected a finite value > 0 in torch.float16": lambda: heun(D, X.half(), [1, 1e-9, 0]),
+    "steps is empty": lambda: last([]),
     "every is nan": lambda: trajectory(X, heun(D, X, SIGMAS), NAN),
     # mixtures
     "weights is None": lambda: GaussianMixture(None, MEANS, COVS),
@@ -98,6 +105,20 @@ WRONG = {
     "label is None": lambda: LABELLED.denoiser(None),
     "label has shape (2,); expected one label": lambda: LABELLED.given(T([0, 1])),
     "n is 1.5; expected a whole": lambda: MIXTURE.sample(1.5),
+    # DiT's process
+    "generator is noise of shape (2, 1, 3, 4, 4); expected (2, 5, 3": lambda: last(
+        vp.ancestral(NOISE, IMAGES, PROCESS, torch.zeros(2, 1, 3, 4, 4))
+    ),
+    "shape (5, 1, 4, 4); expected (B, C or 2C, ...)": lambda: last(vp.ddim(CHANNEL, IMAGES, PROCESS)),
+    "shape (5, 3, 4, 4); expected (B, 2C, ...)": lambda: last(vp.ancestral(NOISE, IMAGES, PROCESS)),
+    "x_T holds values that are": lambda: last(vp.ddim(NOISE, NAN * IMAGES, PROCESS)),
+    "channels is 'a'": lambda: vp.guided_noise(NOISE, NOISE, 2.0, "a"),
+    # relatives
+    "pretrained is MLP(": lambda: relatives.interpolated(NET, NET.state_dict(), 0.5),
+    "weights has shape (1,); expected (2,)": lambda: relatives.Stepwise([2, 1, 0], [1.0]),
+    "data holds values that are not finite; expected finite": lambda: relatives.self_consistent(
+        D, D, NAN * X, [2.0, 1.0], [1.0]
+    ),
     # closed forms
     "target is (1,); expected (mean, std)": lambda: theory.gaussian_guidance((1,), (0, 3), 1.5),
     "source is None": lambda: theory.gaussian_guidance((0, 3), None, 1.5),

@@ -182,6 +182,12 @@ def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     assert "| C1 |" in text and "stale" not in text and text.endswith("<!-- /claims -->\n")
 
 
+def test_claims_without_a_record_are_refused_and_nothing_is_written(tmp_path):
+    with refuses(f"--out {tmp_path} holds no record", error=SystemExit):
+        main(["claims", "--out", str(tmp_path)])
+    assert not files(tmp_path)
+
+
 @pytest.mark.parametrize(
     "error, said",
     [
@@ -231,24 +237,26 @@ def test_a_warning_is_one_line_that_names_the_command_and_a_closed_pipe_ends_it_
 @pytest.mark.parametrize(
     "words",
     [
-        "prepare x",
-        "finetune x --pretrained p",
-        "sample x",
-        "calibrate x --latents l",
-        "evaluate a b",
-        "table a",
+        "dit prepare x",
+        "dit finetune x --pretrained p",
+        "dit sample x",
+        "dit calibrate x --latents l",
+        "dit evaluate a b",
+        "dit table a",
+        "experiment exact",
+        "claims",
+        "animation",
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(words, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    wrong, kinds = (
-        ("folder", "folder; expected a file") if words[-1] in "ab" else ("file", "file; expected a")
-    )
+    makes_file = words in ("dit evaluate a b", "dit table a", "animation")
+    wrong, kinds = ("folder", "folder; expected a file") if makes_file else ("file", "file; expected a")
     for out, said in (
         (wrong, f"is a {kinds}"),
         ("file/x/y", "file, which is a file; expected another place"),
     ):
         with refuses(f"--out {tmp_path / out} ", said, error=SystemExit):
-            main(["dit", *words.split(), "--out", str(tmp_path / out)])
+            main([*words.split(), "--out", str(tmp_path / out)])
     assert files(tmp_path) == [f"{tmp_path}/file"]

@@ -26,6 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dgtoy import distributed, dpmpp_2m, guided, karras, last, shipped, vp
 from dgtoy.__main__ import main
+from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
@@ -863,6 +864,13 @@ def test_calibration_finds_the_weights_that_complete_a_fine_tune_gone_half_way(p
     )
     held = calibration.to_json(found)
     assert set(held) == {"DoG", "CFG", "plane"} and held["DoG"]["sigmas"] == [1.0, 0.5]
+
+
+def test_an_interval_without_an_end_is_null_in_json():
+    """Of one held-out picture: Infinity would be no JSON."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    held = calibration.to_json({"DoG": Calibration(one[0], one, -torch.inf * one, torch.inf * one)})
+    assert json.loads(json.dumps(held, allow_nan=False))["DoG"]["low"] == [[None]]
 
 
 def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 from .. import environment
+from ..pipeline.manifest import check_out
 from . import experiments
 
 PRESETS = {  # where each preset's records go
@@ -31,6 +32,8 @@ def parser():
 def main(argv):
     """Run one command of the course."""
     args = parser().parse_args(argv)
+    if out := getattr(args, "out", None):
+        check_out(out, file=args.run is animation)
     args.run(args)
 
 

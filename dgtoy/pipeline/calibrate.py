@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import warnings
 
@@ -112,9 +113,13 @@ def recommend(found, then=ERROR_ALONE):
 
 
 def to_json(found):
-    """The calibrations as plain lists."""
+    """The calibrations as plain lists; an interval without an end, which JSON lacks, ends at None."""
     fields = ("sigmas", "weights", "low", "high")
-    return {method: {field: getattr(c, field).tolist() for field in fields} for method, c in found.items()}
+    lists = {method: {field: getattr(c, field).tolist() for field in fields} for method, c in found.items()}
+    for held in lists.values():
+        for end in ("low", "high"):
+            held[end] = [[w if math.isfinite(w) else None for w in row] for row in held[end]]
+    return lists
 
 
 def save(found, out, names):

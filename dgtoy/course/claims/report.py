@@ -42,10 +42,15 @@ def judge(folder):
 
 
 def refresh(out="figures"):
-    """Judge the records, write OUT/claims.json, README and book.  -> the claims as text"""
+    """Judge the records, write OUT/claims.json, README and book.  -> the claims as text
+
+    Raises FileNotFoundError for a folder without a record of a claim.
+    """
     out = pathlib.Path(out)
     again = {c["id"]: {k: c[k] for k in AGAIN} for c in judge(out / "replica")}
     entries = [dict(e, replica=again.get(e["id"])) for e in judge(out)]
+    if not entries:
+        raise FileNotFoundError(f"--out {out} holds no record that a claim is about; expected figures")
     entries.sort(key=lambda c: (int(re.search(r"\d+", c["id"])[0]), c["id"]))
     write_text(out / "claims.json", json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     for page, places in PLACES.items():
