@@ -20,9 +20,8 @@ class Run(threading.local):
     """What is remembered of a pipeline's run: in each thread its own, and nothing in a copy."""
 
     def __init__(self):
-        self.timesteps = self.checked = (
-            None  # the scheduler's, of each run others; those `interval` was held to
-        )
+        self.timesteps = None  # the scheduler's, of each run others
+        self.checked = None  # those that `interval` was compared with
         self.prompt = {}  # its null prompt as read without an adapter
         self.steps, self.last_time, self.last_guide = 0, -math.inf, None  # for `every`
         self.branch, self.step, self.labelled = "cond", None, None  # where two branches are called apart
