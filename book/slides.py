@@ -4,7 +4,7 @@ Where no cell is tagged, as in a new notebook, headings, predictions and figures
 A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
 sentences below it, and with the list that follows them or one formula, the next or else the last, which is
 the result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that
-comes after it; or the code, where there is no figure. The rest is for the notebook.
+comes after it; or its table; or the code, where there is neither. The rest is for the notebook.
 """
 
 import base64
@@ -31,11 +31,13 @@ TALK = (  # of 45 minutes: (notebook, how a heading begins), as book/teaching.md
     ("08", "Must the guide be"),
     ("10", "The price"),
     ("10", "Where it fails"),
+    ("08", "What to take away"),
 )
 TALK_TITLE = "Which model should guide a fine-tuned model?"
 LONG = 330  # characters of text that are easily read on one slide
 SIDE = 1.75  # a figure less wide than this has its text beside it, not below
 LISTS = ("ordered_list", "bullet_list")
+PREDICTION = '<section class="predict">'
 CODE = HtmlFormatter(style="a11y-light")
 LIST = """<!doctype html>
 <html lang="en">
@@ -127,11 +129,13 @@ def slide(heading, body, kind="text"):
 
 
 def shown_with(following, near):
-    """Of the blocks that follow a text, what to show with it: the list that comes next, or a formula,
-    the next one or, if it need not be near, the last of the section."""
+    """Of the blocks that follow a text, what to show with it: the list or the code that comes next, or a
+    formula, the next one or, if it need not be near, the last of the section."""
     kinds = [kind for kind, _ in following]
     if kinds and kinds[0] in LISTS:
         return first_sentences(following[0][1], 100)
+    if kinds[:1] == ["fence"]:
+        return following[0][1]
     section = following[: kinds.index("heading")] if "heading" in kinds else following
     formulas = [
         text
@@ -177,6 +181,8 @@ def of_code(cell, heading, after):
             shown = f'<img alt="{alt}" width="{wide}" src="data:{mime};base64,{code}">'
             body = f'{shown}\n<p class="caption">{caption}</p>'
             return slide(heading, body, "figure" if width / height > SIDE else "figure side")
+        if table := output.get("data", {}).get("text/markdown"):
+            return slide(heading, MARKDOWN.render("".join(table)))
     return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
 
 
@@ -215,7 +221,9 @@ def deck(notebook):
 
 
 def talk(decks):
-    """The slides below the headings of TALK.  decks: {notebook's number: its slides}
+    """The slides below the headings of TALK, without predictions that no slide there answers.
+
+    decks: {notebook's number: its slides}
 
     Raises ValueError for a heading that has no slides, as after a notebook was rewritten.
     """
@@ -224,6 +232,8 @@ def talk(decks):
         found = [slide for slide in decks[number] if f"<h2>{heading}" in slide]
         if not found:
             raise ValueError(f"notebook {number} has no slides below {heading!r}; TALK names it")
+        while found and found[-1].startswith(PREDICTION):
+            found.pop()
         chosen += found
     return chosen
 

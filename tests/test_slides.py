@@ -47,7 +47,7 @@ def test_the_talk_takes_slides_from_several_notebooks_and_names_a_heading_that_i
     monkeypatch.setattr(slides, "TALK", (("01", "Second"), ("00", "First")))
     decks = {
         "00": [slides.slide("First of all", "a"), slides.slide("Last", "b")],
-        "01": [slides.slide("Second", "c")],
+        "01": [slides.slide("Second", "c"), slides.slide("Second", "unanswered?", "predict")],
     }
     title, *chosen = slides.talk(decks)
     assert slides.TALK_TITLE in title and chosen == [decks["01"][0], decks["00"][0]]
@@ -105,6 +105,9 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
             assert 'alt="a &lt; b"' in made and "<em>is</em>" in made
             assert f'src="data:{mime};base64' in made and f"class={place}" in made
     assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
+    tabled = dict(source="f(x)", outputs=[dict(data={"text/markdown": ["| a |\n", "|---|\n", "| b |"]})])
+    assert "<td>b</td>" in slides.of_code(tabled, "", "So.")
+    assert "<code>run it" in next(slides.of_text("## So\n\nThe command:\n\n```\nrun it\n```", ""))
 
 
 def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path):
