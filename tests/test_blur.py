@@ -50,18 +50,6 @@ def test_held_out_points_gain_nothing_from_the_blur_of_an_exact_model():
     assert gain(0.3) > 5 * gain(1e-9) >= 0
 
 
-def test_what_is_left_is_bounded_by_match_and_by_thickness():
-    row = lambda outside, energy, thickness: dict(
-        out_of_domain=np.array([outside]), energy=np.array([energy]), thickness=np.array([thickness])
-    )
-    none = row(0.1, 0.0, 1.0)
-    of_match, of_thickness = row(0.0, 0.03, 1.0), row(0.0, 0.0, 0.85)  # each as dear as is allowed
-    for dear in (of_match, of_thickness):
-        np.testing.assert_allclose(blur.left([none, dear]), 0.05, atol=1e-3)  # from 0.1 to 0 in equal steps
-    assert blur.left([none, row(0.0, -0.01, 1.2)]) == 0  # what costs nothing
-    np.testing.assert_allclose(blur.left([none, row(0.0, 0.0, 0.7)]), 0.075, atol=1e-3)
-
-
 def made_up(best, chosen, own_shift):
     """A record in which the blur `best` leaves fewest outside, and held-out points choose `chosen`."""
     wide, found, fits = blur.Config.full().widths, [], []

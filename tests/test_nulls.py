@@ -132,6 +132,13 @@ RECORD = pathlib.Path(__file__).resolve().parents[1] / "figures" / "nulls.json"
 
 
 @pytest.mark.skipif(not RECORD.exists(), reason="the record is being made")
+def test_thinner_strokes_are_a_cost_in_c23():
+    record = made(rules.SELF)
+    for row in records.rows(record, guide=rules.SELF):
+        row["thickness"] = [0.2] * 4
+    assert rules.c23(record).verdict == "fails"
+
+
 def test_the_regimes_that_captions_name_are_those_that_held_out_weights_tell():
     record = json.loads(RECORD.read_text())
     recipes = {name: (steps, lr) for name, steps, lr in record["config"]["stages"]}

@@ -9,6 +9,7 @@ from dgtoy.course import lab, rivals
 from dgtoy.course.claims.relatives import SELF, c28
 from dgtoy.course.experiments import relatives as study
 from dgtoy.course.lab import PointSetting
+from dgtoy.course.records import rows
 
 SETTING = PointSetting(
     seeds=2,
@@ -85,3 +86,10 @@ def test_the_rule_goes_the_way_of_its_record():
     assert won.verdict == "holds" and won.value > 1
     assert lost.verdict == "fails" and lost.value < 1
     assert "4 trainings, each on a source of its own" in won.interval
+
+
+def test_thinner_strokes_are_a_cost():
+    record = made(SELF)
+    for row in rows(record, method=SELF):
+        row["thickness"] = [0.2] * 4
+    assert c28(record).verdict == "fails"

@@ -65,3 +65,17 @@ def test_contraction_is_a_cost_like_any_other():
     found = tradeoff.area(tradeoff.with_contraction(family(0.1)), cost="contraction", reach=0.1)
     assert found == pytest.approx([0.2, 0.2], abs=0.005)
     assert tradeoff.area_by_thickness(family(tradeoff.CONTRACTION)) == pytest.approx([0.2, 0.2], abs=0.005)
+
+
+def test_at_equal_cost_match_and_thickness_are_bounded_both():
+    row = lambda outside, energy, thickness: dict(
+        out_of_domain=np.array([outside]), energy=np.array([energy]), thickness=np.array([thickness])
+    )
+    none = row(0.1, 0.0, 1.0)
+    of_match, of_thickness = row(0.0, 0.03, 1.0), row(0.0, 0.0, 0.85)  # each as dear as is allowed
+    for dear in (of_match, of_thickness):
+        np.testing.assert_allclose(
+            tradeoff.at_equal_cost([none, dear]), 0.05, atol=1e-3
+        )  # from 0.1 to 0 in equal steps
+    assert tradeoff.at_equal_cost([none, row(0.0, -0.01, 1.2)]) == 0  # what costs nothing
+    np.testing.assert_allclose(tradeoff.at_equal_cost([none, row(0.0, 0.0, 0.7)]), 0.075, atol=1e-3)

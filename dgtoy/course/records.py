@@ -92,9 +92,11 @@ def regime(record):
 def caption(record, more=""):
     """What a figure's foot says: world, regime, number of seeds, kind of interval, and what more."""
     setting = record["config"]["setting"]
-    world = {"moons": "two moons, ", "spirals": "spirals, another source, "}.get(setting["domain"], "")
+    world = {"moons": "two moons, ", "spirals": "spirals, "}.get(setting["domain"], "")
     if setting.get("layout", 0) is None:
         world += "each on a source of its own, "
+    elif world == "spirals, ":
+        world += "another source, "
     if "truth" in setting:
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
     elif regime(record):

@@ -46,6 +46,15 @@ def area_by_thickness(family):
     return area(with_contraction(family), cost="contraction", reach=CONTRACTION)
 
 
+def at_equal_cost(family):
+    """The area under the trade-off where both costs are bounded: the rise in energy distance by shares of
+    REACH, the loss of thickness by the same shares of CONTRACTION.  -> (S,)"""
+    rise = lambda row: np.array(row["energy"]) - family[0]["energy"]
+    loss = lambda row: np.array(family[0]["thickness"]) - row["thickness"]
+    both = [row | dict(cost=np.maximum(rise(row) / REACH, loss(row) / CONTRACTION)) for row in family]
+    return area(both, cost="cost", reach=1.0)
+
+
 def at_own_weight(family, *metrics, minimize="out_of_domain", cost="energy", budget=BUDGET):
     """Metrics at the weight that is best on the other half of the seeds.  -> {"w" and each metric: (S,)}
 

@@ -19,38 +19,38 @@ def _gain(domain, before, after):
 
 @number(rtol=0.1)
 def seeds_needed():
-    """How many seeds does the unpaired comparison need to be as sharp as the paired one with 64?
+    """How many seeds does the unpaired comparison need to be as sharp as the paired one with 16?
 
     Without pairs the variances of the two methods add up. With pairs the variance of the difference
     counts.
 
-    The number of seeds goes with the variance: multiply 64 by (var a + var b) / var(a - b).
+    The number of seeds goes with the variance: multiply 16 by (var a + var b) / var(a - b).
     """
-    n, gain = 64, _gain("grid", "none", "CFG")
+    n, gain = 16, _gain("grid", "CFG", "DoG")
     return n * gain, {
         "that is too few; the length falls with the square root of their number": n * gain**0.5,
         "that is the factor; the number of seeds was asked": gain,
         "that is how much longer the unpaired interval is; the number of seeds was asked": gain**0.5,
         "the length falls with the square root of the number of seeds, not with its square": n * gain**0.25,
-        "that is how few seeds paired differences need to be as sharp as the unpaired 64": n / gain,
-        "that is for the step from CFG to DoG; from none to CFG was asked": n * _gain("grid", "CFG", "DoG"),
-        "that is for the moons; the grid was asked": n * _gain("moons", "none", "CFG"),
+        "that is how few seeds paired differences need to be as sharp as the unpaired 16": n / gain,
+        "that is for the step from none to CFG; from CFG to DoG was asked": n * _gain("grid", "none", "CFG"),
+        "that is for the moons; the grid was asked": n * _gain("moons", "CFG", "DoG"),
     }
 
 
 @choice
 def one_seed():
-    """What does a paired interval on one side of zero say about a single seed?
+    """What does a paired interval on one side of zero say about a single source?
 
-    An interval of a mean is about the mean. What does it say about the next seed?
+    An interval of a mean is about the mean. What does it say about the next source?
 
-    Count in the record in how many of the 64 seeds the rate of DoG is the higher one, and look at another
-    weight.
+    Count in the record on how many of the 16 sources the rate of DoG is the higher one, and look at the rate
+    of none.
     """
     return "c", dict(
-        a="the 95% are about the mean over seeds, not about the seeds; count those on either side",
-        b="the unpaired interval throws away what is known about each seed; the paired one is as valid",
-        d="the interval is for one weight, and another weight may turn the order round; look at the record",
+        a="the 95% are about the mean over sources, not about the sources; count those on either side",
+        b="the unpaired interval throws away what is known about each source; the paired one is as valid",
+        d="the interval compares DoG with CFG; with no guidance the rate is another one: look at the record",
     )
 
 
@@ -100,21 +100,17 @@ def price():
     Interpolate CFG's energy distance as a function of its rate, on the part of the curve where the rate
     falls. np.interp wants rising numbers, so turn the sign.
     """
-    rate, dog = (_values("spirals", "DoG", metric, 1.1).mean() for metric in ("out_of_domain", "energy"))
-    cfg = {w: _values("spirals", "CFG", "energy", w).mean() for w in (1.1, 1.25, 1.5)}
-    none = _values("spirals", "none", "energy").mean()
+    rate, dog = (_values("spirals", "DoG", metric, 1.05).mean() for metric in ("out_of_domain", "energy"))
+    cfg = {w: _values("spirals", "CFG", "energy", w).mean() for w in (1.05, 1.1, 1.25)}
     w, rates, energy = _curve()
-    falling, rising = (w <= 1.75), (w >= 1.75) & (w <= 3)  # CFG's rate passes that of DoG twice
+    falling = w <= 1.5  # then CFG's rate rises
     own, weight = (np.interp(-rate, -rates[falling], v[falling]) for v in (energy, w))
-    again = np.interp(rate, rates[rising], energy[rising])
     return own / dog, {
-        "that compares at the same w; the same rate was asked": cfg[1.1] / dog,
-        "that compares the rates at the same w": _values("spirals", "CFG", w=1.1).mean() / rate,
+        "that compares at the same w; the same rate was asked": cfg[1.05] / dog,
+        "that compares the rates at the same w": _values("spirals", "CFG", w=1.05).mean() / rate,
         "that is DoG's price over CFG's; the other way round was asked": dog / own,
         "that is the weight at which CFG has DoG's rate; the prices were asked": weight,
         "that is CFG's price; its ratio to DoG's was asked": own,
-        "that is for w = 1.5, the nearest of the record; take a straight line to the next": cfg[1.5] / dog,
-        "that is for w = 1.25, where CFG is not yet at DoG's rate": cfg[1.25] / dog,
-        "CFG passes that rate twice, falling and rising again; you took the second time": again / dog,
-        "you subtracted the energy distance of none; the whole ones were asked": (own - none) / (dog - none),
+        "that is for w = 1.25, the nearest of the record; take a straight line to the next": cfg[1.25] / dog,
+        "that is for w = 1.1, where CFG is not yet at DoG's rate": cfg[1.1] / dog,
     }

@@ -72,6 +72,7 @@ CLAIMS = (
         "transfer",
         c5,
         "19.6% better FID than standard fine-tuning",
+        before=True,
     ),
     Claim(
         "C6",
@@ -85,6 +86,7 @@ CLAIMS = (
         "DoG pays with diversity; an interval buys most of it back and has the better trade-off",
         "transfer",
         c7,
+        before=True,
     ),
     Claim("C8", "The closed form tells where DoG helps and where it hurts", "gap", c8),
     Claim(
@@ -92,15 +94,19 @@ CLAIMS = (
         "The ancestor guides better than a weaker self; a stranger of the same source will do",
         "guides",
         c9,
+        before=True,
     ),
     Claim(
         "C10",
         "Controls: itself changes nothing; untrained, wrongly labelled and swapped guides are worse than DoG",
         "guides",
         c10,
+        before=True,
     ),
-    Claim("C11", "The gain grows as target data shrinks, and no samples are copies", "size", c11),
-    Claim("C12", "The ordering holds across samplers and numbers of steps", "steps", c12),
+    Claim(
+        "C11", "The gain grows as target data shrinks, and no samples are copies", "size", c11, before=True
+    ),
+    Claim("C12", "The ordering holds across samplers and numbers of steps", "steps", c12, before=True),
     Claim(
         "C18",
         "Held-out data give the weight: above 1 unfinished, about 1 finished, below 1 overfitted; no "
@@ -182,7 +188,6 @@ CLAIMS = (
         "The model's own density, blurred, guides on a better trade-off than CFG, DoG and autoguidance",
         "nulls",
         c23,
-        before=True,
     ),
     Claim(
         "C32",
@@ -213,7 +218,6 @@ CLAIMS = (
         "trade-off",
         "relatives",
         c28,
-        before=True,
     ),
     Claim(
         "C29",

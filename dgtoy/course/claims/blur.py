@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ..experiments.blur import INSIDE, KEPT, best_blur, held_out_blur, left, of_blur
+from ..experiments.blur import INSIDE, KEPT, best_blur, held_out_blur, of_blur
 from ..intervals import LOGS, ratio, student
 from ..records import family, values
+from ..tradeoff import at_equal_cost
 from .finding import Finding, listed
 
 LEAST, MOST = 2.0, 16.0  # strokes between which the best blur is expected
@@ -25,7 +26,8 @@ def c32(record):
     parts |= {f"the blurred self does not: {w}": max(map(abs, own[w][1:])) < MARGIN for w in OUTSIDE}
     clusters = np.repeat(np.arange(len(INSIDE)), len(record["seeds"]))
     middle = student(np.log(np.concatenate(list(best.values()))), clusters)
-    to_dog = {w: ratio(left(of_blur(record, w, KEPT)), left(family(record, "DoG", world=w))) for w in INSIDE}
+    kept = {w: at_equal_cost(of_blur(record, w, KEPT)) for w in INSIDE}
+    to_dog = {w: ratio(kept[w], at_equal_cost(family(record, "DoG", world=w))) for w in INSIDE}
     means = {world: np.exp(np.log(b).mean()) for world, b in best.items()}
     shifts = "; ".join(f"{w} DoG {dog[w][0]:.2f}, blurred self {own[w][0]:.2f}" for w in OUTSIDE)
     return Finding(
@@ -42,7 +44,8 @@ def c32(record):
 
 def relative_to_best(record, world, b):
     """The area that a blur leaves, relative to that of the best one."""
-    areas = {width: left(of_blur(record, world, width)).mean() for width in record["config"]["widths"]}
+    widths = record["config"]["widths"]
+    areas = {width: at_equal_cost(of_blur(record, world, width)).mean() for width in widths}
     return areas[b] / min(areas.values())
 
 

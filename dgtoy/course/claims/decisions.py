@@ -10,7 +10,7 @@ from ..lab import ON_AN_INTERVAL
 from ..records import family as of_method
 from ..records import load, rows, values
 from ..records import of_method as at_weight
-from ..tradeoff import CONTRACTION, area, area_by_thickness, at_own_weight, with_contraction
+from ..tradeoff import CONTRACTION, area, at_equal_cost, at_own_weight, with_contraction
 
 GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "own null": ("CFG", "CFG"),
@@ -93,7 +93,7 @@ def _to_sharpen(record, place, out, notice):
     curves = {g: family(record, g, **place) for g in GUIDES}
     at_equal = {
         "energy distance": {g: area(c) for g, c in curves.items()},
-        "thickness": {g: area_by_thickness(c) for g, c in curves.items()},
+        "match and thickness": {g: at_equal_cost(c) for g, c in curves.items()},
     }
     guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
     curve = with_contraction(curves[guide])

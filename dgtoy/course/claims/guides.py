@@ -57,7 +57,9 @@ def c9(record):
         auto["by area"],
         "area under the trade-off, autoguidance relative to DoG",
         parts,
-        f"finished: another seed's model instead of the ancestor {seed[0]:.2f}; the field relative to DoG "
+        "finished: another seed's model instead of the ancestor "
+        f"{seed[0]:.2f} [{seed[1]:.2f}, {seed[2]:.2f}] "
+        "(the rule allows a tenth); the field relative to DoG "
         f"{over_all_w(curve, 'DoG')}; autoguidance at equal loss of thickness "
         f"{at_equal_thickness(curve('autoguidance'), curve('DoG'))[0]:.2f}; outside at own weight "
         f"{at_own_weights(curve, ALWAYS)}; at equal w = {W} "

@@ -180,7 +180,7 @@ def c11(record):
     parts = {
         "more outliers removed": per_halving[1] > 0,
         "closer to fresh points": slope(sizes, -closer)[1] > 0,
-        f"no copies at {sizes[0]} points": copied[1] > -0.1,
+        f"less than a tenth nearer to the training points at {sizes[0]} of them": copied[1] > -0.1,
     }
     steps = [of_size(record, "none", size)[0]["steps"] for size in sizes]
     by_size = lambda shares: ", ".join(f"{np.mean(s):.2f} at {n}" for n, s in zip(sizes, shares, strict=True))
@@ -198,7 +198,8 @@ def c11(record):
         f"{', '.join(f'{m} {few:.2f}, {many:.2f}' for m, (few, many) in ends.items())}; energy distance to "
         f"fresh points lowered by DoG at its own weight by {closer.mean(1).max():.0%} at most; stopped after "
         f"{', '.join(map(str, steps))} steps; distance to the nearest training point, relative to fresh "
-        f"samples, at {sizes[0]} points: none {np.mean(few[0]['nearest']):.2f}, DoG {copied[0]:+.2f}",
+        f"samples, at {sizes[0]} points: none {np.mean(few[0]['nearest']):.2f}, DoG {copied[0]:+.2f} "
+        f"[{copied[1]:+.2f}, {copied[2]:+.2f}] (copies would be at 0)",
     )
 
 

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from ..experiments import nulls, photos_guides, photos_plane
+from ..experiments import photos_guides, photos_plane
 from ..experiments.guides import of_guide
 from ..intervals import ratio, resampled
 from ..records import family, load, row, values
-from ..tradeoff import area, area_by_thickness
-from .nulls import SELF, WIDE, against, at_equal_thickness, first
+from ..tradeoff import area, at_equal_cost
+from .nulls import SELF, WIDE, against, first
+from .nulls import at_equal_thickness as as_thick_as
 from .photos import OUTSIDE, over_targets, own
 from .photos import against as on_photographs
-from .points import learned_domains, share
+from .points import at_equal_thickness, learned_domains, share
 
 
 def sentences(out="figures"):
@@ -30,31 +31,22 @@ def _source(record, notebook):
 
 
 def trade_off(out):
-    """At the same cost in match DoG leaves fewer outside than CFG, on one source and over many."""
-    record, many = load("transfer", out), load("nulls", out)
+    """What DoG leaves outside relative to CFG, domain by domain: for the same loss of match, of thickness."""
+    record = load("transfer", out)
+
+    def told(domain):
+        dog, cfg = (family(record, m, domain=domain) for m in ("DoG", "CFG"))
+        ahead = f"fewer on {(area(dog) < area(cfg)).sum()} of {len(record['seeds'])} sources"
+        return f"{_span(ratio(area(dog), area(cfg)), '.2f')} times as many on {domain} ({ahead})"
+
     domains = learned_domains(record)
-    fewer = {d: fewer_outside(*(family(record, m, domain=d) for m in ("DoG", "CFG"))) for d in domains}
-
-    listed = " and ".join(f"{_span(v, '.0f', '%')} on {d}" for d, v in fewer.items())
-
-    def over_sources(domain):
-        where, guides = dict(world=domain, stage="finished"), ("learned source", "own null")
-        dog, cfg = (nulls.family(many, guide, **where) for guide in guides)
-        ahead = f"on {(area(dog) < area(cfg)).sum()} of {len(many['seeds'])}"
-        return f"{_span(fewer_outside(dog, cfg), '.0f', '%')} on {domain} (fewer {ahead})"
-
+    as_thick = [ratio(*(at_equal_cost(family(record, m, domain=d)) for m in ("DoG", "CFG"))) for d in domains]
     return (
-        "**Over the whole trade-off DoG leaves fewer samples outside the target than CFG, but not on every "
-        "source:** on 2-D points, for the same rise in energy distance, fewer by "
-        f"{listed} ({len(record['seeds'])} "
-        f"trainings on one source), and over other sources by {' and '.join(map(over_sources, domains))} "
-        f"{_source(record, '06_domain_guidance_vs_cfg')}."
+        "**For the same rise in energy distance DoG leaves fewer samples outside than CFG on finished "
+        "fine-tunes; for the same thinning of the strokes it does not:** on 2-D points it leaves "
+        f"{', '.join(map(told, domains))}; with the loss of thickness bounded as well "
+        f"{', '.join(f'{r[0]:.2f}' for r in as_thick)} times {_source(record, '06_domain_guidance_vs_cfg')}."
     )
-
-
-def fewer_outside(better, worse):
-    """By how many percent the area under one family's trade-off is below another's.  -> (mean, low, high)"""
-    return _less(ratio(area(better), area(worse)))
 
 
 def price(out):
@@ -75,17 +67,16 @@ def price(out):
 
 
 def weaker_self(out):
-    """Autoguidance against DoG over the whole trade-off, by either cost, and what equal w makes of it."""
+    """Autoguidance against DoG at equal w, and over the whole trade-off by either cost."""
     record, w = load("guides", out), 1.25
-    weaker, dog = (of_guide(record, g) for g in ("weaker self", "ancestor"))
-    fewer = fewer_outside(weaker, dog)
-    as_thick = ratio(area_by_thickness(weaker), area_by_thickness(dog))
+    weaker, dog = (of_guide(record, guide) for guide in ("weaker self", "ancestor"))
     at = lambda guide: 100 * np.mean(row(record, stage="finished", guide=guide, w=w)["out_of_domain"])
     return (
-        "**Equal weight flatters DoG:** on finished fine-tunes, guidance by a weaker copy of the fine-tune "
-        f"(autoguidance) leaves {_span(fewer, '.0f', '%')} fewer outside than DoG for the same rise in "
-        f"energy distance, though {at('weaker self'):.1f}% against {at('ancestor'):.1f}% at equal w = {w}; "
-        f"at an equal loss of thickness it leaves {_span(as_thick, '.2f')} times as many "
+        f"**Equal weight flatters DoG:** on finished fine-tunes at equal w = {w} it leaves "
+        f"{at('ancestor'):.1f}% outside, and guidance by a weaker copy of the fine-tune (autoguidance) "
+        f"{at('weaker self'):.1f}%; but for the same rise in energy distance autoguidance leaves "
+        f"{_span(ratio(area(weaker), area(dog)), '.2f')} times as many as DoG, and for the same loss of "
+        f"thickness {_span(at_equal_thickness(weaker, dog), '.2f')} times ({len(record['seeds'])} sources) "
         f"{_source(record, '08_when_it_fails')}."
     )
 
@@ -96,7 +87,8 @@ def null_branch(out):
     place = first(record)
     ideal = against(record, "exact null", "own null", **place)
     wide, own = (against(record, guide, "learned source", **place) for guide in (WIDE, SELF))
-    as_thick = [at_equal_thickness(record, guide, "learned source", **place)[0] for guide in (WIDE, SELF)]
+    pairs = (("exact null", "own null"), (WIDE, "learned source"), (SELF, "learned source"))
+    as_thick = [f"{as_thick_as(record, *pair, **place)[0]:.2f}" for pair in pairs]
     return (
         "**A better null branch would not help CFG, and on points DoG's guide may know as little as a "
         "width:** on finished fine-tunes in two dimensions CFG with an exact null leaves "
@@ -104,7 +96,7 @@ def null_branch(out):
         "outside as with its own, for the same rise in energy distance; a round Gaussian as guide leaves "
         f"{_span(wide, '.2f')} times as many as the pre-trained model, and the fine-tune's own density, "
         f"blurred, {_span(own, '.2f')} times as many ({len(record['seeds'])} sources); at an equal loss "
-        f"of thickness these are {as_thick[0]:.2f} and {as_thick[1]:.2f} times "
+        f"of thickness these are {', '.join(as_thick[:-1])} and {as_thick[-1]} times "
         f"{_source(record, '08_when_it_fails')}."
     )
 

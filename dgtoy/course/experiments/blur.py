@@ -16,7 +16,7 @@ from ...samplers import append_dims
 from .. import plot
 from ..lab import PointJudge, PointSetting, Presets, methods
 from ..records import family, rows, values
-from ..tradeoff import CONTRACTION, REACH, area
+from ..tradeoff import at_equal_cost
 from ..worlds.domains import STD
 from .panels import frame
 from .runs import recorded
@@ -150,24 +150,10 @@ def of_blur(record, world, b):
     return rows(record, world=world, method="none") + rows(record, world=world, method="blurred self", b=b)
 
 
-def left(curve):
-    """What a method leaves outside at equal cost, of match and thickness: the area under its trade-off where
-    both the rise in energy distance and the loss of thickness are bounded, by equal shares of REACH and
-    CONTRACTION.  rows of one method, that of no guidance first -> (S,)"""
-    none = {name: np.array(curve[0][name]) for name in ("energy", "thickness")}
-
-    def cost(row):
-        return np.maximum(
-            (row["energy"] - none["energy"]) / REACH, (none["thickness"] - row["thickness"]) / CONTRACTION
-        )
-
-    return area([row | dict(cost=cost(row)) for row in curve], cost="cost", reach=1.0)
-
-
 def best_blur(record, world):
     """The b, in strokes, of least area, by seed.  -> (S,)"""
     widths = record["config"]["widths"]
-    return np.array(widths)[np.argmin([left(of_blur(record, world, b)) for b in widths], axis=0)]
+    return np.array(widths)[np.argmin([at_equal_cost(of_blur(record, world, b)) for b in widths], axis=0)]
 
 
 def held_out_blur(record, world):
@@ -204,7 +190,8 @@ def draw_widths(ax, record):
     for world, dash in zip(INSIDE, dashes, strict=True):
         none = values(record, "out_of_domain", world=world, method="none").mean()
         look = plot.METHODS["blurred self"] | dict(linestyle=dash)
-        ax.plot(widths, [left(of_blur(record, world, b)).mean() / none for b in widths], label=world, **look)
+        outside = [at_equal_cost(of_blur(record, world, b)).mean() for b in widths]
+        ax.plot(widths, outside / none, label=world, **look)
     ax.set(xscale="log", xlabel="blur b / stroke", ylabel="relative to no guidance")
     ax.set_xticks(widths, [f"{b:g}" for b in widths])
     ax.minorticks_off()

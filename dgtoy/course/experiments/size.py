@@ -11,6 +11,7 @@ import torch
 
 from .. import plot
 from ..lab import (
+    ALWAYS,
     FIELD,
     ON_OTHER_SOURCES,
     PointSetting,
@@ -125,18 +126,18 @@ def brought_closer(record, method="DoG"):
 
 
 def figure(record):
-    """What DoG and CFG gain, by both measures, and how far samples lie from the training points."""
+    """What each method gains, by both measures, and how far samples lie from the training points."""
     config = record["config"]
     titles = (
         "With fewer points guidance\nremoves fewer of the outliers",
-        "DoG comes no closer to fresh\npoints; CFG does with many",
+        "Only CFG comes closer to\nfresh points, given many",
         "Guided samples lie nearer\nto the training points",
     )
     with frame(titles, (15, 5), caption(record)) as (fig, axes):
-        for method in ("CFG", "DoG"):
+        for method in ALWAYS:
             plot.sweep(axes[0], config["sizes"], outliers_removed(record, method), method)
             plot.sweep(axes[1], config["sizes"], brought_closer(record, method), method)
-        for method in ("none", "CFG", "DoG"):
+        for method in ("none", *ALWAYS):
             own = [at_own_weight(of_size(record, method, s), "nearest")["nearest"] for s in config["sizes"]]
             plot.sweep(axes[2], config["sizes"], own, method)
         axes[0].set_ylabel("share of outliers removed, over all w")
@@ -145,5 +146,7 @@ def figure(record):
         level(axes[2], 1)
         for ax in axes:
             ax.set(xscale="log", xlabel="target points per class")
-        axes[2].legend(fontsize=11)
+            ax.set_xticks(config["sizes"], config["sizes"], minor=False)
+            ax.set_xticks([], minor=True)
+        axes[0].legend(*axes[2].get_legend_handles_labels(), loc="lower right", fontsize=11)
     return fig
