@@ -5,25 +5,17 @@ import functools
 import numpy as np
 import torch
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from ... import metrics, theory
 from ...gmm import GaussianMixture
 from ...guidance import domain_guidance
 from ...samplers import heun, last
-from ..experiments.gap import moments
+from ..experiments.gap import EDGE, moments, share_outside
 from ..lab import PointSetting
 from . import choice, function, normal, number
 
-EDGE = norm.ppf(0.995)  # in standard deviations; 1% of the target lies beyond either edge
-TAIL = norm.ppf(0.99)
-
-
-def _outside(target, source, w, interval=(0.0, np.inf)):
-    """Share of the guided Gaussian beyond the edges of the target."""
-    mean, std = theory.gaussian_guidance(target, source, w, interval)
-    shift, edge = mean - target[0], EDGE * target[1]
-    return norm.sf((edge - shift) / std) + norm.cdf((-edge - shift) / std)
+TAIL = ndtri(0.99)
 
 
 @number(rtol=0.01)
@@ -40,7 +32,7 @@ def how_far():
 
     def limit(w):
         """The distance between the means at which a share of 0.01 lies outside."""
-        return brentq(lambda d: _outside((d, s_T), (0.0, s_S), w) - 0.01, 1e-3, 1e3)
+        return brentq(lambda d: share_outside((d, s_T), (0.0, s_S), w) - 0.01, 1e-3, 1e3)
 
     right = limit(w)
     mean, std = theory.gaussian_guidance((1.0, s_T), (0.0, s_S), w)
@@ -125,7 +117,7 @@ def _thrown():
         guided = domain_guidance(moon.denoise, world.source.denoise, w, interval=interval)
         x0 = last(heun(guided, x_T, sigmas))
         measured.append(metrics.out_of_domain(x0, moon).item())
-        promised.append(_outside(moments(moon), moments(world.source), w, interval))
+        promised.append(share_outside(moments(moon), moments(world.source), w, interval))
     return np.mean(measured), np.mean(promised)
 
 

@@ -1,9 +1,10 @@
 """Where does it help, where does it hurt? A map over domain gap, source breadth and w. (C8)"""
 
 import dataclasses
+import math
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from ... import theory
 from .. import plot
@@ -43,22 +44,29 @@ def run(config, device, progress):
                 yield dict(gap=gap, breadth=breadth, predicted=predicted(setting, r["w"]), **r)
 
 
+EDGE = ndtri(0.995)  # stds from the target's mean: 1% of the target lies farther out
+
+
+def share_outside(target, source, w, interval=(0.0, math.inf)):
+    """The share of the guided Gaussian that lies farther than EDGE target stds from the target's mean.
+
+    target, source: (mean, std), see `theory.gaussian_guidance`.
+    """
+    mean, std = theory.gaussian_guidance(target, source, w, interval)
+    shift, edge = mean - target[0], EDGE * target[1]
+    return ndtr((shift - edge) / std) + ndtr((-edge - shift) / std)
+
+
 def predicted(setting, w):
     """The closed form's out-of-domain rate: DoG helps where it is below 0.01, the rate of true samples.
 
-    Source and each class enter as Gaussians with their own mean and std along the direction of
-    the gap. The guided Gaussian ends at (mean, std) of `theory.gaussian_guidance`; out of
-    domain is beyond 2.576 target stds of the target's mean, where 1% of the target lies. No
-    network, no sample and no free constant enters. Averaged over classes.
+    `share_outside` averaged over classes: source and each class enter as Gaussians with their own mean and
+    std along the direction of the gap. No network, no sample and no free constant enters.
     """
     world = setting.world()
-    source, rates = moments(world.source), []
-    for c in range(world.target.num_classes):
-        target = moments(world.target.given(c))
-        mean, std = theory.gaussian_guidance(target, source, w)
-        cut, shift = norm.ppf(0.995) * target[1], mean - target[0]
-        rates.append(norm.sf((cut - shift) / std) + norm.cdf((-cut - shift) / std))
-    return float(np.mean(rates))
+    source, target = moments(world.source), world.target
+    classes = [moments(target.given(c)) for c in range(target.num_classes)]
+    return float(np.mean([share_outside(of_class, source, w) for of_class in classes]))
 
 
 def moments(mixture, axis=0):
