@@ -36,6 +36,14 @@ def gaussian(mean, std, dtype=torch.float64):
     )
 
 
+def shaken(net, seed=0, by=0.1):
+    """A module with all its weights moved at random: gates and output, which begin as 0, are open."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in net.parameters():
+        p.data += by * torch.randn(p.shape, generator=generator)
+    return net
+
+
 class Counted:
     """A denoiser that counts its calls."""
 

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import shaken
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -109,9 +110,7 @@ def test_labels_keep_their_names_or_are_refused(labels, names):
 def room(tmp_path_factory):
     """Pictures of three classes as latents, others, a base, and a fine-tune of four steps."""
     path = tmp_path_factory.mktemp("fuzz")
-    net, g = DiT(**TINY, num_classes=4), torch.Generator().manual_seed(0)
-    for p in net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    net = shaken(DiT(**TINY, num_classes=4))
     write_safetensors(path / "base.safetensors", net.state_dict(), {})
     rng = np.random.default_rng(0)
     for name in ("latents", "held out"):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, shaken
 
 from dgtoy import Ensemble, Points, Recipe, fit
 from dgtoy.checkpoint import read_safetensors
@@ -22,13 +22,8 @@ WORLD = World("0A", size=8)
 
 def tiny(seed=0, num_classes=2):
     """A small EDM whose gates and output are no longer 0, so that the guide says something."""
-    net, generator = (
-        DiT(8, 2, 3, 16, 1, 2, num_classes, learn_sigma=False, seed=seed),
-        torch.Generator().manual_seed(seed),
-    )
-    for p in net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=generator)
-    return EDM(net, seed=seed)
+    net = DiT(8, 2, 3, 16, 1, 2, num_classes, learn_sigma=False, seed=seed)
+    return EDM(shaken(net, seed), seed=seed)
 
 
 def trained(net, data=WORLD, recipe=RECIPE, average=None, **how):

@@ -14,8 +14,9 @@ CELLS = [
 
 def in_the_book():
     """{(feature, kind): words} as the page has them."""
-    lines = PAGE.read_text(encoding="utf-8").split("<!-- pipelines -->")[1].splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    text = PAGE.read_text(encoding="utf-8")
+    table = text.partition("<!-- pipelines -->\n")[2].partition("<!-- /pipelines -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     (_, *features), _, *rows = rows
     return {(name, kind): words for kind, *cells in rows for name, words in zip(features, cells, strict=True)}
 

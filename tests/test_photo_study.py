@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, shaken
 
 from dgtoy import shipped
 from dgtoy.course import photo_judge, rivals
@@ -58,10 +58,7 @@ def pictures(n, seed):
 
 @pytest.fixture(autouse=True, scope="module")
 def world(tmp_path_factory, code_read_once):
-    net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
-    g = torch.Generator().manual_seed(1)
-    for p in net.net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=g)
+    net = Flow(shaken(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True), 1))
     split = photos.Split(pictures(20, 0), pictures(20, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))

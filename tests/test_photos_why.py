@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import shaken
 
 from dgtoy import shipped, theory
 from dgtoy.course.claims.photos_why import c20, fitted
@@ -31,11 +32,14 @@ def pictures(n, seed, tint):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory, code_read_once):
-    net = Flow(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True))
-    shaken(net, 1)
+    net = Flow(shaken(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True), 1))
 
     def load(name, device="cpu"):
-        return net.clone() if name == "photos64" else shaken(net.with_classes(2), 2)
+        if name == "photos64":
+            return net.clone()
+        tuned = net.with_classes(2)
+        shaken(tuned.net, 2)
+        return tuned
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -47,13 +51,6 @@ def record(tmp_path_factory, code_read_once):
         )
         patch.setattr(shipped, "load", load)
         yield photos_why.run(CONFIG)
-
-
-def shaken(net, seed):
-    g = torch.Generator().manual_seed(seed)
-    for p in net.net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=g)
-    return net
 
 
 def test_a_record_holds_every_method_at_every_level_and_can_be_drawn_and_judged(record):

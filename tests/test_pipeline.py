@@ -19,7 +19,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import refuses, started, together
+from helpers import refuses, shaken, started, together
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -57,9 +57,7 @@ def place(tmp_path_factory):
                 path / "images" / name / f"{i}.png"
             )
     list(prepare(ImageFolder(path / "images"), path / "latents", 16, Unshuffle()))
-    net, generator = DiT(**TINY, num_classes=7), torch.Generator().manual_seed(1)
-    for p in net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=generator)
+    net = shaken(DiT(**TINY, num_classes=7), 1)
     write_safetensors(path / "pre.safetensors", net.state_dict(), {})
     return path
 
@@ -984,16 +982,8 @@ def photos(tmp_path_factory):
         for i in range(4):
             pixels = random_.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path / "images" / name / f"{i}.png")
-    save_checkpoint(shaken(DiT(**FLOW, num_classes=7)), path / "flow.safetensors")
+    save_checkpoint(shaken(DiT(**FLOW, num_classes=7), 1), path / "flow.safetensors")
     return path
-
-
-def shaken(net):
-    """A network whose output is not 0."""
-    generator = torch.Generator().manual_seed(1)
-    for p in net.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=generator)
-    return net
 
 
 def run(*words):

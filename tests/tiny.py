@@ -12,6 +12,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from helpers import shaken
 
 from dgtoy import blurred
 from dgtoy.course.families import NETWORKS, ddim, pipeline, qwen_vae, random, vae
@@ -282,9 +283,7 @@ def dit(classes, seed):
     from dgtoy.dit import DiT
     from dgtoy.dit.convert import to_diffusers
 
-    net, g = DiT(8, 2, 4, 16, 2, 2, classes, seed=seed), torch.Generator().manual_seed(seed)
-    for p in net.parameters():
-        p.data += 0.2 * torch.randn(p.shape, generator=g)
+    net = shaken(DiT(8, 2, 4, 16, 2, 2, classes, seed=seed), seed, by=0.2)
     return net, to_diffusers(net).requires_grad_(False)
 
 
