@@ -1,6 +1,7 @@
 """How much guidance does a model need? Least-squares weights from held-out data, one for each noise level."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable
@@ -82,6 +83,7 @@ def calibrate(
     directions = 1 if middle is None else 2
     points, sums = 0, 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
     for k, (x0, label) in enumerate(_batches(data, batch)):
+        _check_main(main, label)
         D = main if label is None else main(label)
         rows = torch.stack([_equations(D, guide, middle, x0, s, generator) for s in sigmas], 1)  # (B, n, ...)
         finite = rows.isfinite().all(-1).all(0).cpu()  # (n,)
@@ -123,10 +125,24 @@ def _equations(main, guide, middle, x0, sigma, generator):
     return torch.cat([gram, torch.einsum("ibd,bd->bi", steps, residual)], 1)
 
 
+def _check_main(main, label):
+    """Raise TypeError for a denoiser if data has labels, and for a function of labels if it has none."""
+    try:
+        inspect.signature(main).bind(*(["x", "sigma"] if label is None else ["label"]))
+    except ValueError:  # a function that cannot say what it takes
+        return
+    except TypeError:
+        came, expected = ("no labels", "D(x, sigma)") if label is None else ("labels", "label -> D")
+        raise TypeError(f"main is {shown(main)} and data has {came}; expected {expected}") from None
+
+
 def _batches(data, size):
     """(x0, label or None) pairs, arrays cut into pieces."""
-    pair = isinstance(data, (tuple, list)) and len(data) == 2 and torch.is_tensor(data[1])
-    if torch.is_tensor(data) or (pair and not data[1].is_floating_point()):
+    arrays = np.ndarray | torch.Tensor
+    if isinstance(data, arrays):
+        check_points(data=data)
+    pair = isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[1], arrays)
+    if torch.is_tensor(data) or (pair and not check_numbers("labels", data[1]).is_floating_point()):
         data = [data]
     if not isinstance(data, Iterable):
         raise TypeError(
@@ -134,7 +150,10 @@ def _batches(data, size):
         )
     count = 0
     for k, item in enumerate(data):
-        x0, label = item if isinstance(item, (tuple, list)) else (item, None)
+        x0, *label = item if isinstance(item, (tuple, list)) and item else (item,)
+        if len(label) > 1:
+            raise ValueError(f"data holds {len(item)} things in item {k}; expected points, or also labels")
+        label = check_numbers("labels of data", label[0]) if label else None
         check_points(data=x0)
         if x0.ndim < 2 or not x0.isfinite().all():
             came = "numbers that are not finite" if x0.ndim > 1 else f"points of shape {tuple(x0.shape)}"

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -98,6 +99,8 @@ class Ensemble:
     """
 
     def __init__(self, members):
+        if not isinstance(members, Iterable):
+            raise TypeError(f"members is {shown(members)}; expected networks, as in Ensemble([net])")
         members = list(members)
         if not members:
             raise ValueError("members is empty; an ensemble needs at least one network")
@@ -123,6 +126,8 @@ class Ensemble:
     @classmethod
     def of(cls, seeds, **config):
         """One fresh MLP per seed."""
+        if not isinstance(seeds, Iterable):
+            raise TypeError(f"seeds is {shown(seeds)}; expected one per member, as in [0, 1]")
         return cls([MLP(seed=s, **config) for s in seeds])
 
     def __len__(self):

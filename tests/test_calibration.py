@@ -124,13 +124,16 @@ def test_arrays_pairs_and_loaders_give_the_same_answer(world):
     main = lambda label: unfinished(pre, done, 0.5)
     batches = list(zip(x0.split(128), label.split(128), strict=True))
     whole = calibrate(main(None), pre, x0, LEVELS, generator=seeded(), batch=128)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x0, label), batch_size=128)
+    loader = lambda *of: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*of), batch_size=128)
     for main_, data in [
         (main, (x0, label)),
         (main, [x0, label]),
         (main, batches),
         (main, iter(batches)),
-        (main, loader),
+        (main, loader(x0, label)),
+        (main, (x0, label.numpy())),
+        (main, [(x, y.tolist()) for x, y in batches]),
+        (main(None), loader(x0)),
         (main(None), list(x0.split(128))),
         (main(None), (b for b in x0.split(128))),
     ]:
