@@ -219,6 +219,19 @@ def test_plotting_draws_no_random_numbers(ax):
     )
 
 
+def test_ink_stays_black_in_a_figure_of_many_blues():
+    blues = np.zeros((40, 40, 3))
+    blues[..., 2] = np.linspace(0.15, 1, 1600).reshape(40, 40)
+    with plot.style():
+        fig, ax = plt.subplots(figsize=(3, 3))
+        ax.imshow(blues)
+        ax.set_title("Ink")
+    picture = Image.open(io.BytesIO(plot.png(fig, 24)))
+    plt.close(fig)
+    assert picture.mode == "P" and picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert (np.asarray(picture.convert("RGB")) == 0).all(-1).any()
+
+
 def test_a_sheet_holds_every_image_at_its_place():
     fig, ax = plt.subplots()
     x = torch.linspace(-1, 1, 6).reshape(6, 1, 1, 1).expand(6, 3, 4, 5)

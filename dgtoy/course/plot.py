@@ -120,6 +120,10 @@ def png(fig, colors=256, **options):
     fig.savefig(raw, format="png", **options)  # a title wider than the figure widens it
     whole = Picture.open(raw).convert("RGB")
     few = whole.quantize(colors, dither=Picture.Dither.NONE)
+    pixels, palette = np.asarray(whole).reshape(-1, 3), np.reshape(few.getpalette(), (-1, 3))
+    darkest = pixels.sum(-1).argmin()
+    palette[np.asarray(few).flat[darkest]] = pixels[darkest]  # black ink stays black among many blues
+    few.putpalette(palette.flatten().tolist())
     error = np.asarray(ImageChops.difference(few.convert("RGB"), whole)).mean()
     (few if error < 3 else whole).save(small, "png", optimize=True)  # of 255 levels
     return small.getvalue()
