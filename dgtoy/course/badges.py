@@ -11,9 +11,11 @@ ASK = '''from importlib.util import find_spec
 
 assert find_spec("dgtoy"), "dgtoy is missing: `pip install -e .` in its folder, then open this notebook"'''
 FETCH = """from importlib.util import find_spec
+from pathlib import Path
 
 if not find_spec("dgtoy"):  # on Colab: fetch the course and install it
     !git clone -q --depth 1 https://github.com/{repository} dgtoy && pip install -q --no-deps ./dgtoy
+if Path("dgtoy/notebooks").is_dir():  # also after a restart of the session
     %cd -q dgtoy/notebooks"""
 
 
