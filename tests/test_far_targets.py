@@ -78,10 +78,17 @@ def test_photographs_are_known_to_the_model_of_photographs(rng):
         finetune.normal_loss("photos64", data, finetune.Config(steps=1, batch=8), batches=2)
 
 
-def test_a_base_that_is_not_finite_is_refused_before_training(tmp_path, rng):
-    path = base(tmp_path / "p.safetensors", lambda state: state["x_embedder.proj.weight"].fill_(torch.nan))
+@pytest.mark.parametrize(
+    "value, error, words",
+    [
+        (torch.nan, ValueError, "p.safetensors: x_embedder.proj.weight holds numbers that are not finite"),
+        (1e38, FloatingPointError, "p.safetensors itself is nan; expected finite weights"),
+    ],
+)
+def test_a_base_that_is_not_finite_is_refused_before_training(value, error, words, tmp_path, rng):
+    path = base(tmp_path / "p.safetensors", lambda state: state["x_embedder.proj.weight"].fill_(value))
     data = LatentTensors(torch.randn(8, 3, 8, 8, generator=rng), torch.zeros(8, dtype=torch.long), 1)
-    with refuses("p.safetensors itself is nan; expected finite weights", error=FloatingPointError):
+    with refuses(words, error=error):
         finetune.normal_loss(path, data, finetune.Config(steps=1, batch=4), num_heads=2, batches=2)
 
 
