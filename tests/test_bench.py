@@ -101,7 +101,10 @@ def test_the_cost_of_guidance_in_a_pipeline_is_measured_and_written(tmp_path, mo
     assert len(rows) == 14 and all(r["what"] in text for r in rows)
     (tmp_path / "bench_pipelines_cpu.json").rename(tmp_path / "bench_pipelines_cuda.json")
     times = {r["what"]: r for r in rows if r["unit"] == "s/picture"}
-    lines = report.cost_table(tmp_path).splitlines()[2:]
+    _, _, *lines, _, advice = report.cost_table(tmp_path).splitlines()
+    planes = {what: r["ours"] / r["plain"] for what, r in times.items() if "the plane" in what}
+    least = min(planes, key=planes.get)
+    assert f"{planes[least] - 1:.0%}, is *{least}*" in advice and "adds 100% of memory" in advice
     for line, (what, r) in zip(lines, times.items(), strict=True):
         name, seconds, plain, gib, _ = (cell.strip() for cell in line.strip("|").split("|"))
         assert (
