@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import check_denoisers, check_points, check_whole
-from .samplers import Denoiser, check_finite, estimate, normal, pairs
+from .samplers import Denoiser, check_finite, check_levels, estimate, normal, pairs
 
 
 @torch.inference_mode(False)  # which knows no derivatives
@@ -40,6 +40,7 @@ def log_likelihood(
     levels = levels + [end] if end > 0 else levels
     if len(levels) < 2:
         raise ValueError(f"sigmas holds {len(levels)} level above 0; expected two or more")
+    check_levels(levels, x)
     if probes is None:
         directions = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).unflatten(
             1, (1, *x.shape[1:])

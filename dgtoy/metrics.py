@@ -5,6 +5,7 @@ Distances between samples are unbiased or compared at equal counts.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,8 @@ def mode_coverage(x, mixture, share=0.2):
 def thickness(x, mixture, truth):
     """Median distance of samples to the nearest component, in its stds, relative to that of true samples.
 
-    x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show.
+    x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show. A
+    sample that is not finite lies infinitely far.
     """
     for name, points in dict(x=x, truth=truth).items():
         _check_samples(points, name, mixture.means.shape[1])
@@ -71,7 +73,8 @@ def thickness(x, mixture, truth):
     def median(points):
         z = torch.einsum("...kd,kde->...ke", points[..., None, :] - mixture.means, mixture.axes)
         distance = (z / mixture.variances.sqrt()).norm(dim=-1)  # (..., n, K)
-        return distance.amin(-1).median(-1).values
+        distance = torch.where(points.isfinite().all(-1), distance.amin(-1), math.inf)
+        return distance.median(-1).values
 
     return (median(x.double()) / median(truth.double())).to(x.dtype)
 

@@ -148,6 +148,12 @@ def check_level(sigma, x, zero=False, point=1):
     return sigma
 
 
+def check_levels(levels, x):
+    """Raise ValueError if one of these numbers is 0 or infinite in x's precision."""
+    levels = torch.tensor(levels, dtype=torch.float64, device="cpu")
+    check_level(levels, levels[:, None].to(x.dtype))
+
+
 def check_sigma(sigma, x, zero=False, point=1):
     """As `check_level`, in x's dtype, on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...)."""
     return append_dims(check_level(sigma, x, zero, point).to(x.device, x.dtype), x)
@@ -188,8 +194,7 @@ def _sampler(steps):
         check_denoisers(D=D)
         check_points(x_T=x_T)
         check_finite(x_T=x_T)
-        starts = torch.tensor([sigma for sigma, _ in pairs(sigmas)], dtype=torch.float64, device="cpu")
-        check_level(starts, starts[:, None].to(x_T.dtype))  # none is 0 or infinite in x's precision
+        check_levels([sigma for sigma, _ in pairs(sigmas)], x_T)
         return steps(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs)
 
     return sample

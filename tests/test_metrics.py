@@ -328,6 +328,14 @@ def test_true_samples_are_as_thick_as_the_truth_and_contracted_ones_thinner():
     assert found[0].item() == pytest.approx(1, abs=0.03) and found[1].item() == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.parametrize("broken", (math.nan, math.inf))
+def test_a_sample_that_is_not_finite_lies_infinitely_far(broken):
+    mixture, x = random_mixture(), cloud(9)
+    far = metrics.thickness(torch.cat([x, x[:1] + 1e9]), mixture, x)
+    close(metrics.thickness(torch.cat([x, x[:1] + broken]), mixture, x), far)
+    assert metrics.thickness(x + broken, mixture, x) == math.inf
+
+
 def test_outliers_do_not_make_samples_thick():
     mixture = random_labelled(k=4, seed=3)
     x = mixture.sample(4000, generator=torch.Generator().manual_seed(1))
