@@ -432,7 +432,7 @@ RANGES = dict(
     st.sampled_from((0, 1, 2, 0.5, -1, 1e9, math.nan, math.inf, "1", None, [1], True)),
 )
 def test_a_recipe_holds_numbers_in_range(kind, name, value):
-    real = isinstance(value, (int, float)) and math.isfinite(value)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     sound = real and value >= 0
     if name in ("steps", "batch", "warmup"):
         sound = sound and isinstance(value, int)
