@@ -1,7 +1,6 @@
 """What guidance costs in a text-to-image pipeline: seconds and memory a picture, with random weights.
 
-On a CUDA device the network is SDXL's, in half precision, at 1024 pixels; elsewhere one of its kind at toy
-size. The autoencoder and the text encoders are left out: they are the same for every way.
+On a CUDA device the network is SDXL's, in half precision, at 1024 pixels; elsewhere a small one of its kind. The autoencoder and the text encoders are left out: they are the same for every way.
 """
 
 import copy
@@ -26,9 +25,9 @@ SDXL = dict(
     projection_class_embeddings_input_dim=1280 + 6 * 256,
     use_linear_projection=True,
 )
-TOY = SDXL | dict(
-    sample_size=8,
-    block_out_channels=(32, 64),
+SMALL = SDXL | dict(
+    sample_size=32,
+    block_out_channels=(64, 128),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     transformer_layers_per_block=1,
@@ -46,7 +45,7 @@ def benchmarks(device):
 
     from ...interop import guide_pipeline, lora_guide
 
-    config, steps = (SDXL, 20) if torch.device(device).type == "cuda" else (TOY, 4)
+    config, steps = (SDXL, 20) if torch.device(device).type == "cuda" else (SMALL, 10)
     pipe, base, styled = (pipeline(config, device, seed) for seed in (0, 1, 0))
     styled.unet.add_adapter(LoraConfig(r=16, target_modules=["to_q", "to_k", "to_v", "to_out.0"]), "style")
     ways = {
@@ -63,8 +62,9 @@ def benchmarks(device):
     draws = {what: functools.partial(sample, way, config, steps, device) for what, way in ways.items()}
     took = seconds(draws, device, ROUNDS)
     held = {what: memory(way.unet, draws[what], device) / 2**30 for what, way in ways.items()}
+    size = f"{steps} steps of {sum(p.numel() for p in base.unet.parameters()) / 1e6:,.0f} million weights"
     for what, other in plain.items():
-        yield cost(what, took[what], took[other], "s/picture", f"{steps} steps")
+        yield cost(what, took[what], took[other], "s/picture", size)
         note = "weights in use" + ", and a picture" * (config is SDXL)
         yield cost(f"{what}: memory", held[what], held[other], "GiB", note)
 

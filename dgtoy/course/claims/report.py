@@ -176,26 +176,25 @@ def bench_table(out):
 
 def cost_table(out):
     """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's
-    without one; and what follows for the choice.
+    without one; and what follows for the choice. Of the records in `out` that of a CUDA device comes first.
 
     Raises FileNotFoundError with the command that makes the record.
     """
-    path = pathlib.Path(out) / "bench_pipelines_cuda.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path.name} is missing; `python -m dgtoy bench --pipelines --device cuda` makes it"
-        )
-    made = json.loads(path.read_text(encoding="utf-8"))
+    found = sorted(pathlib.Path(out).glob("bench_pipelines_*.json"), reverse=True)
+    if not found:
+        raise FileNotFoundError("no bench_pipelines_*.json; `python -m dgtoy bench --pipelines` makes it")
+    made = json.loads(found[0].read_text(encoding="utf-8"))
     rows = {r["what"]: r for r in made["results"]["rows"]}
+    where = f"{made['provenance']['device']}, {next(iter(rows.values()))['note'].partition('; ')[2]}"
     lines = [
-        f"| on one {made['provenance']['device']} | seconds a picture | without a guide | GiB | without |",
+        f"| {where} | seconds a picture | without a guide | GiB | without |",
         "|---|---|---|---|---|",
     ]
     for what, time in rows.items():
         if (memory := rows.get(f"{what}: memory")) is None:
             continue
-        seconds, held = (f"{r['ours']:.2f} ({r['ours'] / r['plain']:.2f}×)" for r in (time, memory))
-        lines.append(f"| {what} | {seconds} | {time['plain']:.2f} | {held} | {memory['plain']:.2f} |")
+        seconds, held = (f"{r['ours']:.2g} ({r['ours'] / r['plain']:.2f}×)" for r in (time, memory))
+        lines.append(f"| {what} | {seconds} | {time['plain']:.2g} | {held} | {memory['plain']:.2g} |")
     added = {what: r["ours"] / r["plain"] - 1 for what, r in rows.items() if "the plane" in what}
     least = min((what for what in added if "memory" not in what), key=added.get)
     second, lora = (added[f"{what}: memory"] for what in ("the plane", "a LoRA and its base, the plane"))
