@@ -1,6 +1,7 @@
 """What guidance costs in a text-to-image pipeline: seconds and memory a picture, with random weights.
 
-On a CUDA device the network is SDXL's, in half precision, at 1024 pixels; elsewhere a small one of its kind. The autoencoder and the text encoders are left out: they are the same for every way.
+On a CUDA device the network is SDXL's, in half precision, at 1024 pixels; elsewhere a small one of its kind.
+The autoencoder and the text encoders are left out: they are the same for every way.
 """
 
 import copy
