@@ -1,5 +1,6 @@
 """The table of decisions: rows for every regime, each naming the guide that its record favours."""
 
+import itertools
 import json
 
 import numpy as np
@@ -44,12 +45,14 @@ def folder(tmp_path):
     return tmp_path, save
 
 
-def test_the_short_line_has_the_same_guides_and_weights(folder):
+def test_the_short_table_has_the_same_guides_and_weights_and_each_stage_once(folder):
     out, save = folder
     save(nulls("weaker self"))
     cells = [line.strip("| ").split(" | ") for line in decisions.table(out).splitlines()[2:]]
-    line = decisions.short(out)
-    assert all(f"*{c[0]}*: {c[2]}, w {c[3]}" in line for c in cells) and "\n" not in line
+    short = [line.strip("| ").split(" | ") for line in decisions.short(out).splitlines()[2:]]
+    told = {stage: (guide, w) for stages, guide, w in short for stage in stages.split(", ")}
+    assert told == {c[0]: (c[2], c[3]) for c in cells}
+    assert all(a[1:] != b[1:] for a, b in itertools.pairwise(short))
 
 
 def test_the_weight_of_a_finished_fine_tune_costs_a_bounded_share_of_thickness(folder):

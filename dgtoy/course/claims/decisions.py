@@ -1,5 +1,6 @@
 """Which guide, which weight, on which noise: a table for readers, every entry from the records."""
 
+import itertools
 import math
 
 import numpy as np
@@ -28,8 +29,10 @@ def table(out="figures"):
 
 
 def short(out="figures"):
-    """The decisions as one line for the README: stage, guide, weight."""
-    return "; ".join(f"*{stage}*: {guide}, w {w}" for stage, _, guide, w, *_ in decisions(out)) + "."
+    """The decisions as a small table for the README: stages, guide, weight; one row where these are equal."""
+    alike = itertools.groupby(decisions(out), lambda row: row[2:4])
+    lines = [f"| {', '.join(row[0] for row in rows)} | {guide} | {w} |" for (guide, w), rows in alike]
+    return "\n".join(["| the fine-tune | guide | w |", "|---|---|---|", *lines])
 
 
 def decisions(out="figures"):
