@@ -64,8 +64,8 @@ SMALL = {  # what else makes an experiment small
     "guides": dict(
         setting=replace(TINY, layout=None), stages=(("finished", 8, 1e-3), ("hardly begun", 4, 1e-3))
     ),
-    "gap": dict(gaps=(0.0, 1.0)),
-    "forgetting": dict(sizes=(4, 8)),
+    "gap": dict(setting=replace(TINY, layout=None), gaps=(0.0, 1.0), held_out=16, levels=(1.0, 0.1)),
+    "forgetting": dict(setting=replace(TINY, layout=None), sizes=(4, 8), fresh=16, held_out=16),
     "size": dict(sizes=(4, 8), stages=(4, 8)),
     "steps": dict(steps=(2, 3)),
     "nulls": dict(
@@ -83,7 +83,7 @@ SMALL = {  # what else makes an experiment small
         levels=(1.0, 0.3, 0.1),
         choice=(1.0, 2.0),
     ),
-    "plane": dict(a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
+    "plane": dict(setting=replace(TINY, layout=None), a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
     "images_gap": dict(gaps=(0.0, "handwriting"), rates=(1e-3, 1e-4)),
 }
@@ -163,7 +163,8 @@ def test_presets_have_enough_seeds(name):
         photos_why=(1, 1),
         posters=(1, 1),
     )
-    few |= dict(transfer=(16, 8), guides=(16, 8), size=(8, 8), steps=(8, 8))  # each on a source of its own
+    few |= dict.fromkeys(("transfer", "guides", "dropout", "plane", "calibration", "forgetting"), (16, 8))
+    few |= dict(size=(8, 8), steps=(8, 8), gap=(8, 8))  # like the line before, each on a source of its own
     full, quick = few.get(name) or ((64, 8) if name in POINTS else (6, 2))
     assert seeds("full") >= full and seeds("quick") >= quick
 

@@ -152,20 +152,6 @@ class PointSetting(Setting):
         return domains.PerSeed([self.world(device, seed).source for seed in self.each_seed()])
 
 
-FULL = PointSetting(seeds=64, samples=1024)
-
-
-@dataclasses.dataclass(frozen=True)
-class PointConfig(Presets):
-    """Presets of experiments on points that are repeated on another target and source."""
-
-    setting: PointSetting = PointSetting()
-
-    @classmethod
-    def replica(cls):
-        return cls(PointSetting(seeds=16, domain="spirals", layout=1))
-
-
 def on_own_sources(**changes):
     """Eight seeds, each on a source of its own, fine-tuned until held-out data ask for no guidance: the
     finished networks of experiment `nulls`."""
@@ -175,6 +161,17 @@ def on_own_sources(**changes):
 
 # of replicas: another target, seeds and sources that no other record has
 ON_OTHER_SOURCES = on_own_sources(first=16, domain="spirals")
+
+
+@dataclasses.dataclass(frozen=True)
+class PointConfig(Presets):
+    """Presets of experiments on points, each seed on a source of its own, repeated on another target."""
+
+    setting: PointSetting = on_own_sources()
+
+    @classmethod
+    def replica(cls):
+        return cls(ON_OTHER_SOURCES)
 
 
 def weaker_self(setting, device="cpu", progress=False):

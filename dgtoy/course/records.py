@@ -83,7 +83,7 @@ REGIMES = {(2000, 1e-3): "unfinished (detail missing)", (5000, 1e-3): "finished"
 def regime(record):
     """In which regime all fine-tunes of a record on points are, "" where it goes through several."""
     config = record["config"]
-    if {"stages", "sizes"} & config.keys():
+    if {"stages", "sizes", "gaps"} & config.keys():
         return ""
     recipe = config["setting"]["finetune"]
     return REGIMES.get((recipe["steps"], recipe["lr"]), "")

@@ -101,6 +101,7 @@ def c4(record):
         "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
     }
     few, many = worse[0].mean(), worse[-1].mean()
+    regimes = {f"{r['size']} points": r["regime"] for r in record["results"].get("regimes", ())}
     times = np.exp(student(np.log(lost).mean(0)))
     return over_seeds(
         record,
@@ -110,7 +111,7 @@ def c4(record):
         f"null is the worse one at {sum(at)} of {len(sizes)} sizes, by {few:.3f} at {sizes[0]} points and "
         f"{many:.3f} at {sizes[-1]}; "
         f"on the source its error is {times[0]:.0f} [{times[1]:.0f}, {times[2]:.0f}] times the pre-trained "
-        "model's",
+        f"model's. Fine-tunes by held-out data: {listed(regimes, '')}",
     )
 
 

@@ -1,11 +1,13 @@
 """The rules of C1 to C3 and C8: what is sampled, and what the closed form tells of it, on exact worlds."""
 
+import collections
+
 import numpy as np
 
 from ..experiments.gap import helped, rule_of_thumb
 from ..intervals import student
 from ..records import rows
-from .finding import Finding, over_seeds
+from .finding import Finding, listed, over_seeds
 
 
 def c1(record):
@@ -64,20 +66,22 @@ def c3(record):
 
 
 def c8(record):
-    found, saved, helps = helped(record)  # saved (cells, S), helps (cells,)
-    right = (saved > 0) == helps[:, None]
+    found, saved, helps = helped(record)  # (cells, S) both
+    right = (saved > 0) == helps
     simple = (saved > 0) == rule_of_thumb(found)[:, None]
     agree, ahead = student(right.mean(0)), student(right.mean(0) - simple.mean(0))
     by_weight = {w: right[[r["w"] == w for r in found]].mean() for w in sorted({r["w"] for r in found})}
-    gained, lost = (saved.mean(1) > 0)[helps].sum(), (saved.mean(1) < 0)[~helps].sum()
+    gained, lost = (saved > 0)[helps].sum(), (saved < 0)[~helps].sum()
+    regimes = collections.Counter(r["regime"] for r in record["results"].get("regimes", ()))
     return over_seeds(
         record,
         agree,
         "share of cells (gap, breadth, w) where the closed form tells help from harm",
         {"in three quarters": agree[1] > 0.75, "more often than a one-line rule": ahead[1] > 0},
         f"by w: {', '.join(f'{v:.0%} at {w}' for w, v in by_weight.items())}; "
-        f"of {len(found)} cells {helps.sum()} are predicted to gain ({gained} do), "
+        f"of {helps.size} cases {helps.sum()} are predicted to gain ({gained} do), "
         f"{(~helps).sum()} to lose ({lost} do). The rule “the gap is at most three quarters of the breadth” "
         f"is right in {simple.mean():.1%} of the cells, the closed form in {right.mean():.1%} "
-        f"({ahead[0]:+.1%} [{ahead[1]:+.1%}, {ahead[2]:+.1%}]); the comparison is later than the record",
+        f"({ahead[0]:+.1%} [{ahead[1]:+.1%}, {ahead[2]:+.1%}]). Fine-tunes by held-out data: "
+        f"{listed(regimes, 'd')} of {regimes.total()} places",
     )

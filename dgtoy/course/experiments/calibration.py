@@ -13,7 +13,7 @@ from ...calibration import calibrate
 from ...guidance import cfg, domain_guidance, plane
 from ...train import Points
 from .. import plot
-from ..lab import FULL, PointConfig, methods, prepared, replace
+from ..lab import PointConfig, methods, on_own_sources, prepared, replace
 from ..records import caption, of_method, values
 from .panels import frame, level
 from .runs import recorded
@@ -34,7 +34,7 @@ class Config(PointConfig):
     stages: tuple = (
         ("100 steps", 256, 100, 1e-4),
         ("300 steps", 256, 300, 1e-4),
-        ("finished", 256, 2000, 1e-3),
+        ("finished", 256, 5000, 1e-3),
         ("overfitted", 16, 3000, 1e-3),
     )
     weights: tuple = (1.25, 2.0)
@@ -43,15 +43,17 @@ class Config(PointConfig):
 
     @classmethod
     def full(cls):
+        """For one core of a CPU: ten minutes."""
         course = tuple((f"{n} steps", 256, n, 1e-4) for n in (100, 300, 1000, 3000, 10_000))
-        ends = (("finished", 256, 10_000, 1e-3), ("overfitted", 16, 3000, 1e-3))
-        return cls(FULL, course + ends, weights=(1.1, 1.25, 1.5, 2.0, 3.0), held_out=1024)
+        ends = (("finished", 256, 5000, 1e-3), ("overfitted", 16, 3000, 1e-3))
+        weights = (1.1, 1.25, 1.5, 2.0, 3.0)
+        return cls(on_own_sources(seeds=16), course + ends, weights, held_out=1024)
 
 
 @recorded
 def run(config, device, progress):
     """Rows of stage, method, w ("calibrated" or a constant) and each metric by seed;
-    `fits`: the weights by seed."""
+    `fits`: the regime of each stage, and the calibrated weights by seed that tell it."""
     found, fits = [], []
     for stage, size, steps, lr in config.stages:
         setting = replace(config.setting, size=size, finetune=dict(steps=steps, lr=lr))
@@ -59,7 +61,8 @@ def run(config, device, progress):
         fit = by_seed(config.levels, ft, pre, fresh(config, judge.target, pre.seeds))
         for name, w, method in [*methods(ft, pre, config.weights), *calibrated(ft, pre, stacked(fit))]:
             found.append(dict(stage=stage, method=name, w=w, **judge.judged(method)))
-        fits.append(dict(stage=stage, **rounded(fit)))
+        weights = rounded(fit)
+        fits.append(dict(stage=stage, regime=regime(config.levels, weights), **weights))
     return dict(rows=found, fits=fits)
 
 

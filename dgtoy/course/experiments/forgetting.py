@@ -4,8 +4,9 @@ import dataclasses
 
 import torch
 
-from ..lab import FULL, PointConfig, finetuned, pretrained, replace
+from ..lab import ON_OTHER_SOURCES, PointConfig, PointSetting, finetuned, on_own_sources, pretrained, replace
 from ..records import caption, rows
+from .calibration import regime, weigh_seeds
 from .panels import curve, frame
 from .runs import recorded
 
@@ -19,35 +20,59 @@ BRANCHES = {  # name in the record: whose colour it has, and its line; the null 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PointConfig):
-    """Target points per class, and the noise levels at which errors are measured."""
+    """Target points per class, and the noise levels at which errors are measured, each on `fresh` points and,
+    for the regime, with `held_out` points per class. Fine-tunes are those of `null_branch`."""
 
+    setting: PointSetting = on_own_sources(finetune=dict(steps=2000))
     sizes: tuple = (16, 64, 256)
     levels: tuple = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    fresh: int = 2048
+    held_out: int = 256
 
     @classmethod
     def full(cls):
-        return cls(replace(FULL, samples=2048), sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
+        """For one core of a CPU: six minutes."""
+        setting = on_own_sources(seeds=16, finetune=dict(steps=2000))
+        return cls(setting, sizes=(8, 16, 32, 64, 128, 256, 512, 1024))
+
+    @classmethod
+    def replica(cls):
+        return cls(replace(ON_OTHER_SOURCES, finetune=dict(steps=2000)))
 
 
 @recorded
 def run(config, device, progress):
-    """Rows of size, branch and the excess error by seed: E|D - D*|^2 / E|x0 - D*|^2, averaged over levels.
+    """Rows of size, branch and the excess error by seed: E|D - D*|^2 / E|x0 - D*|^2, averaged over levels;
+    `regimes`: that of the fine-tunes on each size.
 
     D* is the exact denoiser of the law that the branch stands for, and x0 a fresh sample of that law.
     """
+    found, regimes = [], []
     for size in config.sizes:
         setting = replace(config.setting, size=size)
         pre, ft = pretrained(setting, device, progress), finetuned(setting, device, progress)
-        world, null = setting.world(device), ft.denoiser(ft.null)
-        measured = (setting.seeds, setting.samples, config.levels)
+        target, measured = setting.world(device).target, (config.fresh, config.levels)
         errors = (
-            of_classes(ft.denoiser, world.target, *measured),
-            excess(null, world.target, *measured),
-            excess(null, world.source, *measured),
-            excess(pre.denoiser(pre.null), world.source, *measured),
+            of_classes(ft.denoiser, target, setting.seeds, *measured),
+            excess(ft.denoiser(ft.null), target, setting.seeds, *measured),
+            on_sources(ft, setting, *measured),
+            on_sources(pre, setting, *measured),
         )
         for branch, error in zip(BRANCHES, errors, strict=True):
-            yield dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()])
+            found.append(dict(size=size, branch=branch, excess=[round(v, 6) for v in error.tolist()]))
+        fit = weigh_seeds(config, target, ft, pre)
+        regimes.append(dict(size=size, regime=regime(config.levels, fit)))
+    return dict(rows=found, regimes=regimes)
+
+
+def on_sources(nets, setting, *measured):
+    """The excess error of each seed's null branch on that seed's source.  -> (S,)"""
+    errors = []
+    for k, seed in enumerate(setting.each_seed()):
+        net = nets.member(k)
+        source = setting.world(nets.device, seed).source
+        errors.append(excess(net.denoiser(net.null), source, 1, *measured))
+    return torch.cat(errors)
 
 
 def of_classes(method, target, *measured):
