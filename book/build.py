@@ -42,6 +42,7 @@ GROUPS = {
     "Networks and training": (
         "nets",
         "train",
+        "trainer",
         "checkpoint",
         "distributed",
         "graphs",

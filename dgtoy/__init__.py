@@ -13,7 +13,7 @@ Where to look:
     relatives    what else is done with a model and a guide: APG, CFG-Zero*, CFG++, ...
     samplers     noise levels, and generators from noise to data
     gmm, theory  Gaussian mixtures known exactly; closed forms
-    nets, train  small networks, and the training loop
+    nets, train  small networks and their training; trainer has the loop
     calibration  weights from held-out data
     likelihood   the log-likelihood of a point under a denoiser's flow
     metrics      distances between samples, with intervals

@@ -13,7 +13,7 @@ from dgtoy import checkpoint
 from dgtoy.checkpoint import load_state, save_state, write_safetensors
 from dgtoy.dit import VP, DiT
 from dgtoy.pipeline import finetune
-from dgtoy.train import Trainer, TrainingConfig, generator
+from dgtoy.trainer import Trainer, TrainingConfig, generator
 
 close = torch.testing.assert_close
 PART = 20_000

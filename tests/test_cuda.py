@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import refuses, together
 
-from dgtoy import distributed, train
+from dgtoy import distributed
 from dgtoy.course import recipes
 from dgtoy.course.bench.dit import network
 from dgtoy.course.worlds.photos import Photos
@@ -18,6 +18,7 @@ from dgtoy.graphs import Captured
 from dgtoy.interop import add_lora, lora_guide
 from dgtoy.pipeline import finetune
 from dgtoy.train import Points, Recipe, fit
+from dgtoy.trainer import TrainingConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 TINY = dict(input_size=8, in_channels=4, patch_size=2, hidden_size=64, depth=2, num_heads=2)
@@ -126,7 +127,7 @@ def test_a_captured_fine_tune_is_the_plain_one(rank, recompute, monkeypatch):
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
 
     quick = run()
-    monkeypatch.setattr(train, "Captured", lambda f, warm=3: f)
+    monkeypatch.setattr("dgtoy.trainer.Captured", lambda f, warm=3: f)
     plain = run()
     near(quick[0], plain[0], 1e-4)
     near(quick[1], plain[1], 1e-4)
@@ -158,7 +159,7 @@ def test_captured_training_of_small_images_is_the_plain_one(monkeypatch):
         return torch.tensor(losses), torch.cat([p.flatten() for p in ema.params.values()])
 
     quick = run()
-    monkeypatch.setattr(train, "Captured", lambda f, warm=3: f)
+    monkeypatch.setattr("dgtoy.trainer.Captured", lambda f, warm=3: f)
     plain = run()
     near(quick[0], plain[0], 1e-3)
     near(quick[1], plain[1], 1e-3)
@@ -170,7 +171,7 @@ def pretrained(path):
     x = torch.randint(256, (24, 3, 64, 64), generator=g, dtype=torch.uint8)
     config = recipes.Photos(
         recipes.Photos().network | dict(patch_size=16, hidden_size=64, depth=2, num_heads=2),
-        train.TrainingConfig(steps=12, batch=8, muon=3.0, clip=1.0),
+        TrainingConfig(steps=12, batch=8, muon=3.0, clip=1.0),
     )
     ema = recipes.pretrain_photos(config, Photos(x, torch.arange(24) % 4, list("abcd")), device=device)
     if distributed.rank() == 0:

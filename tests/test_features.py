@@ -19,7 +19,8 @@ from dgtoy.course.worlds.features import accuracy, fractions
 from dgtoy.course.worlds.glyphs import FONTS, GLYPHS, KNOBS, SOURCE, World, target
 from dgtoy.dit import EDM, DiT
 from dgtoy.shipped.judge import HUE, FeatureNet, Reading, style_of
-from dgtoy.train import TrainingConfig, denoising_loss, generator
+from dgtoy.train import denoising_loss
+from dgtoy.trainer import TrainingConfig, generator
 
 close = torch.testing.assert_close
 RECIPE = TrainingConfig(steps=2, batch=4, dropout=0.0, schedule="cosine")

@@ -31,7 +31,7 @@ from dgtoy import (
     theory,
 )
 from dgtoy.pipeline import finetune, sample
-from dgtoy.train import TrainingConfig
+from dgtoy.trainer import TrainingConfig
 
 close = torch.testing.assert_close
 MAIN, GUIDE, OTHER = (random_mixture(3, 2, seed).denoise for seed in range(3))

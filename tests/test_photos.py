@@ -21,7 +21,7 @@ from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
 from dgtoy.pipeline.finetune import Config, finetune
 from dgtoy.pipeline.image_sets import ImageFolder
-from dgtoy.train import TrainingConfig
+from dgtoy.trainer import TrainingConfig
 
 close = torch.testing.assert_close
 

@@ -20,6 +20,7 @@ from dgtoy import MLP, Ensemble, LabelledMixture, Points, Recipe, fit, train
 from dgtoy.checkpoint import read_safetensors, write_safetensors, write_text
 from dgtoy.dit import VP, DiT
 from dgtoy.train import batches, denoising_loss
+from dgtoy.trainer import Trainer, TrainingConfig, generator, matrices
 
 close = torch.testing.assert_close
 RECIPE = Recipe(
@@ -126,9 +127,7 @@ def test_the_average_s_decay_warms_up(step, ema):
     net, average = nets(seeds=[0]), nets(seeds=[1])
     old = {k: v.detach().clone() for k, v in average.params.items()}
     recipe = dataclasses.replace(RECIPE, steps=step + 1, ema=ema)
-    trainer = train.Trainer(
-        net, lambda net, x: sum(x * p.sum() for p in net.params.values()), recipe, average
-    )
+    trainer = Trainer(net, lambda net, x: sum(x * p.sum() for p in net.params.values()), recipe, average)
     trainer.step = step
     list(trainer.run(lambda step: [torch.ones(())]))
     decay = min(ema, (1 + step) / (10 + step))
@@ -559,7 +558,7 @@ def muon_net():
 
 
 def muon_batch(step):
-    g = train.generator(0, step)
+    g = generator(0, step)
     x0 = torch.randn(4, 3, 8, 8, generator=g)
     return x0, torch.arange(4), torch.randn(4, 3, 8, 8, generator=g)
 
@@ -572,16 +571,16 @@ def muon_trainer(**changes):
     net = muon_net()
     for p in net.net.parameters():  # no gate is closed
         torch.nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
-    recipe = train.TrainingConfig(**dict(steps=6, batch=4, lr=1e-2, ema=0.9, muon=3.0, clip=1.0) | changes)
+    recipe = TrainingConfig(**dict(steps=6, batch=4, lr=1e-2, ema=0.9, muon=3.0, clip=1.0) | changes)
     ema = net.clone()
-    return train.Trainer(net, muon_loss, recipe, ema), net, ema
+    return Trainer(net, muon_loss, recipe, ema), net, ema
 
 
 def test_muon_trains_the_blocks_matrices_as_a_plain_loop_does():
     trainer, net, _ = muon_trainer(steps=2)
     _, plain, _ = muon_trainer()
     named = dict(plain.net.named_parameters())
-    ours = train.matrices(named)
+    ours = matrices(named)
     assert {n.split(".", 2)[2] for n in ours} == {
         f"{layer}.weight" for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     }

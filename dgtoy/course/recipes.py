@@ -16,7 +16,8 @@ from ..interop import add_lora
 from ..pipeline import finetune
 from ..pipeline.finetune import FlowObjective
 from ..shipped.judge import FeatureNet
-from ..train import Recipe, Trainer, TrainingConfig, fit, generator
+from ..train import Recipe, fit
+from ..trainer import Trainer, TrainingConfig, generator
 from .photos import compiled
 from .records import provenance
 from .worlds import features, kmeans, photos

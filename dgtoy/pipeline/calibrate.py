@@ -11,7 +11,7 @@ import torch
 
 from .. import calibration
 from ..checkpoint import write_text
-from ..train import check_ranges
+from ..trainer import check_ranges
 from .latents import Latents
 
 LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)

@@ -20,7 +20,7 @@ from ..checkpoint import write_safetensors
 from ..checks import check_whole
 from ..dit import Flow
 from ..samplers import append_dims
-from ..train import Trainer, TrainingConfig, check_ranges, generator
+from ..trainer import Trainer, TrainingConfig, check_ranges, generator
 from .manifest import data_checksum
 from .models import adapted, base_checksum, pretrained_net
 

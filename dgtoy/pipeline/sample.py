@@ -14,7 +14,7 @@ from ..checks import check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import check_interval, dpmpp_2m, heun, karras, last
-from ..train import check_ranges
+from ..trainer import check_ranges
 from .manifest import agree, read_json
 from .pictures import open_picture, to_uint8
 from .sheet import contact_sheet, write_png

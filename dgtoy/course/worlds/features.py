@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from ...train import Trainer, generator
+from ...trainer import Trainer, generator
 from .glyphs import GLYPHS, KNOBS, SOURCE, World
 
 WIDE = World(ranges=tuple({**SOURCE, "rotation": (-90.0, 90.0)}.items()))
