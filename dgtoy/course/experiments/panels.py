@@ -10,15 +10,17 @@ from ..records import family, values
 
 
 @contextlib.contextmanager
-def frame(titles, size, foot="", rows=1, **options):
+def frame(titles, size, foot="", rows=1, claim="", **options):
     """A figure in the course's style, and its axes in reading order, each under its title.
 
-    foot: what is written below them. options: of `plt.subplots`.
+    foot: what is written below them. claim: what they show together, above them. options: of `plt.subplots`.
     """
     with plot.style():
         fig, axes = plt.subplots(rows, len(titles) // rows, figsize=size, squeeze=False, **options)
         for ax, title in zip(axes.flat, titles, strict=True):
             ax.set_title(title)
+        if claim:
+            fig.suptitle(claim, x=0.01, ha="left", weight="bold")
         yield fig, axes.ravel()
         if foot:
             fig.supxlabel(foot, fontsize=11)

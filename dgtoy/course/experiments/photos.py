@@ -104,7 +104,8 @@ def figure(record):
     targets = record["config"]["targets"]
     foot = f"{len(record['seeds'])} fine-tunes of each target, 95% t intervals; dotted: no guidance"
     size = (max(8, 3.6 * len(targets)), 7)
-    with frame([*targets, *[""] * len(targets)], size, foot, rows=2) as (fig, axes):
+    claim = "DoG is nearest at a small w and pays beyond it; as w grows it trades recall for precision"
+    with frame([*targets, *[""] * len(targets)], size, foot, rows=2, claim=claim) as (fig, axes):
         for above, below, target in zip(axes, axes[len(targets) :], targets):
             over_weights(above, record, "frechet", METHODS, target=target)
             unguided(above, record, "frechet", target=target)

@@ -181,7 +181,8 @@ def figure(record):
     stages = record["config"]["stages"]
     foot = "Fréchet distance relative to DoG, each guide at its own w; right of the line DoG is ahead"
     size, titles = (3 * len(stages) + 1, 4.6), [f"after {stage:,} steps" for stage in stages]
-    with frame(titles, size, foot, sharex=True, sharey=True) as (fig, axes):
+    claim = "The old model and networks on the way from it guide best; a width is not enough"
+    with frame(titles, size, foot, claim=claim, sharex=True, sharey=True) as (fig, axes):
         for ax, stage in zip(axes, stages, strict=True):
             at_stage(ax, record, stage)
         axes[0].legend(fontsize=10)

@@ -96,7 +96,8 @@ def figure(record):
         (9 * len(targets), 4.2),
         "each method at its best w; below, the first recipe by other samplers",
     )
-    with frame([""] * len(targets), size, foot) as (fig, axes):
+    claim = "None, CFG, DoG: the same order by every recipe and every sampler"
+    with frame([""] * len(targets), size, foot, claim=claim) as (fig, axes):
         for ax, target in zip(axes, targets, strict=True):
             for method in ("none", *METHODS):
                 rows = [best(family(record, method, target=target, **where)) for where in places.values()]

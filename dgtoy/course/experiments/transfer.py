@@ -59,5 +59,5 @@ def figure(record):
             ax.set(xticks=ticks)
         level(axes[0], 0.01)
         axes[0].annotate("true samples", (2.2, 0.0135), fontsize=11)
-        axes[0].legend(fontsize=11)
+        axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=11, loc="upper left")
     return fig
