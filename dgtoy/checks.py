@@ -27,9 +27,10 @@ def check_number(name, value):
     found = check_numbers(name, value, torch.float64)
     if found.ndim:
         raise TypeError(f"{name} is {shown(value)}; expected one number")
-    if math.isnan(found):
+    number = float(found.item())
+    if math.isnan(number):
         raise ValueError(f"{name} is nan; expected a number")
-    return float(found)
+    return number
 
 
 def check_whole(name, value, least=-math.inf):
@@ -40,6 +41,22 @@ def check_whole(name, value, least=-math.inf):
         raise TypeError(f"{name} is {shown(value)}; expected a whole number") from None
     if found < least:
         raise ValueError(f"{name} is {found}; expected {least} or more")
+    return found
+
+
+def check_integers(name, value):
+    """value as a tensor. Raises TypeError for what holds no numbers, ValueError for other than integers."""
+    found = check_numbers(name, value)
+    if found.numel() and (found.dtype.is_floating_point or found.dtype == torch.bool):
+        raise ValueError(f"{name} has dtype {found.dtype}; expected integers")
+    return found
+
+
+def check_seed(name, value):
+    """value as an int. Raises as `check_whole`, and for one that leaves no room for the numbers of steps."""
+    found = check_whole(name, value)
+    if abs(found) > 2**40:
+        raise ValueError(f"{name} is {found}; expected -2^40 to 2^40")
     return found
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .checks import check_generator, check_number, check_numbers, check_points, check_whole
+from .checks import (
+    check_generator,
+    check_integers,
+    check_number,
+    check_numbers,
+    check_points,
+    check_whole,
+)
 from .samplers import check_shape, check_sigma
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
@@ -208,7 +215,7 @@ class LabelledMixture(GaussianMixture):
 
     def __init__(self, weights, means, covs, labels):
         super().__init__(weights, means, covs)
-        self.labels = _integers("labels", labels).to(self.weights.device, torch.long)
+        self.labels = check_integers("labels", labels).to(self.weights.device, torch.long)
         if self.labels.shape != self.weights.shape:
             raise ValueError(
                 f"labels has shape {tuple(self.labels.shape)}; "
@@ -222,14 +229,14 @@ class LabelledMixture(GaussianMixture):
 
     def given(self, label):
         """p(x | class label) as a mixture of its own; the null label gives the marginal."""
-        label = _integers("label", check_label(label, self.null))
+        label = check_label(label, self.null)
         if label.ndim:
             raise ValueError(f"label has shape {tuple(label.shape)}; expected one label")
         return self if label == self.null else self.subset(self.labels == label)
 
     def denoiser(self, label):
         """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
-        label = _integers("label", check_label(label, self.null))
+        label = check_label(label, self.null)
         if label.ndim == 0:
             return self.given(label).denoise
         parts = {c: self.given(c).denoise for c in label.unique().tolist()}
@@ -252,22 +259,14 @@ class LabelledMixture(GaussianMixture):
 
 
 def check_label(label, null):
-    """label as it came. Raises ValueError unless it holds integers in 0..null, null the model's own."""
-    values = _integers("label", label)
-    bad = (values < 0) | (values > null)
+    """label as a tensor. Raises ValueError unless it holds integers in 0..null, null the model's own."""
+    label = check_integers("label", label)
+    bad = (label < 0) | (label > null)
     if bad.any():
         raise ValueError(
-            f"label {int(values[bad].flatten()[0])} is out of range for {null} classes (null is {null})"
+            f"label {int(label[bad].flatten()[0])} is out of range for {null} classes (null is {null})"
         )
     return label
-
-
-def _integers(name, value):
-    """value as a tensor. Raises ValueError unless it holds integers."""
-    values = check_numbers(name, value)
-    if values.dtype.is_floating_point or values.dtype == torch.bool:
-        raise ValueError(f"{name} has dtype {values.dtype}; expected integers")
-    return values
 
 
 def _check_parts(weights, means, covs):

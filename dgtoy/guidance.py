@@ -98,6 +98,8 @@ def blurred(D: Denoiser, b: float) -> Denoiser:
         raise ValueError(f"b is {b}; expected a finite width >= 0")
 
     def G(x, sigma):
+        if b > torch.finfo(x.dtype).max:
+            raise ValueError(f"b is {b}; expected a width that is finite in {x.dtype}")
         level = check_sigma(sigma, x)  # () or (B, 1, ...)
         s = torch.hypot(level, torch.full_like(level, b))
         x0_hat = D(x, s.reshape(torch.as_tensor(sigma).shape))
@@ -140,7 +142,8 @@ class Run:
 
     def begins(self, x, sigma):
         """Whether this call, at the highest of its levels, is the first of a run."""
-        level, before = check_level(sigma, x).max().item(), (self.level, self.shape)
+        levels, before = check_level(sigma, x).flatten().tolist(), (self.level, self.shape)
+        level = max(levels, default=0.0)
         self.level, self.shape = level, x.shape
         return level >= before[0] or x.shape != before[1]
 
@@ -170,7 +173,7 @@ def plane(
         used = [name for name, weight in weights.items() if weight.any() or weight.requires_grad]
         parts = {name: nets[name](x, sigma) for name in used}
         _check_alike(**parts)
-        return sum(_factor(weights[name], x) * x0_hat for name, x0_hat in parts.items())
+        return sum(_times(weights[name], x0_hat, x) for name, x0_hat in parts.items())
 
     return D
 
@@ -201,9 +204,16 @@ def _lerp(start, end, weight):
     start, end = start.to(dtype), end.to(dtype)
     factor = _factor(weight, end)
     between = torch.lerp(start, end, factor)
-    if weight.ndim and not weight.requires_grad:  # 0 times a number that is not finite is none either
+    if weight.ndim and not weight.requires_grad:  # as in `_times`
         between = torch.where(factor == 1, end, torch.where(factor == 0, start, between))
     return between
+
+
+def _times(weight, x0_hat, x):
+    """weight x0_hat, and 0 where the weight is 0: 0 times a number that is not finite is none."""
+    factor = _factor(weight, x)
+    product = factor * x0_hat
+    return torch.where(factor == 0, 0.0, product) if weight.ndim and not weight.requires_grad else product
 
 
 def _factor(weight, x):

@@ -19,8 +19,7 @@ from .samplers import check_shape, normal
 def threshold(mixture, n=20_000, share=0.01, generator=None):
     """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
     check_whole("n", n, 1)
-    if not 0 <= check_number("share", share) <= 1:
-        raise ValueError(f"share is {share}; expected a number from 0 to 1")
+    check_share("share", share)
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
     return torch.quantile(mixture.logp(mixture.sample(n, generator=generator)), share).item()
 
@@ -38,10 +37,13 @@ def out_of_domain(x, mixture, cut=None):
 def class_error(x, label, labelled):
     """Share of samples to which the exact target gives another class than `label`.  x (..., n, D) -> (...)
 
-    A sample that is not finite has none.
+    label: a class or (..., n) of them. A sample that is not finite has none.
     """
     _check_samples(x)
-    check_shape("label", torch.as_tensor(check_label(label, labelled.null)), x.shape[:-1], x)
+    label = check_label(label, labelled.null).to(x.device)
+    if (label == labelled.null).any():
+        raise ValueError(f"label {labelled.null} is null; expected a class from 0 to {labelled.null - 1}")
+    check_shape("label", label, x.shape[:-1], x)
     r = labelled.responsibilities(x)  # (..., n, K)
     by_class = torch.stack([r[..., labelled.labels == c].sum(-1) for c in range(labelled.num_classes)], -1)
     wrong = (by_class.argmax(-1) != label) | ~x.isfinite().all(-1)
@@ -54,7 +56,7 @@ def mode_coverage(x, mixture, share=0.2):
     A sample that is not finite belongs to none.
     """
     _check_samples(x)
-    share = check_number("share", share)
+    share = check_share("share", share)
     nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
     held = torch.nn.functional.one_hot(nearest, len(mixture.weights))  # (..., n, K)
     counts = (held * x.isfinite().all(-1, keepdim=True)).sum(-2)
@@ -94,8 +96,19 @@ def energy_distance(x, y):
         raise ValueError(f"y has shape {came}; expected (m, D) or {(*lead, 'm', 'D')} for x {tuple(x.shape)}")
     centre = y.mean(-2, keepdim=True)  # far from the origin, distances between neighbours lose their digits
     x, y = x - centre, y - centre
-    within = lambda a: torch.cdist(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)
-    return 2 * torch.cdist(x, y.expand(x.shape[:-2] + y.shape[-2:])).mean((-1, -2)) - within(x) - within(y)
+    within = lambda a: _distances(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)
+    between = _distances(x, y.expand(x.shape[:-2] + y.shape[-2:])).mean((-1, -2))
+    return 2 * between - within(x) - within(y)
+
+
+def _distances(x, y):
+    """Euclidean distances.  (..., n, D), (..., m, D) -> (..., n, m)
+
+    By differences, under which equal points have none and equal pairs the same; where that would take
+    seconds by products, whose rounding is that of |x|^2.
+    """
+    way = "donot_use" if x.shape[-2] * y.shape[-2] * x.shape[-1] < 2**28 else "use"
+    return torch.cdist(x, y, compute_mode=f"{way}_mm_for_euclid_dist")
 
 
 def sliced_wasserstein(x, y, directions=128, generator=None):
@@ -166,9 +179,9 @@ def prdc(real, fake, k=5):
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
     radius = lambda a: torch.cat(
-        [torch.cdist(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)]
+        [_distances(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)]
     )
-    distance = torch.cdist(real, fake)  # (n, m)
+    distance = _distances(real, fake)  # (n, m)
     inside_real, inside_fake = distance < radius(real)[:, None], distance < radius(fake)[None]
     return dict(
         precision=inside_real.any(0).double().mean().item(),
@@ -185,8 +198,7 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     values.
     """
     check_whole("resamples", resamples, 1)
-    if not 0 <= check_number("level", level) <= 1:
-        raise ValueError(f"level is {level}; expected a share from 0 to 1")
+    level = check_share("level", level)
     values = check_numbers("values", values, torch.float64).detach().double().cpu().numpy()
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
@@ -197,6 +209,14 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     tail = (1 - level) / 2
     low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
+
+
+def check_share(name, value):
+    """value as a float. Raises as `check_number`, and ValueError unless it lies from 0 to 1."""
+    share = check_number(name, value)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is {share}; expected a share from 0 to 1")
+    return share
 
 
 def _check_samples(x, name="x", D="D"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .checks import check_number, check_numbers, check_points, check_whole, shown
+from .checks import check_integers, check_number, check_points, check_seed, check_whole, shown
 from .gmm import check_label
 from .samplers import check_shape, check_sigma
 
@@ -22,7 +22,7 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     for a label on the CPU that is none.
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
-    label = check_numbers("label", label)
+    label = check_integers("label", label)
     if label.is_cpu:  # a look at a label on a GPU would wait for it
         check_label(label, null)
     label = label.to(x.device).expand(x.shape[:-1])  # (*B,)
@@ -51,9 +51,10 @@ class MLP(nn.Module):
     @torch.random.fork_rng(devices=[])  # torch's layers draw weights of their own, which are overwritten
     def __init__(self, dim=2, num_classes=0, width=128, depth=3, sigma_data=2.0, seed=0):
         super().__init__()
-        least = dict(dim=1, num_classes=0, width=1, depth=0, seed=-math.inf)
-        given = dict(dim=dim, num_classes=num_classes, width=width, depth=depth, seed=seed)
-        dim, num_classes, width, depth, seed = (check_whole(k, given[k], least[k]) for k in given)
+        least = dict(dim=1, num_classes=0, width=1, depth=0)
+        given = dict(dim=dim, num_classes=num_classes, width=width, depth=depth)
+        dim, num_classes, width, depth = (check_whole(k, given[k], least[k]) for k in given)
+        seed = check_seed("seed", seed)
         if not 0 < check_number("sigma_data", sigma_data) < math.inf:
             raise ValueError(f"sigma_data is {sigma_data}; expected a finite number > 0")
         self.config = dict(
@@ -178,7 +179,7 @@ class Ensemble:
 
 
 def _denoiser(net, label):
-    label = check_numbers("label", check_label(label, net.null))
+    label = check_label(label, net.null)
     lead, dim = ((len(net),) if isinstance(net, Ensemble) else ()), net.config["dim"]
 
     def D(x, sigma):

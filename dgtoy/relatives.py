@@ -174,6 +174,9 @@ def interpolated(pretrained: dict, finetuned: dict, share: float) -> dict:
     for name, state in dict(pretrained=pretrained, finetuned=finetuned).items():
         if not isinstance(state, Mapping):
             raise TypeError(f"{name} is {shown(state)}; expected a state dict, as net.state_dict() gives")
+        for n, p in state.items():
+            if not torch.is_tensor(p):
+                raise TypeError(f"{name} holds {shown(p)} in {n}; expected tensors")
     common = {n for n, p in finetuned.items() if n in pretrained and pretrained[n].shape == p.shape}
     if not common:
         raise ValueError(

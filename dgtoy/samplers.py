@@ -47,26 +47,27 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     except OverflowError:
         top = bottom = math.inf
     sigmas = (top + ramp * (bottom - top)) ** rho
-    if not (sigmas.diff() < 0).all() or not 0 < sigmas[-1] < math.inf:
-        raise ValueError(f"rho is {rho}; too small to tell levels from {sigma_max} to {sigma_min} apart")
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+    return _then_zero(sigmas, f"rho is {rho}; too small to tell levels from {sigma_max} to {sigma_min} apart")
 
 
 def exponential(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     """n noise levels from sigma_max to sigma_min, evenly spaced in ln sigma, then 0: (n + 1,) float64.
 
-    The limit of `karras` for a large rho. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max.
+    The limit of `karras` for a large rho. Raises ValueError unless n >= 1 and 0 < sigma_min < sigma_max, and
+    where levels coincide.
     """
     n, sigma_min, sigma_max = _ends(n, sigma_min, sigma_max)
     ln = torch.linspace(math.log(sigma_max), math.log(sigma_min), n, dtype=torch.float64, device="cpu")
-    return torch.cat([ln.exp(), ln.new_zeros(1)])
+    came = f"sigma_min, sigma_max are {sigma_min}, {sigma_max}"
+    return _then_zero(ln.exp(), f"{came}; expected room for {n} levels between them")
 
 
 def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3) -> Tensor:
     """n noise levels of the variance-preserving SDE, t from 1 to t_min evenly, then 0: (n + 1,) float64.
 
     sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1). Song et al. 2021; Karras et al. 2022, table 1.
-    Raises ValueError unless n >= 1, beta_d and beta_min are >= 0, not both 0, and 0 < t_min < 1.
+    Raises ValueError unless n >= 1, beta_d and beta_min are >= 0, not both 0, and 0 < t_min < 1, and for
+    levels that are not finite or coincide.
     """
     n = check_whole("n", n, 1)
     beta_d, beta_min, t_min = (
@@ -81,7 +82,15 @@ def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float 
         raise ValueError(f"t_min is {t_min}; expected 0 < t_min < 1")
     t = torch.linspace(1, t_min, n, dtype=torch.float64, device="cpu")
     sigmas = torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
-    return torch.cat([sigmas, sigmas.new_zeros(1)])
+    came = f"beta_d, beta_min, t_min are {beta_d}, {beta_min}, {t_min}"
+    return _then_zero(sigmas, f"{came}; expected finite levels that differ")
+
+
+def _then_zero(levels, wrong):
+    """Levels (n,), then 0. Raises ValueError, in these words, unless they are finite, positive and fall."""
+    if not (levels.diff() < 0).all() or not 0 < levels[-1] <= levels[0] < math.inf:
+        raise ValueError(wrong)
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def _ends(n, sigma_min, sigma_max):

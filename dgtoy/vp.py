@@ -12,9 +12,9 @@ import math
 
 import torch
 
-from .checks import check_numbers, check_points, check_whole, shown
+from .checks import check_integers, check_numbers, check_points, check_whole, shown
 from .guidance import check_weights, guided
-from .samplers import append_dims, check_finite, normal
+from .samplers import append_dims, check_finite, check_shape, normal
 
 TIMES = 1000
 
@@ -86,11 +86,12 @@ class Process:
     """
 
     def __init__(self, times=range(TIMES)):
-        times = self.times = check_numbers("times", list(times))
+        times = self.times = check_numbers("times", times)
         whole = times.ndim == 1 and len(times) and not times.is_floating_point()
         if not whole or times[0] < 0 or times[-1] >= TIMES or not (times.diff() > 0).all():
             raise ValueError(
-                f"times is {times.tolist()[:4]}...; expected ascending whole numbers from 0 to {TIMES - 1}"
+                f"times is {times.flatten().tolist()[:4]}...; expected ascending whole numbers"
+                f" from 0 to {TIMES - 1}"
             )
         abar = (1 - linear_betas()).cumprod(0)[times]
         abar_prev = torch.cat([abar.new_ones(1), abar[:-1]])
@@ -112,27 +113,39 @@ class Process:
         moved.__dict__ = {name: table.to(device) for name, table in vars(self).items()}
         return moved
 
+    def at(self, x, i):
+        """A function that reads a table (n,) at step indices i (B,), shaped to multiply x (B, C, H, W).
+
+        Raises ValueError for indices of another number than x, or that are none of this process.
+        """
+        i = check_integers("i", i)
+        check_shape("i", i, x.shape[:1], x)
+        if i.is_cpu and ((i < 0) | (i >= len(self))).any():
+            came = f"i is {i.flatten().tolist()[:4]}..."
+            raise ValueError(f"{came}; expected indices from 0 to {len(self) - 1}")
+        return lambda table: append_dims(table.to(x.device)[i].to(x.dtype), x)
+
     def noised(self, x0, i, eps):
         """x_i (B, ...) from clean images, step indices i (B,) and noise."""
-        at = _take(x0, i)
+        at = self.at(x0, i)
         return at(self.alphas_cumprod.sqrt()) * x0 + at((1 - self.alphas_cumprod).sqrt()) * eps
 
     def x0_hat(self, x, i, eps):
         """The clean image that x_i (B, ...) and its noise eps imply: x_i / sqrt(abar) - sigma eps."""
-        at = _take(x, i)
+        at = self.at(x, i)
         return at((1 / self.alphas_cumprod).sqrt()) * x - at(self.sigmas) * eps
 
     def posterior(self, x, i, out):
         """Mean and log variance of the step down from x_i that a network's output (B, 2C, ...) describes."""
         eps, v = out.chunk(2, 1)
-        at = _take(x, i)
+        at = self.at(x, i)
         frac = (v + 1) / 2
         log_variance = frac * at(self.log_variance_max) + (1 - frac) * at(self.log_variance_min)
         return self.posterior_mean(self.x0_hat(x, i, eps), x, i), log_variance
 
     def posterior_mean(self, x0, x, i):
         """The mean of q(x_{i-1} | x_i = x, x0)."""
-        at = _take(x, i)
+        at = self.at(x, i)
         return at(self.posterior_mean_coef1) * x0 + at(self.posterior_mean_coef2) * x
 
 
@@ -168,7 +181,7 @@ def ddim(model, x_T, process):
         out = model(x, t)
         _check_output(out, x)
         eps = out[:, : x.shape[1]]
-        abar_prev = _take(x, i)(process.alphas_cumprod_prev)
+        abar_prev = process.at(x, i)(process.alphas_cumprod_prev)
         x = abar_prev.sqrt() * process.x0_hat(x, i, eps) + (1 - abar_prev).sqrt() * eps
         yield x
 
@@ -226,7 +239,7 @@ def training_loss(out, x0, x, i, eps, process):
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))
-    log_ratio = _take(x, i)(process.log_variance_min) - log_variance
+    log_ratio = process.at(x, i)(process.log_variance_min) - log_variance
     offset = process.posterior_mean(x0, x, i) - mean
     kl = 0.5 * (log_ratio.exp() - log_ratio + offset.square() * (-log_variance).exp() - 1)
     bits = torch.where(append_dims(i == 0, x), _pixel_bits(x0, mean, log_variance), kl / math.log(2))
@@ -244,8 +257,3 @@ def _pixel_bits(x0, mean, log_variance):
     above, below = cdf(scale * (x0 - mean + 1 / 255)), cdf(scale * (x0 - mean - 1 / 255))
     above, below = torch.where(x0 > 0.999, 1.0, above), torch.where(x0 < -0.999, 0.0, below)
     return -(above - below).clamp(min=1e-12).log2()
-
-
-def _take(x, i):
-    """A function that reads a table (n,) at indices i (B,), shaped to multiply x (B, C, H, W)."""
-    return lambda table: append_dims(table.to(x.device)[i].to(x.dtype), x)

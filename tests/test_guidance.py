@@ -63,6 +63,8 @@ def test_what_is_not_finite_stays_in_the_rows_that_use_it():
     w = torch.tensor([0.0, 1.0, 1.5, 1.0])
     assert guided(NARROW, broken, w)(X, 0.7).isnan().flatten().tolist() == [True, False, True, False]
     assert guided(broken, WIDE, w)(X, 0.7).isnan().flatten().tolist() == [False, True, True, True]
+    on_the_plane = plane(broken, WIDE, NARROW, w, 1.5)(X, 0.7)
+    assert on_the_plane.isnan().flatten().tolist() == [True, False, True, False]
 
 
 def test_weights_for_another_number_of_samples_are_refused_before_any_call():
@@ -400,6 +402,8 @@ def test_a_blur_that_is_no_width_is_refused(b):
         blurred(NARROW, b)
     with refuses("sigma"):
         blurred(NARROW, 1.0)(X, 0.0)
+    with refuses("b is 1e+39; expected a width that is finite in torch.float32"):
+        blurred(NARROW, 1e39)(X.float(), 0.7)
 
 
 @pytest.mark.parametrize("at", [0.0, 1.0, 1.7, [0.0, 1.0, 1.7, 1.0]])

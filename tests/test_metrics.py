@@ -57,7 +57,10 @@ def test_class_error_is_the_share_of_samples_in_another_class(rng):
     assert metrics.class_error(CORNERS.given(2).sample(500, generator=rng), 2, CORNERS) == 0
     assert metrics.class_error(CORNERS.given(2).sample(500, generator=rng), 1, CORNERS) == 1
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    assert metrics.class_error(x, torch.tensor([0, 1, 2, 0]), CORNERS).item() == 0.25
+    for label in (torch.tensor([0, 1, 2, 0]), [0, 1, 2, 0], np.array([0, 1, 2, 0])):
+        assert metrics.class_error(x, label, CORNERS).item() == 0.25
+    with refuses(f"label {CORNERS.null} is null; expected a class"):
+        metrics.class_error(x, CORNERS.null, CORNERS)
 
 
 def test_class_error_takes_the_class_of_all_components_together():
@@ -72,6 +75,8 @@ def test_what_is_no_number_and_points_of_another_dimension_are_refused():
         metrics.out_of_domain(x, CORNERS, cut=math.nan)
     with refuses("share is nan; expected a number"):
         metrics.mode_coverage(x, CORNERS, share=math.nan)
+    with refuses("share is 20.0; expected a share from 0 to 1"):
+        metrics.mode_coverage(x, CORNERS, share=20)
     with refuses("x has shape (4, 3); expected (..., n, 2)"):
         metrics.thickness(torch.zeros(4, 3), CORNERS, x)
     with refuses("truth has shape (0, 2); expected (..., n, 2) with 1 sample or more"):
@@ -244,6 +249,16 @@ def plain_prdc(real, fake, k):
 def test_prdc_is_its_definition_as_a_plain_loop(seed, n, m, k):
     real, fake = cloud(n, 2, seed), cloud(m, 2, seed + 1, mean=0.7, std=0.8)
     assert metrics.prdc(real, fake, k) == pytest.approx(plain_prdc(real, fake, k))
+
+
+@pytest.mark.parametrize("dim", [2, 40])
+def test_equal_distances_are_no_nearer_than_each_other(dim):
+    """Points of few values, some twice and some in both sets: half of the comparisons are between equals."""
+    draw = lambda n, seed: (cloud(n, dim, seed) * 0.9).round() + 0.1
+    real, fake = draw(30, 1), draw(35, 2)
+    real[3:9], fake[:10] = real[2], real[:10]
+    assert metrics.prdc(real, fake, 3) == pytest.approx(plain_prdc(real, fake, 3))
+    assert metrics.energy_distance(real[2:9].float(), real[2:9].float()) == 0
 
 
 def test_prdc_of_equal_laws_is_high_and_of_distant_ones_0():

@@ -248,6 +248,8 @@ def test_interpolated_weights_go_from_one_network_to_the_other():
         relatives.interpolated(a.params, b.params, math.nan)
     with refuses("share no tensor"):
         relatives.interpolated({}, b.params, 0.5)
+    with refuses("pretrained holds 3 in step; expected tensors", error=TypeError):
+        relatives.interpolated(dict(step=3), b.params, 0.5)
 
 
 # CFG++

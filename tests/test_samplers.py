@@ -330,6 +330,10 @@ def test_exponential_levels_are_karras_levels_of_a_large_rho():
     close(steps, steps[:1].expand(8))
     with refuses("sigma_min, sigma_max are 2.0, 1.0; expected 0 < sigma_min < sigma_max"):
         exponential(9, 2.0, 1.0)
+    with refuses("expected room for 9 levels between them"):
+        exponential(9, 1.0, 1.0 + 1e-15)
+    with refuses("beta_d, beta_min, t_min are 20000.0", "expected finite levels"):
+        vp_levels(3, beta_d=2e4)
 
 
 def test_vp_levels_are_the_integral_of_beta():

@@ -180,6 +180,17 @@ def test_bad_input():
         vp.Process([0, 1000])
     with refuses("expected ascending whole numbers from 0 to 999"):
         vp.Process([0.5, 1.5])
+    with refuses("times is [5]..."):
+        vp.Process(5)
+    with refuses("times is None; expected numbers", error=TypeError):
+        vp.Process(None)
+    process, x = vp.Process([3, 500]), torch.ones(2, 1, 1, 1)
+    with refuses("i is [0, -1]...; expected indices from 0 to 1"):  # -1 is no last one
+        process.noised(x, torch.tensor([0, -1]), x)
+    with refuses("i is [0, 2]...; expected indices from 0 to 1"):
+        process.x0_hat(x, torch.tensor([0, 2]), x)
+    with refuses("i has shape (3,); expected () or (2,)"):
+        process.noised(x, torch.tensor([0, 1, 1]), x)
     with refuses("n is 2.5; expected a whole number", error=TypeError):
         vp.respaced(2.5)
     for sigma in (-1.0, torch.tensor([1.0, math.nan])):

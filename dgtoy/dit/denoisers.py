@@ -6,7 +6,7 @@ import math
 import torch
 
 from .. import vp
-from ..checks import check_number, check_numbers, check_points
+from ..checks import check_number, check_points, check_seed
 from ..gmm import check_label
 from ..graphs import Captured
 from ..samplers import append_dims, check_shape, check_sigma
@@ -25,7 +25,7 @@ class Preconditioned:
     def __init__(self, net, seed=0):
         if "flow" in getattr(net, "config", ()) and not isinstance(self, Flow):
             raise ValueError(f"net is a flow; expected Flow(net), not {type(self).__name__}(net)")
-        self.net, self.seeds = net, [seed]
+        self.net, self.seeds = net, [check_seed("seed", seed)]
         self.amp, self.graphs = True, None
 
     null = property(lambda self: self.net.null)
@@ -49,7 +49,7 @@ class Preconditioned:
 
     def _label(self, label):
         """A label as a tensor on this device. Raises ValueError for one that this network lacks."""
-        return check_numbers("label", check_label(label, self.null)).to(self.device, torch.long)
+        return check_label(label, self.null).to(self.device, torch.long)
 
     def denoiser(self, label):
         """D(x (B, C, H, W), sigma () or (B,)) -> x0_hat for a label, an int or (B,); without a gradient.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import check_whole, shown
+from ..checks import check_seed, check_whole, shown
 from ..nets import drawn_
 from ..vp import t_to_sigma
 
@@ -73,7 +73,7 @@ class DiT(nn.Module):
         )
         least = dict(depth=0, num_classes=0)
         sizes = {name: check_whole(name, size, least.get(name, 1)) for name, size in sizes.items()}
-        seed = check_whole("seed", seed)
+        seed = check_seed("seed", seed)
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
                 "input_size, patch_size, hidden_size, num_heads are "
@@ -117,7 +117,7 @@ class DiT(nn.Module):
     @torch.random.fork_rng(devices=[])
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; null is the last row of the new table."""
-        num_classes, seed = check_whole("num_classes", num_classes, 0), check_whole("seed", seed)
+        num_classes, seed = check_whole("num_classes", num_classes, 0), check_seed("seed", seed)
         table = LabelEmbedder(num_classes, self.config["hidden_size"])
         drawn_(table.embedding_table.weight, nn.init.normal_, torch.Generator().manual_seed(seed), std=0.02)
         table.to(self.pos_embed.device, self.x_embedder.proj.weight.dtype)
