@@ -11,6 +11,8 @@ from diffusers import (
     DiTTransformer2DModel,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -105,6 +107,31 @@ def test_options_change_between_calls_are_checked_and_told():
     assert np.array_equal(draw(pipe), plain)
 
 
+def test_what_is_set_where_nothing_reads_it_is_refused():
+    pipe = guided_sd()
+    pipe.domain = 1.3
+    with refuses("pipe.domain is set; expected pipe.unet.domain, and del pipe.domain", error=AttributeError):
+        draw(pipe)
+    del pipe.domain
+    pipe.intervall = (0.3, 5.0)
+    with refuses("pipe.intervall is set; expected pipe.unet.interval", error=AttributeError):
+        draw(pipe, 1.0)
+    del pipe.intervall
+    draw(pipe)
+    with refuses("w is no option; expected one of domain, interval, every, blur", error=AttributeError):
+        pipe.unet.w = 1.5
+    with refuses("null has text; expected inputs of a UNet2DConditionModel"):
+        pipe.unet.null = dict(text=text(1, 5, 12, seed=9))
+    pipe.unet.null = {}
+
+
+def test_what_the_network_has_is_changed_there():
+    guided = guided_sd().unet
+    layer = torch.nn.Conv2d(4, 8, 3, padding=1)
+    guided.conv_in = layer
+    assert guided.finetuned.conv_in is layer and guided.pretrained.conv_in is not layer
+
+
 def test_unguided_a_pipeline_has_its_own_network_again(tuned):  # noqa: F811
     for pipe, guide in ((sd(random(1, unet()))[0], random(2, unet())), (sd(tuned[0])[0], None)):
         network, plain = pipe.unet, draw(pipe)
@@ -178,6 +205,17 @@ def test_a_new_run_never_begins_with_the_last_answer_of_another():
     pipe.unet.interval = (0.0, 1.1 * low)
     fresh = guided_sd(domain=1.5, every=2, interval=(0.0, 1.1 * low))
     assert np.array_equal(draw(pipe, seeds=(8,)), draw(fresh, seeds=(8,)))
+
+
+@pytest.mark.filterwarnings("ignore")  # numpy's, of diffusers' solvers
+@pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, PNDMScheduler])
+def test_a_solver_that_goes_back_in_time_is_still_in_the_same_run(scheduler):
+    guide = Counted(random(2, unet()))
+    main = Counted(random(1, unet()))
+    pipe = guide_pipeline(sd(main)[0], guide, every=3)
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    draw(pipe, num_inference_steps=4)
+    assert guide.calls == math.ceil(main.calls / 3)
 
 
 # the blurred self
@@ -549,6 +587,10 @@ def test_a_modular_pipeline_draws_what_the_one_of_one_piece_does(options):
     assert (found - plain).abs().max() > 1e-2
     pipe.guider.domain = 1.0 if options == {} else pipe.guider.domain
     assert options or (latents_of(pipe) - plain).abs().max() < 1e-3
+    pipe.domain = 1.3
+    with refuses("pipe.domain is set; expected pipe.guider.domain", error=AttributeError):
+        latents_of(pipe)
+    del pipe.domain
     assert unguide(pipe).guider is guider and torch.equal(latents_of(pipe), plain)
 
 
@@ -653,6 +695,8 @@ def test_an_image_prompt_reaches_the_fine_tuned_network_alone(order):
     expected = draw(sd(Spelled(main.unet, random(2, unet()), "second"))[0], **image)
     assert np.abs(found - expected).max() < 1e-4
     assert np.abs(found - draw(guided_sd())).max() > 1e-3
+    pipe.unload_ip_adapter()
+    assert np.array_equal(draw(pipe), draw(guided_sd()))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -19,6 +19,7 @@ from diffusers import (
 from helpers import refuses
 from tiny import (
     KINDS,
+    WIDE,
     XL,
     Counted,
     Spelled,
@@ -31,6 +32,7 @@ from tiny import (
     draw,
     guided_sd,
     images,
+    made,
     random,
     sd,
     sd3,
@@ -312,6 +314,11 @@ def test_networks_and_pipelines_that_do_not_fit_are_refused_before_the_first_ste
         DomainGuidedModel(finetuned, dit(5, 1)[1])
     with refuses("pretrained has in_channels 5; finetuned has 4"):
         DomainGuidedModel(finetuned, random(1, unet(in_channels=5)))
+    with refuses("pretrained has num_class_embeds 5; finetuned has None"):
+        DomainGuidedModel(finetuned, random(1, unet(num_class_embeds=5)))
+    schnell, dev = (made("Flux", **WIDE, guidance_embeds=told)() for told in (False, True))
+    with refuses("pretrained has guidance_embeds False; finetuned has True"):
+        DomainGuidedModel(dev, schnell)
     pipe, _ = sd(finetuned)
     other, _ = sd(random(2, unet()))
     other.scheduler = ddim(prediction_type="v_prediction")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel, WanPipeline
+from diffusers import DiTPipeline, StableDiffusionPipeline, UNet2DConditionModel, WanPipeline
 from helpers import refuses
 from test_pipelines import tuned  # noqa: F401  (a fixture)
-from tiny import KINDS, XL, W, close, draw, drawn, random, sd, sdxl, text, unet
+from tiny import KINDS, XL, W, close, dit, dit_pipeline, draw, drawn, random, sd, sdxl, text, unet
 
 from dgtoy.interop import DomainGuidedModel, guide_pipeline, load_guide, lora_guide, model_card, unguide
 
@@ -46,6 +46,21 @@ def test_a_guided_pipeline_is_saved_with_its_options_and_put_back(folders):
         without.save_pretrained(folders / "guided")
         with refuses("unet has domain_guidance.json of a network that was there before"):
             load_guide(load(folders / "guided"), folders / "guided")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch_dtype")
+def test_a_guide_in_half_precision_is_read_as_diffusers_reads_it(tmp_path):
+    """Parts that a network keeps in float32, DiT's places, stay so."""
+    for seed, name in ((1, "finetuned"), (2, "pretrained")):
+        dit_pipeline(dit(5, seed)[1])[0].save_pretrained(tmp_path / name)
+    half = lambda name: DiTPipeline.from_pretrained(tmp_path / name, torch_dtype=torch.float16)
+    pipe = guide_pipeline(half("finetuned"), half("pretrained"))
+    pipe.save_pretrained(tmp_path / "guided")
+    again = load_guide(half("guided"), tmp_path / "guided")
+    weights, expected = (
+        [*p.transformer.pretrained.buffers(), *p.transformer.pretrained.parameters()] for p in (again, pipe)
+    )
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
 
 
 def test_the_interval_without_end_and_the_guides_own_null_condition_come_back(folders):

@@ -308,10 +308,8 @@ def draw(pipe, w=W, seeds=(7,), **more):
         negative_prompt_embeds=text(n, 5, 12, seed=4).to(pipe.unet.dtype),
         guidance_scale=w,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        num_inference_steps=2,
-        output_type="np",
+        **dict(num_inference_steps=2, output_type="np") | more,
         **{} if "image" in more else dict(height=16, width=16),
-        **more,
     ).images
 
 

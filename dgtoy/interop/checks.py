@@ -59,7 +59,12 @@ SHARED = (
     "text_dim",
     "pooled_projection_dim",
     "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+    "class_embed_type",
+    "num_class_embeds",
+    "encoder_hid_dim",
     "time_cond_proj_dim",
+    "guidance_embeds",
 )
 # the first that a network has is the width of its text
 WIDTHS = ("caption_channels", "cap_feat_dim", "text_dim", "joint_attention_dim", "cross_attention_dim")
@@ -187,6 +192,14 @@ def check_tokens(x, call):
             f"blur is on, and a {type(call['self']).__name__} calls its network on {x.shape[1]} tokens, "
             f"{latents.shape[1]} of them noisy; expected these alone"
         )
+
+
+def check_pipe(pipe):
+    """Raise AttributeError if an option was set on a pipeline itself, where nothing reads it."""
+    for name in vars(pipe):
+        for option in difflib.get_close_matches(name, OPTIONS, 1, 0.8):
+            place = "guider" if hasattr(pipe, "update_components") else network_name(pipe)
+            raise AttributeError(f"pipe.{name} is set; expected pipe.{place}.{option}, and del pipe.{name}")
 
 
 def check_option(name, value):

@@ -41,6 +41,7 @@ from .checks import (
     check_networks,
     check_null,
     check_option,
+    check_pipe,
     check_tokens,
     kind_of,
 )
@@ -49,6 +50,8 @@ from .levels import blurred_prediction, is_inside, level, t_to_sigma
 from .saved import reference, save_with_guide
 from .standin import StandIn
 
+OWN = (*OPTIONS, "finetuned", "pretrained", "layout", "null", "scheduler", "source", "warned", "run")
+OWN += ("forward", "training")  # set by offloading and by every module
 SHARED = threading.RLock()  # while an adapter is switched off, no other thread may call its network
 
 
@@ -100,7 +103,6 @@ class DomainGuidedModel(StandIn):
             raise ValueError(f"pretrained, blur: {came}; expected one of the two")
         pretrained = finetuned if pretrained is None else pretrained
         check_networks(finetuned, pretrained)
-        check_null(null or {}, finetuned)
         super().__init__(finetuned, pretrained)
         self.layout, self.null = LAYOUTS[kind_of(finetuned)], null or {}
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
@@ -108,10 +110,18 @@ class DomainGuidedModel(StandIn):
         self.warned = None  # the last warning, until guidance is on again
 
     def __setattr__(self, name, value):
+        """What the fine-tuned network has is changed there. Raises AttributeError for what neither has."""
         check_option(name, value)
+        if name == "null":
+            check_null(value, self.finetuned)
         if name == "blur" and value is None and self.__dict__.get("blur") and not self.has_second():
             raise ValueError("blur is None; expected a width: this pipeline has no second network")
-        super().__setattr__(name, value)
+        if name in OWN or name.startswith("_"):
+            super().__setattr__(name, value)
+        elif hasattr(bare(self.finetuned), name):
+            setattr(bare(self.finetuned), name, value)
+        else:
+            raise AttributeError(f"{name} is no option; expected one of {', '.join(OPTIONS)}")
 
     def __repr__(self):
         guide = kind_of(self.pretrained)
@@ -141,7 +151,10 @@ class DomainGuidedModel(StandIn):
     def forward(self, *args, **kwargs):
         """As the network's own forward, answered half by half where guidance is on."""
         with SHARED if isinstance(self.pretrained, WithoutAdapter) else contextlib.nullcontext():
-            return self._forward(args, kwargs, pipeline_call())
+            call = pipeline_call()
+            if call:
+                check_pipe(call["self"])
+            return self._forward(args, kwargs, call)
 
     @torch.compiler.disable(recursive=False)
     def _forward(self, args, kwargs, call):
@@ -342,10 +355,11 @@ class DomainGuidedModel(StandIn):
         """The guide's answer, its last one where it rests."""
         if self.every == 1:
             return self._call_guide(main, labelled, null, call)
-        run, time = self.run, self._time(*null, call)
-        if time >= run.last_time:  # another run, or its first step
-            run.steps = 0
-        run.last_time = time
+        run = self.run
+        if not call:  # outside a pipeline time alone tells a new run; inside, a solver may go back in time
+            time = self._time(*null, call)
+            run.steps = 0 if time >= run.last_time else run.steps
+            run.last_time = time
         if run.steps % self.every == 0 or sample_of(run.last_guide).shape != sample_of(main).shape:
             run.last_guide = self._call_guide(main, labelled, null, call)
         run.steps += 1

@@ -9,7 +9,7 @@ import pathlib
 
 from ..environment import needs
 from .calls import pipeline_call
-from .checks import EVERYWHERE, OPTIONS, check_option
+from .checks import EVERYWHERE, OPTIONS, check_option, check_pipe
 from .guided import DomainGuidedModel
 from .loading import load_network
 
@@ -98,7 +98,10 @@ class DomainGuidance(ClassifierFreeGuidance):
         denoiser.__dict__["forward"] = forward
 
     def _null(self, args, kwargs):
-        return self.guided.answer_null(args, kwargs, pipeline_call(), self.guidance_scale)
+        call = pipeline_call()
+        if call:
+            check_pipe(call["self"])
+        return self.guided.answer_null(args, kwargs, call, self.guidance_scale)
 
     def cleanup_models(self, denoiser):
         """Called after each forward: the pipeline's network is itself again, with the hook on its forward."""

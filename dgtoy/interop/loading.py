@@ -1,6 +1,7 @@
 """Guides put back into pipelines that were saved with one."""
 
 import pathlib
+import warnings
 
 from .checks import network_name
 from .lora import lora_guide
@@ -35,13 +36,13 @@ def load_network(like, path, name):
     path: its folder or name, or those of a pipeline, which has it under `name`, if any. Raises ValueError if
     it is not there.
     """
+    given = dict(local_files_only=True, use_safetensors=True, torch_dtype=like.dtype)
     for subfolder in dict.fromkeys((name, None)):
         try:
-            net = like.__class__.from_pretrained(
-                path, subfolder=subfolder, local_files_only=True, use_safetensors=True
-            )
+            with warnings.catch_warnings():  # torch_dtype, which older ones ask for, is soon called dtype
+                warnings.simplefilter("ignore", FutureWarning)
+                net = like.__class__.from_pretrained(path, subfolder=subfolder, **given)
         except OSError:
             continue
-        net = net.to(like.device).requires_grad_(False)
-        return net if net.dtype == like.dtype else net.to(like.dtype)
+        return net.to(like.device).requires_grad_(False)
     raise ValueError(f"pretrained is {path}, not on this disk; expected a folder, or a name fetched before")
