@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 from dgtoy.course.claims import cited
 
@@ -52,3 +53,13 @@ def test_what_the_notebooks_cite_is_there():
     assert not [
         (s, name) for s, names in read for name in names if not (ROOT / "figures" / f"{name}.json").exists()
     ]
+
+
+def test_the_glossary_names_notebooks_that_speak_of_the_term():
+    entries = (ROOT / "book" / "glossary.md").read_text().split("\n\n")
+    linked = [(entry, stem) for entry in entries for stem in re.findall(r"notebooks/(\w+)\.ipynb", entry)]
+    assert len(linked) > 15
+    for entry, stem in linked:
+        terms = [line.split()[0].lower() for line in entry.splitlines() if line[0] not in " :"]
+        said = (ROOT / "notebooks" / f"{stem}.ipynb").read_text().lower()
+        assert any(term in said for term in terms), (terms, stem)

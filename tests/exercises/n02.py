@@ -75,6 +75,7 @@ WRONG = {
     "sharpened": [
         (0.5 / 1.5**0.5, "width of p^k"),
         (0.5, "width of the clump"),
+        (0.5 / 1.5, "not s / k"),
         (0.0559**2, "that is the variance"),
         (0.5**1.5, "where the path starts"),
         (0.01768, "a start at 400"),

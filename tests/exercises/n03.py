@@ -40,6 +40,7 @@ WRONG = {
             ),
             "yours has the standard deviation",
         ),
+        (lambda sigma: (V - 9) / (0.09 - 9) * sigma**0, "you mixed the variances"),
         (
             lambda sigma: (1 / (V + sigma) - 1 / (9 + sigma)) / (1 / (0.09 + sigma) - 1 / (9 + sigma)),
             "you add sigma",

@@ -29,6 +29,7 @@ WRONG = {
             lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0) / x.std(0, False) / x0_hat.std(0, False),
             "correlation",
         ),
+        (lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0) / x.var(0), "n - 1"),
         (lambda x, x0_hat: slope(x0_hat, x), "is that of x"),
         (lambda x, x0_hat: x0_hat.std(0) / x.std(0), "ratio of stds"),
         (lambda x, x0_hat: 1 - slope(x, x0_hat), "1 - beta"),

@@ -110,6 +110,7 @@ def sharpened():
     return width(k), {
         "that is the width of p^k; the ODE multiplies the slope on the whole way by k": s / k**0.5,
         "that is the width of the clump; multiply what the denoiser changes, D - x, by k": s,
+        "p^k has the width s / sqrt(k), not s / k; and the ODE ends narrower still": s / k,
         "that is the variance; the standard deviation was asked": width(k) ** 2,
         "that leaves out where the path starts, and here it matters": s**k,
         "that is the result of a start at 400": width(k, 400.0),

@@ -78,6 +78,7 @@ def weight(sigma):
         "the tilted density has to be blurred too, yours has no noise": needed(clean[0], *noisy[1:]),
         "the two models have to be blurred too, yours have no noise": needed(noisy[0], *clean[1:]),
         "a score has the variance below the line, yours has the standard deviation": needed(*noisy.sqrt()),
+        "you mixed the variances; guidance mixes scores, and these have 1 / variance": needed(*(1 / noisy)),
         "blurring adds sigma^2 to a variance; you add sigma": needed(*(1 / (variances + sigma))),
         "that is the weight of the guide; w is the weight of the main model": 1 - right,
         "it is off by one: w = 1 is no guidance, not w = 0": right - 1,

@@ -50,6 +50,7 @@ def denoise(velocity, x, sigma):
         "the network sees x_t, and so must what the step starts from: x_t - t v, not x - t v": step(x, t, v),
         "you gave the network sigma for its time t": step(x_t, t, velocity(x_t, sigma)),
         "the step is t long, not sigma: the path of x_t takes a time from t to 0": step(x_t, sigma, v),
+        "v is not the noise but noise minus picture: start from x_t and go t v back": step(x, sigma, v),
         "your sign is turned: v points from the picture to the noise": step(x_t, -t, v),
         "you return the velocity; the clean picture lies t before x_t": v,
         "that is the noise, x_t + (1 - t) v; the clean picture is at the other end": step(x_t, t - 1, v),

@@ -55,6 +55,8 @@ def slope(x, x0_hat):
         / x.square().mean(0),
         "that is a correlation; the slope has the variance of x below": product
         / (x_.square().mean(0) * guess.square().mean(0)).sqrt(),
+        "you divide the covariance by n and the variance by n - 1; take the same for both": product
+        / x_.var(0),
         "the variance below is that of x": product / guess.square().mean(0),
         "that is a ratio of stds, which misses how far the two go together": guess.std(0) / x_.std(0),
         "that is 1 - beta": 1 - right,
