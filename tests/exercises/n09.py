@@ -7,9 +7,8 @@ import numpy as np
 
 from dgtoy.theory import gaussian_guidance
 
-RECORD = json.loads((pathlib.Path(__file__).parents[2] / "figures" / "images_gap.json").read_text())[
-    "results"
-]
+FIGURES = pathlib.Path(__file__).parents[2] / "figures"
+RECORD = json.loads((FIGURES / "replica" / "images_gap.json").read_text())["results"]
 READ = RECORD["truth"]["1.5"]["target"][0]  # degrees, as the feature network reads the target's rotation
 NONE, DOG = (
     np.mean(next(r for r in RECORD["rows"] if (r["gap"], r["method"], r["w"]) == (1.5, m, w))["rotation"])

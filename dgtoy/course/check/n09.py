@@ -49,7 +49,7 @@ def overshoot():
 def _measured():
     """What comes out if one takes measured numbers for the exact ones; nothing where there is no record."""
     try:
-        found = record("images_gap")
+        found = record("replica/images_gap")
     except FileNotFoundError:
         return {}
     target, source = (found["results"]["truth"]["1.5"][name] for name in ("target", "source"))
@@ -103,14 +103,14 @@ def fair(values):
 def accident():
     """What does guidance do to rotated digits once the fine-tune has arrived?
 
-    The 71 degrees were made of a shortfall and an overshoot. Which of the two is gone now?
+    Each turn was made of a shortfall and an overshoot. Which of the two is gone now?
 
     What is left is what exact models do. Exercise 09.1 has computed it.
     """
     return "b", dict(
         a="where it lands depends on the main model as well, and that one has changed",
         c="guidance does not know where the target ends; the samples of before ended beyond it",
-        d="most of those 14 degrees were the way that the fine-tune had left, and now little of it is left",
+        d="most of those 14 degrees were the way that the fine-tune had left, and now none of it is left",
     )
 
 

