@@ -214,6 +214,25 @@ def test_what_cannot_be_calibrated_is_refused_and_the_pipeline_stays_guided(pict
     guided = guide_pipeline(plain, random(2, unet()))
     with refuses(f"pictures {tmp_path / 'none'} holds none"):
         calibrate_pipeline(guided, tmp_path / "none", **TEXT)
+    for words, given in (
+        ("batch is 0; expected 1 or more", dict(batch=0)),
+        ("size is 0; expected the side of the pictures in pixels", dict(size=0)),
+        ("levels are (1000000.0,); expected some of the scheduler's, 0.0", dict(levels=(1e6,))),
+        ("prompt_embeds has 1 rows for 3 pictures; expected as many", dict(prompt_embeds=HIDDEN[:1])),
+    ):
+        with refuses(words):
+            calibrate_pipeline(guided, pictures, **TEXT | given)
+    with refuses(f"pictures {tmp_path / 'nowhere'} holds none"):
+        calibrate_pipeline(guided, tmp_path / "nowhere", **TEXT)
+    for caption in pictures.glob("*.txt"):
+        caption.unlink()
+    with refuses("captions are '', as the null prompt is; expected them, or NAME.txt beside pictures"):
+        calibrate_pipeline(guided, pictures)
+    guided.vae = practice.Pixels()
+    with refuses("vae is a Pixels; expected an autoencoder with a latent_dist"):
+        calibrate_pipeline(guided, pictures, **TEXT)
+    with refuses("class_labels is missing, and a DiTPipeline has no prompts; expected it"):
+        calibrate_pipeline(guide_pipeline(dit_pipeline(dit(5, 1)[1])[0], dit(7, 2)[1]), pictures)
     make = KINDS["Flux, true CFG"][0]
     one, pipe = text(N, 5, 12, seed=3), guide_pipeline(flux(random(1, make))[0], random(2, make))
     with refuses("size is None, and the network does not tell it: sample_size is None"):

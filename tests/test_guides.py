@@ -156,6 +156,16 @@ def test_levels_and_timesteps_are_inverses():
     close(t_to_sigma(7.0, process), (1 / process.alphas_cumprod[7].double() - 1).sqrt(), rtol=1e-5, atol=0)
     close(t_to_sigma(750.0, FlowMatchEulerDiscreteScheduler()), torch.tensor(3.0, dtype=torch.float64))
     assert 0 < sigma_to_t(1.0, guided_sd()) < 999  # a pipeline tells as well
+    ends = 0.0, math.inf
+    assert sigma_to_t(ends, process).tolist() == [0, 999]
+    assert sigma_to_t(ends, FlowMatchEulerDiscreteScheduler()).tolist() == [0, 1000]
+    for scheduler in (process, FlowMatchEulerDiscreteScheduler()):
+        for wrong in (-1.0, math.nan):
+            with refuses(f"sigma is {wrong}; expected noise levels from 0 on"):
+                sigma_to_t(wrong, scheduler)
+        for wrong in (1200.0, math.nan):
+            with refuses(f"t is {wrong}; expected timesteps from 0 to 1000"):
+                t_to_sigma(wrong, scheduler)
     with refuses("scheduler is a EDMEulerScheduler; expected one with alphas_cumprod, or of flow matching"):
         t_to_sigma(1.0, EDMEulerScheduler())
     pipe = sd(random(1, unet()))[0]
@@ -182,7 +192,7 @@ def test_an_interval_in_timesteps_is_warned_of_once_a_run():
     pipe.unet.interval = (200, 800)
     for _ in range(2):
         with pytest.warns(
-            UserWarning, match=r"interval is \(200, 800\): .* lies in it; expected sigma"
+            UserWarning, match=r"interval is \(200.0, 800.0\): .* lies in it; expected sigma"
         ) as said:
             assert np.abs(draw(pipe) - plain).max() < 1e-5
         assert len(said) == 1

@@ -1,4 +1,4 @@
-"""The pipelines to practise on, and notebook 12's snippets, which run on them."""
+"""The pipelines to practise on, and the snippets of notebook 12 and of the book, which run on them."""
 
 import pathlib
 import re
@@ -18,6 +18,8 @@ from dgtoy.interop import guide_pipeline, lora_guide
 NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "12_bring_your_own_model.ipynb"
 PROSE = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "markdown"]
 SNIPPETS = re.findall(r"```python\n(.*?)```", "\n".join(PROSE), re.DOTALL)
+BOOK = (NOTEBOOK.parents[1] / "book" / "dit.md").read_text(encoding="utf-8")
+PAGE = re.findall(r"```python\n(.*?)```", BOOK, re.DOTALL)
 OLD_NUMPY = pytest.mark.filterwarnings("ignore:__array__ implementation")  # within diffusers' solver
 
 
@@ -83,16 +85,42 @@ def test_the_snippet_for_a_lora_with_a_text_encoder_runs(hub):
     assert np.abs(practice.drawn(lora_guide(pipe), 4.0)[0] - given).max() < 1e-4
 
 
-def test_the_conventions_in_notebook_12_are_denoisers():
-    (snippet,) = [text for text in SNIPPETS if "the official SiT" in text]
+@pytest.mark.parametrize("snippets, count", [(SNIPPETS, 4), (PAGE, 5)])
+def test_the_conventions_of_other_projects_are_denoisers(snippets, count):
+    (snippet,) = [text for text in snippets if "the official SiT" in text]
     head, *lines = re.split(r"^(?=D = )", snippet, flags=re.MULTILINE)
-    assert len(lines) == 4
-    net = lambda x, t, y=None, class_labels=None: torch.cat([x, x], 1)
+    assert len(lines) == count
+    net = lambda x, t, y=None, class_labels=None, class_cond=None: torch.cat([x, x], 1)
     pipe = practice.text_to_image("StableDiffusionPipeline")
     for line in lines:
         found = dict(net=net, y=None, pipe=pipe, prompt=torch.zeros(1, 5, 8))
         exec(head + line, found)
         assert found["D"](torch.ones(2, 4, 8, 8), 0.5).shape == (2, 4, 8, 8)
+
+
+def test_the_snippets_of_the_books_page_run(tmp_path, monkeypatch):
+    """But for the number of steps and of noise levels."""
+    guiding, weighing, _ = PAGE
+    family = "StableDiffusionXLPipeline"
+    folder = practice.with_lora(practice.text_to_image(family), tmp_path / "lora")
+
+    def load(*_):
+        pipe = practice.text_to_image(family, 1)
+        pipe.load_lora_weights(folder)
+        return pipe
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", load)
+    found = dict(finetuned=load(), pretrained=practice.text_to_image(family), prompt="a lighthouse")
+    exec(guiding.replace("=5)", "=5, num_inference_steps=2)"), found)
+    guided = repr(practice.network(found["pipe"]))
+    assert "itself without adapter" in guided and "domain=1.4, interval=(0.3, 10.0)" in guided
+    (tmp_path / "held-out").mkdir()
+    for name in "ab":
+        found["image"].save(tmp_path / f"held-out/{name}.png")
+        (tmp_path / f"held-out/{name}.txt").write_text(name)
+    exec(weighing.replace('out="weights"', "levels=[1.0]"), found)
+    assert found["found"]["plane"].sigmas.tolist() == [1.0]
 
 
 @OLD_NUMPY

@@ -124,7 +124,7 @@ def test_the_two_lines_for_a_pipeline_call_what_there_is(page):
     pytest.importorskip("diffusers")
     code = next(block for block in blocks(ROOT / page, "python") if "guide_pipeline" in block)
     names = {}
-    exec(code.splitlines()[0], names)
+    exec(next(line for line in code.splitlines() if "import guide_pipeline" in line), names)
     inspect.signature(names["guide_pipeline"]).bind("finetuned", "pretrained")
     inspect.signature(names["lora_guide"]).bind("pipe")
 

@@ -108,6 +108,29 @@ def test_a_guide_that_is_not_there_is_asked_for(folders):
         )
 
 
+def test_options_of_other_kinds_of_numbers_are_saved_and_broken_ones_refused(folders):
+    one = dict(domain=np.float32(1.5), every=np.int64(2), interval=torch.tensor([0.5, 20.0]))
+    pipe = guide_pipeline(load(folders / "finetuned"), load(folders / "pretrained"), **one)
+    pipe.save_pretrained(folders / "guided")
+    again = load(folders / "guided")
+    assert repr(load_guide(again, folders / "guided").unet) == repr(pipe.unet)
+    assert "domain=1.5, interval=(0.5, 20.0), every=2" in repr(pipe.unet)
+    told = folders / "guided/unet/domain_guidance.json"
+    whole = json.loads(told.read_text())
+    for text_, words in (
+        ("{", "has a broken domain_guidance.json; expected the one that was saved"),
+        ('{"guide": "network"}', "has a broken domain_guidance.json"),
+        (
+            json.dumps(whole | dict(guide="friend")),
+            "tells of a guide 'friend'; expected one of adapter, blur",
+        ),
+        (json.dumps(whole | dict(domain="1.5")), "domain is 1.5; expected a finite number, or None"),
+    ):
+        told.write_text(text_)
+        with refuses(words):
+            load_guide(load(folders / "guided"), folders / "guided")
+
+
 def test_a_compiled_guided_network_is_saved_as_well(folders):
     pipe = guide_pipeline(load(folders / "finetuned"), load(folders / "pretrained"))
     pipe.unet = torch.compile(pipe.unet, backend="eager")

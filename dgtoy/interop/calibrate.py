@@ -6,6 +6,7 @@ its network's first call kept.
 """
 
 import inspect
+import pathlib
 
 import torch
 
@@ -19,6 +20,7 @@ from .pipelines import replace_network
 from .standin import StandIn
 
 LEVELS = (20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15)
+CONDITIONS = ("prompt_embeds", "class_labels")  # in the place of captions
 OWN = ("sample", "hidden_states", "timestep", "return_dict")  # inputs that are no condition
 PLACES = ("txt_ids", "img_ids")  # inputs of Flux that have no row for each picture
 ADVICE = (
@@ -46,11 +48,15 @@ def calibrate_pipeline(
         raise ValueError(
             f"pipe is a {type(pipe).__name__} without a second network; expected guide_pipeline(pipe, base)"
         )
-    images, call = read(pictures, size or pixels(pipe), captions, call)
-    low, high = t_to_sigma(
-        torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0]), pipe
-    ).tolist()
-    levels = [sigma for sigma in levels if low <= sigma <= high]
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; expected 1 or more")
+    if "prompt" not in inspect.signature(pipe.__call__).parameters and "class_labels" not in call:
+        raise ValueError(f"class_labels is missing, and a {type(pipe).__name__} has no prompts; expected it")
+    levels = within(levels, pipe)
+    size = pixels(pipe) if size is None else size
+    if size < 1:
+        raise ValueError(f"size is {size}; expected the side of the pictures in pixels")
+    images, call = read(pictures, size, captions, call)
     latents, conditions, null, prompt = [], [], None, {}
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
@@ -82,17 +88,34 @@ def advice(found):
     return recommend(found, ADVICE)
 
 
+def within(levels, pipe):
+    """The noise levels that a pipeline's scheduler has. Raises ValueError if none is."""
+    ends = torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0])
+    low, high = t_to_sigma(ends, pipe).tolist()
+    found = [sigma for sigma in levels if low <= sigma <= high]
+    if not found:
+        raise ValueError(f"levels are {levels}; expected some of the scheduler's, {low:.3g} to {high:.3g}")
+    return found
+
+
 def read(folder, size, captions, call):
     """Pictures (N, 3, size, size) in [-1, 1], and the call with a prompt for each if it has no condition."""
     from ..pipeline.image_sets import picture_paths
     from ..pipeline.pictures import centre_crop, open_picture
 
-    paths = picture_paths(folder, beside=(".txt",))
+    paths = picture_paths(folder, beside=(".txt",)) if pathlib.Path(folder).is_dir() else ()
     if not paths:
         raise ValueError(f"pictures {folder} holds none; expected a folder of pictures")
     images = torch.stack([centre_crop(open_picture(path), size) for path in paths]) / 127.5 - 1
-    if "prompt_embeds" in call or "class_labels" in call:
+    given = [name for name in CONDITIONS if name in call]
+    for name in given:
+        if len(call[name]) != len(images):
+            raise ValueError(
+                f"{name} has {len(call[name])} rows for {len(images)} pictures; expected as many"
+            )
+    if given:
         return images, call
+    captions = call.get("prompt", captions)
     if captions is None:
         texts = [path.with_suffix(".txt") for path in paths]
         captions = [t.read_text(encoding="utf-8").strip() if t.exists() else "" for t in texts]
@@ -101,6 +124,10 @@ def read(folder, size, captions, call):
         raise ValueError(f"captions holds {len(captions)} for {len(paths)} pictures; expected one for each")
     negative = call.get("negative_prompt", "")
     negative = [negative] * len(paths) if isinstance(negative, str) else negative
+    if captions == negative:
+        raise ValueError(
+            f"captions are {captions[0]!r}, as the null prompt is; expected them, or NAME.txt beside pictures"
+        )
     return images, call | dict(prompt=captions, negative_prompt=negative)
 
 
@@ -109,7 +136,7 @@ def pixels(pipe):
     side = getattr(getattr(pipe, network_name(pipe)).config, "sample_size", None)
     if not isinstance(side, int):
         raise ValueError(f"size is None, and the network does not tell it: sample_size is {side}")
-    return side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    return side * 2 ** (len(getattr(pipe.vae.config, "block_out_channels", (1,))) - 1)
 
 
 @torch.no_grad()
@@ -123,7 +150,10 @@ def encode(pipe, images):
     images = images.to(vae.device, vae.dtype)
     if hasattr(config, "temperal_downsample"):  # an autoencoder of videos
         images = images[:, :, None]
-    z = vae.encode(images).latent_dist.mode().float()
+    encoded = getattr(vae, "encode", lambda images: None)(images)
+    if not hasattr(encoded, "latent_dist"):
+        raise ValueError(f"vae is a {type(vae).__name__}; expected an autoencoder with a latent_dist")
+    z = encoded.latent_dist.mode().float()
     shift, scale = getattr(config, "shift_factor", None) or 0.0, getattr(config, "scaling_factor", 1.0)
     if getattr(config, "latents_mean", None) is not None:
         shift, std = (

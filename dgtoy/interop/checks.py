@@ -202,18 +202,26 @@ def check_pipe(pipe):
             raise AttributeError(f"pipe.{name} is set; expected pipe.{place}.{option}, and del pipe.{name}")
 
 
-def check_option(name, value):
-    """Raise ValueError for a value that `domain`, `interval`, `every` or `blur` cannot have, and
-    AttributeError for another name that one of them was meant by."""
+def as_option(name, value):
+    """A value of `domain`, `interval`, `every` or `blur` as plain numbers, which can be saved.
+
+    Raises ValueError for one that cannot be, and AttributeError for another name that an option was meant by.
+    """
     meant = difflib.get_close_matches(name.lower(), OPTIONS, 1, 0.8)
     if meant and name not in OPTIONS:
         raise AttributeError(f"{name} is no option; expected {meant[0]}")
     if name == "interval":
         check_interval(value)
+        return tuple(float(level) for level in value)
     finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if name == "domain" and value is not None and not finite:
+    if name == "every":
+        if not (finite and isinstance(value, numbers.Integral) and value >= 1):
+            raise ValueError(f"every is {value}; expected 1 or more")
+        return int(value)
+    if name not in OPTIONS or value is None:
+        return value
+    if name == "domain" and not finite:
         raise ValueError(f"domain is {value}; expected a finite number, or None")
-    if name == "blur" and value is not None and not (finite and value > 0):
+    if name == "blur" and not (finite and value > 0):
         raise ValueError(f"blur is {value}; expected a finite width above 0, or None")
-    if name == "every" and not (finite and isinstance(value, numbers.Integral) and value >= 1):
-        raise ValueError(f"every is {value}; expected 1 or more")
+    return float(value)

@@ -37,10 +37,10 @@ from .checks import (
     EVERYWHERE,
     LAYOUTS,
     OPTIONS,
+    as_option,
     bare,
     check_networks,
     check_null,
-    check_option,
     check_pipe,
     check_tokens,
     kind_of,
@@ -111,7 +111,7 @@ class DomainGuidedModel(StandIn):
 
     def __setattr__(self, name, value):
         """What the fine-tuned network has is changed there. Raises AttributeError for what neither has."""
-        check_option(name, value)
+        value = as_option(name, value)
         if name == "null":
             check_null(value, self.finetuned)
         if name == "blur" and value is None and self.__dict__.get("blur") and not self.has_second():

@@ -9,7 +9,7 @@ import pathlib
 
 from ..environment import needs
 from .calls import pipeline_call
-from .checks import EVERYWHERE, OPTIONS, check_option, check_pipe
+from .checks import EVERYWHERE, OPTIONS, as_option, check_pipe
 from .guided import DomainGuidedModel
 from .loading import load_network
 
@@ -78,7 +78,7 @@ class DomainGuidance(ClassifierFreeGuidance):
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def __setattr__(self, name, value):
-        check_option(name, value)
+        value = as_option(name, value)
         super().__setattr__(name, value)
 
     def prepare_models(self, denoiser):

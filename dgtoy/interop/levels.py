@@ -33,22 +33,31 @@ def predicts(scheduler):
 def sigma_to_t(sigma, scheduler):
     """The timesteps of noise levels, between two by interpolation of ln sigma.  (*S) -> (*S) float64
 
-    An interval in sigma is one in timesteps: `sigma_to_t((0.3, 5.0), pipe)`.
+    An interval in sigma is one in timesteps: `sigma_to_t((0.3, 5.0), pipe)`. Raises ValueError for sigma
+    below 0.
     """
     scheduler = getattr(scheduler, "scheduler", scheduler)
     sigma = torch.as_tensor(sigma).cpu().double()
+    if not (sigma >= 0).all():
+        raise ValueError(f"sigma is {sigma.tolist()}; expected noise levels from 0 on")
     if is_flow(scheduler):
-        return scheduler.config.num_train_timesteps * sigma / (1 + sigma)
+        return scheduler.config.num_train_timesteps / (1 + 1 / sigma)  # also of 0 and inf
     log_sigmas = _log_sigmas(scheduler)
     return torch.as_tensor(np.interp(sigma.log().numpy(), log_sigmas, np.arange(len(log_sigmas))))
 
 
 def t_to_sigma(t, scheduler):
-    """The noise levels of timesteps, the inverse of `sigma_to_t`.  (*S) -> (*S) float64"""
+    """The noise levels of timesteps, the inverse of `sigma_to_t`.  (*S) -> (*S) float64
+
+    Raises ValueError for timesteps that the scheduler does not have.
+    """
     scheduler = getattr(scheduler, "scheduler", scheduler)
-    t = torch.as_tensor(t).cpu().double()
+    t, last = torch.as_tensor(t).cpu().double(), scheduler.config.num_train_timesteps
+    first = 0 if is_flow(scheduler) else -last  # a solver that inverts begins below 0
+    if not ((first <= t) & (t <= last)).all():
+        raise ValueError(f"t is {t.tolist()}; expected timesteps from 0 to {last}")
     if is_flow(scheduler):
-        share = t / scheduler.config.num_train_timesteps
+        share = t / last
         return (share / (1 - share)).clamp(max=LARGEST)
     log_sigmas = _log_sigmas(scheduler)
     return torch.as_tensor(np.exp(np.interp(t.numpy(), np.arange(len(log_sigmas)), log_sigmas)))

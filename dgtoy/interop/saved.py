@@ -16,6 +16,7 @@ from .checks import OPTIONS, bare
 
 NAME = "domain_guidance"
 MARK = f"_{NAME}"  # in config.json
+KINDS = ("adapter", "blur", "network")  # of guides
 
 
 def reference(model):
@@ -92,9 +93,17 @@ def read_guide(folder):
         raise ValueError(
             f"folder {folder} has {path.name} of a network that was there before; expected a guided one's"
         )
-    told = json.loads(path.read_text(encoding="utf-8"))
-    options = {name: told.pop(name) for name in OPTIONS}
-    options["interval"] = tuple(math.inf if level is None else level for level in options["interval"])
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        options = {name: told.pop(name) for name in OPTIONS}
+        options["interval"] = tuple(math.inf if level is None else level for level in options["interval"])
+        kind = told["guide"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"folder {folder} has a broken {path.name}; expected the one that was saved"
+        ) from None
+    if kind not in KINDS:
+        raise ValueError(f"folder {folder} tells of a guide {kind!r}; expected one of {', '.join(KINDS)}")
     tensors = path.with_suffix(".safetensors")
     return told, options, _nested(read_safetensors(tensors)[0]) if tensors.exists() else None
 
