@@ -140,7 +140,7 @@ def test_through_a_pipeline_it_is_calibrate_on_the_same_latents(kind, pictures):
     reference = expected(pipe, z, main, guide, labelled, condition(NULL[:1], POOLED_NULL[:1]))
     close(found["plane"].sigmas, torch.tensor(LEVELS).double())
     close(found["plane"].weights, reference.weights, rtol=1e-3, atol=1e-3)
-    again = calibrate_pipeline(pipe, pictures, levels=LEVELS, size=size, batch=2, **call)  # other noise
+    again = calibrate_pipeline(pipe, pictures, levels=LEVELS[:1], size=size, batch=2, **call)  # other noise
     assert again["DoG"].weights.isfinite().all()
 
 
@@ -198,8 +198,8 @@ def test_captions_beside_the_pictures_go_through_the_text_encoder_and_an_adapter
         words.startswith("w* of Domain Guidance is")
         and "draw the same seeds with domain 1, 1.25 and 1.5" in words
     )
-    one = calibrate_pipeline(pipe, pictures, captions="two", levels=LEVELS)
-    assert not torch.equal(one["CFG"].weights, found["CFG"].weights)
+    one = calibrate_pipeline(pipe, pictures, captions="two", levels=LEVELS[:1])
+    assert not torch.equal(one["CFG"].weights, found["CFG"].weights[:1])
     with refuses("captions holds 2 for 3 pictures; expected one for each"):
         calibrate_pipeline(pipe, pictures, captions=["a", "b"])
 
