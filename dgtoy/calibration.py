@@ -70,8 +70,9 @@ def calibrate(
     main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read
     once; where it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator:
     of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data.  ->
-    Calibration Raises ValueError for a level that is not positive, data without points, or models that never
-    differ; FloatingPointError, naming level and batch, where a model is not finite.
+    Calibration Raises ValueError for a level that is not positive, data without points, or models (with
+    `middle`, directions) that do not differ; FloatingPointError, naming level and batch, where a model is not
+    finite.
     """
     check_denoisers(main=main, guide=guide, **({} if middle is None else dict(middle=middle)))
     check_generator(generator)
@@ -100,8 +101,9 @@ def calibrate(
     side = sums[..., -directions:]
     flat = torch.linalg.eigvalsh(gram[0])[:, 0] <= 1e-14 * side[0].abs().amax(-1)
     if flat.any():
+        same = "models" if middle is None else "two directions of the plane"
         raise ValueError(
-            f"the models do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
+            f"the {same} do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
     solved[(gram == 0).all((-1, -2))] = math.nan  # resamples that drew none of the few points

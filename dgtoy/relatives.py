@@ -45,7 +45,7 @@ def apg(
     d_before is that of the level before, so a momentum (the paper's is -0.5) wants a sampler with one call
     per step; a level that is not below the one before, or an x of another shape, begins a new run. axes: of
     one sample, by default all but the first. eta = 1 with the other defaults is `guided`. Raises ValueError
-    for a radius <= 0. Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
+    for a radius <= 0, or axes that a sample lacks. Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
     """
     eta, radius, momentum = _finite("eta", eta), check_number("radius", radius), _finite("momentum", momentum)
     if not radius > 0:
@@ -120,11 +120,7 @@ def frequency_decoupled(
     interval = check_weights(interval, w_low=w_low, w_high=w_high)
 
     def D(x, sigma):
-        if x.ndim != 4 or min(x.shape[2:]) < 3 * 2 ** (levels - 1):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) of at least "
-                f"{3 * 2 ** (levels - 1)} pixels a side"
-            )
+        _check_images(x, levels)
         x0_hat = main(x, sigma)
         other = functools.cache(lambda: guide(x, sigma))  # asked for where a weight is not 1
         low = guided(
@@ -142,13 +138,27 @@ def frequency_decoupled(
 
 
 def low_pass(x: Tensor, levels: int = 1) -> Tensor:
-    """x (B, C, H, W) halved and doubled again, `levels` times, each time with a 5 x 5 binomial blur."""
+    """x (B, C, H, W) halved and doubled again, `levels` times, each time with a 5 x 5 binomial blur.
+
+    Raises ValueError for an x that is too small or no image.
+    """
+    _check_images(x, levels)
     if levels == 0:
         return x
     size = x.shape[2:]
     half = torch.nn.functional.interpolate(_binomial(x), scale_factor=0.5, mode="bilinear")
     whole = torch.nn.functional.interpolate(low_pass(half, levels - 1), size=size, mode="bilinear")
     return _binomial(whole)
+
+
+def _check_images(x, levels):
+    """Raise unless x can be halved so often."""
+    check_points(x=x)
+    least = math.ceil(3 * 2 ** (check_whole("levels", levels, 0) - 1))
+    if x.ndim != 4 or min(x.shape[2:]) < least:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) of at least {least} pixels a side"
+        )
 
 
 def _binomial(x):
@@ -216,7 +226,8 @@ class Stepwise:
     """A weight w(sigma) that is constant between levels: weights (n,) for sigmas (n + 1,), which fall.
 
     At a level, in sigma's own precision, begins the weight of the step down from it. Beyond the levels w
-    keeps its first and its last value. Raises ValueError for levels that do not fall, or of another number.
+    keeps its first and its last value. Raises ValueError for levels that do not fall, or of another number,
+    and for weights that are not finite.
     """
 
     sigmas: Tensor
@@ -228,6 +239,8 @@ class Stepwise:
         steps, shape = len(pairs(self.sigmas)), tuple(self.weights.shape)
         if shape != (steps,):
             raise ValueError(f"weights has shape {shape}; expected ({steps},), one for each step of sigmas")
+        if not self.weights.isfinite().all():
+            raise ValueError(f"weights is {self.weights.tolist()}; expected finite numbers")
 
     def __call__(self, sigma):
         sigma = check_numbers("sigma", sigma, torch.float64) + 0.0
@@ -304,8 +317,16 @@ def _reguided(main, guide, w, interval, changed):
 
 def _dot(a, b, axes):
     """Scalar products of samples, shaped to multiply them; in single precision where half would overflow."""
+    if axes is None:
+        axes = tuple(range(1, a.ndim))
+    elif (
+        not isinstance(axes, tuple | list)
+        or not axes
+        or not set(axes) <= {*range(1 - a.ndim, 0), *range(1, a.ndim)}
+    ):
+        raise ValueError(f"axes is {shown(axes)}; expected axes of one sample, 1 to {a.ndim - 1}")
     dtype = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(dtype) * b.to(dtype)).sum(axes or tuple(range(1, a.ndim)), keepdim=True)
+    return (a.to(dtype) * b.to(dtype)).sum(axes, keepdim=True)
 
 
 def _projected(a, b, axes):

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from .checks import check_whole, shown
+from .checks import check_denoisers, check_whole, shown
 from .gmm import LabelledMixture, check_label
 from .samplers import append_dims, log_normal
 from .trainer import Trainer, TrainingConfig, check_ranges, generator
@@ -112,6 +112,8 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
             f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'};"
             f" expected a guide with w > 1 and none with w = 1"
         )
+    if guide is not None:
+        check_denoisers(guide=guide)
     trainer = Trainer(net, functools.partial(_loss, guide), recipe, ema)
     batch_fn = _batch_fn(net, data, recipe)
     if checkpoint is None:
@@ -123,12 +125,18 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
 def _batch_fn(net, data, recipe):
     """step -> what it sees: x0, label, sigma, x, first axis the seed; and w - 1 once guidance is learned."""
 
+    dtype = next(iter(net.params.values())).dtype
+
     @functools.lru_cache(maxsize=1)
     def drawn(block):
         return batches(data, net.seeds, recipe, net.null, block, net.shape, net.device)
 
+    def widened(a):
+        """In the network's precision where that is finer."""
+        return a.to(torch.promote_types(a.dtype, dtype)) if a.is_floating_point() else a
+
     def batch_fn(step):
-        batch = [a[:, step % BLOCK] for a in drawn(step // BLOCK)]
+        batch = [widened(a[:, step % BLOCK]) for a in drawn(step // BLOCK)]
         if recipe.w > 1 and step >= recipe.late * recipe.steps:
             batch.append(torch.full((), recipe.w - 1, device=net.device))
         return batch
@@ -140,7 +148,10 @@ def _loss(guide, net, x0, label, sigma, x, extra=None):
     """The denoising loss (S,); with `extra` = w - 1 labelled samples aim at x0 + extra (D - D_guide)."""
     x0_hat = net(x, sigma, label)
     if extra is not None:
-        learned = x0 + extra * (x0_hat.detach() - guide(x, sigma))
+        guess = guide(x, sigma)
+        if not torch.is_tensor(guess) or guess.shape != x.shape:
+            raise ValueError(f"guide gives {shown(guess)}; expected an estimate of x {tuple(x.shape)}")
+        learned = x0 + extra * (x0_hat.detach() - guess)
         x0 = torch.where(append_dims(label == net.null, x0), x0, learned)
     return denoising_loss(x0_hat, x0, sigma, net.sigma_data)
 
@@ -161,7 +172,8 @@ def _check_data(net, data):
         expected = f"x0 of shape {(len(net.seeds), data.x0.shape[1], *net.shape)} in {dtype}"
         labels = data.label
     elif isinstance(data, LabelledMixture):
-        came, expected = f"points of shape {tuple(data.means.shape[1:])}", f"points of shape {net.shape}"
+        came = f"{data.num_classes} classes and points of shape {tuple(data.means.shape[1:])}"
+        expected = f"{min(data.num_classes, max(net.null, 1))} classes and points of shape {net.shape}"
         labels = data.labels
     elif hasattr(data, "num_classes"):
         came = f"{data.num_classes} classes and images of side {getattr(data, 'size', net.shape[-1])}"
@@ -169,6 +181,6 @@ def _check_data(net, data):
         labels = net.null
     else:
         return
+    check_label(labels, net.null)
     if came != expected:
         raise ValueError(f"data has {came}; expected {expected}")
-    check_label(labels, net.null)

@@ -341,4 +341,7 @@ def _params(net):
     """The tensors that train, by name."""
     if not hasattr(net, "params") and not isinstance(net, nn.Module):
         raise TypeError(f"a {type(net).__name__} does not train; expected a module, or one with `params`")
-    return net.params if hasattr(net, "params") else dict(net.named_parameters())
+    params = net.params if hasattr(net, "params") else dict(net.named_parameters())
+    if not params:
+        raise ValueError(f"a {type(net).__name__} has no parameters that train; expected some")
+    return params

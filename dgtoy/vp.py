@@ -156,6 +156,7 @@ def ancestral(model, x_T, process, generator=None):
     generator: a torch.Generator, a list of them, one per image, or the noise itself, (steps, B, C, H, W).
     Raises ValueError for noise, or an output of the model, of another shape. Nichol & Dhariwal 2021.
     """
+    _check_run(model, process, x_T)
     x, shape = x_T, (len(process), *x_T.shape)
     if torch.is_tensor(generator) and generator.shape != shape:
         raise ValueError(f"generator is noise of shape {tuple(generator.shape)}; expected {shape}")
@@ -176,6 +177,7 @@ def ddim(model, x_T, process):
 
     Song et al. 2021, eq. 12 with eta = 0.
     """
+    _check_run(model, process, x_T)
     x = x_T
     for _, i, t in _down(process, x):
         out = model(x, t)
@@ -186,10 +188,22 @@ def ddim(model, x_T, process):
         yield x
 
 
+def _check_run(model, process, x_T):
+    """Raise for what cannot be sampled with."""
+    if not callable(model):
+        raise TypeError(f"model is {shown(model)}; expected a function of x and t")
+    if not isinstance(process, Process):
+        raise TypeError(f"process is {shown(process)}; expected a Process")
+    check_points(x_T=x_T)
+    check_finite(x_T=x_T)
+
+
 def _check_output(out, x, variance=False):
     """Raise ValueError for an output that is not the noise of x, or not its noise and variance."""
     b, c, *rest = x.shape
-    if out.shape not in ([(b, 2 * c, *rest)] if variance else [(b, c, *rest), (b, 2 * c, *rest)]):
+    if getattr(out, "shape", ()) not in (
+        [(b, 2 * c, *rest)] if variance else [(b, c, *rest), (b, 2 * c, *rest)]
+    ):
         raise ValueError(
             f"model gives {shown(out)}; expected (B, {'2C' if variance else 'C or 2C'}, ...) for"
             f" x {tuple(x.shape)}"
@@ -198,8 +212,6 @@ def _check_output(out, x, variance=False):
 
 def _down(process, x):
     """The steps k = 0, 1, ... with the index i (B,) and the training time t (B,) that each starts from."""
-    check_points(x_T=x)
-    check_finite(x_T=x)
     times = process.times.to(x.device)
     for k in range(len(process)):
         i = torch.full((len(x),), len(process) - 1 - k, device=x.device)
@@ -234,8 +246,9 @@ def training_loss(out, x0, x, i, eps, process):
 
     mse: of the noise, the mean over an image. vb: the variational bound of this step in bits per dimension, a
     Kullback-Leibler divergence, at i = 0 the likelihood of 8-bit pixels; it trains the variance alone. Nichol
-    & Dhariwal 2021, sec. 3.1.
+    & Dhariwal 2021, sec. 3.1. Raises ValueError for an output of another shape.
     """
+    _check_output(out, x, variance=True)
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))

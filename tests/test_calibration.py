@@ -306,5 +306,5 @@ def test_models_that_do_not_differ_are_refused():
     x0 = torch.arange(5.0)[:, None]
     with refuses("do not differ at sigma = 0.5"):
         calibrate(NARROW, NARROW, x0, [0.5])
-    with refuses("do not differ at sigma = 0.5"):
+    with refuses("the two directions of the plane do not differ at sigma = 0.5"):
         calibrate(NARROW, WIDE, x0, [0.5], middle=WIDE)

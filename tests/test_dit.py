@@ -443,10 +443,22 @@ def test_what_a_denoiser_cannot_take_is_refused(label, x, sigma, words):
 def test_the_network_alone_refuses_other_sizes_too():
     with refuses("x has shape (2, 3, 8, 8)", "('B', 3, 4, 4)"):
         awake()(torch.ones(2, 3, 8, 8), torch.ones(2), torch.zeros(2, dtype=torch.long))
+    x, two = torch.ones(2, 3, 4, 4), torch.zeros(2, dtype=torch.long)
+    for t, y, words in (
+        (torch.tensor(1), two, "t is a Tensor of torch.int64, shape (); expected a tensor of shape (2,)"),
+        (1.0, two, "t is 1.0; expected a tensor of shape (2,)"),
+        (two, 1, "y is 1; expected a tensor of shape (2,)"),
+        (two, two + 99, "label 99 is out of range"),
+        (two, two.float(), "label has dtype torch.float32; expected integers"),
+    ):
+        with refuses(words):
+            awake()(x, t, y)
+    with refuses("net is None; expected a DiT", error=TypeError):
+        EDM(None)
     for change in (dict(input_size=5), dict(num_heads=3), dict(hidden_size=18)):
         with refuses("input_size, patch_size, hidden_size, num_heads are", str(*change.values())):
             DiT(**SMALL | change)
-    for change in (dict(depth=-1), dict(in_channels=0), dict(num_classes=-2)):
+    for change in (dict(depth=0), dict(in_channels=0), dict(num_classes=-2)):
         with refuses("{} is {}; expected".format(*next(iter(change.items())))):
             DiT(**SMALL | change)
     with refuses("num_classes is -1; expected 0 or more"):

@@ -98,6 +98,9 @@ def test_apg_without_its_parts_is_guidance_and_takes_any_guide():
     for bad, words in ((dict(radius=0), "radius is 0"), (dict(eta=math.inf), "eta is inf")):
         with refuses(words):
             relatives.apg(MAIN, GUIDE, 2.0, **bad)
+    for axes in ((0,), (5,), (), "a", 1.5):  # 0 would mix the samples
+        with refuses("axes is", "expected axes of one sample, 1 to 1"):
+            relatives.apg(MAIN, GUIDE, 2.0, axes=axes)(X, 0.7)
 
 
 def test_a_sample_of_an_ensemble_is_its_last_axis():
@@ -229,6 +232,10 @@ def test_equal_weights_of_both_bands_are_guidance_and_none_is_the_main_model():
     close(relatives.low_pass(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))
     with refuses("x has shape (6, 2); expected images"):
         relatives.frequency_decoupled(MAIN, GUIDE, 1.0, 2.0)(X, 0.7)
+    with refuses("x has shape (1, 1, 5, 8); expected images", "at least 6 pixels"):
+        relatives.low_pass(torch.ones(1, 1, 5, 8), 2)
+    with refuses("levels is -1; expected 0 or more"):
+        relatives.low_pass(IMAGES, -1)
 
 
 # the guide, between two models
@@ -299,6 +306,8 @@ def test_a_stepwise_weight_is_constant_between_its_levels():
     for sigmas, weights in ((LEVELS.flip(0), [1.0, 2.0, 3.0]), (LEVELS, [1.0, 2.0])):
         with refuses("expected" if len(weights) == 2 else "must decrease"):
             relatives.Stepwise(sigmas, torch.tensor(weights))
+    with refuses("weights is [1.0, nan, 2.0]; expected finite numbers"):
+        relatives.Stepwise(LEVELS, [1.0, math.nan, 2.0])
 
 
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.half, torch.bfloat16))

@@ -517,12 +517,34 @@ def test_points_and_labels_that_do_not_agree_are_refused():
             ("label 3", "out of range for 2 classes"),
         ),
         (lambda: random_labelled(classes=6, dtype=torch.float32), ("label 3", "out of range for 2 classes")),
+        (lambda: random_labelled(classes=3, dtype=torch.float32), ("3 classes", "2 classes")),  # not null
         (lambda: random_labelled(d=5, dtype=torch.float32), ("points of shape (5,)", "(2,)")),
     ],
 )
 def test_data_of_another_shape_is_refused_at_the_call(make, words):
     with refuses(*words):
         fit(nets(), make(), RECIPE)
+
+
+def test_a_guide_that_is_none_is_refused():
+    guided = dataclasses.replace(RECIPE, steps=1, w=1.5, late=0.0)
+    with refuses("guide is 5; expected a denoiser", error=TypeError):
+        fit(nets(), data(), guided, guide=5)
+    with refuses("guide gives a Tensor of torch.float32, shape (2, 8, 1)"):  # which would be broadcast
+        list(fit(nets(), data(), guided, guide=lambda x, sigma: x[..., :1]))
+
+
+def test_networks_in_double_precision_learn_from_a_mixture_as_those_in_single():
+    single, double = MLP(num_classes=2, width=8), MLP(num_classes=2, width=8).double()
+    together = [Ensemble([net]) for net in (single, double)]
+    world = random_labelled(classes=2, dtype=torch.float32)
+    one, other = ([step.loss for step in fit(net, world, RECIPE)] for net in together)
+    close(torch.stack(other), torch.stack(one).double(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_without_parameters_is_refused():
+    with refuses("a Identity has no parameters that train"):
+        Trainer(torch.nn.Identity(), lambda net, x: x.sum(), RECIPE)
 
 
 def test_a_network_can_be_trained_again_after_training():

@@ -191,6 +191,14 @@ def test_bad_input():
         process.x0_hat(x, torch.tensor([0, 2]), x)
     with refuses("i has shape (3,); expected () or (2,)"):
         process.noised(x, torch.tensor([0, 1, 1]), x)
+    with refuses("process is [3]; expected a Process", error=TypeError):
+        next(vp.ddim(lambda x, t: x, x, [3]))
+    with refuses("model is None; expected a function", error=TypeError):
+        next(vp.ancestral(None, x, process))
+    with refuses("model gives 3; expected"):
+        next(vp.ddim(lambda x, t: 3, x, process))
+    with refuses("model gives a Tensor of torch.float32, shape (2, 1, 1, 1); expected (B, 2C, ...)"):
+        vp.training_loss(x, x, x, torch.tensor([0, 1]), x, process)
     with refuses("n is 2.5; expected a whole number", error=TypeError):
         vp.respaced(2.5)
     for sigma in (-1.0, torch.tensor([1.0, math.nan])):

@@ -79,8 +79,8 @@ def config_of(state, num_heads=None, path="state"):
         ("y_embedder.embedding_table.weight", 2),
     ):
         came = tuple(state[name].shape) if name in state else "nothing"
-        if len(came) != axes:
-            raise ValueError(f"{path}: {name} has shape {came}; expected {axes} axes")
+        if len(came) != axes or 0 in came:
+            raise ValueError(f"{path}: {name} has shape {came}; expected {axes} axes, none of them empty")
     hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
     known = {c["hidden_size"]: c["num_heads"] for c in CONFIGS.values()}
     if num_heads is not None:

@@ -6,7 +6,7 @@ import math
 import torch
 
 from .. import vp
-from ..checks import check_number, check_points, check_seed
+from ..checks import check_number, check_points, check_seed, shown
 from ..gmm import check_label
 from ..graphs import Captured
 from ..samplers import append_dims, check_shape, check_sigma
@@ -23,6 +23,8 @@ class Preconditioned:
     """
 
     def __init__(self, net, seed=0):
+        if not hasattr(net, "null"):
+            raise TypeError(f"net is {shown(net)}; expected a DiT")
         if "flow" in getattr(net, "config", ()) and not isinstance(self, Flow):
             raise ValueError(f"net is a flow; expected Flow(net), not {type(self).__name__}(net)")
         self.net, self.seeds = net, [check_seed("seed", seed)]

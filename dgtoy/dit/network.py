@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from ..checks import check_seed, check_whole, shown
+from ..gmm import check_label
 from ..nets import drawn_
 from ..vp import t_to_sigma
 
@@ -71,8 +72,9 @@ class DiT(nn.Module):
             num_heads=num_heads,
             num_classes=num_classes,
         )
-        least = dict(depth=0, num_classes=0)
-        sizes = {name: check_whole(name, size, least.get(name, 1)) for name, size in sizes.items()}
+        sizes = {
+            name: check_whole(name, size, 0 if name == "num_classes" else 1) for name, size in sizes.items()
+        }
         seed = check_seed("seed", seed)
         if input_size % patch_size or hidden_size % num_heads or hidden_size % 4:
             raise ValueError(
@@ -96,9 +98,17 @@ class DiT(nn.Module):
         self._init_weights(torch.Generator().manual_seed(seed))
 
     def forward(self, x, t, y):
-        """x (B, C, H, W), t (B,) in [0, 1000), labels y (B,) -> (B, 2C, H, W), or C without learn_sigma."""
+        """x (B, C, H, W), t (B,) in [0, 1000), labels y (B,) -> (B, 2C, H, W), or C without learn_sigma.
+
+        Raises ValueError for other shapes, and for a label on the CPU that this network lacks.
+        """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
+        for name, value in dict(t=t, y=y).items():
+            if getattr(value, "shape", ()) != x.shape[:1]:
+                raise ValueError(f"{name} is {shown(value)}; expected a tensor of shape ({len(x)},)")
+        if y.is_cpu:  # a look at a label on a GPU would wait for it
+            check_label(y, self.null)
         h = self.x_embedder(x.to(self.pos_embed.dtype))  # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, hidden)
         out = self._unpatchify(self.tokens(h, c))
