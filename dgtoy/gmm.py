@@ -41,9 +41,14 @@ class GaussianMixture:
         _check_parts(weights, means, covs)
         self.weights, self.means, self.covs = weights / weights.sum(), means, covs
         self.variances, self.axes = torch.linalg.eigh(covs)  # (K, D), (K, D, D): columns are the axes
-        least, k = self.variances[:, 0].min(0)  # eigenvalues ascend
-        if least <= 0:
-            raise ValueError(f"covs[{k}] is not positive definite: its least eigenvalue is {least:.3g}")
+        least, most = self.variances[:, 0], self.variances[:, -1]  # eigenvalues ascend
+        turned = (covs.triu(1) != 0).any(-1).any(-1)  # those of a diagonal matrix are exact
+        rounding = turned * covs.shape[-1] * torch.finfo(covs.dtype).eps * most
+        if (least <= rounding).any():
+            k = (least - rounding).argmin()
+            raise ValueError(
+                f"covs[{k}] is not positive definite: its eigenvalues are {least[k]:.3g} to {most[k]:.3g}"
+            )
 
     def to(self, device):
         """A copy of this mixture on another device, as a tensor's `to` makes one."""

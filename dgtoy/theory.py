@@ -99,6 +99,7 @@ def tilted(target, source, w, x, sigma=0.0):
     return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)
 
 
+@torch.inference_mode(False)  # which knows no derivatives
 def alignment(mixture, domains, label, domain, x, sigma):
     """The three scores of which Domain Guidance is made, each from its own definition.
 
@@ -120,7 +121,7 @@ def alignment(mixture, domains, label, domain, x, sigma):
         raise ValueError(f"label {label} has no component in domain {domain}")
     conditional = mixture.subset(wanted).score(x, sigma)
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
+        x = x.detach().clone().requires_grad_()
         log_r = mixture.log_responsibilities(x, sigma)  # log p(k | x)
         log_cd, log_d = (log_r[..., keep].logsumexp(-1) for keep in (wanted, in_domain))
         (class_term,) = torch.autograd.grad((log_cd - log_d).sum(), x, retain_graph=True)

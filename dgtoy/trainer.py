@@ -127,6 +127,7 @@ class Trainer:
     (`distributed.join`) average their gradients; each calls the trainer on its own slice of the batch.
     """
 
+    @torch.inference_mode(False)  # in which nothing trains
     def __init__(self, net, loss_fn, recipe, ema=None):
         self.origin = {}
         self.net, self.loss_fn, self.recipe, self.step = net, loss_fn, recipe, 0
@@ -156,6 +157,7 @@ class Trainer:
         self.muon = _muon([self.params[name] for name in by_muon], recipe) if by_muon else None
         self._halves = {}
 
+    @torch.inference_mode(False)
     def run(self, batch_fn):
         """Train up to recipe.steps; a generator of `Step`.
 

@@ -366,6 +366,16 @@ def test_a_mixture_that_is_none_is_refused(change, words):
         GaussianMixture(**{**good, **change})
 
 
+def test_a_singular_covariance_is_refused_whatever_its_rounding():
+    """Of flat matrices half have a least eigenvalue just above 0. That of a diagonal one is exact."""
+    for seed in range(20):
+        root = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        with refuses("covs[0] is not positive definite: its eigenvalues are"):
+            GaussianMixture([1.0], torch.zeros(1, 4), (root @ root.T)[None])
+    narrow = GaussianMixture([1.0], torch.zeros(1, 2), torch.tensor([1.0, 1e-20]).diag()[None])
+    assert narrow.logp(torch.zeros(2)).isfinite()
+
+
 @given(st.integers(1, 4), st.integers(0, 99), st.floats(1e-3, 10))
 def test_a_covariance_with_a_negative_eigenvalue_is_refused(d, seed, depth):
     weights, means, covs = random_parts(2, d, seed)

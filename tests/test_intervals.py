@@ -74,6 +74,8 @@ def test_pairs_are_resampled_together():
     of_means = lambda a, b: a.mean(-1) / b.mean(-1)
     assert intervals.resampled(of_means, 3 * x, x) == pytest.approx((3, 3, 3))
     assert intervals.ratio(3 * x, x) == pytest.approx((3, 3, 3))
+    with pytest.raises(ValueError, match=r"statistic gives shape \(\); expected \(4000,\)"):
+        intervals.resampled(lambda a: a.mean(), x)  # of all resamples together: an interval of no width
 
 
 def test_a_ratio_turned_over_has_the_interval_turned_over():

@@ -328,6 +328,14 @@ def test_alignment_is_finite_far_from_the_domain():
         assert all(term.isfinite().all() for term in theory.alignment(mixture, domains, 0, 1, x, sigma))
 
 
+def test_alignment_is_known_in_inference_mode_too():
+    found = lambda: theory.alignment(random_labelled(), torch.zeros(6), 1, 0, torch.ones(1, 2), 0.5)
+    with torch.inference_mode():
+        inside = found()
+    for one, other in zip(inside, found(), strict=True):
+        close(one, other)
+
+
 def test_alignment_takes_a_level_for_each_point(rng):
     mixture, domains = random_labelled(8), torch.tensor([0] * 4 + [1] * 4)
     x = torch.randn(3, 2, generator=rng, dtype=torch.float64)

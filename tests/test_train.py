@@ -437,12 +437,13 @@ def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
     list(fit(nets(), data(), recipe, checkpoint=tmp_path / "run.safetensors"))
 
 
-def test_training_is_the_same_without_a_gradient_outside_or_with_one_inside(never_stopped):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_is_the_same_without_a_gradient_outside_or_with_one_inside(mode, never_stopped):
     """Under torch.no_grad, and on points that want a gradient themselves."""
     points, net = data(), nets()
     points = Points(points.x0.requires_grad_(), points.label)
     average = net.clone()
-    with torch.no_grad():
+    with mode():
         list(fit(net, points, RECIPE, average))
     identical(state(net, average), state(*never_stopped[:2]))
 

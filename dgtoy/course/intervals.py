@@ -30,13 +30,17 @@ def resampled(statistic, *samples, clusters=None, resamples=4000, seed=0):
 
     statistic: of arrays (..., n) over their last axis; samples (n,) each. The tails are cut farther out than
     at 2.5%, as Student's t reaches farther than the normal: plain percentiles cover 75% at n = 3.
-    -> (value, low, high) Hesterberg 2015. Raises ValueError as `student` does.
+    -> (value, low, high) Hesterberg 2015. Raises ValueError as `student` does, and for a statistic over
+    another axis.
     """
     samples = _by_cluster(clusters, *samples)
     n = samples.shape[-1]
     tail = ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, 1 - TAIL))
     picks = np.random.default_rng(seed).integers(n, size=(resamples, n))
-    low, high = np.quantile(statistic(*samples[:, picks]), [tail, 1 - tail])
+    found = np.asarray(statistic(*samples[:, picks]))
+    if found.shape != (resamples,):
+        raise ValueError(f"statistic gives shape {found.shape}; expected {(resamples,)}, over the last axis")
+    low, high = np.quantile(found, [tail, 1 - tail])
     return float(statistic(*samples)), float(low), float(high)
 
 
