@@ -101,7 +101,7 @@ def c4(record):
         "the loss grows as data shrinks": slope(sizes, lost)[2] < 0,
     }
     few, many = worse[0].mean(), worse[-1].mean()
-    regimes = {f"{r['size']} points": r["regime"] for r in record["results"].get("regimes", ())}
+    regimes = {f"{r['size']} points": r["regime"] for r in record["results"]["regimes"]}
     times = np.exp(student(np.log(lost).mean(0)))
     return over_seeds(
         record,

@@ -72,7 +72,7 @@ def c8(record):
     agree, ahead = student(right.mean(0)), student(right.mean(0) - simple.mean(0))
     by_weight = {w: right[[r["w"] == w for r in found]].mean() for w in sorted({r["w"] for r in found})}
     gained, lost = (saved > 0)[helps].sum(), (saved < 0)[~helps].sum()
-    regimes = collections.Counter(r["regime"] for r in record["results"].get("regimes", ()))
+    regimes = collections.Counter(r["regime"] for r in record["results"]["regimes"])
     return over_seeds(
         record,
         agree,
