@@ -159,8 +159,8 @@ class Ensemble:
 
     def with_classes(self, num_classes, seeds=None):
         """Every member with a fresh label table; `seeds`, by default the members', draw it and later data."""
-        seeds = self.seeds if seeds is None else list(seeds)
-        if len(seeds) != len(self):
+        seeds = self.seeds if seeds is None else seeds
+        if not isinstance(seeds, Iterable) or len(seeds := list(seeds)) != len(self):
             raise ValueError(f"seeds is {seeds}; expected {len(self)}, one per member")
         return Ensemble([self.member(k).with_classes(num_classes, s) for k, s in enumerate(seeds)])
 

@@ -85,8 +85,11 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
 def denoising_loss(x0_hat, x0, sigma, sigma_data):
     """Mean over the batch of (1/sigma^2 + 1/sigma_data^2) |x0_hat - x0|^2.  (..., B, *D) -> (...)
 
-    sigma (..., B) tells where the axes of a point begin. Karras et al. 2022, eq. 8.
+    sigma (..., B) tells where the axes of a point begin. Raises ValueError for an estimate of another shape.
+    Karras et al. 2022, eq. 8.
     """
+    if x0_hat.shape != x0.shape:
+        raise ValueError(f"x0_hat has shape {tuple(x0_hat.shape)}; expected {tuple(x0.shape)}, that of x0")
     weight = 1 / sigma**2 + 1 / sigma_data**2
     return (append_dims(weight, x0) * (x0_hat - x0) ** 2).mean(tuple(range(sigma.ndim - 1, x0.ndim)))
 

@@ -71,6 +71,28 @@ def test_the_official_file_goes_through_as_well():
         )
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("activation_fn", "gelu"),
+        ("norm_elementwise_affine", True),
+        ("attention_bias", False),
+        ("out_channels", 9),
+    ],
+)
+def test_a_model_of_diffusers_that_computes_something_else_is_refused(name, value):
+    sizes = dict(num_attention_heads=2, attention_head_dim=4, in_channels=3, num_layers=1, sample_size=4)
+    with refuses(f"model has {name} {value!r}; expected"):
+        from_diffusers(DiTTransformer2DModel(**sizes | {name: value}))
+
+
+def test_models_of_another_kind_are_refused():
+    with refuses("model is None; expected a DiTTransformer2DModel", error=TypeError):
+        from_diffusers(None)
+    with refuses("net is Linear(in_features=1, out_features=1, bias=True); expected a DiT", error=TypeError):
+        to_diffusers(torch.nn.Linear(1, 1))
+
+
 def test_blocks_that_disagree_are_refused():
     model = to_diffusers(awake(**SIZES))
     model.transformer_blocks[1].norm1.emb.timestep_embedder.linear_1.weight.data += 1

@@ -104,6 +104,8 @@ def test_the_loss_is_the_weighted_square_error(rng):
         for s in range(3)
     ]
     close(denoising_loss(x0_hat, x0, sigma, 2.0), torch.tensor(by_hand).mean(1))
+    with refuses("x0_hat has shape", "that of x0"):  # which would be broadcast
+        denoising_loss(x0_hat[..., :1], x0, sigma, 2.0)
 
 
 def test_training_comes_closer_to_the_exact_denoiser():

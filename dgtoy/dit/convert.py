@@ -8,6 +8,7 @@ configuration, so a model that was saved and read again needs `as_official` agai
 
 import torch
 
+from ..checks import shown
 from ..environment import needs
 from .network import DiT
 
@@ -22,6 +23,12 @@ BLOCK = {  # within a block
     "mlp.fc2": "ff.net.2",
     "adaLN_modulation.1": "norm1.linear",
 }
+OFFICIAL = dict(  # what diffusers' class leaves open and DiT does not
+    activation_fn="gelu-approximate",
+    norm_type="ada_norm_zero",
+    attention_bias=True,
+    norm_elementwise_affine=False,
+)
 EMBEDDERS = {  # ours, once: diffusers', in every block
     "t_embedder.mlp.0": "norm1.emb.timestep_embedder.linear_1",
     "t_embedder.mlp.2": "norm1.emb.timestep_embedder.linear_2",
@@ -52,6 +59,8 @@ def to_diffusers(net):
     needs("dit", "diffusers")
     from diffusers import DiTTransformer2DModel
 
+    if not isinstance(net, DiT):
+        raise TypeError(f"net is {shown(net)}; expected a DiT")
     c, state, found = net.config, net.state_dict(), {}
     for kind, what in dict(velocity="predicts velocity inside", flow="is a flow").items():
         if kind in c:
@@ -84,8 +93,22 @@ def as_official(model):
 def from_diffusers(model):
     """A DiT with the weights of a `DiTTransformer2DModel`, the inverse of `to_diffusers`.
 
-    Raises ValueError for a model whose blocks disagree in their embedders.
+    Raises TypeError for another kind of model; ValueError for one that computes something else, or whose
+    blocks disagree in their embedders.
     """
+    needs("dit", "diffusers")
+    from diffusers import DiTTransformer2DModel
+
+    if not isinstance(model, DiTTransformer2DModel):
+        raise TypeError(f"model is {shown(model)}; expected a DiTTransformer2DModel")
+    for name, official in OFFICIAL.items():
+        if model.config[name] != official:
+            raise ValueError(f"model has {name} {model.config[name]!r}; expected {official!r}, as DiT has")
+    channels = model.config.in_channels
+    if model.config.out_channels not in (None, channels, 2 * channels):
+        raise ValueError(
+            f"model has out_channels {model.config.out_channels}; expected {channels} or {2 * channels}"
+        )
     c, state, found = model.config, model.state_dict(), {}
     for ours, theirs in _names(c.num_layers):
         parts = [state[name] for name in theirs]
