@@ -14,7 +14,15 @@ from torch import Tensor
 
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
 from .checks import check_denoisers, check_number, check_numbers, check_whole, shown
-from .samplers import Denoiser, append_dims, check_interval, check_level, check_shape, check_sigma
+from .samplers import (
+    Denoiser,
+    append_dims,
+    check_estimate,
+    check_interval,
+    check_level,
+    check_shape,
+    check_sigma,
+)
 
 Weight = float | Tensor | Callable[[Tensor], float | Tensor]  # a number, one per sample (B,), or w(sigma)
 
@@ -102,7 +110,7 @@ def blurred(D: Denoiser, b: float) -> Denoiser:
             raise ValueError(f"b is {b}; expected a width that is finite in {x.dtype}")
         level = check_sigma(sigma, x)  # () or (B, 1, ...)
         s = torch.hypot(level, torch.full_like(level, b))
-        x0_hat = D(x, s.reshape(torch.as_tensor(sigma).shape))
+        x0_hat = check_estimate("D", D(x, s.reshape(torch.as_tensor(sigma).shape)), x)
         return torch.lerp(x, x0_hat, (level / s) ** 2)
 
     return G
@@ -126,7 +134,7 @@ def reused(D: Denoiser, every: int) -> Denoiser:
         calls = 0 if begins or eps is None else calls + 1
         if calls % every:
             return x - append_dims(sigma, x) * eps
-        x0_hat = D(x, sigma)
+        x0_hat = check_estimate("D", D(x, sigma), x)
         eps = (x - x0_hat) / append_dims(sigma, x)
         return x0_hat
 
@@ -230,8 +238,8 @@ def check_weights(interval, **weights):
 
 
 def _check_alike(**estimates):
-    """Raise ValueError unless the denoisers' estimates have one shape."""
+    """Raise ValueError unless the denoisers' estimates are tensors of one shape."""
     shapes = {name: tuple(getattr(x0_hat, "shape", ())) for name, x0_hat in estimates.items()}
-    if len(set(shapes.values())) > 1:
+    if len(set(shapes.values())) > 1 or not all(map(torch.is_tensor, estimates.values())):
         came = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the estimates have shapes {came}; expected one shape")
+        raise ValueError(f"the estimates have shapes {came}; expected one shape of tensors")

@@ -218,10 +218,14 @@ def check_finite(**given):
 
 def estimate(D, x, sigma):
     """D(x, sigma) for a number sigma, in x's dtype. Raises ValueError for an estimate of another shape."""
-    x0_hat = D(x, x.new_full((), sigma))
+    return check_estimate("D", D(x, x.new_full((), sigma)), x).to(x.dtype)
+
+
+def check_estimate(name, x0_hat, x):
+    """A denoiser's estimate as it came. Raises ValueError, naming it, for one of another shape than x."""
     if not torch.is_tensor(x0_hat) or x0_hat.shape != x.shape:
-        raise ValueError(f"D gives {shown(x0_hat)}; expected an estimate of x {tuple(x.shape)}")
-    return x0_hat.to(x.dtype)
+        raise ValueError(f"{name} gives {shown(x0_hat)}; expected an estimate of x {tuple(x.shape)}")
+    return x0_hat
 
 
 @_sampler

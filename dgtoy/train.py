@@ -8,7 +8,7 @@ import torch
 
 from .checks import check_denoisers, check_whole, shown
 from .gmm import LabelledMixture, check_label
-from .samplers import append_dims, log_normal
+from .samplers import append_dims, check_estimate, log_normal
 from .trainer import Trainer, TrainingConfig, check_ranges, generator
 
 BLOCK = 64  # steps whose random numbers `fit` draws together
@@ -151,10 +151,7 @@ def _loss(guide, net, x0, label, sigma, x, extra=None):
     """The denoising loss (S,); with `extra` = w - 1 labelled samples aim at x0 + extra (D - D_guide)."""
     x0_hat = net(x, sigma, label)
     if extra is not None:
-        guess = guide(x, sigma)
-        if not torch.is_tensor(guess) or guess.shape != x.shape:
-            raise ValueError(f"guide gives {shown(guess)}; expected an estimate of x {tuple(x.shape)}")
-        learned = x0 + extra * (x0_hat.detach() - guess)
+        learned = x0 + extra * (x0_hat.detach() - check_estimate("guide", guide(x, sigma), x))
         x0 = torch.where(append_dims(label == net.null, x0), x0, learned)
     return denoising_loss(x0_hat, x0, sigma, net.sigma_data)
 

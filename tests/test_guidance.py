@@ -406,6 +406,15 @@ def test_a_blur_that_is_no_width_is_refused(b):
         blurred(NARROW, 1e39)(X.float(), 0.7)
 
 
+def test_an_estimate_of_another_shape_is_refused_where_it_would_be_broadcast():
+    for D in (lambda x, sigma: x[..., :0], lambda x, sigma: x[:1], lambda x, sigma: 0.0):
+        for method in (blurred, reused):
+            with refuses("D gives", "expected an estimate of x"):
+                method(D, 2)(X, 0.7)
+    with refuses("the estimates have shapes main (), guide (); expected one shape of tensors"):
+        guided(lambda x, sigma: 0.0, lambda x, sigma: 1.0, 1.5)(X, 0.7)
+
+
 @pytest.mark.parametrize("at", [0.0, 1.0, 1.7, [0.0, 1.0, 1.7, 1.0]])
 def test_a_gradient_reaches_the_weight_at_0_and_1_too(at):
     """d/dw of D_guide + w (D_main - D_guide); a sampler, which keeps no graph, still saves the call."""
