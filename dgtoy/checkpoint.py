@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-import glob
+import functools
 import json
 import os
 import pathlib
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 PART_BYTES = 16 * 2**20
+PART = re.compile(r"\..+\.\d+\.part")  # a file while it is being written: see `whole`
 SAVE = re.compile(r"\.?\d{8}-[0-9a-f]{8}")  # the folder of one save; hidden while it is being written
 
 
@@ -123,20 +124,26 @@ def write_text(path, text):
 def whole(path):
     """A hidden file that becomes `path` when it has been written, in a folder that is made.
 
-    Those that killed processes left behind go: untouched for ten minutes.
+    It is this process's own, so several may write one path at a time: the last one's file stands.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > 600:
-                left.unlink()
+    _sweep(path.parent.absolute())
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache  # once a process: a folder may get 50,000 pictures
+def _sweep(folder):
+    """Remove from a folder what killed processes left half-written there: untouched for ten minutes."""
+    for left in folder.glob(".*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if PART.fullmatch(left.name) and time.time() - left.stat().st_mtime > 600:
+                left.unlink()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from ..checkpoint import write_text
+from ..checkpoint import whole, write_text
 from . import plot
 from .intervals import STUDENT
 
@@ -110,13 +110,8 @@ WIDTH = 2400  # pixels of a record's figure at most, three for each of a page's
 def save(record, figure, folder):
     """The record as folder/name.json and its figure as folder/name.png.  -> the record's path"""
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{record['name']}.{os.getpid()}.part"
-    try:
+    with whole(folder / f"{record['name']}.png") as part:
         part.write_bytes(plot.png(figure, dpi=min(200, WIDTH / figure.get_figwidth())))
-        os.replace(part, folder / f"{record['name']}.png")
-    finally:
-        part.unlink(missing_ok=True)
     write_text(folder / f"{record['name']}.json", json.dumps(record, separators=(",", ":")) + "\n")
     return folder / f"{record['name']}.json"
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import vp
+from ..checkpoint import whole
 from ..checks import check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
@@ -224,10 +225,6 @@ def collect(out, n):
     if missing:
         raise ValueError(f"{out} holds {n - len(missing)} of {n} images; {missing[0]} is missing")
     arrays = np.stack([np.asarray(open_picture(path)) for path in paths])
-    part = out / "samples.part.npz"
-    try:
-        np.savez(part, arrays)
-        part.replace(out / "samples.npz")
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(out / "samples.npz") as part, open(part, "wb") as file:
+        np.savez(file, arrays)
     return out / "samples.npz"

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from ..checkpoint import write_text
+from ..checkpoint import whole, write_text
 from .pictures import open_picture
 
 CELL, GAP = 128, 6  # pixels
@@ -63,14 +63,8 @@ def write_png(image, path):
     from PIL import Image
 
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".png.part")
-    try:
+    with whole(path) as part:
         image.save(part, "PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 PAGE = """<!doctype html>
