@@ -51,6 +51,9 @@ def main(argv=None):
     argv = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in argv
     argv = [word for word in argv if word != "--traceback"]
+    if not argv:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     command = parser.parse_args(argv[:1]).command  # what follows is the command's own
     shown = warnings.formatwarning
     warnings.formatwarning = lambda message, *where: f"{_name(argv)}: warning: {_one_line(message)}\n"
@@ -66,8 +69,10 @@ def main(argv=None):
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit(f"{_name(argv)}: interrupted; the same command goes on from what is written")
+    except KeyboardInterrupt as e:
+        done = _one_line(e) or "the same command goes on from what is written"
+        print(f"{_name(argv)}: interrupted; {done}", file=sys.stderr)
+        sys.exit(130)  # as of any program that Ctrl-C ends
     except Exception as e:
         if traceback:
             raise

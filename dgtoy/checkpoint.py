@@ -115,9 +115,12 @@ def write_safetensors(path, tensors, header):
 
 
 def write_text(path, text):
-    """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all."""
+    """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all.
+
+    What is no text, in the name of a file that is no UTF-8, becomes "?".
+    """
     with whole(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="replace", newline="\n")
 
 
 @contextlib.contextmanager

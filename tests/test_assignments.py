@@ -72,6 +72,9 @@ def test_records_lie_beside_an_assignment_that_reads_them(tmp_path):
 def test_a_name_without_exercises_is_refused(tmp_path):
     with pytest.raises(ValueError, match="NAME is 00; expected"):
         assignments.write(["00"], tmp_path, ROOT / "notebooks", ROOT / "figures")
+    with pytest.raises(ValueError, match="folder nowhere holds no notebooks with exercises"):
+        assignments.write([], tmp_path / "none", "nowhere")
+    assert not (tmp_path / "none").exists()
     assert not list(tmp_path.iterdir())
 
 

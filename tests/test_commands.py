@@ -68,7 +68,8 @@ def test_help_imports_neither_the_course_nor_the_pipeline():
 def test_a_wrong_call_is_usage_and_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
-    assert ended.value.code == 2 and all(word in capsys.readouterr().err for word in words[-1:])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and all(word in err for word in words[-1:] or ALL)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,7 @@ def test_a_wrong_call_is_usage_and_status_2(words, capsys):
         ("dit evaluate a b --features vgg --out x", "dit evaluate: features is vgg"),
         ("notebooks 77", "notebooks: notebook is 77; expected 00_five_minutes"),
         ("notebooks --stamp", "notebooks: --stamp needs --in-place"),
+        ("experiment exact --part 1/2", "experiment: --part is of exact, which is not computed in parts"),
         ("badges nobody", "badges: repository is nobody; expected OWNER/NAME"),
     ],
 )
@@ -196,7 +198,6 @@ def test_claims_without_a_record_are_refused_and_nothing_is_written(tmp_path):
         (AssertionError(), "AssertionError: no more is known; --traceback shows where"),
         (zipfile.BadZipFile("cut"), "BadZipFile: cut; --traceback shows where"),
         (ValueError("w is nan"), "w is nan"),
-        (KeyboardInterrupt(), "interrupted; the same command goes on from what is written"),
     ],
 )
 def test_every_failure_is_one_line_and_a_traceback_on_request(error, said, monkeypatch):
@@ -207,9 +208,25 @@ def test_every_failure_is_one_line_and_a_traceback_on_request(error, said, monke
     with pytest.raises(SystemExit) as ended:
         main(["dit", "table", "scores.json"])
     assert ended.value.code == f"dit table: {said}"
-    if not isinstance(error, KeyboardInterrupt):
-        with pytest.raises(type(error)):
-            main(["dit", "table", "scores.json", "--traceback"])
+    with pytest.raises(type(error)):
+        main(["dit", "table", "scores.json", "--traceback"])
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (KeyboardInterrupt(), "the same command goes on from what is written"),
+        (KeyboardInterrupt("after\nstep 3"), "after step 3"),
+    ],
+)
+def test_what_ctrl_c_ends_says_so_in_a_line_with_status_130(error, said, monkeypatch, capsys):
+    def fails(scores):
+        raise error
+
+    monkeypatch.setattr("dgtoy.pipeline.table.read", fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["dit", "table", "scores.json"])
+    assert ended.value.code == 130 and capsys.readouterr().err == f"dit table: interrupted; {said}\n"
 
 
 def test_a_console_that_lacks_a_sign_shows_it_escaped(monkeypatch):

@@ -31,6 +31,7 @@ from dgtoy.dit import (
     preconditioned,
     save_checkpoint,
 )
+from dgtoy.dit.checkpoints import header
 from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
 from dgtoy.dit.network import gelu
 from dgtoy.interop import add_lora, lora_guide
@@ -212,6 +213,18 @@ def test_a_file_tells_that_its_network_is_a_flow_and_how_many_heads_it_has(tmp_p
     with refuses("num_heads is 4", "ours.safetensors says 2"):
         load_pretrained(tmp_path / "ours.safetensors", num_heads=4)
     assert type(preconditioned(awake())) is VP
+
+
+def test_a_file_is_read_by_what_it_holds_whatever_its_name(tmp_path):
+    state = awake().state_dict()
+    save_file(state, tmp_path / "net.pt")
+    torch.save(state, tmp_path / "net.safetensors")
+    torch.save(state, tmp_path / "old.safetensors", _use_new_zipfile_serialization=False)
+    for path in tmp_path.iterdir():
+        held = load_checkpoint(path)
+        assert held.keys() == state.keys() and all(torch.equal(held[k], state[k]) for k in state)
+    save_checkpoint(awake(), tmp_path / "ours.pt", step=3)
+    assert header(tmp_path / "ours.pt")["step"] == 3 and header(tmp_path / "net.safetensors") == {}
 
 
 def test_a_flow_is_not_taken_for_another_kind():

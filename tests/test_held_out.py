@@ -1,5 +1,6 @@
 """Images held out of fine-tuning: which, that only they calibrate, and what the weights tell and do not."""
 
+import re
 import types
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,8 @@ def folder(tmp_path):
     for name, count in (("a", 10), ("b", 5), ("c", 1)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(count):
-            pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            seed = [ord(name), i]
+            pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i:02d}.png")
     return tmp_path / "photos"
 
@@ -58,6 +60,15 @@ def test_training_images_and_held_out_ones_are_all_images_once(folder, tmp_path)
     flat = lambda data: {bytes(x.numpy()) for x in data.mean.flatten(1)}
     assert flat(training) | flat(held) == flat(whole) and len(training) + len(held) == len(whole)
     assert training.fingerprint not in (whole.fingerprint, held.fingerprint)
+
+
+def test_copies_are_told_where_a_copy_of_a_held_out_image_may_train(folder, tmp_path):
+    paths = ImageFolder(folder).paths
+    paths[-1].write_bytes(paths[0].read_bytes())
+    prepared(folder, tmp_path / "all", 0)
+    said = f"1 of {len(paths)} images are copies of others, first {paths[-1]} of {paths[0]}; expected none"
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        prepared(folder, tmp_path / "held", 0.2)
 
 
 def test_the_plan_keeps_the_share_and_bad_ones_are_refused_before_it_is_written(folder, tmp_path):

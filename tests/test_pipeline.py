@@ -11,6 +11,7 @@ import pathlib
 import random
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,12 @@ def test_names_of_classes_travel_with_weights_and_samples_and_are_matched_by_nam
     assert [data.classes[k] for k in data.label] == names and data.classes == ["c", "d", "a", "b"]
     with refuses("latents hold class c; expected of a, b"):
         Latents(place / "latents").matched(["a", "b"])
+
+
+def test_a_finished_run_that_lost_its_weights_writes_them_again(place, tuned, tmp_path):
+    shutil.copy(tuned.with_name("last.safetensors"), tmp_path)
+    assert train(place, tmp_path) == []
+    assert equal(tmp_path / "ema.safetensors", tuned)
 
 
 def test_recomputing_activations_changes_nothing_but_memory(place, tuned, tmp_path):
@@ -492,6 +499,21 @@ def test_image_i_does_not_depend_on_batches(sampler, method, place, tuned, tmp_p
     assert np.abs(one.astype(int) - other.astype(int)).max() <= 1  # rounding of another batch size
 
 
+def test_a_picture_that_two_write_at_once_is_whole(tmp_path, monkeypatch):
+    """As two commands in one folder do: one comes while the other is writing."""
+    path, pictures, save = tmp_path / "0.png", np.zeros((2, 8, 8, 3), np.uint8), Image.Image.save
+
+    def interrupted(image, part, kind):
+        save(image, part, kind)
+        monkeypatch.setattr(Image.Image, "save", save)
+        monkeypatch.setattr("os.getpid", lambda: 7)
+        sheet.write_png(pictures[1], path)
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    sheet.write_png(pictures[0] + 9, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["0.png"] and np.asarray(Image.open(path)).max() == 9
+
+
 def test_shares_of_several_processes_make_the_same_set(place, tuned, tmp_path):
     for k in range(3):
         drawn(place, tuned, tmp_path / "parts", part=(k, 3))
@@ -546,7 +568,7 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
     for change, message in (
         (dict(method="dgo"), "method is dgo; expected none, cfg"),
         (dict(sampler="ddmp"), "sampler is ddmp"),
-        (dict(w=math.nan), "count, w, channels are 6, nan"),
+        (dict(w=math.nan), "w is nan"),
         (dict(sampler="heun", channels=3), "channels is 3 with sampler heun"),
     ):
         with refuses(message):
@@ -1138,6 +1160,8 @@ def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once
     )
     with refuses(*words, error=FileNotFoundError):
         models.pretrained_net(tmp_path / "XL.pt")
+    with refuses("XL.pt is not on this machine", error=SystemExit):  # the base has moved
+        run("sample", tmp_path / "ft", "--pretrained", tmp_path / "XL.pt", "--out", tmp_path / "s")
     with refuses("holds no ema.safetensors", error=FileNotFoundError):
         models.pretrained_net(tmp_path)
 
@@ -1174,7 +1198,7 @@ def test_ctrl_c_writes_a_state_says_so_in_a_line_and_the_run_goes_on_exactly(pla
     _, err = process.communicate(timeout=120)
     said = [line for line in err.splitlines() if ": warning: " not in line]  # a random network is far off
     assert process.returncode == 130 and len(said) == 1
-    step = int(re.search("interrupted after step (\\d+), which .*last.safetensors holds", err)[1])
+    step = int(re.search("interrupted; .* after step (\\d+), which .*last.safetensors holds", err)[1])
     assert 50 <= step < 400 and not (tmp_path / "k" / "ema.safetensors").exists()
     for out in ("k", "w"):
         assert ends(words(tmp_path / out))
@@ -1211,6 +1235,28 @@ def whole(photos, tmp_path_factory):
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 5, "--w", 1.5, 3)
     run("run", photos / "images", "--out", out, *words)
     return out
+
+
+@pytest.mark.parametrize("wrong", ["--w nan", "--w 1.5 inf", "--count 0", "--steps 0", "--held-out 1"])
+def test_a_run_refuses_what_a_later_step_would_before_it_writes_anything(wrong, photos, tmp_path):
+    words = ("--pretrained", photos / "flow.safetensors", "--out", tmp_path / "run")
+    option, *values = wrong.split()
+    with refuses(option[2:].replace("-", "_"), values[-1], error=SystemExit):
+        run("run", photos / "images", *words, *wrong.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path):
+    """Several lines, no UTF-8, markup, or longer than a sheet is wide."""
+    for name in (b"a\nb", b"caf\xe9", b"<b> & co", b"x" * 200):
+        shutil.copytree(photos / "images" / "brot", tmp_path / "odd" / os.fsdecode(name))
+    words = ("--pretrained", photos / "flow.safetensors", "--steps", 1, "--count", 4, "--w", 2)
+    words += ("--held-out", 0)
+    run("run", tmp_path / "odd", "--out", tmp_path / "run", *words)
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    assert "caf?" in page and "&lt;b&gt; &amp; co" in page
+    with Image.open(tmp_path / "run" / "none" / "contact.png") as found:
+        assert found.width < 500
 
 
 def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):

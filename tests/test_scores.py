@@ -15,7 +15,10 @@ from helpers import refuses
 
 from dgtoy.course.worlds import glyphs
 from dgtoy.pipeline import evaluate, table
+from dgtoy.pipeline.image_sets import read_images
 from dgtoy.pipeline.pictures import to_uint8
+from dgtoy.pipeline.sample import image_path
+from dgtoy.pipeline.sheet import write_png
 
 fidelity = pytest.mark.skipif(
     importlib.util.find_spec("torch_fidelity") is None,
@@ -108,11 +111,24 @@ def test_samples_that_are_not_square_are_cut_as_the_reference_is(tmp_path):
     assert one == other
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_a_count_that_leaves_no_sample_is_refused(count, tmp_path):
-    path = saved(tmp_path / "s.NPZ", smooth(8, 0))
-    with refuses(f"count is {count}; expected 1 or more"):
-        evaluate.evaluate(path, path, evaluate.Glyphs(), "glyphs", n=count)
+@pytest.mark.parametrize("count", [-1, 0, 5])
+def test_too_few_images_for_a_score_are_refused_before_any_is_read(count, tmp_path):
+    path, few = saved(tmp_path / "s.NPZ", smooth(8, 0)), saved(tmp_path / "few.npz", smooth(5, 0))
+    with refuses(f"count is {count}; expected 6 or more"):
+        evaluate.evaluate(path, path, None, "glyphs", n=count)
+    for pair in ((path, few), (few, path)):
+        with refuses("few.npz holds 5; expected at least 6"):
+            evaluate.evaluate(*pair, None, "glyphs")
+
+
+def test_a_folder_of_samples_is_read_without_its_contact_sheet_on_either_side(tmp_path):
+    pictures = smooth(6, 0)
+    for i, picture in enumerate(pictures):
+        write_png(picture, image_path(tmp_path, i))
+    write_png(255 - pictures[0], tmp_path / "contact.png")
+    assert len(list(read_images(tmp_path))) == 7  # any folder of pictures
+    (tmp_path / "manifest.json").write_text("{}")
+    assert np.array_equal(np.stack(list(read_images(tmp_path))), pictures)
 
 
 def test_torch_fidelity_that_is_missing_says_how_to_install_it(monkeypatch):

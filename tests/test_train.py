@@ -564,18 +564,15 @@ def test_a_network_that_is_no_ensemble_is_refused(rng):
 
 
 def test_what_a_killed_process_left_behind_goes_with_the_next_write(tmp_path):
-    """Not what another one may be writing, and nothing of another file."""
-    left, busy, other = (
-        tmp_path / name for name in (".a [1].json.77.part", ".a [1].json.78.part", ".b.json.77.part")
-    )
+    """Not what another one may be writing, and nothing of another kind."""
+    left, busy, other = (tmp_path / name for name in (".b.json.77.part", ".a [1].json.78.part", ".x.part"))
     for path in (left, busy, other):
         path.write_text("half")
     for path in (left, other):
         os.utime(path, (0, 0))
     write_text(tmp_path / "a [1].json", "whole")
-    assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name} and (
-        tmp_path / "a [1].json"
-    ).read_text() == "whole"
+    assert {p.name for p in tmp_path.iterdir()} == {"a [1].json", busy.name, other.name}
+    assert (tmp_path / "a [1].json").read_text() == "whole"
 
 
 def muon_net():

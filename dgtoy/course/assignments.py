@@ -46,6 +46,8 @@ def _found(names, folder):
         for path in pathlib.Path(folder).glob("*.ipynb")
         if "nbgrader" in path.read_text(encoding="utf-8")
     ]
+    if not paths:
+        raise ValueError(f"folder {folder} holds no notebooks with exercises; expected a clone of dgtoy's")
     for name in names:
         if not any(path.stem.startswith(name) for path in paths):
             raise ValueError(f"NAME is {name}; expected how a notebook with exercises begins, like 04")

@@ -111,6 +111,8 @@ def _run(name, args):
     started, device = time.time(), environment.device(args.device)
     module, config = experiments.get(name), experiments.config(name, args.preset)
     if args.part != (0, 1):
+        if not hasattr(module, "compute"):
+            raise ValueError(f"--part is of {name}, which is not computed in parts; expected none")
         module.compute(config, device, args.part)
         return
     record = module.run(config, device, progress=True)

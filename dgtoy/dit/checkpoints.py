@@ -29,8 +29,10 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
         if is_safetensors(path):
             state = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+                state = torch.load(
+                    file, map_location="cpu", weights_only=True
+                )  # of a name it minds the ending
     except FileNotFoundError:
         raise
     except Exception as e:
@@ -62,8 +64,10 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
 
 
 def is_safetensors(path):
-    """Whether a file is of that kind by its ending."""
-    return pathlib.Path(path).suffix.lower() == ".safetensors"
+    """Whether a file is to be read as that, whatever its name: all but what begins as a zip or a pickle."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" or head[:1] not in (b"P", b"\x80")
 
 
 def config_of(state, num_heads=None, path="state"):
@@ -129,12 +133,10 @@ def save_checkpoint(net, path, **made):
 
 def header(path):
     """What the header of a file says that we wrote: a dict; of any other file {}."""
-    if not is_safetensors(path):
-        return {}
     try:
         with safe_open(path, "pt") as f:
             found = json.loads((f.metadata() or {}).get("json", "{}"))
-    except Exception:  # damaged: whoever loads it will say so
+    except Exception:  # of another kind, or damaged, of which whoever loads it will say so
         return {}
     return found if isinstance(found, dict) else {}
 

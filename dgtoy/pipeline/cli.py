@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import pathlib
 import shlex
-import sys
 import time
 
 import torch
@@ -179,15 +178,12 @@ def _logged(steps, config, log, quiet):
 
 
 def _interrupted(steps, step, out):
-    """End a fine-tune after a step, its state written, with the exit status of what Ctrl-C ends, 130."""
+    """End a fine-tune after a step, its state written."""
     with contextlib.suppress(KeyboardInterrupt):
         steps.throw(KeyboardInterrupt)
-    print(
-        f"dit finetune: interrupted after step {step.step}, which {out / 'last.safetensors'} holds;"
-        " the same command goes on from there",
-        file=sys.stderr,
+    raise KeyboardInterrupt(
+        f"the same command goes on after step {step.step}, which {out / 'last.safetensors'} holds"
     )
-    sys.exit(130)
 
 
 def _append(log, step, loss):
@@ -278,10 +274,9 @@ def evaluate(args):
     from . import evaluate as scores
 
     samples = pathlib.Path(args.samples)
-    images = samples / "images" if (samples / "images").is_dir() else samples
     extractor = scores.extractor(args.features, args.weights, environment.device(args.device))
     made = samples / "manifest.json"
-    result = scores.evaluate(images, args.reference, extractor, args.features, args.count, made=made)
+    result = scores.evaluate(samples, args.reference, extractor, args.features, args.count, made=made)
     scores.save(result, args.out)
     print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
@@ -337,7 +332,9 @@ def run(args):
     device = torch.device(environment.device(args.device))
     out = pathlib.Path(args.out or f"{pathlib.Path(args.images).resolve().name}-run")
     recipe = dict(pace.RECIPES["cpu" if device.type == "cpu" else "cuda"])
-    recipe["steps"] = args.steps or recipe["steps"]
+    if args.steps is not None:
+        recipe["steps"] = args.steps
+    whole.check(recipe, args.w, args.count)
     given = dict(device=args.device, heads=args.heads)
     common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     if not args.quiet:

@@ -45,7 +45,7 @@ class Config(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(self, rank="[0, inf)", seed="(-2e9, 2e9)")
+        check_ranges(self, steps="[1, inf)", rank="[0, inf)", seed="(-2e9, 2e9)")
         never = [step for step in self.keep if step not in range(1, self.steps + 1)]
         if never:
             raise ValueError(f"keep is {never[0]}; expected steps from 1 to {self.steps}")
@@ -251,14 +251,20 @@ def _written(trainer, batch_fn, ema, out, every, told):
     """The run, with averaged weights written at the steps that are kept and at the end, each before the state
     that lies behind it."""
     config = trainer.recipe
-    for step in trainer.run(batch_fn):
-        done = step.step == config.steps
-        if distributed.rank() == 0 and (done or step.step in config.keep):
-            name = "ema" if done else f"ema-{step.step:06d}"
+
+    def write(name):
+        if distributed.rank() == 0:
             state = ema.params if config.rank else ema.net.state_dict()
             made = told | trainer.origin | dataclasses.asdict(config)
-            made |= dict(step=step.step, config=ema.config)
+            made |= dict(step=trainer.step, config=ema.config)
             write_safetensors(out / f"{name}.safetensors", state, made)
+
+    if trainer.step == config.steps and not (out / "ema.safetensors").exists():  # a finished run lost it
+        write("ema")
+    for step in trainer.run(batch_fn):
+        done = step.step == config.steps
+        if done or step.step in config.keep:
+            write("ema" if done else f"ema-{step.step:06d}")
         if done or step.step % every == 0:
             trainer.save(out / "last.safetensors")
         try:

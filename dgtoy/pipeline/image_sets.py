@@ -70,8 +70,8 @@ class ImageFolder:
             )
         self._warn_of_nested()
         with ThreadPoolExecutor() as threads:
-            digests = list(threads.map(_digest, self.paths))
-        names = "\n".join(f"{p.relative_to(folder)} {d}" for p, d in zip(self.paths, digests))
+            self.digests = list(threads.map(_digest, self.paths))
+        names = "\n".join(f"{p.relative_to(folder)} {d}" for p, d in zip(self.paths, self.digests))
         self.fingerprint = hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
     def _warn_of_nested(self):
@@ -222,6 +222,20 @@ def survey(images, size, grey=False):
         )
 
 
+def warn_of_copies(images):
+    """Say how many files of an `ImageFolder` are copies of others: one that is held out of training may have
+    a copy that trains."""
+    first = {}
+    copies = [p for p, digest in zip(images.paths, images.digests) if first.setdefault(digest, p) is not p]
+    if copies:
+        original = first[images.digests[images.paths.index(copies[0])]]
+        warnings.warn(
+            f"{len(copies)} of {len(images)} images are copies of others, first {copies[0]} of {original};"
+            " expected none with --held-out, as a copy of a held-out image may be among those that train",
+            stacklevel=3,
+        )
+
+
 def _look_or_error(source):
     try:
         return look(*source)
@@ -229,24 +243,26 @@ def _look_or_error(source):
         return e
 
 
-def read_images(source, n=None, size=None):
+def read_images(source, n=None, size=None, least=1):
     """Images of an .npz (arr_0) or of a folder, in order of name: a generator of (H, W, 3) uint8 arrays, the
-    first n.
+    first n. Of a folder that `dit sample` wrote its samples, not the sheet beside them.
 
     size: cut the central square at so many pixels, as training images are; one of that size passes as it is.
-    Raises ValueError if there are fewer than n, or none.
+    Raises ValueError for n below `least`, or fewer images than are asked for.
     """
     source = pathlib.Path(source)
-    if n is not None and n < 1:
-        raise ValueError(f"count is {n}; expected 1 or more images of {source}")
+    if n is not None and n < least:
+        raise ValueError(f"count is {n}; expected {least} or more images of {source}")
+    if (source / "images").is_dir() and (source / "manifest.json").exists():
+        source = source / "images"
     if source.suffix.lower() == ".npz":
         images = _npz(source)
     elif source.is_dir():
         images = picture_paths(source)
     else:
         raise FileNotFoundError(f"images {source} is neither a folder nor an .npz file")
-    if len(images) < (n or 1):
-        raise ValueError(f"images {source} holds {len(images)}; expected {n or 'at least 1'}")
+    if len(images) < (n or least):
+        raise ValueError(f"images {source} holds {len(images)}; expected {n or f'at least {least}'}")
 
     pictures = map(open_picture, images[:n])
     if size is None:

@@ -16,7 +16,7 @@ from ..checkpoint import read_safetensors, write_safetensors
 from ..checks import check_whole
 from ..environment import needs
 from ..samplers import append_dims
-from .image_sets import survey
+from .image_sets import survey, warn_of_copies
 from .manifest import agree, data_checksum, read_json, weights_checksum
 from .pictures import centre_crop
 
@@ -147,6 +147,8 @@ def prepare(
         raise ValueError(f"held_out is {held_out}; expected a share of each class, at least 0 and below 1")
     if not (out / "plan.json").exists():
         survey(images, size, grey=isinstance(coder, Unshuffle))
+        if held_out and hasattr(images, "digests"):
+            warn_of_copies(images)
     agree(out / "plan.json", plan | dict(pretrained=pretrained), "prepared", free=("pretrained",))
 
     def work():

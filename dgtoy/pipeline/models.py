@@ -14,6 +14,7 @@ PUBLISHED = (  # what the paper fine-tunes
     "https://dl.fbaipublicfiles.com/DiT/models/DiT-XL-2-256x256.pt",
     "CC BY-NC 4.0",
 )
+READY = [name for name in shipped.NAMES if name not in ("features", "glyphs", "patches")]  # work at once
 
 
 def is_shipped(name):
@@ -25,11 +26,18 @@ def weights_file(path):
     """The file that holds the weights of a checkpoint, of a folder that `finetune` wrote, or of a network
     that ships with dgtoy.
 
-    Raises FileNotFoundError for a folder whose fine-tune is not at its end.
+    Raises FileNotFoundError, where there is none, that says what is published where and which names work at
+    once; or for a folder whose fine-tune is not at its end.
     """
     if is_shipped(path):
         return shipped.FOLDER / f"{path}.safetensors"
     path = pathlib.Path(path)
+    if not path.exists():
+        name, url, licence = PUBLISHED
+        raise FileNotFoundError(
+            f"checkpoint {path} is not on this machine; {name} is published at {url} (licence: {licence});"
+            f" put it there, say where it is, or name one that ships with dgtoy: {', '.join(READY)}"
+        )
     if path.is_dir() and not (path / "ema.safetensors").exists():
         raise FileNotFoundError(
             f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
@@ -51,26 +59,16 @@ def header(path):
 def pretrained_net(path, device="cpu", num_heads=None):
     """The network of a checkpoint, or by name one that comes with the library.  -> VP or Flow
 
-    Raises FileNotFoundError that says what is published where and which names work at once, ValueError for a
-    name of another kind of network.
+    Raises FileNotFoundError as `weights_file`, ValueError for a name of another kind of network.
     """
-    ready = [name for name in shipped.NAMES if name not in ("features", "glyphs", "patches")]
     if is_shipped(path):
         net = shipped.load(path, device)
         if not isinstance(net, VP | Flow):
             raise ValueError(
-                f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(ready)}"
+                f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(READY)}"
             )
         return net
-    file = weights_file(path)
-    try:
-        return preconditioned(load_pretrained(file, num_heads=num_heads)).to(device)
-    except FileNotFoundError:
-        name, url, licence = PUBLISHED
-        raise FileNotFoundError(
-            f"pretrained {path} is not on this machine; {name} is published at {url} (licence: {licence});"
-            f" put it there, or name one that ships with dgtoy and works at once: {', '.join(ready)}"
-        ) from None
+    return preconditioned(load_pretrained(weights_file(path), num_heads=num_heads)).to(device)
 
 
 def adapted(net, num_classes, rank=0, seed=0):

@@ -2,10 +2,10 @@
 
 import pathlib
 
+from . import finetune, sample
 from .image_sets import ImageFolder
 from .latents import Latents
 from .pictures import centre_crop
-from .sample import image_path
 from .sheet import contact_sheet, gallery, write_png
 
 SCORED = 50  # pictures per method from which on scores are computed: they scatter much with fewer
@@ -23,6 +23,13 @@ def settings(weights):
     for w in weights:
         found |= {f"{method}-{w:g}": (method, w) for method in ("cfg", "dog")}
     return found
+
+
+def check(recipe, weights, count):
+    """Raise for options that a later step would refuse, before the first one does any work."""
+    finetune.Config(**recipe)
+    for method, w in settings(weights).values():
+        sample.Config(method=method, w=w, count=count)
 
 
 def commands(folder, out, pretrained, held_out, recipe, weights, count, common=()):
@@ -50,7 +57,7 @@ def show(folder, out, weights, count, notes=""):
     rows = {"your pictures": _own(images, order, size)}
     for name, (method, w) in settings(weights).items():
         label = NAMES[method] if method == "none" else f"{NAMES[method]} {w:g}"
-        rows[label] = [image_path(out / name, i) for i in order]
+        rows[label] = [sample.image_path(out / name, i) for i in order]
     columns = [classes[i % len(classes)] for i in order]
     write_png(contact_sheet(rows, columns), out / "contact.png")
     gallery(out / "index.html", f"{pathlib.Path(folder).name}: Domain Guidance", TEXT, rows, columns, notes)

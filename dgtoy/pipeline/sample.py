@@ -49,15 +49,18 @@ class Config:
         for name, known in (("method", METHODS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {', '.join(known)}")
-        if self.count < 1 or not math.isfinite(self.w) or self.channels < 0:
-            raise ValueError(
-                f"count, w, channels are {self.count}, {self.w}, {self.channels}; expected >= 1, finite, >= 0"
-            )
+        check_ranges(
+            self,
+            w="(-inf, inf)",
+            count="[1, inf)",
+            steps="[1, inf)",
+            channels="[0, inf)",
+            seed="(-2e9, 2e9)",
+        )
         if self.channels and self.sampler not in IN_STEPS_OF_DIT:
             raise ValueError(
                 f"channels is {self.channels} with sampler {self.sampler}; expected 0, or ddpm or ddim"
             )
-        check_ranges(self, count="[1, inf)", steps="[1, inf)", channels="[0, inf)", seed="(-2e9, 2e9)")
         check_interval(self.interval)
         try:
             dict(ddpm=vp.respaced, ddim=vp.strided).get(self.sampler, levels)(self.steps)

@@ -23,14 +23,15 @@ def contact_sheet(rows, columns):
     from PIL import Image, ImageDraw
 
     font = _font(16)
-    margin = round(max(font.getlength(name) for name in rows)) + 2 * GAP
+    names = [_fitted(name, font, 2 * CELL) for name in rows]
+    margin = round(max(map(font.getlength, names))) + 2 * GAP
     step, top = CELL + GAP, 16 + 2 * GAP
     size = margin + len(columns) * step, top + len(rows) * step
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for x, name in enumerate(columns):
         pen.text((margin + x * step, GAP), _fitted(name, font, CELL), "black", font)
-    for y, (name, pictures) in enumerate(rows.items()):
+    for y, (name, pictures) in enumerate(zip(names, rows.values())):
         pen.text((GAP, top + y * step + CELL / 2), name, "black", font, anchor="lm")
         for x, picture in enumerate(pictures):
             image = open_picture(picture).resize((CELL, CELL), Image.Resampling.BICUBIC)
@@ -50,7 +51,8 @@ def _font(size):
 
 
 def _fitted(name, font, width):
-    """As much of a name as fits, with dots for what does not."""
+    """As much of a name as fits on a line of this width, with dots for what does not."""
+    name = " ".join(name.split())
     if font.getlength(name) <= width:
         return name
     while name and font.getlength(name + "...") > width:
