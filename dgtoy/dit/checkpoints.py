@@ -29,10 +29,9 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
         if is_safetensors(path):
             state = load_file(path)
         else:
+            # opened here, as torch.load takes a name that ends in .safetensors for a file of that kind
             with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
-                state = torch.load(
-                    file, map_location="cpu", weights_only=True
-                )  # of a name it minds the ending
+                state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as e:
