@@ -107,8 +107,6 @@ class DiT(nn.Module):
         for name, value in dict(t=t, y=y).items():
             if getattr(value, "shape", ()) != x.shape[:1]:
                 raise ValueError(f"{name} is {shown(value)}; expected a tensor of shape ({len(x)},)")
-        if y.is_cpu:  # a look at a label on a GPU would wait for it
-            check_label(y, self.null)
         h = self.x_embedder(x.to(self.pos_embed.dtype))  # (B, T, hidden)
         c = self.t_embedder(t) + self.y_embedder(y)  # (B, hidden)
         out = self._unpatchify(self.tokens(h, c))
@@ -195,6 +193,8 @@ class LabelEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
 
     def forward(self, y):
+        if y.is_cpu:  # a look at a label on a GPU would wait for it
+            check_label(y, len(self.embedding_table.weight) - 1)
         return self.embedding_table(y)
 
 
