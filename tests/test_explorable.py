@@ -488,6 +488,17 @@ def test_in_a_browser_controls_and_keys_move_what_they_should(browser):
     assert browser.complaints() == []
 
 
+def test_in_a_browser_the_page_goes_on_after_its_panels_were_hidden(browser):
+    """A canvas without a width cannot be drawn; an error there would end the loop of frames."""
+    browser.js(
+        "document.getElementById('stage').style.display = 'none';"
+        "const w = document.getElementById('w'); w.value = 2; w.dispatchEvent(new Event('input'))"
+    )
+    browser.rest()
+    browser.js("document.getElementById('stage').style.display = ''")
+    assert browser.complaints() == []
+
+
 def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
     """Completion: DoG at 1 / 0.6 repairs the unfinished fine-tune, CFG does not; too far: DoG overshoots."""
     for number, settings, better in ((1, "w = 1 / 0.6", "DoG"), (4, "w = 2", "CFG")):

@@ -60,9 +60,10 @@
 
   // ---- canvases ----
 
+  // The canvas at the size that it is shown at; one that is not shown keeps its size, as without one it cannot be drawn.
   function fit(canvas) {
     const ratio = Math.min(window.devicePixelRatio || 1, 2), width = Math.round(canvas.clientWidth * ratio);
-    if (canvas.width !== width) Object.assign(canvas, { width, height: Math.round(width / ASPECT) });
+    if (width && canvas.width !== width) Object.assign(canvas, { width, height: Math.round(width / ASPECT) });
     return { ctx: canvas.getContext("2d"), size: [canvas.width, canvas.height], ratio };
   }
 
