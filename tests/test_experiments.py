@@ -288,6 +288,7 @@ def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():
     assert report.told(parts) == "**Holds: a. Holds in part: b (2 of 3: not y). Not so: c (x / y).**"
     parts |= {"b: z": False}
     assert "b (1 of 3: only x)" in report.told(parts)
+    assert report.told({"a*": True, "b": False}) == r"**Holds: a\*. Not so: b.**"  # a weight, no Markdown
 
 
 def family(rates, energies, method="m"):

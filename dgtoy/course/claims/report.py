@@ -131,7 +131,7 @@ def told(parts):
             where = f" ({' / '.join(held_at)})" if any(held_at) and len(held_at) < 4 else ""
             found["Holds" if held else "Not so"].append(what + where)
     sentences = [f"{how}: {'; '.join(those)}" for how, those in found.items() if those]
-    return f"**{'. '.join(sentences)}.**"
+    return "**" + ". ".join(sentences).replace("*", "\\*") + ".**"  # a part may be about a weight a*
 
 
 def notebooks_table(out):
