@@ -4,7 +4,8 @@ Where no cell is tagged, as in a new notebook, headings, predictions and figures
 A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
 sentences below it, and with the list that follows them or one formula, the next or else the last, which is
 the result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that
-comes after it; or its table; or the code, where there is neither. The rest is for the notebook.
+comes after it, as a folded answer, unless they have a slide of their own; or its table; or the code, where
+there is neither. The rest is for the notebook.
 """
 
 import base64
@@ -97,6 +98,14 @@ for rule in ("link_open", "link_close"):  # a slide leads nowhere but to its nei
     MARKDOWN.add_render_rule(rule, lambda *arguments: "")
 
 
+def rendered(text, inline=False):
+    """Markdown as HTML, with punctuation on the line of its formula."""
+    page = MARKDOWN.renderInline(text) if inline else MARKDOWN.render(text)
+    return re.sub(
+        r"\(*<span class=\"math inline\">[^<]*</span>[).,;:?!]+", r'<span class="whole">\g<0></span>', page
+    )
+
+
 def blocks(source):
     """Kinds and texts of the blocks of a Markdown text: heading, paragraph, ordered_list, math_block ..."""
     lines = source.splitlines()
@@ -124,7 +133,7 @@ def first_sentences(text, limit=LONG):
 
 def slide(heading, body, kind="text"):
     """One slide as HTML."""
-    title = MARKDOWN.renderInline(heading)
+    title = rendered(heading, inline=True)
     return f'<section class="{kind}">\n<h2>{title}</h2>\n{body}\n</section>'
 
 
@@ -145,18 +154,27 @@ def shown_with(following, near):
     return formulas[-1] if formulas else ""
 
 
+def predicts(text):
+    """Whether a block asks for a prediction."""
+    return text.startswith("**Predict.**")
+
+
+def continues(found):
+    """Whether a cell of these blocks has a slide for its first text, as it neither asks nor has a heading."""
+    return not any(predicts(text) or kind == "heading" for kind, text in found)
+
+
 def of_text(source, heading):
     """The slides of a Markdown cell."""
     found = blocks(source)
-    predicts = [text.startswith("**Predict.**") for _, text in found]
-    fresh = not any(predicts) and not any(kind == "heading" for kind, _ in found)
+    fresh = continues(found)
     for i, (kind, text) in enumerate(found):
         if kind == "heading":
             fresh, heading = True, text.lstrip("# ")
-        elif predicts[i] or fresh and kind in ("paragraph", "table", *LISTS):
-            said = text if predicts[i] or kind == "table" else first_sentences(text)
-            body = MARKDOWN.render(said + "\n\n" + shown_with(found[i + 1 :], predicts[i]))
-            yield slide(heading, body, "predict" if predicts[i] else "text")
+        elif predicts(text) or fresh and kind in ("paragraph", "table", *LISTS):
+            said = text if predicts(text) or kind == "table" else first_sentences(text)
+            body = rendered(said + "\n\n" + shown_with(found[i + 1 :], predicts(text)))
+            yield slide(heading, body, "predict" if predicts(text) else "text")
             fresh = False
 
 
@@ -172,17 +190,18 @@ def of_code(cell, heading, after):
         if mime := mime_of_picture(output):
             said_of = output["metadata"].get(mime, {})
             alt = html.escape(said_of.get("alt", ""))
-            kind, text = (blocks(after) or [("", "")])[0]
-            said = kind == "paragraph" and not text.startswith("**Predict.**")
-            caption = MARKDOWN.renderInline(first_sentences(text, 180)) if said else ""
+            told = [block for block in blocks(after) if block[0] != "html_block"]  # an answer, unfolded
+            kind, text = (told or [("", "")])[0]
+            said = kind == "paragraph" and not predicts(text)
+            caption = rendered(first_sentences(text, 180), inline=True) if said else ""
             code = output["data"][mime].replace("\n", "")
             width, height = Image.open(io.BytesIO(base64.b64decode(code))).size
             wide = said_of.get("width", width)  # in the notebook
             shown = f'<img alt="{alt}" width="{wide}" src="data:{mime};base64,{code}">'
             body = f'{shown}\n<p class="caption">{caption}</p>'
-            return slide(heading, body, "figure" if width / height > SIDE else "figure side")
+            return slide(heading, body, "figure side" if said and width / height <= SIDE else "figure")
         if table := output.get("data", {}).get("text/markdown"):
-            return slide(heading, MARKDOWN.render("".join(table)))
+            return slide(heading, rendered("".join(table)))
     return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
 
 
@@ -206,7 +225,10 @@ def deck(notebook):
     for i, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell in tagged:
-            after = next(("".join(c["source"]) for c in cells[i + 1 :] if c["cell_type"] == "markdown"), "")
+            text = next((c for c in cells[i + 1 :] if c["cell_type"] == "markdown"), dict(source=""))
+            after = "".join(text["source"])
+            if text in tagged and continues(blocks(after)):
+                after = ""
             slides += (
                 of_text(source, heading)
                 if cell["cell_type"] == "markdown"

@@ -82,6 +82,7 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
         and r"\[D\]" in first
         and "More" not in first
         and "An answer" not in first
+        and r'<span class="whole"><span class="math inline">\(x\)</span>.</span>' in first
     )
     assert len(first) < slides.LONG + 200 and "Up?" in second
     assert r"\[E\]" in next(
@@ -104,6 +105,12 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
             made, mime = slides.of_code(pictured(kind, size), "", "So it *is*."), f"image/{kind}"
             assert 'alt="a &lt; b"' in made and "<em>is</em>" in made
             assert f'src="data:{mime};base64' in made and f"class={place}" in made
+    figure, answer = (
+        pictured("png", (100, 100)),
+        "<details><summary>Answer</summary>\n\nIt falls.\n\n</details>",
+    )
+    assert "It falls." in slides.of_code(figure, "", answer)
+    assert 'class="figure"' in slides.of_code(figure, "", "")  # nothing to set beside it
     assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
     tabled = dict(source="f(x)", outputs=[dict(data={"text/markdown": ["| a |\n", "|---|\n", "| b |"]})])
     assert "<td>b</td>" in slides.of_code(tabled, "", "So.")
@@ -130,6 +137,11 @@ def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path
     cells[1]["metadata"]["tags"] = ["slide"]
     notebook.write_text(json.dumps(dict(cells=cells)))
     assert len(slides.deck(notebook)[1]) == 1
+    figure = pictured("png", (100, 100)) | dict(cell_type="code", metadata=dict(tags=["slide"]))
+    for text, own in ((cell("It falls.", "slide"), 1), (cell("It falls."), 0)):  # told once, by whichever
+        notebook.write_text(json.dumps(dict(cells=[cells[0], figure, text])))
+        assert "".join(slides.deck(notebook)[1]).count("It falls.") == 1
+        assert len(slides.deck(notebook)[1]) == 1 + own
 
 
 # in a browser
@@ -148,6 +160,7 @@ for (const [i, slide] of [...document.querySelectorAll("section")].entries()) {
     const box = e.getBoundingClientRect();
     if (box.left < frame.left - 1 || box.right > frame.right + 1) wrong(`${e.outerHTML.slice(0, 60)} too wide`);
     if (e.scrollWidth > e.clientWidth + 1 && e.matches("pre")) wrong("code overflows");
+    if (e.matches(".code pre") && e.clientHeight > (e.textContent.trim().split("\\n").length + 1.7) * parseFloat(getComputedStyle(e).lineHeight)) wrong("a broken line of code");
     if (e.matches("p, li, pre") && parseFloat(getComputedStyle(e).fontSize) < frame.width / (e.matches("pre") ? 70 : 55)) wrong("small type");
     if (e.matches("mjx-container") && parseFloat(getComputedStyle(e).fontSize) < frame.width / 60) wrong("small formula");
     const wide = +e.getAttribute("width") || e.naturalWidth, high = wide / e.naturalWidth * e.naturalHeight;
