@@ -16,14 +16,27 @@ document.addEventListener("click", (event) => {
   dialog.showModal();
 });
 
-const PROSE = 60; // characters of a cell that no column of a phone can hold
+// says so below each figure where it is small (book.css)
+for (const figure of document.querySelectorAll("article img")) {
+  if (!figure.closest("a")) figure.insertAdjacentHTML("afterend", '<span class="tap">tap to enlarge</span>');
+}
+
+// a table that no phone can hold has pictures, a name as long as a column, or four columns and prose
+const LONG_NAME = /\S{26}/;
+const PROSE = 45; // characters of a cell
 
 for (const table of document.querySelectorAll("article table.docutils")) {
   const names = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
   const rows = [...table.querySelectorAll("tbody tr")];
-  if (names.length < 4 || !rows.some((row) => [...row.cells].some((cell) => cell.textContent.length > PROSE))) continue;
+  const prose = names.length > 3 && rows.some((row) => [...row.cells].some((cell) => cell.textContent.length > PROSE));
+  const named = [...table.querySelectorAll("tbody code")].some((code) => LONG_NAME.test(code.textContent));
+  if (!prose && !named && !table.querySelector("tbody img")) continue;
   table.classList.add("blocks");
-  for (const row of rows) [...row.cells].forEach((cell, i) => names[i] && (cell.dataset.label = names[i]));
+  for (const row of rows) {
+    for (const [i, cell] of [...row.cells].entries()) {
+      if (names[i] && cell.textContent.trim()) cell.dataset.label = names[i];
+    }
+  }
 }
 
 // a broken line of code goes on to the right of its own indent; Pygments closes its tags at each line's end
@@ -53,6 +66,16 @@ function taken(text, pattern) {
   return found[0];
 }
 
+// on a phone, formulas that stand side by side stand one below the other; MathJax has yet to read them
+if (matchMedia("(max-width: 46em)").matches) {
+  for (const formula of document.querySelectorAll("article div.math")) {
+    const tex = formula.lastChild; // a number may stand before it
+    const parts = tex.data.trim().slice(2, -2).split(/\s*(?:\\qquad\s*)+/);
+    if (parts.length < 2 || parts.some((part) => part.includes("\\begin"))) continue;
+    tex.data = `\\[\\begin{gathered}${parts.join("\\\\[1ex]")}\\end{gathered}\\]`;
+  }
+}
+
 const SMALLEST = 0.6; // a formula, or what a cell prints, that does not fit at this size scrolls
 
 function room(place) {
@@ -65,7 +88,7 @@ function fit() {
     formula.dataset.size ??= formula.style.fontSize || "100%"; // MathJax's own, in per cent
     formula.style.fontSize = formula.dataset.size;
     const wide = Math.max(formula.scrollWidth, formula.getBoundingClientRect().width);
-    const ratio = room(formula.closest("td, p, li, dd, div")) / wide;
+    const ratio = room(formula.closest("td, p:not(td p), li, dd, div")) / wide;
     if (ratio < 1) formula.style.fontSize = `${0.97 * parseFloat(formula.dataset.size) * Math.max(ratio, SMALLEST)}%`;
   }
   for (const printed of document.querySelectorAll("article .cell_output pre")) {
