@@ -9,9 +9,11 @@ import torch
 import yaml
 from diffusers import DiTPipeline, StableDiffusionPipeline, UNet2DConditionModel, WanPipeline
 from helpers import refuses
+from peft import LoraConfig, PeftModel, get_peft_model
 from test_pipelines import tuned  # noqa: F401  (a fixture)
 from tiny import KINDS, XL, W, close, dit, dit_pipeline, draw, drawn, random, sd, sdxl, text, unet
 
+from dgtoy.course import practice
 from dgtoy.interop import DomainGuidedModel, guide_pipeline, load_guide, lora_guide, model_card, unguide
 
 NONE = dict.fromkeys(["safety_checker", "text_encoder", "tokenizer", "feature_extractor", "image_encoder"])
@@ -212,3 +214,77 @@ def test_a_model_card_of_a_lora_and_of_what_has_no_guide_or_no_name(tuned):  # n
     with refuses("base is None, and the guide was made in memory; expected its name or folder"):
         model_card(guide_pipeline(sd(random(1, unet()))[0], random(2, unet())), "me/style")
     assert "blur=0.5" in model_card(guide_pipeline(sd(random(1, unet()))[0], blur=0.5), "me/style")
+
+
+# a LoRA from disk through peft, where diffusers loads none, and the formula step by step
+
+
+def steps_of(pipe):
+    """The noise that the pipeline begins with, and its scheduler at three steps."""
+    pipe.scheduler.set_timesteps(3)
+    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7)), pipe.scheduler
+
+
+def pixart_by_hand(pipe, base, main):
+    """D_pre + 1.25 (D_null - D_pre) + W (D_c - D_null) in noise, by three calls a step.  -> latents"""
+    hidden, mask, null, null_mask = pipe.encode_prompt("a lighthouse", True, "")
+    x, scheduler = steps_of(pipe)
+    for t in scheduler.timesteps:
+
+        def eps(net, hidden, mask, t=t, x=x):
+            more = dict(
+                encoder_attention_mask=mask, added_cond_kwargs=dict(resolution=None, aspect_ratio=None)
+            )
+            return net(x, encoder_hidden_states=hidden, timestep=t[None], **more).sample[:, :4]
+
+        pre, own, labelled = eps(base, null, null_mask), eps(main, null, null_mask), eps(main, hidden, mask)
+        x = scheduler.step(pre + 1.25 * (own - pre) + W * (labelled - own), t, x).prev_sample
+    return x
+
+
+def dit_by_hand(pipe, base, main):
+    """D_pre + W (D_c - D_pre) in noise, by two calls a step.  -> latents"""
+    x, scheduler = steps_of(pipe)
+    for t in scheduler.timesteps:
+        eps = lambda net, label, t=t, x=x: net(x, t[None], torch.tensor([label])).sample[:, :4]
+        pre = eps(base, 1000)
+        x = scheduler.step(pre + W * (eps(main, 3) - pre), t, x).prev_sample
+    return x
+
+
+PIXART = dict(prompt="a lighthouse", height=16, width=16, clean_caption=False, use_resolution_binning=False)
+BY_PEFT = {
+    "PixArt": (lambda: practice.text_to_image("PixArtAlphaPipeline"), PIXART, pixart_by_hand),
+    "DiT": (lambda: dit_pipeline(dit(1000, 1)[1])[0], dict(class_labels=[3]), dit_by_hand),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", BY_PEFT)
+def test_a_lora_by_peft_is_the_formula_and_comes_back(kind, tmp_path):
+    make, call, by_hand = BY_PEFT[kind]
+    made = make()
+    made.save_pretrained(tmp_path / "base")
+    torch.manual_seed(5)
+    low = LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    get_peft_model(made.transformer, low).save_pretrained(tmp_path / "lora")
+
+    untuned = lambda folder: practice.quiet(type(made).from_pretrained(tmp_path / folder))
+
+    def load(folder):
+        pipe = untuned(folder)
+        pipe.transformer = PeftModel.from_pretrained(pipe.transformer, tmp_path / "lora")
+        return pipe
+
+    def image(pipe):
+        noise = torch.Generator().manual_seed(7)
+        return pipe(**call, guidance_scale=W, num_inference_steps=3, generator=noise, output_type="np").images
+
+    pipe = load("base")
+    base = untuned("base").transformer
+    z = by_hand(pipe, base, pipe.transformer) / pipe.vae.config.scaling_factor
+    expected = (pipe.vae.decode(z).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    plain, found = image(pipe), image(lora_guide(pipe))
+    assert np.abs(found - expected).max() < 1e-4 and np.abs(found - plain).max() > 1e-3
+    pipe.save_pretrained(tmp_path / "guided")
+    assert np.array_equal(image(load_guide(load("guided"), tmp_path / "guided")), found)
