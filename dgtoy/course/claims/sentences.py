@@ -86,7 +86,7 @@ def null_branch(out):
     wide = against(record, WIDE, "learned source", **place)
     wide_thick = as_thick_as(record, WIDE, "learned source", **place)
     return (
-        "**A better null branch would not help CFG, and on points a width does for a guide.** For the same "
+        "**A better null branch would not help CFG, and on points a mere width is guide enough.** For the same "
         f"rise in energy distance CFG with an exact null leaves {_span(ideal, '.1f')} times as many samples "
         f"outside as with its own (for the same thinning {thick[0]:.2f}); and DoG with a round Gaussian in "
         f"the pre-trained model's place {_span(wide, '.2f')} times as many (for the same thinning "
