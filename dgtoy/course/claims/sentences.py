@@ -87,10 +87,10 @@ def null_branch(out):
     wide_thick = as_thick_as(record, WIDE, "learned source", **place)
     return (
         "**A better null branch would not help CFG, and on points a mere width is guide enough.** For the "
-        f"same rise in energy distance CFG with an exact null leaves {_span(ideal, '.1f')} times as many samples "
-        f"outside as with its own (for the same thinning {thick[0]:.2f}); and DoG with a round Gaussian in "
-        f"the pre-trained model's place {_span(wide, '.2f')} times as many (for the same thinning "
-        f"{wide_thick[0]:.2f}) {_source(record, '08_when_it_fails')}."
+        f"same rise in energy distance CFG with an exact null leaves {_span(ideal, '.1f')} times as many "
+        f"samples outside as with its own (for the same thinning {thick[0]:.2f}); and DoG with a round "
+        f"Gaussian in the pre-trained model's place {_span(wide, '.2f')} times as many (for the same "
+        f"thinning {wide_thick[0]:.2f}) {_source(record, '08_when_it_fails')}."
     )
 
 
