@@ -69,11 +69,13 @@ def weaker_self(out):
     weaker, dog = (of_guide(record, guide) for guide in ("weaker self", "ancestor"))
     at = lambda guide: 100 * np.mean(row(record, stage="finished", guide=guide, w=w)["out_of_domain"])
     return (
-        f"**Equal weight flatters DoG.** At w = {w} it leaves {at('ancestor'):.1f}% of the samples outside, "
+        f"**Equal weight flatters DoG.** On finished fine-tunes at w = {w} it leaves {at('ancestor'):.1f}% "
+        "of the samples outside, "
         f"and guidance by an early checkpoint of the fine-tune (autoguidance) {at('weaker self'):.1f}%. But "
         "for the same rise in energy distance autoguidance leaves "
         f"{_span(ratio(area(weaker), area(dog)), '.2f')} times as many as DoG, and for the same thinning "
-        f"{_span(at_equal_thickness(weaker, dog), '.2f')} times {_source(record, '08_when_it_fails')}."
+        f"{_span(at_equal_thickness(weaker, dog), '.2f')} times ({len(record['seeds'])} sources) "
+        f"{_source(record, '08_when_it_fails')}."
     )
 
 
@@ -90,7 +92,8 @@ def null_branch(out):
         f"same rise in energy distance CFG with an exact null leaves {_span(ideal, '.1f')} times as many "
         f"samples outside as with its own (for the same thinning {thick[0]:.2f}); and DoG with a round "
         f"Gaussian in the pre-trained model's place {_span(wide, '.2f')} times as many (for the same "
-        f"thinning {wide_thick[0]:.2f}) {_source(record, '08_when_it_fails')}."
+        f"thinning {wide_thick[0]:.2f}; finished fine-tunes, {len(record['seeds'])} sources) "
+        f"{_source(record, '08_when_it_fails')}."
     )
 
 
@@ -114,7 +117,8 @@ def photographs(out):
         f"{_span(both, '.0f', '%')} on average, and {-lead(first, [OUTSIDE])[0]:.0f}% higher on paintings; "
         f"from a second pre-trained network {_reach(lead(second, inside))} lower and "
         f"{-lead(second, [OUTSIDE])[0]:.0f}% higher. Precision rises from {mean('precision')} and recall "
-        f"falls from {mean('recall')} {_source(first, '10_photographs')}."
+        f"falls from {mean('recall')} ({len(first['seeds'])} fine-tunes each) "
+        f"{_source(first, '10_photographs')}."
     )
 
 
@@ -141,6 +145,7 @@ def whose_guide(out):
         f"blurred, as guide leaves the Fréchet distance above DoG's by {blurred}, a Gaussian of the source's "
         f"spectrum by {above('Gaussian')}; an early checkpoint by {above('weaker self')}. A null "
         f"branch trained as a network of its own makes CFG {above('unconditional', rival='own null')} worse "
+        f"({len(record['seeds'])} fine-tunes each) "
         f"{_source(record, '11_why_it_sharpens')}."
     )
 
