@@ -14,9 +14,8 @@ STAGES = ("hardly begun", "class unfinished", "detail missing", "finished")
 def nulls(best):
     """A record of four stages in which one guide leaves least outside and the lowest energy distance."""
     found, fits = [], []
-    places = [("moons", s) for s in STAGES] + [("off-centre", "finished")]
-    for world, stage in places:
-        place = dict(world=world, stage=stage, main="learned")
+    for stage in STAGES:
+        place = dict(world="moons", stage=stage, main="learned")
         unguided = dict(energy=[0.3] * 4, out_of_domain=[0.1] * 4, thickness=[1.1] * 4)
         found.append(place | dict(guide="none", w=1.0) | unguided)
         for guide in decisions.GUIDES:
@@ -26,9 +25,22 @@ def nulls(best):
             found.append(place | dict(guide=guide, w=2.0, out_of_domain=rate) | costs)
         high = {"hardly begun": [2.5, 1.2], "class unfinished": [3.0, 1.2], "detail missing": [1.0, 1.3]}
         weights = [[[w] for w in high.get(stage, [1.0, 1.0])]] * 4
-        fits.append(dict(world=world, stage=stage, DoG=weights, CFG=weights))
+        fits.append(dict(world="moons", stage=stage, DoG=weights, CFG=weights))
     config = dict(worlds=[["moons"]], stages=[[s, 1, 1] for s in STAGES], levels=[2.0, 0.1])
     return dict(name="nulls", seeds=[0, 1, 2, 3], config=config, results=dict(rows=found, fits=fits))
+
+
+def blur(best):
+    """A record in which one method leaves least outside at equal cost, and others less for more."""
+    place = lambda method, w, left, thick: (
+        dict(world="far source", method=method, b=4.0, w=w, energy=[0.02] * 4, thickness=[thick] * 4)
+        | dict(out_of_domain=(left + 0.001 * np.arange(4)).tolist())
+    )
+    methods = ("CFG", "DoG", "autoguidance", "blurred self")
+    found = [place("none", 1.0, 0.09, 1.0)]
+    found += [place(m, 1.5, 0.01 if m == best else 0.05, 0.9) for m in methods]
+    found += [place(m, 3.0, 0.005, 0.5) for m in methods if m != best]
+    return dict(name="blur", config={}, results=dict(rows=found))
 
 
 @pytest.fixture
@@ -42,6 +54,7 @@ def folder(tmp_path):
     save(dict(name="calibration", config=dict(levels=[2.0, 0.1]), results=dict(rows=calibrated, fits=fits)))
     cells = [row(gap=2.0, breadth=1.0, method=m, w=1.0) for m in ("none", "DoG")]
     save(dict(name="gap", config={}, results=dict(rows=cells)))
+    save(blur("DoG"))
     return tmp_path, save
 
 
@@ -81,6 +94,16 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     others = [name for name, _ in decisions.GUIDES.values() if name != decisions.GUIDES[best][0]]
     assert all(f"{name} 1.2" in cells[0][5] and f"{name} 4." in cells[3][5] for name in others)
     assert "down to 0.5" in cells[4][1]
+
+
+@pytest.mark.parametrize("best, words", [words for words in decisions.GUIDES.values()])
+def test_outside_the_source_the_guide_is_the_one_that_leaves_least_for_equal_costs(folder, best, words):
+    out, save = folder
+    save(nulls("own null"))
+    save(blur(best))
+    row = decisions.decisions(out)[-1]
+    assert row[2:4] == (words, "1.5") and "thickness 1.000 to 0.900" in row[4]
+    assert best not in row[5].partition(";")[0] and "DoG helps in 0% of 1 such cells" in row[5]
 
 
 def test_without_its_record_the_table_says_which_command_makes_it(tmp_path):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from ..experiments.blur import KEPT, of_blur
 from ..experiments.nulls import family
 from ..intervals import ratio
 from ..lab import ON_AN_INTERVAL
@@ -19,6 +20,7 @@ GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "weaker self": ("autoguidance", "autoguidance (an early checkpoint)"),
     "blurred self, b = 0.4": ("blurred self", "the model's own density, blurred"),
 }
+FAR = "far source"  # the world of `blur` whose target lies off the source's middle
 HEADER = "| the fine-tune | how you notice | guide | w | what it does | the others, relative to it |"
 
 
@@ -46,7 +48,7 @@ def decisions(out="figures"):
         _to_sharpen(record, place("detail missing"), out, _above(record, place("detail missing"))),
         _to_sharpen(record, place("finished"), out, "all held-out weights lie within 0.1 of 1"),
         _overfitted(load("calibration", out)),
-        _outside(load("gap", out), record),
+        _outside(load("gap", out), load("blur", out)),
     ]
 
 
@@ -99,15 +101,13 @@ def _to_sharpen(record, place, out, notice):
         "match and thickness": {g: at_equal_cost(c) for g, c in curves.items()},
     }
     guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
-    curve = with_contraction(curves[guide])
-    own = at_own_weight(curve, "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
-    change = lambda metric: f"{np.mean(curve[0][metric]):.3f} to {own[metric].mean():.3f}"
+    w, change = _thinned(curves[guide])
     return (
         place["stage"],
         notice,
         GUIDES[guide][1],
-        _common(own["w"]) + _noise(out, GUIDES[guide][0]),
-        f"outside {change('out_of_domain')}, thickness {change('thickness')}",
+        w + _noise(out, GUIDES[guide][0]),
+        change,
         "outside: " + "; ".join(f"at equal {cost} {_beside(guide, left)}" for cost, left in at_equal.items()),
     )
 
@@ -142,24 +142,36 @@ def _overfitted(record):
 
 
 def _outside(gaps, record):
-    """A target off the source's middle: how often DoG helps, and what the blurred self does there."""
+    """A target off the source's middle: how often DoG helps, and which guide leaves least outside there."""
     far = [r for r in rows(gaps, method="DoG") if r["gap"] > 0.75 * r["breadth"]]
     saved = [
         values(gaps, "out_of_domain", method="none", gap=r["gap"], breadth=r["breadth"]).mean()
         - np.mean(r["out_of_domain"])
         for r in far
     ]
-    place = dict(world="off-centre", stage=record["config"]["stages"][-1][0])
-    left = [area(family(record, g, **place)) for g in ("blurred self, b = 0.4", "learned source")]
-    found = ratio(*left)
+    curves = {m: of_method(record, m, world=FAR) for m in ("CFG", "DoG", "autoguidance")}
+    curves["blurred self"] = of_blur(record, FAR, KEPT)
+    left = {m: at_equal_cost(curve) for m, curve in curves.items()}
+    method = min(left, key=lambda m: left[m].mean())
+    w, change = _thinned(curves[method])
+    others = ", ".join(f"{m} {ratio(v, left[method])[0]:.1f}" for m, v in left.items() if m != method)
     return (
         "target at the source's edge or outside",
         "the source's mean is farther away than three quarters of its half-width",
-        GUIDES["blurred self, b = 0.4"][1],
-        "as above",
-        "off-centre it leaves {:.2f} [{:.2f}, {:.2f}] of what DoG leaves outside".format(*found),
+        next(words for name, words in GUIDES.values() if name == method),
+        w,
+        change,
+        f"outside: at equal match and thickness, densities exact, {others}; "
         f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells",
     )
+
+
+def _thinned(curve):
+    """The weight that leaves least outside for a bounded loss of thickness, and what it does, as text."""
+    curve = with_contraction(curve)
+    own = at_own_weight(curve, "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
+    change = lambda metric: f"{np.mean(curve[0][metric]):.3f} to {own[metric].mean():.3f}"
+    return _common(own["w"]), f"outside {change('out_of_domain')}, thickness {change('thickness')}"
 
 
 def _common(weights):
