@@ -160,6 +160,7 @@ def test_presets_have_enough_seeds(name):
         photos_recipes=(4, 2),
         photos_plane=(4, 2),
         photos_relatives=(4, 2),
+        photos_stranger=(4, 2),
         photos_why=(1, 1),
         posters=(1, 1),
     )

@@ -14,7 +14,13 @@ from dgtoy.course import photo_judge, rivals
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as claims
 from dgtoy.course.experiments import photos as study
-from dgtoy.course.experiments import photos_guides, photos_plane, photos_recipes, photos_relatives
+from dgtoy.course.experiments import (
+    photos_guides,
+    photos_plane,
+    photos_recipes,
+    photos_relatives,
+    photos_stranger,
+)
 from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
@@ -271,3 +277,32 @@ def test_dogfit_settles_where_guidance_of_its_weight_leads():
         assert slope.abs().max() < 1e-7
     with refuses("w is 0.5", "expected 1"):
         DogFit(guide, 0.5)
+
+
+def test_a_stranger_that_is_the_ancestor_guides_as_it_does_and_the_rule_goes_both_ways(world):
+    record = photos_stranger.run(photos_stranger.Config(SETTING, targets=("food", "insects")))
+    rows = record["results"]["rows"]
+    assert len(rows) == 2 * 3
+    at = lambda method: values(record, "frechet", target="food", method=method)
+    assert np.array_equal(at("DoG"), at("stranger")) and not np.array_equal(at("DoG"), at("none"))
+    photos_stranger.figure(record)
+
+    def parts(stranger):
+        told = dict(none=2.0, DoG=1.0, stranger=stranger)
+        changed = [r | dict(frechet=[told[r["method"]]] * 2) for r in rows]
+        return set(claims.c34(record | dict(results=dict(rows=changed))).parts.values())
+
+    assert parts(1.02) == {True} and parts(1.5) == {True, False} and parts(2.5) == {False}
+
+
+def test_another_model_is_another_guide(world, monkeypatch):
+    other = Flow(shaken(DiT(64, 16, 3, 16, 1, 2, 5, learn_sigma=False, flow=True), 2))
+    own = photos_stranger.pretrained
+    monkeypatch.setattr(
+        photos_stranger,
+        "pretrained",
+        lambda base, device: other.clone() if base == "other" else own(base, device),
+    )
+    record = photos_stranger.run(photos_stranger.Config(SETTING, stranger="other"))
+    at = lambda method: values(record, "frechet", method=method)
+    assert not np.array_equal(at("DoG"), at("stranger"))

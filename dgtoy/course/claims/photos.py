@@ -1,5 +1,5 @@
-"""The rules of the claims on photographs, C13 to C19, C24 and C25. Rules, metrics and weights were committed
-before the records existed.
+"""The rules of the claims on photographs, C13 to C19, C24, C25, C33 and C34. Rules, metrics and weights were
+committed before the records existed.
 
 Each method is compared at its own weight, chosen on the other half of the fine-tunes; numbers are ratios of
 Fréchet distances, below 1 where the first method is better, with t intervals of their logarithms over
@@ -193,6 +193,24 @@ def c33(record):
         "Fréchet distance of CFG's best relative, relative to DoG, each at its own w",
         parts,
         _listed(found),
+        f"{LOGS} over {len(targets)} targets; by target",
+    )
+
+
+def c34(record):
+    """Another model of the same pictures in the ancestor's place."""
+    targets = record["config"]["targets"]
+    level = {t: against(record, "stranger", "DoG", t) for t in targets}
+    helps = {t: against(record, "stranger", "none", t) for t in targets}
+    parts = {f"better than no guidance: {t}": r[2] < 1 for t, r in helps.items()}
+    parts |= {f"within 5% of the ancestor: {t}": r[0] < 1.05 for t, r in level.items()}
+    return over_seeds(
+        record,
+        over_targets(level.values()),
+        "Fréchet distance with a stranger of the same pictures as guide, relative to the ancestor, each at "
+        "its own w",
+        parts,
+        f"by target {_listed(level)}; relative to no guidance {_listed(helps)}",
         f"{LOGS} over {len(targets)} targets; by target",
     )
 
