@@ -1,4 +1,4 @@
-"""Photographs: must the guide be the fine-tune's ancestor, or will another model of the same pictures do? (C34)
+"""Photographs: must the guide be the fine-tune's ancestor, or will a stranger of the same pictures do? (C34)
 
 A cell is one fine-tune of one target. The stranger was pre-trained on the same pictures, as a network of
 another size that starts from other numbers. Each guide has its own weight, chosen on other fine-tunes.
