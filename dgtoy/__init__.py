@@ -41,6 +41,7 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = (
     *_NAMES,
+    "course",
     "dit",
     "interop",
     "likelihood",
@@ -49,6 +50,7 @@ _MODULES = (
     "relatives",
     "shipped",
     "theory",
+    "trainer",
     "vp",
 )
 __all__ = sorted(_HOME)

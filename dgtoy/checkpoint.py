@@ -108,8 +108,9 @@ def _pieces(tensors, room):
 
 
 def write_safetensors(path, tensors, header):
-    """Tensors and a JSON header into `path`, which appears complete or not at all."""
-    tensors = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    """Tensors and a JSON header into `path`, which appears complete or not at all; tied ones each in full."""
+    own = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
+    tensors = {k: v.detach().to(**own) for k, v in tensors.items()}
     with whole(path) as part:
         save_file(tensors, part, {"json": json.dumps(header)})
 

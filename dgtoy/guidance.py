@@ -19,8 +19,8 @@ from .samplers import (
     append_dims,
     check_estimate,
     check_interval,
+    check_leads,
     check_level,
-    check_shape,
     check_sigma,
 )
 
@@ -198,7 +198,7 @@ def _weight(w, name, sigma, interval, x):
         raise ValueError(
             f"{name} is not finite at sigma = {levels[~finite][0]:g} in {x.dtype}; expected a finite number"
         )
-    check_shape(name, weight, x.shape[: min(max(1, weight.ndim), max(0, x.ndim - 1))], x)
+    check_leads(name, weight, x)
     weight, (lo, hi) = append_dims(weight, x), interval
     if lo > 0 or hi < math.inf:
         inside = append_dims((sigma >= lo) & (sigma <= hi), x)

@@ -82,7 +82,7 @@ class MLP(nn.Module):
         """D(x, sigma) for a label, an int or (B,). Raises ValueError for a label that this model lacks."""
         return _denoiser(self, label)
 
-    def with_classes(self, num_classes, seed):
+    def with_classes(self, num_classes, seed=0):
         """The same network with a fresh label table for new classes; null is the last row of the table."""
         new, state = type(self)(**self.config | dict(num_classes=num_classes, seed=seed)), self.state_dict()
         new.to(state["body.0.weight"])

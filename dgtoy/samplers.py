@@ -8,6 +8,7 @@ given, sees step i where it starts: x = x0_hat + sigma eps.
 
 import collections
 import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -147,7 +148,7 @@ def check_level(sigma, x, zero=False, point=1):
     """
     check_points(x=x)
     sigma = check_numbers("sigma", sigma, torch.float64)
-    check_shape("sigma", sigma, x.shape[: min(max(1, sigma.ndim), max(0, x.ndim - point))], x)
+    check_leads("sigma", sigma, x, point)
     if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
         level = sigma.to(x.dtype)
         bad = ~level.isfinite() | (level < 0 if zero else level <= 0)
@@ -166,6 +167,13 @@ def check_levels(levels, x):
 def check_sigma(sigma, x, zero=False, point=1):
     """As `check_level`, in x's dtype, on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...)."""
     return append_dims(check_level(sigma, x, zero, point).to(x.device, x.dtype), x)
+
+
+def check_leads(name, value, x, point=1):
+    """Raise ValueError unless a tensor is a number or has the first axes of x, none of those of a point."""
+    room = x.ndim - point
+    axes = value.ndim if value.ndim <= room else min(1, room)
+    check_shape(name, value, x.shape[:axes], x)
 
 
 def check_shape(name, value, lead, x):
@@ -196,6 +204,7 @@ def append_dims(value, x):
 
 def _sampler(steps):
     """Check what comes in at the call; give D its sigma in x's dtype, on x's device; keep no graph."""
+    bind = inspect.signature(steps).bind
     steps = torch.no_grad()(steps)  # on while the generator works, and the caller's own in between
 
     @functools.wraps(steps)
@@ -204,9 +213,23 @@ def _sampler(steps):
         check_points(x_T=x_T)
         check_finite(x_T=x_T)
         check_levels([sigma for sigma, _ in pairs(sigmas)], x_T)
-        return steps(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs)
+        given = bind(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs).arguments
+        for name in given.keys() & {"churn", "inflate", "eta"}:
+            given[name] = _strength(name, given[name])
+        if "interval" in given:
+            given["interval"] = check_interval(given["interval"])
+        check_noise(given.get("generator"), x_T)
+        return steps(**given)
 
     return sample
+
+
+def _strength(name, value):
+    """A finite number >= 0."""
+    value = check_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; expected a finite number >= 0")
+    return value
 
 
 def check_finite(**given):
@@ -261,10 +284,8 @@ def heun(
     for a denoiser that takes too much away. 0 is the probability-flow ODE. In the paper S_churn, S_tmin and
     S_tmax, S_noise. generator: as of `ancestral`. Karras et al. 2022, algorithms 1 and 2. Yields x (B, *D).
     """
-    x, steps = x_T, pairs(sigmas)
-    lo, hi = check_interval(interval)
-    gamma = min(_strength("churn", churn) / len(steps), math.sqrt(2) - 1)
-    inflate = _strength("inflate", inflate)
+    x, steps, (lo, hi) = x_T, pairs(sigmas), interval
+    gamma = min(churn / len(steps), math.sqrt(2) - 1)
     for i, (sigma, sigma_next) in enumerate(steps):
         if gamma > 0 and lo <= sigma <= hi:
             added = sigma * math.sqrt((1 + gamma) ** 2 - 1)
@@ -298,7 +319,6 @@ def dpmpp_2m(
     Solver++(2M). Yields x (B, *D).
     """
     x, x0_hat_prev, h_prev = x_T, None, None
-    eta = _strength("eta", eta)
     for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
         x0_hat = D(x, sigma)
         if callback:
@@ -334,7 +354,6 @@ def ancestral(
     entry of x's first axis. Yields x (B, *D).
     """
     x = x_T
-    eta = _strength("eta", eta)
     for i, (sigma, sigma_next) in enumerate(pairs(sigmas)):
         x0_hat = D(x, sigma)
         if callback:
@@ -344,14 +363,6 @@ def ancestral(
         if sigma_next > 0 and eta > 0:
             x = x + sigma_next * math.sqrt(1 - ratio ** (2 * eta)) * normal(x, generator)
         yield x
-
-
-def _strength(name, value):
-    """A finite number >= 0."""
-    value = check_number(name, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; expected a finite number >= 0")
-    return value
 
 
 def last(steps: Iterable[Tensor]) -> Tensor:
@@ -371,14 +382,20 @@ def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
 
 def normal(x, generator=None):
     """Standard normals like x; a list of generators draws the entries of x's first axis one by one."""
-    if isinstance(generator, (list, tuple)):
-        if [len(generator)] != list(x.shape[:1]):
-            raise ValueError(
-                f"generator holds {len(generator)} generators; "
-                f"expected one for each entry of x {tuple(x.shape)}"
-            )
+    check_noise(generator, x)
+    if isinstance(generator, list | tuple):
         rows = [normal(row, g) for row, g in zip(x, generator)]
         return torch.stack(rows) if rows else x
-    check_generator(generator)
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+
+
+def check_noise(generator, x):
+    """Raise unless this is a generator, a list of them, one for each entry of x's first axis, or None."""
+    several = isinstance(generator, list | tuple)
+    if several and [len(generator)] != list(x.shape[:1]):
+        raise ValueError(
+            f"generator holds {len(generator)} generators; expected one for each entry of x {tuple(x.shape)}"
+        )
+    for g in generator if several else [generator]:
+        check_generator(g)

@@ -8,13 +8,14 @@ sqrt(1/abar_t - 1).
 
 import copy
 import functools
+import inspect
 import math
 
 import torch
 
 from .checks import check_integers, check_numbers, check_points, check_whole, shown
 from .guidance import check_weights, guided
-from .samplers import append_dims, check_finite, check_shape, normal
+from .samplers import append_dims, check_finite, check_noise, check_shape, normal
 
 TIMES = 1000
 
@@ -149,17 +150,48 @@ class Process:
         return at(self.posterior_mean_coef1) * x0 + at(self.posterior_mean_coef2) * x
 
 
-@torch.no_grad()
+def _sampler(steps):
+    """Check what comes in at the call, as `samplers` do; keep no graph."""
+    bind = inspect.signature(steps).bind
+    steps = torch.no_grad()(steps)
+
+    @functools.wraps(steps)
+    def sample(*args, **kwargs):
+        _check_run(**bind(*args, **kwargs).arguments)
+        return steps(*args, **kwargs)
+
+    return sample
+
+
+def _check_networks(**given):
+    """Raise TypeError, naming it, for a network that cannot be called."""
+    for name, model in given.items():
+        if not callable(model):
+            raise TypeError(f"{name} is {shown(model)}; expected a function of x and t")
+
+
+def _check_run(model, x_T, process, generator=None):
+    """Raise for what cannot be sampled with."""
+    _check_networks(model=model)
+    if not isinstance(process, Process):
+        raise TypeError(f"process is {shown(process)}; expected a Process")
+    check_points(x_T=x_T)
+    check_finite(x_T=x_T)
+    if not torch.is_tensor(generator):
+        return check_noise(generator, x_T)
+    shape = (len(process), *x_T.shape)
+    if generator.shape != shape:
+        raise ValueError(f"generator is noise of shape {tuple(generator.shape)}; expected {shape}")
+
+
+@_sampler
 def ancestral(model, x_T, process, generator=None):
     """Down the process with the learned variance; no noise in the last step. Yields x_i (B, C, H, W).
 
     generator: a torch.Generator, a list of them, one per image, or the noise itself, (steps, B, C, H, W).
     Raises ValueError for noise, or an output of the model, of another shape. Nichol & Dhariwal 2021.
     """
-    _check_run(model, process, x_T)
-    x, shape = x_T, (len(process), *x_T.shape)
-    if torch.is_tensor(generator) and generator.shape != shape:
-        raise ValueError(f"generator is noise of shape {tuple(generator.shape)}; expected {shape}")
+    x = x_T
     for k, i, t in _down(process, x):
         out = model(x, t)
         _check_output(out, x, variance=True)
@@ -171,13 +203,12 @@ def ancestral(model, x_T, process, generator=None):
         yield x
 
 
-@torch.no_grad()
+@_sampler
 def ddim(model, x_T, process):
     """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W).
 
     Song et al. 2021, eq. 12 with eta = 0.
     """
-    _check_run(model, process, x_T)
     x = x_T
     for _, i, t in _down(process, x):
         out = model(x, t)
@@ -186,16 +217,6 @@ def ddim(model, x_T, process):
         abar_prev = process.at(x, i)(process.alphas_cumprod_prev)
         x = abar_prev.sqrt() * process.x0_hat(x, i, eps) + (1 - abar_prev).sqrt() * eps
         yield x
-
-
-def _check_run(model, process, x_T):
-    """Raise for what cannot be sampled with."""
-    if not callable(model):
-        raise TypeError(f"model is {shown(model)}; expected a function of x and t")
-    if not isinstance(process, Process):
-        raise TypeError(f"process is {shown(process)}; expected a Process")
-    check_points(x_T=x_T)
-    check_finite(x_T=x_T)
 
 
 def _check_output(out, x, variance=False):
@@ -225,6 +246,7 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
     `guidance.guided`.
     """
+    _check_networks(main=main, guide=guide)
     interval = check_weights(interval, w=w)
     if channels is not None:
         check_whole("channels", channels, 1)

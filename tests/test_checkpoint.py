@@ -83,6 +83,13 @@ def test_by_default_a_part_has_at_most_16_mib(tmp_path):
     assert len(sizes) == 2 and max(sizes) <= 16 * 2**20 < sum(sizes)
 
 
+def test_tied_tensors_and_views_are_written_each_in_full(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    given = {"a": whole, "tied": whole, "rows": whole[:2], "turned": whole.T}
+    save_state(tmp_path / "x.safetensors", given, {"step": 0})
+    assert equal(load_state(tmp_path / "x.safetensors")[0], given)
+
+
 def test_a_row_larger_than_a_part_is_refused(tmp_path):
     with refuses("part_bytes", "a row of large"):
         save_state(tmp_path, {"large": torch.zeros(2, 5000)}, {"step": 0}, 4_000)

@@ -20,6 +20,7 @@ from dgtoy import (
     calibrate,
     cfg,
     domain_guidance,
+    dpmpp_2m,
     fit,
     guided,
     heun,
@@ -72,6 +73,15 @@ WRONG = {
     # levels and points
     "sigma is None": lambda: guided(D, D, 2.0)(X, None),
     "sigma has shape (5, 2); expected () or (5,)": lambda: D(X, torch.ones(5, 2)),
+    "sigma has shape (5, 1); expected () or (5,) for x (5, 2)": lambda: guided(D, D, 2.0)(
+        X, torch.ones(5, 1)
+    ),
+    "sigma has shape (5, 1, 1, 1); expected () or (5,) for x (5, 3, 4, 4)": lambda: guided(D, D, 2.0)(
+        IMAGES, torch.ones(5, 1, 1, 1)
+    ),
+    "w has shape (5, 1, 1, 1); expected () or (5,) for x (5, 3, 4, 4)": lambda: guided(
+        D, D, torch.ones(5, 1, 1, 1)
+    )(IMAGES, 1.0),
     "sigma has shape (3,)": lambda: guided(D, D, 2.0, (0.1, 2.0))(X, torch.ones(3)),
     "sigma has shape (4,)": lambda: LABELLED.denoiser(T([0, 1, 0, 1, 2]))(X, torch.ones(4)),
     "sigma is 1e-60": lambda: NET.denoiser(0)(X.float(), 1e-60),
@@ -87,7 +97,9 @@ WRONG = {
     "x_T is None": lambda: heun(D, None, SIGMAS),
     "x_T holds values that are not finite": lambda: heun(D, NAN * X, SIGMAS),
     "D gives a Tensor of torch.float64, shape (5, 1)": lambda: last(heun(FLAT, X, SIGMAS)),
-    "generator is 5": lambda: last(ancestral(D, X, SIGMAS, 5)),
+    "generator is 5": lambda: ancestral(D, X, SIGMAS, 5),
+    "generator is 'a'": lambda: dpmpp_2m(D, X, SIGMAS, eta=1.0, generator=[torch.Generator()] * 4 + ["a"]),
+    "interval is (2.0, 1.0)": lambda: heun(D, X, SIGMAS, churn=1.0, interval=(2, 1)),
     "n is 1.5": lambda: karras(1.5, 0.1, 1.0),
     "rho is 0.0": lambda: karras(5, 0.1, 1.0, 0),
     "rho is 0.001; too small": lambda: karras(5, 0.1, 2.0, 1e-3),
@@ -108,12 +120,16 @@ WRONG = {
     "label has shape (2,); expected one label": lambda: LABELLED.given(T([0, 1])),
     "n is 1.5; expected a whole": lambda: MIXTURE.sample(1.5),
     # DiT's process
-    "generator is noise of shape (2, 1, 3, 4, 4); expected (2, 5, 3": lambda: last(
-        vp.ancestral(NOISE, IMAGES, PROCESS, torch.zeros(2, 1, 3, 4, 4))
+    "generator is noise of shape (2, 1, 3, 4, 4); expected (2, 5, 3": lambda: vp.ancestral(
+        NOISE, IMAGES, PROCESS, torch.zeros(2, 1, 3, 4, 4)
     ),
+    "generator holds 1 generators; expected one for each entry of x (5, 3, 4, 4)": lambda: vp.ancestral(
+        NOISE, IMAGES, PROCESS, [torch.Generator()]
+    ),
+    "guide is None; expected a function of x and t": lambda: vp.guided_noise(NOISE, None, 2.0),
     "shape (5, 1, 4, 4); expected (B, C or 2C, ...)": lambda: last(vp.ddim(CHANNEL, IMAGES, PROCESS)),
     "shape (5, 3, 4, 4); expected (B, 2C, ...)": lambda: last(vp.ancestral(NOISE, IMAGES, PROCESS)),
-    "x_T holds values that are": lambda: last(vp.ddim(NOISE, NAN * IMAGES, PROCESS)),
+    "x_T holds values that are": lambda: vp.ddim(NOISE, NAN * IMAGES, PROCESS),
     "channels is 'a'": lambda: vp.guided_noise(NOISE, NOISE, 2.0, "a"),
     # relatives
     "pretrained is MLP(": lambda: relatives.interpolated(NET, NET.state_dict(), 0.5),

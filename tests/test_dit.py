@@ -284,6 +284,7 @@ def test_a_truncated_file_is_refused(form, keep, tmp_path):
         ({}, "it holds []"),
         ([1, 2], "it holds list"),
         ({1: 2}, "it holds [1]"),
+        ({"pos_embed": torch.ones(2)}, "all parts in one file"),
         ({"ema": torch.ones(2)}, "it holds Tensor"),
         ({TABLE: torch.ones(2, 2), "step": 3}, "step is 3; expected a tensor"),
         ({TABLE: torch.ones(2, 2).to(torch.int8)}, "a Tensor of torch.int8"),

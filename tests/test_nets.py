@@ -148,6 +148,11 @@ def test_new_classes_change_the_label_table_alone():
     assert all(torch.equal(fresh[k], old[k]) for k in old if k != "body.0.weight")
 
 
+def test_every_network_takes_new_classes_without_a_seed():
+    net, ensemble = MLP(seed=4, **SMALL), Ensemble.of([4], **SMALL)
+    assert net.with_classes(5).null == ensemble.with_classes(5).null == 5
+
+
 def test_the_old_network_keeps_its_weights_when_new_classes_are_made():
     net = awake(MLP(seed=4, **SMALL))
     new = net.with_classes(5, seed=8)

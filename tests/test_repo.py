@@ -43,6 +43,8 @@ def test_the_import_is_light():
 def test_the_public_surface_is_about_twenty_names():
     assert 15 <= len(dgtoy.__all__) <= 25 and len(set(dgtoy.__all__)) == len(dgtoy.__all__)
     assert all(hasattr(dgtoy, name) for name in dgtoy.__all__)
+    told = ", ".join(re.findall(r"^    (\w+(?:, \w+)*)  ", dgtoy.__doc__, re.M)).split(", ")
+    assert len(told) > 10 and set(told) <= set(dgtoy._MODULES)
 
 
 @every_module

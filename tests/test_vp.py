@@ -9,6 +9,8 @@ from dgtoy import guided, heun, last, vp
 from dgtoy.dit import VP, DiT
 from dgtoy.dit.network import noise_of_velocity
 
+NOISE = lambda x, t: x  # a network of this kind
+
 close = torch.testing.assert_close
 TINY = dict(input_size=4, patch_size=2, in_channels=3, hidden_size=16, depth=2, num_heads=2, num_classes=3)
 
@@ -192,9 +194,9 @@ def test_bad_input():
     with refuses("i has shape (3,); expected () or (2,)"):
         process.noised(x, torch.tensor([0, 1, 1]), x)
     with refuses("process is [3]; expected a Process", error=TypeError):
-        next(vp.ddim(lambda x, t: x, x, [3]))
+        vp.ddim(lambda x, t: x, x, [3])
     with refuses("model is None; expected a function", error=TypeError):
-        next(vp.ancestral(None, x, process))
+        vp.ancestral(None, x, process)
     with refuses("model gives 3; expected"):
         next(vp.ddim(lambda x, t: 3, x, process))
     with refuses("model gives a Tensor of torch.float32, shape (2, 1, 1, 1); expected (B, 2C, ...)"):
@@ -207,9 +209,9 @@ def test_bad_input():
     with refuses("t is nan; expected times from 0 to 999"):
         vp.t_to_sigma(torch.tensor([1.0, math.nan]))
     with refuses("w is nan"):
-        vp.guided_noise(None, None, math.nan)
+        vp.guided_noise(NOISE, NOISE, math.nan)
     with refuses("channels is 3; expected 1 to 1"):
-        vp.guided_noise(None, None, 1.5, 3)(torch.ones(1, 1, 1, 1), torch.tensor([1]))
+        vp.guided_noise(NOISE, NOISE, 1.5, 3)(torch.ones(1, 1, 1, 1), torch.tensor([1]))
 
 
 def test_vp_needs_no_more_than_a_file_of_the_official_kind():

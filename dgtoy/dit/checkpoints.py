@@ -48,7 +48,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
         held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(
-            f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight"
+            f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight,"
+            " all parts in one file"
         )
     for name, value in state.items():
         if not torch.is_tensor(value) or not value.is_floating_point() or value.is_meta:

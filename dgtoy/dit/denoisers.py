@@ -9,7 +9,7 @@ from .. import vp
 from ..checks import check_number, check_points, check_seed, shown
 from ..gmm import check_label
 from ..graphs import Captured
-from ..samplers import append_dims, check_shape, check_sigma
+from ..samplers import append_dims, check_level, check_shape
 
 
 class Preconditioned:
@@ -67,7 +67,7 @@ class Preconditioned:
                 raise ValueError(f"x has shape {tuple(x.shape)}; expected {('B', *self.shape)}")
             lead = x.shape[:-3]
             check_shape("label", label, lead, x)
-            sigma = check_sigma(sigma, x[..., 0, 0, 0], point=0)  # one per sample: not per channel
+            sigma = check_level(sigma, x, point=3).to(x.device, x.dtype)  # one per sample: not per channel
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)
