@@ -12,7 +12,7 @@ import time
 import uuid
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 PART_BYTES = 16 * 2**20
@@ -112,7 +112,15 @@ def write_safetensors(path, tensors, header):
     own = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
     tensors = {k: v.detach().to(**own) for k, v in tensors.items()}
     with whole(path) as part:
-        save_file(tensors, part, {"json": json.dumps(header)})
+        part.touch()
+        mode = part.stat().st_mode  # as of any file here; safetensors lets none but its owner read
+        try:
+            save_file(tensors, part, {"json": json.dumps(header)})
+        except SafetensorError as e:  # a full disk, say
+            if code := re.search(r"os error (\d+)", str(e)):
+                raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+            raise
+        part.chmod(mode)
 
 
 def write_text(path, text):
@@ -128,7 +136,8 @@ def write_text(path, text):
 def whole(path):
     """A hidden file that becomes `path` when it has been written, in a folder that is made.
 
-    It is this process's own, so several may write one path at a time: the last one's file stands.
+    It is this process's own, so several may write one path at a time: the last one's file stands. An OSError
+    of the block names `path`.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +146,10 @@ def whole(path):
     try:
         yield part
         os.replace(part, path)
+    except OSError as e:
+        if e.errno is not None:
+            e.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

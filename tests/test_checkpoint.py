@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -306,3 +307,27 @@ def test_a_flow_is_trained_by_an_objective_of_a_few_lines(tmp_path):
     one = finetune.LatentTensors(torch.ones(10, 4, 8, 8), torch.zeros(10, dtype=torch.long), 3)
     losses = [s.loss.item() for s in finetune.finetune(fresh()[0], one, recipe, tmp_path, objective=Flow())]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit on a file's size")
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    """As on a full disk, which safetensors tells by an error of its own."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with refuses("File too large", "a.safetensors", error=OSError):
+            write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(1000)}, {})
+        with refuses("File too large", "a.txt", error=OSError):
+            checkpoint.write_text(tmp_path / "a.txt", "x" * 3000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights of another kind")
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
+    write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
+    checkpoint.write_text(tmp_path / "a.txt", "a")
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode

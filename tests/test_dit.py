@@ -35,6 +35,7 @@ from dgtoy.dit.checkpoints import header
 from dgtoy.dit.fast import Fp8Linear, FusedDiT, FusedMlp, FusedPatches, fast, fused, quantized
 from dgtoy.dit.network import gelu
 from dgtoy.interop import add_lora, lora_guide
+from dgtoy.pipeline.models import pretrained_net
 
 close = torch.testing.assert_close
 FILES = pathlib.Path(__file__).parent / "fixtures" / "dit_tiny"  # made with the official code; random weights
@@ -296,6 +297,28 @@ def test_a_file_that_is_no_dit_s_is_refused(held, words, tmp_path):
     torch.save(held, tmp_path / "net.pt")
     with refuses("net.pt is not a DiT's", words):
         load_checkpoint(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("size", ["20KB", "1GB"])
+def test_a_network_of_diffusers_is_refused_with_the_way_to_read_it(size, tmp_path):
+    """In one file, or in parts with a list of them; and the way named does read it."""
+    from diffusers import DiTTransformer2DModel
+
+    from dgtoy.dit.convert import from_diffusers, to_diffusers
+
+    net = DiT(8, 2, 4, 16, 2, 2, 5)
+    to_diffusers(net).save_pretrained(tmp_path / "theirs", max_shard_size=size)
+    files = sorted((tmp_path / "theirs").glob("diffusion_pytorch_model*"))
+    assert len(files) == (1 if size == "1GB" else 6)
+    for place in (tmp_path / "theirs", *files):
+        with refuses(
+            "save_checkpoint(dgtoy.dit.convert.from_diffusers(DiTTransformer2DModel.from_pretrained"
+        ):
+            pretrained_net(place)
+    theirs = DiTTransformer2DModel.from_pretrained(tmp_path / "theirs")
+    save_checkpoint(from_diffusers(theirs), tmp_path / "ours.safetensors")
+    read = pretrained_net(tmp_path / "ours.safetensors", num_heads=2).net.state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in net.state_dict().items())
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):

@@ -1171,6 +1171,10 @@ def test_more_samples_are_drawn_beside_those_that_are_there(photos, tmp_path):
     words = ("sample", photos / "flow.safetensors", "--method", "cfg", "--steps", 3)
     run(*words, "--count", 2, "--out", tmp_path / "s")
     first = sample.image_path(tmp_path / "s", 0).stat().st_mtime_ns
+    manifest = tmp_path / "s" / "manifest.json"
+    text = manifest.read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail)["interval"] == [0.0, None]
+    manifest.write_text(text.replace("null", "Infinity"), encoding="utf-8")  # as an older version wrote it
     run(*words, "--count", 5, "--out", tmp_path / "s")
     assert sample.image_path(tmp_path / "s", 0).stat().st_mtime_ns == first
     run(*words, "--count", 5, "--out", tmp_path / "t")
@@ -1246,13 +1250,17 @@ def test_a_run_refuses_what_a_later_step_would_before_it_writes_anything(wrong, 
     assert not (tmp_path / "run").exists()
 
 
-def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path):
-    """Several lines, no UTF-8, markup, or longer than a sheet is wide."""
-    for name in (b"a\nb", b"caf\xe9", b"<b> & co", b"x" * 200):
-        shutil.copytree(photos / "images" / "brot", tmp_path / "odd" / os.fsdecode(name))
+def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path, capsys):
+    """Several lines, no UTF-8, markup, or longer than a sheet is wide. A class of one picture has none to
+    hold out, so none to calibrate on."""
+    names = (b"a\nb", b"caf\xe9", b"<b> & co", b"x" * 200)
+    for name, picture in zip(names, sorted((photos / "images" / "brot").iterdir()), strict=True):
+        folder = tmp_path / "odd" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        shutil.copy(picture, folder)
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 1, "--count", 4, "--w", 2)
-    words += ("--held-out", 0)
     run("run", tmp_path / "odd", "--out", tmp_path / "run", *words)
+    assert "held-out" not in capsys.readouterr().out.rpartition("index.html")[2]
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
     assert "caf?" in page and "&lt;b&gt; &amp; co" in page
     with Image.open(tmp_path / "run" / "none" / "contact.png") as found:
@@ -1331,6 +1339,7 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     assert len(before) < len(after) == 30 and before.items() <= after.items()
     said = capsys.readouterr().out
     assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
+    assert f"--latents {whole / 'latents'} --out {whole / 'weights'}\n" in said
 
 
 def test_a_run_folder_remembers_its_settings_and_names_a_changed_one(photos, tmp_path):

@@ -15,6 +15,11 @@ from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
+THEIRS = re.compile(r"transformer_blocks\.|pos_embed\.proj\.|proj_out_\d\.")  # names in diffusers
+FROM_DIFFUSERS = (  # whose networks are folders, in one part or several
+    "expected a file by dgtoy.dit.save_checkpoint(dgtoy.dit.convert.from_diffusers("
+    "DiTTransformer2DModel.from_pretrained(FOLDER)), FILE)"
+)
 
 
 def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
@@ -25,6 +30,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     wrappers put before a name is left out.  -> state_dict Raises ValueError, one line, if the file is
     damaged, holds code or weights that are not finite, or is no DiT's.
     """
+    if str(path).endswith(".index.json"):
+        raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")
     try:
         if is_safetensors(path):
             state = load_file(path)
@@ -45,6 +52,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     if isinstance(state, dict):
         plain = lambda name: WRAPPERS.sub("", name) if isinstance(name, str) else name
         state = {plain(name): value for name, value in state.items()}
+        if any(THEIRS.match(str(name)) for name in state):
+            raise ValueError(f"{path} is of diffusers; {FROM_DIFFUSERS}")
     if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
         held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(

@@ -1,7 +1,6 @@
 """How much guidance does a fine-tune ask for? Weights over sigma from held-out images, and what they mean."""
 
 import dataclasses
-import json
 import math
 import pathlib
 import warnings
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 
 from .. import calibration
-from ..checkpoint import write_text
 from ..trainer import check_ranges
 from .latents import Latents
+from .manifest import write_json
 
 LEVELS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15, 0.08)
 
@@ -127,7 +126,7 @@ def save(found, out, names):
     from matplotlib import style
 
     out = pathlib.Path(out)
-    write_text(out / "calibration.json", json.dumps(to_json(found) | names, indent=1) + "\n")
+    write_json(out / "calibration.json", to_json(found) | names)
     with style.context("default"):  # whatever a reader's own theme
         figure(found).savefig(out / "calibration.png")
 

@@ -327,6 +327,7 @@ def run(args):
     """The whole way: prepare, finetune, sample with none, CFG and DoG, a contact sheet and a gallery."""
     from . import pace
     from . import run as whole
+    from .latents import Latents
     from .models import pretrained_net
 
     device = torch.device(environment.device(args.device))
@@ -349,11 +350,12 @@ def run(args):
     if scores := _scores(args, out):
         whole.show(args.images, out, args.w, args.count, scores)
     print("", *sheets, sep="\n")
-    if args.held_out:
-        tuned, held = shlex.quote(str(out / "finetune")), shlex.quote(str(out / "latents"))
+    data = Latents(out / "latents")
+    if len(data) < data.plan["count"]:
+        tuned, held, weights = (shlex.quote(str(out / name)) for name in ("finetune", "latents", "weights"))
         print(
             "held-out pictures suggest a weight:"
-            f" python -m dgtoy dit calibrate {tuned} --latents {held} --out weights"
+            f" python -m dgtoy dit calibrate {tuned} --latents {held} --out {weights}"
         )
 
 

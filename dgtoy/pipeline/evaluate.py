@@ -8,7 +8,6 @@ but the samples' making.
 import hashlib
 import importlib
 import importlib.util
-import json
 import pathlib
 import sys
 import types
@@ -18,12 +17,11 @@ import numpy as np
 import torch
 
 from .. import metrics
-from ..checkpoint import write_text
 from ..dit import load_weights
 from ..environment import needs
 from ..shipped.judge import style_of
 from .image_sets import read_images
-from .manifest import checksum, read_json, weights_checksum
+from .manifest import checksum, read_json, weights_checksum, write_json
 
 EXTRACTORS = {  # name: what it is, where its weights are published, licence
     "inception": (
@@ -351,8 +349,8 @@ def _warn(result, real, net):
 
 
 def save(result, path):
-    """A result as JSON into `path`, complete or not at all."""
-    write_text(path, json.dumps(result, indent=1) + "\n")
+    """A result as JSON into `path`."""
+    write_json(path, result)
 
 
 COMPARED = ("features", "weights", "crop", "resize", "reference", "references", "samples")

@@ -11,12 +11,18 @@ from ..checkpoint import write_text
 def read_json(path, expected="what a command of `dit` writes"):
     """The object of a JSON file. Raises ValueError, one line naming the file, for anything else."""
     try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        found = json.loads(text, parse_constant=lambda infinity: None)  # which older manifests hold
     except ValueError as e:  # no UTF-8, no JSON
         raise ValueError(f"{path} is not JSON ({str(e)[:60]}); expected {expected}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected {expected}")
     return found
+
+
+def write_json(path, value):
+    """A value as JSON, which has no Infinity and no NaN, into `path`, complete or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def check_out(out, file=False):
@@ -45,7 +51,7 @@ def agree(path, manifest, made="made", free=()):
                 f" {path.name} there decides, so delete the folder or give another --out"
             )
     if held is manifest or any(held.get(what) != manifest.get(what) for what in free):
-        write_text(path, json.dumps(manifest, indent=1) + "\n")
+        write_json(path, manifest)
 
 
 def checksum(path):

@@ -27,7 +27,7 @@ def weights_file(path):
     that ships with dgtoy.
 
     Raises FileNotFoundError, where there is none, that says what is published where and which names work at
-    once; or for a folder whose fine-tune is not at its end.
+    once; or for a folder whose fine-tune is not at its end. ValueError for a folder of diffusers.
     """
     if is_shipped(path):
         return shipped.FOLDER / f"{path}.safetensors"
@@ -39,6 +39,8 @@ def weights_file(path):
             f" put it there, say where it is, or name one that ships with dgtoy: {', '.join(READY)}"
         )
     if path.is_dir() and not (path / "ema.safetensors").exists():
+        if (path / "config.json").exists() or (path / "model_index.json").exists():
+            raise ValueError(f"{path} is of diffusers; {checkpoints.FROM_DIFFUSERS}")
         raise FileNotFoundError(
             f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
         )

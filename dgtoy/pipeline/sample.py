@@ -1,7 +1,6 @@
 """Sample a fine-tune with any guidance, resumably: image i depends on the seed and on i alone."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +137,15 @@ def remembered(out):
     path = pathlib.Path(out) / "manifest.json"
     made = read_json(path) if path.exists() else {}
     held = {f.name: made[f.name] for f in dataclasses.fields(Config) if f.name in made}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
+    if "interval" in held:
+        held["interval"] = tuple(math.inf if level is None else level for level in held["interval"])
+    return held
+
+
+def settings_of(config):
+    """A configuration as a manifest holds it: an interval without an end, which JSON lacks, ends at None."""
+    interval = [None if level == math.inf else level for level in config.interval]
+    return dataclasses.asdict(config) | dict(interval=interval)
 
 
 def sampler_of(net):
@@ -170,8 +177,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     check_models(tuned, guide, config)
     check_whole("batch", batch, 1)
     out = pathlib.Path(out)
-    settings = json.loads(json.dumps(dataclasses.asdict(config)))
-    made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings | origin
+    made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings_of(config) | origin
     agree(out / "manifest.json", made, free=("count",))
     mine = range(part[0], config.count, part[1])
 
