@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import numbers
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -188,6 +189,7 @@ class Trainer:
 
     def saved(self, batch_fn, path, every=500, **how):
         """As `run`; the first process saves every `every` steps, at the end and when a loss is not finite."""
+        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)  # or fail now, not after a day
         try:
             for step in self.run(batch_fn):
                 if step.step % every == 0 or step.step == self.recipe.steps:

@@ -8,11 +8,12 @@ import shutil
 
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, shaken
 
-from dgtoy import checkpoint
+from dgtoy import checkpoint, dit
 from dgtoy.checkpoint import load_state, save_state, write_safetensors
-from dgtoy.dit import VP, DiT
+from dgtoy.dit import EDM, VP, DiT, SiT
+from dgtoy.interop import add_lora
 from dgtoy.pipeline import finetune
 from dgtoy.trainer import Trainer, TrainingConfig, generator
 
@@ -286,7 +287,55 @@ def test_a_run_goes_on_for_longer_where_its_schedule_allows_it(tmp_path):
         run(tmp_path / "c", recipe=dataclasses.replace(cosine, steps=20))
 
 
-# another objective
+# other objectives
+
+
+@pytest.mark.parametrize("variance", (False, True))
+@pytest.mark.parametrize("kind", (dit.Flow, SiT))
+def test_what_a_flow_trains_is_what_it_samples(kind, variance, rng):
+    net = kind(shaken(DiT(8, 2, 4, 32, 1, 2, 3, learn_sigma=variance, flow=kind is dit.Flow)))
+    x0, eps = torch.randn(2, 5, *net.shape, generator=rng)
+    t, label = torch.linspace(0.1, 0.9, 5), torch.tensor([0, 1, 2, 3, 0])
+    s = t[:, None, None, None]
+    x0_hat = net.denoiser(label)(x0 + s / (1 - s) * eps, t / (1 - t))
+    loss = finetune.FlowObjective()(net, x0, label, t, eps)
+    close(((x0 - x0_hat) / s).square().mean(), loss)
+
+
+FLOW = lambda: dit.Flow(DiT(8, 2, 4, 32, 1, 2, 3, learn_sigma=False, flow=True))
+WRONG = {
+    "net is a EDM; expected a VP": lambda: dict(net=EDM(DiT(8, 2, 4, 32, 1, 2, 3))),
+    "net is a VP; expected a Flow": lambda: dict(objective=finetune.FlowObjective()),
+    "net is a Flow; expected a VP": lambda: dict(net=FLOW(), objective=finetune.NoiseObjective()),
+    "guide is a VP; expected a Flow": lambda: dict(net=FLOW(), objective=finetune.DogFit(fresh()[0], 1.5)),
+    "rank is 2 and net has no adapter": lambda: dict(config=dataclasses.replace(RECIPE, rank=2)),
+    "rank is 0 and net has an adapter": lambda: dict(net=add_lora(fresh()[0], 3, 2)),
+    "label 3 is out of range for 2 classes": lambda: dict(
+        data=finetune.LatentTensors(torch.zeros(4, 4, 8, 8), torch.arange(4), 2)
+    ),
+    "x0, label have shapes (4, 4, 8, 8), (3,)": lambda: dict(
+        data=finetune.LatentTensors(torch.zeros(4, 4, 8, 8), torch.arange(3), 3)
+    ),
+    "w is inf; expected 1": lambda: dict(objective=finetune.DogFit(FLOW(), math.inf)),
+    "keep is 2; expected a tuple of steps": lambda: dict(config=dataclasses.replace(RECIPE, keep=2)),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_fine_tune_that_would_be_no_model_is_refused_at_the_call(words, tmp_path):
+    with refuses(words, error=(TypeError, ValueError)):
+        finetune.finetune(
+            **dict(net=fresh()[0], data=data(), config=RECIPE, out=tmp_path / "x") | WRONG[words]()
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").touch()
+    with refuses("file", error=OSError):
+        finetune.finetune(fresh()[0], data(), RECIPE, tmp_path / "file")
+    with refuses("file", error=OSError):
+        run(tmp_path / "file" / "state", every=100)
 
 
 class Flow:

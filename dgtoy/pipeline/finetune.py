@@ -17,8 +17,9 @@ import torch
 
 from .. import distributed, vp
 from ..checkpoint import write_safetensors
-from ..checks import check_whole
-from ..dit import Flow
+from ..checks import check_number, check_points, check_whole, shown
+from ..dit import VP, Flow, Preconditioned, SiT
+from ..gmm import check_label
 from ..samplers import append_dims
 from ..trainer import Trainer, TrainingConfig, check_ranges, generator
 from .manifest import data_checksum
@@ -46,6 +47,10 @@ class Config(TrainingConfig):
     def __post_init__(self):
         super().__post_init__()
         check_ranges(self, steps="[1, inf)", rank="[0, inf)", seed="(-2e9, 2e9)")
+        if not isinstance(self.checkpointing, bool):
+            raise TypeError(f"checkpointing is {shown(self.checkpointing)}; expected True or False")
+        if not isinstance(self.keep, tuple | list):
+            raise TypeError(f"keep is {shown(self.keep)}; expected a tuple of steps")
         never = [step for step in self.keep if step not in range(1, self.steps + 1)]
         if never:
             raise ValueError(f"keep is {never[0]}; expected steps from 1 to {self.steps}")
@@ -66,10 +71,19 @@ class Data(Protocol):
 
 
 class LatentTensors:
-    """`Data` in memory: x0 (N, C, h, w), label (N,) of so many classes. None is mirrored."""
+    """`Data` in memory: x0 (N, C, h, w), label (N,) of so many classes. None is mirrored.
+
+    Raises TypeError or ValueError for what is no such pair, or a label out of range.
+    """
 
     def __init__(self, x0, label, num_classes):
-        self.x0, self.label = x0.cpu(), label.cpu()
+        check_points(x0=x0)
+        label = check_label(label, check_whole("num_classes", num_classes, 0))
+        if x0.ndim != 4 or not len(x0) or label.shape != x0.shape[:1]:
+            raise ValueError(
+                f"x0, label have shapes {tuple(x0.shape)}, {tuple(label.shape)}; expected (N, C, h, w), (N,)"
+            )
+        self.x0, self.label = x0.cpu().float(), label.cpu()
         self.shape, self.classes = tuple(x0.shape[1:]), list(range(num_classes))
 
     @property
@@ -123,7 +137,7 @@ class FlowObjective:
     def __call__(self, net, x0, label, time, eps):
         """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
         x = torch.lerp(x0, eps, append_dims(time, x0))
-        return (predicted(net, x, 1000 * time, label) - (eps - x0)).square().mean()
+        return (velocity(net, x, time, label) - (eps - x0)).square().mean()
 
     @staticmethod
     def linear(power, time):
@@ -137,19 +151,19 @@ class DogFit(FlowObjective):
     Labelled pictures aim at eps - x0 + (1 - 1/w) (v - v_guide), v the network's own estimate, held fixed, and
     v_guide that of the pre-trained `guide` without a label; where that has converged, v = v_guide +
     w (v_flow - v_guide). Bahram et al. 2025. `train.fit` learns the same on denoisers; the w of its recipe is
-    2 - 1/w of this one. Raises ValueError for w < 1.
+    2 - 1/w of this one. Raises ValueError unless 1 <= w < inf.
     """
 
     def __init__(self, guide, w):
-        if not w >= 1:
-            raise ValueError(f"w is {w}; expected 1, which is off, or more")
-        self.guide, self.w = guide, w
+        self.guide, self.w = guide, check_number("w", w)
+        if not 1 <= self.w < math.inf:
+            raise ValueError(f"w is {w}; expected 1, which is off, or a finite number above")
 
     def __call__(self, net, x0, label, time, eps):
         x, flow = torch.lerp(x0, eps, append_dims(time, x0)), eps - x0
-        v = predicted(net, x, 1000 * time, label)
+        v = velocity(net, x, time, label)
         with torch.no_grad():
-            away = v - predicted(self.guide, x, 1000 * time, torch.full_like(label, self.guide.null))
+            away = v - velocity(self.guide, x, time, torch.full_like(label, self.guide.null))
         extra = append_dims((1 - 1 / self.w) * (label != net.null), x0)
         return (v - flow - extra * away).square().mean()
 
@@ -157,13 +171,27 @@ class DogFit(FlowObjective):
 def objective_of(net):
     """What a network was pre-trained by: `FlowObjective` of a `Flow`, `NoiseObjective` of a `VP`.
 
-    Raises ValueError for a `VP` whose network gives no variance.
+    Raises TypeError for any other, ValueError for a `VP` whose network gives no variance.
     """
     if isinstance(net, Flow):
         return FlowObjective()
+    _check_kind(net, VP)
     if not net.config["learn_sigma"]:
         raise ValueError("net gives the noise alone; expected a DiT that learned its variance too, or a flow")
     return NoiseObjective()
+
+
+def _check_kind(net, kind, name="net"):
+    """Raise TypeError, naming it, for a network that is not of this kind."""
+    if not isinstance(net, kind):
+        raise TypeError(f"{name} is {shown(net)}; expected a {kind.__name__}")
+
+
+def velocity(net, x, time, label):
+    """eps - x0 as a `Flow`, or a `SiT`, tells it at x = (1 - t) x0 + t eps and t = time (B,), in float32."""
+    official = isinstance(net, SiT)
+    out = predicted(net, x, 1 - time if official else 1000 * time, label)[:, : x.shape[1]]
+    return -out if official else out
 
 
 def predicted(net, x, time, label):
@@ -203,11 +231,19 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     weights' header says, by name. Processes of a group (`distributed.join`)
     share the batch. The averaged weights are written by their official names, as any DiT checkpoint; of a
     LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
-    Raises ValueError for data of another shape or number of classes, and to go on in an OUT that was made
-    from other data or another base; FloatingPointError at a non-finite loss, naming the step. A
+    Raises TypeError for a network of another kind than the objective's, ValueError for data of another shape
+    or number of classes, a rank without an adapter or an adapter without one, and to go on in an OUT that was
+    made from other data or another base; FloatingPointError at a non-finite loss, naming the step. A
     KeyboardInterrupt that is thrown into the generator saves the state first.
     """
     out = pathlib.Path(out)
+    _check_kind(net, Preconditioned)
+    lora = any("lora_" in name for name in net.params)
+    if lora != (config.rank > 0):
+        raise ValueError(
+            f"rank is {config.rank} and net has {'an' if lora else 'no'} adapter;"
+            " expected a rank with an adapter, 0 without"
+        )
     check_whole("every", every, 1)
     if data.shape != net.shape or len(data.classes) != net.null:
         raise ValueError(
@@ -219,6 +255,7 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     trainer, batch_fn = training(net, data, config, ema, objective)
     trainer.origin = dict(data=data.fingerprint, base=base_checksum(net))
     trainer.resume(out / "last.safetensors")
+    out.mkdir(parents=True, exist_ok=True)
     return _written(trainer, batch_fn, ema, out, every, dict(told or {}, classes=data.classes))
 
 
@@ -226,6 +263,12 @@ def training(net, data, config, ema, objective=None):
     """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a
     generator of `Step`"""
     objective = objective or objective_of(net)
+    if isinstance(objective, NoiseObjective):
+        _check_kind(net, VP)
+    if isinstance(objective, FlowObjective):
+        _check_kind(net, Flow)
+    if isinstance(objective, DogFit):
+        _check_kind(objective.guide, Flow, "guide")
     net.net.recompute = config.checkpointing
 
     def batch_fn(step):
