@@ -20,9 +20,10 @@ test: env
 	rm -rf $(CACHE)/test
 	OMP_NUM_THREADS=1 DGTOY_CACHE=$(CACHE)/test $(TEST) $(NBVAL) tests notebooks
 
-# served from here: JupyterLab shows no figure and no page from above the folder that it serves
+# served from here: JupyterLab shows no figure and no page from above the folder that it serves. One thread per kernel:
+# two spinning ones make one notebook a fifth faster and two at once ten times slower; sleeping ones take 05 twice as long
 lab: env
-	$(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+	OMP_NUM_THREADS=1 $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 # the course as a site, from the committed outputs: book/_build/html/index.html
 book: $(VENV)/book

@@ -296,9 +296,10 @@ def test_a_notebook_carries_no_more_metadata_than_its_kernel(path):
     assert len(set(ids)) == len(ids)
 
 
-def test_jupyterlab_is_opened_where_it_finds_figures_and_pages():
+def test_jupyterlab_is_opened_where_it_finds_figures_and_pages_with_one_thread_a_kernel():
     """It shows nothing from above the folder that it serves: here the one in which `make lab` runs."""
     recipe = re.search(r"^lab: env\n\t(.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    _, _, *options = recipe.partition("#")[0].split()
+    threads, _, _, *options = recipe.partition("#")[0].split()
+    assert threads == "OMP_NUM_THREADS=1"  # what book/running.md says about Jupyter without make
     assert options and all(option.startswith("--") for option in options)
     assert "--LabApp.default_url=/lab/tree/notebooks" in options
