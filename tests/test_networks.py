@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import refuses
 
-from dgtoy import ancestral, dpmpp_2m, euler, heun, karras, last, vp
+from dgtoy import ancestral, domain_guidance, dpmpp_2m, euler, heun, karras, last, vp
 from dgtoy.interop import as_denoiser
 
 close = torch.testing.assert_close
@@ -122,6 +122,28 @@ def test_their_samplers_and_ours_draw_the_same_picture(name):
         by_heun = by_heun + d * (r - s)
     close(last(euler(D, x_T, sigmas)), by_euler, rtol=1e-5, atol=1e-5)
     close(last(heun(D, x_T, sigmas)), by_heun, rtol=1e-5, atol=1e-5)
+
+
+def test_sits_own_euler_with_the_guide_in_velocities_is_domain_guidance_on_denoisers():
+    """u_pre + w (u_ft - u_pre), stepped from t = 0.05 to the data at t = 1, of two SiTs with labels."""
+
+    def sit(seed):
+        mix = torch.randn(2, 3, 3, generator=torch.Generator().manual_seed(seed))
+        return lambda x, t, y: torch.einsum("bij,bjhw->bihw", mix[y], x).sin() - column(t) * x
+
+    pretrained, finetuned, y, null = sit(1), sit(2), torch.tensor([0, 0]), torch.tensor([1, 1])
+    times, w = torch.linspace(0.05, 1, 9), 1.5
+    noise = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = noise
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        guide, main = pretrained(x, t.expand(2), null), finetuned(x, t.expand(2), y)
+        x = x + (s - t) * (guide + w * (main - guide))
+    D_pre, D_ft = (
+        as_denoiser(lambda x, t, y, u=u: -u(x, 1 - t, y), "flow", y=label)
+        for u, label in ((pretrained, null), (finetuned, y))
+    )
+    D = domain_guidance(D_ft, D_pre, w=w)
+    close(last(euler(D, noise / times[0], (1 - times) / times)), x, rtol=1e-4, atol=1e-4)
 
 
 def test_the_samplers_of_k_diffusion_are_ours():

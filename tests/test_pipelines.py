@@ -22,6 +22,7 @@ from tiny import (
     WIDE,
     XL,
     Counted,
+    OnPlane,
     Spelled,
     W,
     adapted,
@@ -42,6 +43,7 @@ from tiny import (
 )
 
 from dgtoy import calibrate, guided, plane
+from dgtoy.course import families
 from dgtoy.interop import DomainGuidedModel, denoiser, guide_pipeline, lora_guide, t_to_sigma
 from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixed_batch, sole_adapter
 
@@ -428,6 +430,26 @@ def test_another_text_encoder_is_refused():
         KINDS["Stable Diffusion 3"][0],
         third,
     )
+
+
+def test_words_that_textual_inversion_added_need_not_be_the_bases():
+    family = "StableDiffusionPipeline"
+    pipe, base = (families.pipeline(family, families.network(family, seed)) for seed in (1, 2))
+    pipe.load_textual_inversion(text(1, 8, seed=5), token="<cat>")
+    main, guide = pipe.unet, base.unet
+    given = dict(prompt="a <cat>", guidance_scale=W, height=16, width=16, output_type="np")
+
+    def image():
+        noise = torch.Generator().manual_seed(7)
+        return pipe(**given, num_inference_steps=2, generator=noise).images
+
+    guide_pipeline(pipe, base)
+    found = image()
+    pipe.unet = OnPlane(main, guide, "second", 1.25, W)
+    assert np.abs(found - image()).max() < 1e-5
+    base.text_encoder.resize_token_embeddings(516)
+    with refuses("pretrained has text_encoder.vocab_size 516; the pipeline has 514"):
+        guide_pipeline(pipe, base)
 
 
 @pytest.mark.parametrize("kind", KINDS)

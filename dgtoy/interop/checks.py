@@ -140,10 +140,19 @@ def check_parts(pipe, other):
             raise ValueError(f"pretrained has {part} {came}; the pipeline has {expected}")
         for name in names if mine is not None else ():
             came, expected = (getattr(p.config, name, None) for p in (theirs, mine))
+            if name == "vocab_size" and expected is not None:
+                expected += _learnt(other, part) - _learnt(pipe, part)
             if _plain(came) != _plain(expected):
                 raise ValueError(
                     f"pretrained has {part}.{name} {_short(came)}; the pipeline has {_short(expected)}"
                 )
+
+
+def _learnt(pipe, encoder):
+    """How many tokens a pipeline's tokenizer was given later, as by `load_textual_inversion`: the base need
+    not know them, as its guide sees the null prompt alone."""
+    tokenizer = getattr(pipe, encoder.replace("text_encoder", "tokenizer"), None)
+    return len(tokenizer.get_added_vocab()) if tokenizer is not None else 0
 
 
 def _plain(value):
