@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_denoisers, check_generator, check_numbers, check_points, check_whole, shown
+from .checks import (
+    check_denoisers,
+    check_generator,
+    check_numbers,
+    check_points,
+    check_whole,
+    readable,
+    shown,
+)
 from .samplers import Denoiser, normal
 
 
@@ -40,7 +48,7 @@ class Calibration:
         if column == self.weights.shape[1]:
             raise ValueError("b is not known: the calibration has one direction; expected one with `middle`")
         sigma = check_numbers("sigma", sigma, torch.float64)
-        if sigma.is_cpu and not (sigma > 0).all():
+        if readable(sigma) and not (sigma > 0).all():
             raise ValueError(f"sigma is {sigma.min():g}; expected noise levels > 0")
         order = self.sigmas.argsort()
         where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()

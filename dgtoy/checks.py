@@ -67,6 +67,16 @@ def check_points(**given):
             raise TypeError(f"{name} is {shown(x)}; expected a tensor of floating point numbers")
 
 
+def readable(x):
+    """Whether a look at the numbers of a tensor costs nothing; a GPU would be waited for at every step."""
+    return x.is_cpu and not traced(x)
+
+
+def traced(x):
+    """Whether `torch.compile` or `torch.func` is at work, inside of which a tensor may have no numbers."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def check_denoisers(**given):
     """Raise TypeError, naming it, for a denoiser that cannot be called."""
     for name, D in given.items():

@@ -18,6 +18,8 @@ from .checks import (
     check_numbers,
     check_points,
     check_whole,
+    readable,
+    traced,
 )
 from .samplers import check_shape, check_sigma
 
@@ -101,7 +103,7 @@ class GaussianMixture:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
         level = check_sigma(sigma, x, zero)
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-        if x.is_cpu and x.numel():  # elsewhere a look at the numbers would wait for them
+        if x.numel() and readable(x):
             reach = torch.stack([x.abs().max().double(), self.means.abs().max(), level.max().double()]).max()
             least = self.variances.min()
             stds = (reach / least.sqrt()).item()
@@ -142,7 +144,7 @@ class GaussianMixture:
         wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
         given = (x, sigma, self.weights, self.means, self.axes)
         graph = torch.is_grad_enabled() and any(a.requires_grad for a in given)
-        graph = graph or forward_ad.unpack_dual(x).tangent is not None
+        graph = graph or forward_ad.unpack_dual(x).tangent is not None or traced(x)
 
         axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)

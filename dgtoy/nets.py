@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .checks import check_integers, check_number, check_points, check_seed, check_whole, shown
+from .checks import check_integers, check_number, check_points, check_seed, check_whole, readable, shown
 from .gmm import check_label
 from .samplers import check_shape, check_sigma
 
@@ -23,7 +23,7 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
     label = check_integers("label", label)
-    if label.is_cpu:  # a look at a label on a GPU would wait for it
+    if readable(label):
         check_label(label, null)
     label = label.to(x.device).expand(x.shape[:-1])  # (*B,)
     scale = (sigma**2 + sigma_data**2).sqrt()

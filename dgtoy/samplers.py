@@ -23,6 +23,7 @@ from .checks import (
     check_numbers,
     check_points,
     check_whole,
+    readable,
     shown,
 )
 
@@ -149,7 +150,7 @@ def check_level(sigma, x, zero=False, point=1):
     check_points(x=x)
     sigma = check_numbers("sigma", sigma, torch.float64)
     check_leads("sigma", sigma, x, point)
-    if sigma.device.type == "cpu":  # a check on a GPU would wait for it at every step
+    if readable(sigma):
         level = sigma.to(x.dtype)
         bad = ~level.isfinite() | (level < 0 if zero else level <= 0)
         if bad.any():
@@ -233,9 +234,9 @@ def _strength(name, value):
 
 
 def check_finite(**given):
-    """Raise ValueError, naming it, for points on the CPU that are not finite; a GPU would be waited for."""
+    """Raise ValueError, naming it, for points that are not finite, where that can be seen (`readable`)."""
     for name, x in given.items():
-        if x.is_cpu and not x.isfinite().all():
+        if readable(x) and not x.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite; expected finite points")
 
 

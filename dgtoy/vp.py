@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from .checks import check_integers, check_numbers, check_points, check_whole, shown
+from .checks import check_integers, check_numbers, check_points, check_whole, readable, shown
 from .guidance import check_weights, guided
 from .samplers import append_dims, check_finite, check_noise, check_shape, normal
 
@@ -54,7 +54,7 @@ def sigma_to_t(sigma):
     Raises ValueError for a level below 0.
     """
     sigma = check_numbers("sigma", sigma, torch.float64)
-    if sigma.is_cpu and not (sigma >= 0).all():
+    if readable(sigma) and not (sigma >= 0).all():
         raise ValueError(f"sigma is {sigma[~(sigma >= 0)][0]:g}; expected noise levels >= 0")
     levels = _sigmas(sigma.device).log()  # ascending
     where = sigma.double().log()
@@ -65,7 +65,7 @@ def sigma_to_t(sigma):
 def t_to_sigma(t):
     """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32"""
     t = check_numbers("t", t, torch.float64)
-    if t.is_cpu and t.isnan().any():
+    if readable(t) and t.isnan().any():
         raise ValueError(f"t is nan; expected times from 0 to {TIMES - 1}")
     levels, t = _sigmas(t.device).log(), t.double().clamp(0, TIMES - 1)
     i = t.long().clamp(max=TIMES - 2)
@@ -121,7 +121,7 @@ class Process:
         """
         i = check_integers("i", i)
         check_shape("i", i, x.shape[:1], x)
-        if i.is_cpu and ((i < 0) | (i >= len(self))).any():
+        if readable(i) and ((i < 0) | (i >= len(self))).any():
             came = f"i is {i.flatten().tolist()[:4]}..."
             raise ValueError(f"{came}; expected indices from 0 to {len(self) - 1}")
         return lambda table: append_dims(table.to(x.device)[i].to(x.dtype), x)

@@ -436,6 +436,7 @@ def test_a_label_and_a_level_for_each_sample_equal_one_at_a_time_under_any_leadi
     assert torch.equal(model.denoiser(label.to(torch.uint8))(x, sigma.double()), together)
     assert torch.equal(model.denoiser(label[None])(x[None], sigma[None])[0], together)
     assert torch.equal(model.denoiser(1)(x[None], 0.5)[0], model.denoiser(1)(x, 0.5))
+    assert torch.equal(model.denoiser(1)(x[:, None], sigma)[:, 0], model.denoiser(1)(x, sigma))
 
 
 def test_an_answer_has_the_dtype_of_x_and_no_graph():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from dgtoy import GaussianMixture, LabelledMixture, gmm
+from dgtoy import GaussianMixture, LabelledMixture, gmm, guided
 
 DIMS = (1, 2, 5)
 close = torch.testing.assert_close
@@ -174,6 +174,19 @@ def test_a_gradient_passes_through_score_and_denoiser(rng):
     mixture, x = random_mixture(3, 2), torch.randn(4, 2, generator=rng, dtype=torch.float64)
     for f in (mixture.score, lambda x: mixture.denoise(x, 0.5), lambda x: mixture.responsibilities(x, 0.5)):
         assert torch.autograd.gradcheck(f, x.clone().requires_grad_())
+
+
+def test_torch_func_maps_over_points(rng):
+    """The score is the gradient of logp, and what noise hides, Cov(x0 | x) = sigma^2 dD/dx."""
+    mixture, sigma = random_mixture(), 0.7
+    x = torch.randn(5, 2, generator=rng, dtype=torch.float64)
+    level = torch.full((5,), sigma, dtype=torch.float64)
+    close(torch.func.vmap(torch.func.grad(mixture.logp))(x, level), mixture.score(x, sigma))
+    cov = sigma**2 * torch.func.vmap(torch.func.jacrev(mixture.denoise))(x, level)
+    curved = torch.func.vmap(torch.func.hessian(mixture.logp))(x, level)
+    close(cov, sigma**2 * (torch.eye(2, dtype=torch.float64) + sigma**2 * curved))
+    D = guided(mixture.denoise, random_mixture(seed=1).denoise, 1.5)
+    close(torch.func.vmap(D)(x, level), D(x, sigma))
 
 
 @pytest.mark.parametrize("n", (1, 6, 7, 8, 21, 50))

@@ -16,7 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from helpers import refuses
+from helpers import random_mixture, refuses, shaken
 from peft import LoraConfig
 from test_pipelines import tuned  # noqa: F401  (a fixture)
 from tiny import (
@@ -43,7 +43,8 @@ from tiny import (
     vae,
 )
 
-from dgtoy import GaussianMixture, blurred, plane
+from dgtoy import MLP, GaussianMixture, blurred, plane
+from dgtoy.dit import EDM, DiT
 from dgtoy.interop import (
     DomainGuidedModel,
     denoiser,
@@ -355,6 +356,18 @@ def test_networks_in_wrappers_are_guided(how, one_process):
         assert np.abs(dit_images(both, W) - expected).max() < 1e-5
     with refuses("pretrained is a UNet2DConditionModel; expected a DiTTransformer2DModel"):
         DomainGuidedModel(net, random(1, unet()))
+
+
+@pytest.mark.parametrize("name", ["mixture", "MLP", "DiT"])
+def test_the_library_s_own_denoisers_compile_whole(name):
+    torch._dynamo.reset()
+    D, x = dict(
+        mixture=(random_mixture(dtype=torch.float32).denoise, torch.randn(5, 2)),
+        MLP=(shaken(MLP(width=8)).denoiser(0), torch.randn(5, 2)),
+        DiT=(EDM(shaken(DiT(4, 2, 1, 16, 1, 2, 3))).denoiser(1), torch.randn(5, 1, 4, 4)),
+    )[name]
+    whole = torch.compile(D, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(x, torch.ones(5)), D(x, torch.ones(5)))
 
 
 def test_a_peft_model_is_guided_by_its_base():

@@ -68,6 +68,7 @@ class Preconditioned:
             lead = x.shape[:-3]
             check_shape("label", label, lead, x)
             sigma = check_level(sigma, x, point=3).to(x.device, x.dtype)  # one per sample: not per channel
+            sigma = append_dims(sigma, x[..., 0, 0, 0])
             with torch.no_grad():
                 if self.graphs is None or torch.cuda.is_current_stream_capturing():
                     return self(x, sigma, label)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from ..checks import check_seed, check_whole, shown
+from ..checks import check_seed, check_whole, readable, shown
 from ..gmm import check_label
 from ..nets import drawn_
 from ..vp import t_to_sigma
@@ -193,7 +193,7 @@ class LabelEmbedder(nn.Module):
         self.embedding_table = nn.Embedding(num_classes + 1, hidden_size)
 
     def forward(self, y):
-        if y.is_cpu:  # a look at a label on a GPU would wait for it
+        if readable(y):
             check_label(y, len(self.embedding_table.weight) - 1)
         return self.embedding_table(y)
 
