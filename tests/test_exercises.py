@@ -165,6 +165,14 @@ def test_a_percentage_is_named_where_no_mistake_is(capsys):
     assert said(share, 60.5, capsys).endswith("that is the rest, per cent")
 
 
+def test_a_narrow_tolerance_is_told_as_it_is(capsys):
+    @check.number(rtol=0.001)
+    def third():
+        return 0.3, {"that is a half": 0.5}
+
+    assert "close, but 0.1% is asked" in said(third, 0.31, capsys)
+
+
 def multiplies_in_place(x, k):
     x *= k
     return x
@@ -189,6 +197,7 @@ def multiplies_in_place(x, k):
         (lambda x, k: k * x + 0.25, "its values are off by up to 0.25"),
         (lambda x, k: k * x / x, "2 of its 7 values are infinite or nan"),
         (lambda x, k: lambda: k * x, "it returns a function; call it, and return its values"),
+        (lambda x, k: (x, k * x), "it returns a tuple; expected a tensor of shape (3,)"),
         (lambda x, k: None, "it returns None; it has to end with return"),
         (lambda x, k: (k * x)[:2], "it returns shape (2,); expected (3,)"),
         (lambda x: x, "takes 1 positional argument but 2 were given"),

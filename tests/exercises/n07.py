@@ -27,6 +27,12 @@ WRONG = {
     "ray": [
         (lambda *args: 1 + ray()(*args), "too large by 1"),
         (ray(start=lambda pre, main: pre), "which is not the pre-trained model"),
+        (
+            lambda pre, null, main, x0, u, v: ray(start=lambda *_: null)(pre, null, main, x0, u, v),
+            "D_c and not D_null",
+        ),
+        (ray(lambda pre, null, main, u, v: main - pre), "that is DoG's direction"),
+        (ray(share=lambda r, d: r.norm() / d.norm()), "ratio of lengths"),
         (ray(lambda pre, null, main, u, v: v * (null - pre) + u * (main - null)), "swapped"),
         (ray(lambda pre, null, main, u, v: u * (null - pre) + v * (main - pre)), "starts at D_null"),
         (lambda *args: -ray()(*args), "backwards"),

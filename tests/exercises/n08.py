@@ -22,6 +22,15 @@ def without_spread(p, mu, cov):
     return p @ mu, torch.einsum("k,kij->ij", p, cov)
 
 
+def between_alone(p, mu, cov):
+    return p @ mu, torch.cov(mu.T, aweights=p, correction=0)
+
+
+def made_round(p, mu, cov):
+    mean, whole = right(p, mu, cov)
+    return mean, whole.trace() / 2 * torch.eye(2, dtype=whole.dtype)
+
+
 def about_zero(p, mu, cov):
     return p @ mu, torch.einsum("k,kij->ij", p, cov + mu[:, :, None] * mu[:, None, :])
 
@@ -51,9 +60,13 @@ WRONG = {
         (1.196, "that protects"),
         (10.96, "not w"),
         (7.486, "weight of 2"),
+        (1.288, "the target's own edge"),
+        (6.44, "edges of source and target touch"),
     ],
     "only_breadth": [
         (bell(without_spread), "spread of the components' means is missing"),
+        (bell(between_alone), "spread within the components"),
+        (bell(made_round), "you made it round"),
         (bell(about_zero), "about 0"),
         (bell(at_zero), "mean of its own"),
         (bell(unweighted), "weigh them"),

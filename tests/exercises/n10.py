@@ -13,15 +13,21 @@ def time(sigma):
     return sigma / (1 + sigma)
 
 
+def as_dit(v, x, s):
+    scale = 1 / (1 + s**2).sqrt()
+    return stepped(x * scale[:, None], s * scale, v(x * scale[:, None], s * scale))
+
+
 WRONG = {
     "level": [
-        (0.8, "that is t itself"),
-        (0.25, "signal over noise"),
-        (5.0, "scales the picture back"),
-        (2.0, "not with their roots"),
-        (16.0, "you squared"),
-        (800, "thousand times t"),
-        (-4.0, "of the wrong sign"),
+        (2.0, "the noise level itself"),
+        (0.8, "share of the noise's variance"),
+        (0.8944, "before DiT's noise"),
+        (0.3333, "share of the picture"),
+        (-2.0, "solve for t"),
+        (0.5528, "the picture's factor alone"),
+        (0.4472, "abar's root"),
+        (667, "from 0 to 1"),
     ],
     "denoise": [
         (lambda v, x, s: stepped(x, time(s), v(x, time(s))), "forgot to scale"),
@@ -32,6 +38,13 @@ WRONG = {
         (lambda v, x, s: stepped(scaled(x, s), -time(s), v(scaled(x, s), time(s))), "sign is turned"),
         (lambda v, x, s: v(scaled(x, s), time(s)), "return the velocity"),
         (lambda v, x, s: stepped(scaled(x, s), time(s) - 1, v(scaled(x, s), time(s))), "that is the noise"),
+        (lambda v, x, s: stepped(scaled(x, s), time(s), v(scaled(x, s), 1000 * time(s))), "a thousand"),
+        (lambda v, x, s: stepped(scaled(x, s), 1 - time(s), v(scaled(x, s), 1 - time(s))), "off by"),
+        (
+            lambda v, x, s: stepped(scaled(x, 1 / s), time(1 / s), v(scaled(x, 1 / s), time(1 / s))),
+            "picture's",
+        ),
+        (as_dit, "with roots"),
         (4.0, "expected a function"),
     ],
     "crowded": [

@@ -1,5 +1,7 @@
 """Wrong answers to the exercises of notebook 11, and the words of the hint each must meet."""
 
+import torch
+
 
 def centred(x):
     return x - x.mean(0)
@@ -31,6 +33,11 @@ WRONG = {
         ),
         (lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0) / x.var(0), "n - 1"),
         (lambda x, x0_hat: slope(x0_hat, x), "is that of x"),
+        (
+            lambda x, x0_hat: torch.linalg.lstsq(centred(x), centred(x0_hat)).solution.diagonal(),
+            "all directions at once",
+        ),
+        (lambda x, x0_hat: (x0_hat / x).mean(0), "average of ratios"),
         (lambda x, x0_hat: x0_hat.std(0) / x.std(0), "ratio of stds"),
         (lambda x, x0_hat: 1 - slope(x, x0_hat), "1 - beta"),
         (lambda x, x0_hat: (centred(x) * centred(x0_hat)).mean(0), "divided by a variance"),
@@ -47,6 +54,7 @@ WRONG = {
     "one_blur": [
         ((1.6 / 2) ** 0.5, "what DoG does"),
         (factor(2.0), "a width already"),
+        (1 / factor(3**0.5), "the reciprocal"),
         (factor(1.0), "add in squares"),
         (1.6 * factor(3**0.5), "the factor was asked"),
         (factor(3**0.5, 2.5), "power is w - 1"),

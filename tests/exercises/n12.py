@@ -7,7 +7,15 @@ def split(main, guide, x, c):
     return torch.cat([guide(x[:2], c[:2]), main(x[2:], c[2:])])
 
 
-def mixed(main, guided, phi, axes=(1, 2, 3), keep=None):
+AXES = (1, 2, 3)
+
+
+def about_its_mean(main, guided, phi):
+    mean = guided.mean(AXES, keepdim=True)
+    return phi * mean + phi * mixed(main, guided - mean, 1.0) + (1 - phi) * guided
+
+
+def mixed(main, guided, phi, axes=AXES, keep=None):
     """Rescaled over these axes, mixed with `keep`, by default the guided estimate."""
     spread = lambda x: x.std(axes, keepdim=True) if axes else x.std()
     scaled = guided * spread(main) / spread(guided)
@@ -29,6 +37,8 @@ WRONG = {
         (lambda m, p, x, c: split(p, m, x, c), "swapped"),
         (lambda m, p, x, c: m(x, c), "classifier-free"),
         (lambda m, p, x, c: p(x, c), "both halves go to the guide"),
+        (lambda m, p, x, c: p(x, c) + 1.5 * (m(x, c) - p(x, c)), "give it the two answers"),
+        (lambda m, p, x, c: (p(x[:2], c[:2]), m(x[2:], c[2:])), "returns a tuple"),
         (lambda m, p, x, c: torch.cat([m(x[2:], c[2:]), p(x[:2], c[:2])]), "wrong order"),
         (lambda m, p, x, c: torch.cat([p(x[::2], c[::2]), m(x[1::2], c[1::2])]), "every second row"),
         (lambda m, p, x, c: torch.cat([p(x[:2], c[:2]), m(x[2:], c[:2])]), "the first part"),
@@ -50,6 +60,12 @@ WRONG = {
     "rescaled": [
         (lambda m, g, phi: mixed(m, g, 1 - phi), "phi = 0 must change nothing"),
         (lambda m, g, phi: mixed(m, g, -phi), "off by"),
+        (about_its_mean, "kept the mean"),
+        (
+            lambda m, g, phi: (phi * m.var(AXES, keepdim=True) / g.var(AXES, keepdim=True) + 1 - phi) * g,
+            "variances",
+        ),
+        (lambda m, g, phi: (m.std(AXES, keepdim=True) / g.std(AXES, keepdim=True)) ** phi * g, "a power"),
         (lambda m, g, phi: mixed(m, g, phi, ()), "each has its own spread"),
         (lambda m, g, phi: mixed(m, g, phi, (2, 3)), "each channel by itself"),
         (lambda m, g, phi: mixed(m, g, 1.0), "that is phi = 1"),

@@ -118,7 +118,8 @@ def number(rtol=0.02, atol=1e-9):
         if distance(100 * right) <= tolerance:
             return f"yours is {yours:.4g}: that is a percentage; the plain number was asked"
         if distance(right) <= 0.1 * abs(right):
-            return f"yours is {yours:.5g}: close, but {rtol:.0%} is asked; keep more digits, or find the slip"
+            asked = f"{100 * rtol:g}% is asked; keep more digits, or find the slip"
+            return f"yours is {yours:.5g}: close, but {asked}"
         return f"yours is {yours:.4g}, {_compared(yours, right)}"
 
     return _exercise(judge)
@@ -149,7 +150,13 @@ def function(cases, rtol=1e-4, atol=1e-5):
         if any(callable(value) for value in yours):
             return "it returns a function; call it, and return its values"
         right, mistakes = zip(*(declare(*case) for case in cases))
-        yours, right = ([torch.as_tensor(value).double() for value in values] for values in (yours, right))
+        right = [torch.as_tensor(value).double() for value in right]
+        try:
+            yours = [torch.as_tensor(value).double() for value in yours]
+        except (TypeError, ValueError, RuntimeError):
+            return (
+                f"it returns a {type(yours[0]).__name__}; expected a tensor of shape {tuple(right[0].shape)}"
+            )
         yours = [a.expand_as(b) if a.ndim == 0 else a for a, b in zip(yours, right)]  # a constant
         for a, b in zip(yours, right):
             if a.shape != b.shape:

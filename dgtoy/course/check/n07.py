@@ -53,6 +53,11 @@ def ray(pre, null, main, x0, u, v):
     return share(), {
         "you count from the wrong point: t is 0 at no guidance, so yours is too large by 1": share() + 1,
         "what is left starts where you stand at t = 0, which is not the pre-trained model": share(x0 - pre),
+        "what is left starts where you stand at t = 0, which is D_c and not D_null": share(x0 - null),
+        "that is DoG's direction; u and v choose the direction here": share(d=main - pre),
+        "that is a ratio of lengths, which does not see how far the two go together": (
+            left.norm() / direction.norm()
+        ),
         "u and v are swapped": share(d=v * (null - pre) + u * (main - null)),
         "the class step starts at D_null; yours starts at D_pre": (
             share(d=u * (null - pre) + v * (main - pre))

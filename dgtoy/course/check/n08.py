@@ -50,6 +50,10 @@ def how_far():
             (EDGE - TAIL * (s_T / s_S) ** w) * s_T / factor
         ),
         "that is what a weight of 2 allows; here it is 1.5": limit(2.0),
+        "that is the target's own edge, seen from its mean; how far may the mean lie from the source?": (
+            EDGE * s_T
+        ),
+        "there the edges of source and target touch; ask where the guided samples end": EDGE * (s_S + s_T),
     }
 
 
@@ -75,6 +79,10 @@ def only_breadth(mixture, x, sigma):
 
     return bell(), {
         "the spread of the components' means is missing: it belongs to the covariance": bell(cov=within),
+        "the spread within the components is missing: it belongs to the covariance": bell(cov=cov - within),
+        "you made it round; a covariance tells the directions apart": (
+            bell(cov=cov.trace() / 2 * torch.eye(2, dtype=cov.dtype))
+        ),
         "the covariance is about the mean; yours is about 0": bell(cov=cov + mean.outer(mean)),
         "your guide is centred at 0; the mixture has a mean of its own": bell(mean=0 * mean),
         "the components do not count alike: weigh them": (

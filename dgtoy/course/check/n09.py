@@ -92,6 +92,9 @@ def fair(values):
         "you choose the largest; of a Fréchet distance the lowest is best": (
             crossed(pick=lambda half: half.mean(0).argmax())
         ),
+        "you leave out one seed at a time; here one half chooses and the other judges": np.mean(
+            [values[i, best(np.delete(values, i, 0))] for i in range(len(values))]
+        ),
         "your halves are the first and the last seeds; take even and odd ones": crossed(*np.split(values, 2)),
         "you choose by the single best seed; choose by the mean over a half": (
             crossed(pick=lambda half: half.min(0).argmin())
@@ -129,6 +132,8 @@ def learned(x0, D, D_pre, w):
         "that is the weight of DogFit itself; only what exceeds 1 is fed back": x0 + (2 - 1 / w) * step,
         "your sign is turned, so that the network is pulled towards the guide": x0 + (1 / w - 1) * step,
         "that is 1/w; what is fed back grows with w, from 0 at w = 1": x0 + step / w,
+        "your sign is turned, and the factor is that of DogFit itself": x0 + (1 - w) * step,
+        "that starts from D; the data come in through x0": D + (1 - 1 / w) * step,
         "x0 is missing: without it nothing ties the network to the data": D_pre + w * step,
         "with w it has no place to rest: at w above 1 each round carries it further away": x0 + w * step,
         "that guides the noisy truth x0; the estimate D has to stand in for it": D_pre + w * (x0 - D_pre),

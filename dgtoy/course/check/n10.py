@@ -7,25 +7,36 @@ from . import choice, function, normal, number
 
 @number(rtol=0.01)
 def level():
-    """The noise level sigma of a flow's time t = 0.8.
+    """The time of a flow at which a picture is as noisy as at DiT's step with abar = 0.2.
 
-    A noisy picture of this course is x0 + sigma eps. Bring the flow's x_t into this form.
+    Two networks see the same picture if x0 + sigma eps has the same sigma. Which sigma has the step?
 
-    Divide x_t by 1 - t. What stands before eps?
+    sigma = sqrt(1 / abar - 1) for DiT, and t / (1 - t) for a flow. Solve for t.
     """
-    t = 0.8
-    return t / (1 - t), {
-        "that is t itself; sigma is the noise after the picture has been scaled back to its size": t,
-        "that is signal over noise; sigma is noise over signal": (1 - t) / t,
-        "that is the factor that scales the picture back; the noise is still to be multiplied": 1 / (1 - t),
-        "a flow mixes with 1 - t and t, not with their roots": (t / (1 - t)) ** 0.5,
-        "you squared: a flow mixes with 1 - t and t themselves": (t / (1 - t)) ** 2,
-        "DiT's time is a thousand times t; put t itself into the formula": 1000 * t,
+    abar = 0.2
+    sigma = (1 / abar - 1) ** 0.5
+    return sigma / (1 + sigma), {
+        "that is the noise level itself; which time t has it?": sigma,
+        "that is the share of the noise's variance at DiT's step; a flow mixes with 1 - t and t": 1 - abar,
+        "that is the factor before DiT's noise; a flow keeps less of the picture beside it": (1 - abar)
+        ** 0.5,
+        "that is 1 - t, the share of the picture": 1 / (1 + sigma),
+        "t / (1 - t) is sigma; solve for t, and do not put sigma in for t": sigma / (1 - sigma),
+        "you matched the picture's factor alone; scale both to x0 + sigma eps first": 1 - abar**0.5,
+        "that is abar's root, the factor before DiT's picture; it was never scaled to sigma": abar**0.5,
+        "DiT counts in thousands of steps, a flow's t from 0 to 1": 1000 * sigma / (1 + sigma),
     }
 
 
 def _velocity(x, t):
     return 2 * x - 3 * t[:, None] * x.square()
+
+
+def _as_dit(velocity, x, sigma):
+    """The slip of whoever takes sqrt(abar) and sqrt(1 - abar) for 1 - t and t."""
+    scale = (1 + sigma**2) ** -0.5
+    x_t, t = x * scale[:, None], sigma * scale
+    return x_t - t[:, None] * velocity(x_t, t)
 
 
 @function(cases=[(_velocity, normal(4, 3), torch.tensor([0.1, 1.0, 2.5, 20.0]))])
@@ -51,6 +62,13 @@ def denoise(velocity, x, sigma):
         "you gave the network sigma for its time t": step(x_t, t, velocity(x_t, sigma)),
         "the step is t long, not sigma: the path of x_t takes a time from t to 0": step(x_t, sigma, v),
         "v is not the noise but noise minus picture: start from x_t and go t v back": step(x, sigma, v),
+        "the network's t runs from 0 to 1; yours is a thousand times larger": (
+            step(x_t, t, velocity(x_t, 1000 * t))
+        ),
+        "t is the noise's share, sigma / (1 + sigma); yours is the picture's": (
+            step(x_t * sigma[:, None], 1 - t, velocity(x_t * sigma[:, None], 1 - t))
+        ),
+        "a flow mixes with 1 - t and t; you scaled as DiT does, with roots": _as_dit(velocity, x, sigma),
         "your sign is turned: v points from the picture to the noise": step(x_t, -t, v),
         "you return the velocity; the clean picture lies t before x_t": v,
         "that is the noise, x_t + (1 - t) v; the clean picture is at the other end": step(x_t, t - 1, v),

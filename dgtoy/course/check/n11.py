@@ -1,5 +1,7 @@
 """Checks for the exercises of notebook 11: why guidance by the old model sharpens."""
 
+import torch
+
 from ...theory import gaussian_guidance
 from . import choice, function, normal, number
 
@@ -58,6 +60,10 @@ def slope(x, x0_hat):
         "you divide the covariance by n and the variance by n - 1; take the same for both": product
         / x_.var(0),
         "the variance below is that of x": product / guess.square().mean(0),
+        "that is a regression on all directions at once; take each direction by itself": (
+            torch.linalg.lstsq(x_, guess).solution.diagonal()
+        ),
+        "that is an average of ratios; a ratio of averages was asked": (x0_hat / x).mean(0),
         "that is a ratio of stds, which misses how far the two go together": guess.std(0) / x_.std(0),
         "that is 1 - beta": 1 - right,
         "that is the covariance; it has to be divided by a variance": product,
@@ -101,6 +107,7 @@ def one_blur():
             gaussian_guidance((0.0, second), (0.0, broad), w)[1] / second
         ),
         "you blurred by the source's own width; the density has a width already": factor(broad),
+        "you have the reciprocal: a broader guide narrows": 1 / right,
         "widths add in squares": factor(broad - first),
         "that is the width; the factor was asked": right * second,
         "the power is w - 1": right ** (w / (w - 1)),

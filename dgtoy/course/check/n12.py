@@ -59,6 +59,9 @@ def halves(main, guide, x, c):
         ),
         "both halves go to the fine-tune; that is classifier-free guidance": main(x, c),
         "both halves go to the guide": guide(x, c),
+        "the pipeline computes the guided estimate itself; give it the two answers": (
+            guide(x, c) + 1.5 * (main(x, c) - guide(x, c))
+        ),
         "the answers come back in the wrong order: the null half was first": torch.cat([last, first]),
         "you took every second row for a half; halves are the first rows and the last": (
             torch.cat([guide(x[::2], c[::2]), main(x[1::2], c[1::2])])
@@ -137,7 +140,7 @@ def rescaled(main, guided, phi):
     """
     axes = tuple(range(1, main.ndim))
     spread = lambda x: x.std(axes, keepdim=True)
-    ratio = spread(main) / spread(guided)
+    ratio, mean = spread(main) / spread(guided), guided.mean(axes, keepdim=True)
     return (phi * ratio + 1 - phi) * guided, {
         "phi and 1 - phi are swapped: phi = 0 must change nothing": ((1 - phi) * ratio + phi) * guided,
         "the ratio is upside down: guided pictures have too much spread, and it must fall": (
@@ -149,6 +152,11 @@ def rescaled(main, guided, phi):
         "you rescale each channel by itself; one number a picture keeps the colours apart": (
             (phi * main.std((2, 3), keepdim=True) / guided.std((2, 3), keepdim=True) + 1 - phi) * guided
         ),
+        "you kept the mean of each picture; here the whole estimate is scaled": (
+            phi * (guided - mean) * ratio + phi * mean + (1 - phi) * guided
+        ),
+        "that is a ratio of variances; take that of standard deviations": (phi * ratio**2 + 1 - phi) * guided,
+        "mix the two estimates; a power of the ratio is another thing": ratio**phi * guided,
         "that is phi = 1; mix with the guided estimate": ratio * guided,
         "you mix with the unguided estimate; mix with the guided one": phi * ratio * guided
         + (1 - phi) * main,
