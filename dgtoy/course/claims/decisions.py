@@ -61,7 +61,8 @@ def _weights(record, place, method):
 def _above(record, place):
     weights, levels = _weights(record, place, "DoG")
     return (
-        f"held-out weights exceed 1 only at σ ≤ {levels[weights > 1.1].max():g} (up to {weights.max():.1f})"
+        "held-out weights exceed 1 at low noise alone (by more than a tenth at "
+        f"σ ≤ {levels[weights > 1.1].max():g}; up to {weights.max():.1f})"
     )
 
 
