@@ -270,6 +270,15 @@ def test_a_notebook_closes_with_three_takeaways_a_limitation_and_the_next(path):
 
 
 @every_notebook
+def test_every_prediction_is_asked_before_its_answer(path):
+    """They take turns: an edit once took a question away, and its folded answer stood alone."""
+    prose = "\n".join(text(c) for c in cells(path, "markdown"))
+    turns = re.findall(r"\*\*Predict\.\*\*|## Your turn|<b>Answer</b>", prose)
+    assert len(turns) % 2 == 0 and set(turns[1::2]) == {"<b>Answer</b>"}
+    assert "<b>Answer</b>" not in turns[::2]
+
+
+@every_notebook
 def test_no_line_inside_a_paragraph_begins_like_a_list(path):
     """Markdown would break the paragraph there: after "the widths 0.4 and" a line "3. The target"."""
     marked = re.compile(r"\s*(\d+[.)]|[-+*>#])\s")

@@ -17,6 +17,10 @@ def densities(x, sigma, data):
     return bells(x, sigma, data) / (sigma * math.sqrt(2 * math.pi))
 
 
+def mean(x, sigma, data):
+    return bells(x, sigma, data) @ data / bells(x, sigma, data).sum(1, keepdim=True)
+
+
 WRONG = {
     "frequency": [
         (P[1] / P[0], "the other way round"),
@@ -40,8 +44,10 @@ WRONG = {
         (lambda x, sigma, data: data[(x - data.T).abs().argmin(1)], "nearest training number"),
         (lambda x, sigma, data: bells(x, 1.0, data) / bells(x, 1.0, data).sum(1, True) @ data, "the width 1"),
         (lambda x, sigma, data: x, "that is x itself"),
+        (lambda x, sigma, data: x + (mean(x, sigma, data) - x) / sigma**2, "added the score to x"),
         (lambda x, sigma, data: 0 * x + data.mean(), "counts all training numbers alike"),
         (lambda x, sigma, data: bells(x, sigma, data) @ data, "do not sum to 1 over the training numbers"),
+        (lambda x, sigma, data: (bells(x, sigma, data) * data.T).mean(1, True), "by how many there are"),
         (lambda x, sigma, data: densities(x, sigma, data) @ data, "each bell has the area 1"),
         (lambda x, sigma, data: densities(x, sigma, data) @ data / len(data), "not yet Bayes' rule"),
         (
@@ -49,9 +55,7 @@ WRONG = {
             "over the noisy numbers",
         ),
         (
-            lambda x, sigma, data: (
-                (bells(x, sigma, data) @ data / bells(x, sigma, data).sum(1, keepdim=True) - x) / sigma**2
-            ),
+            lambda x, sigma, data: (mean(x, sigma, data) - x) / sigma**2,
             "that is the score",
         ),
         (lambda x, sigma, data: (bells(x, sigma, data) @ data)[:, 0], "expected (9, 1)"),

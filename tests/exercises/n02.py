@@ -39,6 +39,14 @@ def squares(x, d, high, low, eta, eps):
     return d + (low**2 - tau(high, low, eta) ** 2).sqrt() / high * (x - d) + tau(high, low, eta) ** 2 * eps
 
 
+def keeps_too_much(x, d, high, low, eta, eps):
+    return d + (high**2 - tau(high, low, eta) ** 2).sqrt() / high * (x - d) + tau(high, low, eta) * eps
+
+
+def starts_from_x(x, d, high, low, eta, eps):
+    return forgets_the_noise(x, d, high, low, eta, eps) - d + x + tau(high, low, eta) * eps
+
+
 def forgets_the_noise(x, d, high, low, eta, eps):
     return d + (low**2 - tau(high, low, eta) ** 2).sqrt() / high * (x - d)
 
@@ -63,6 +71,8 @@ WRONG = {
         (forgets_eta, "does not depend on eta"),
         (squares, "multiplied by tau^2"),
         (forgets_the_noise, "new noise is missing"),
+        (keeps_too_much, "not high^2 - tau^2"),
+        (starts_from_x, "yours starts from x"),
         (1.0, "expected a function"),
     ],
     "diagnosis": [

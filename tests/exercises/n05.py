@@ -101,6 +101,7 @@ WRONG = {
         (1.0, "expected a function"),
     ],
     "lag": [
+        (1.5, "0.5% is asked"),
         (0.3679, "still counts"),
         (0.6321, "how far the average has come"),
         (2.718, "divide by how far"),

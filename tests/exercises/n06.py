@@ -36,5 +36,7 @@ WRONG = {
         (0.0069, "ratio to DoG's was asked"),
         (1.908, "for w = 1.25"),
         (1.05, "for w = 1.1"),
+        (40.5, "rising numbers"),
+        (36.4, "rises again"),
     ],
 }

@@ -62,10 +62,12 @@ def training_set(x, sigma, data):
         "it counts all training numbers alike, whatever x is": data.mean(),
         unscaled: bells @ data,
         f"{unscaled}; each bell has the area 1, but that is over x": bells / areas @ data,
+        f"{unscaled}; divide by their sum, not by how many there are": bells @ data / len(data),
         f"{unscaled}; a mean over the bells is not yet Bayes' rule": bells / areas @ data / len(data),
         "your weights sum to 1 over the noisy numbers, not over the data": bells / bells.sum(0) @ data,
         "your bells have the width 1 at every level; it is sigma": (-square / 2).softmax(1) @ data,
         "that is x itself; the data do not enter": x,
+        "you added the score to x; Tweedie's formula multiplies it by sigma^2": x + (right - x) / sigma**2,
         "that is the score; the denoiser was asked": (right - x) / sigma**2,
     }
 

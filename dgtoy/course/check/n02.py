@@ -69,6 +69,10 @@ def eta_step(x, x0_hat, high, low, eta, eps):
         "with Euler's fraction old and new noise together are more than sigma'": step(euler),
         "with ancestral sampling's, old and new noise are less than sigma' where eta < 1": step(ancestral),
         "you subtracted standard deviations; variances add": step((low - tau) / high),
+        "the old noise may keep low^2 - tau^2 of its variance, not high^2 - tau^2": step(
+            (high**2 - tau**2).sqrt() / high
+        ),
+        "yours starts from x; it is x0_hat that stays": step(right) + x - x0_hat,
         "that is a mean of the two steps; its noise falls short": step((1 - eta) * euler + eta * ancestral),
         "the square root is missing: what is kept is a matter of standard deviations": step(right**2),
         "x - x0_hat has the size sigma, not 1": step(right * high),

@@ -105,6 +105,7 @@ def price():
     w, rates, energy = _curve()
     falling = w <= 1.5  # then CFG's rate rises
     own, weight = (np.interp(-rate, -rates[falling], v[falling]) for v in (energy, w))
+    both = np.stack([rates, energy])[:, rates.argsort()]  # the falling and the rising part, mixed
     return own / dog, {
         "that compares at the same w; the same rate was asked": cfg[1.05] / dog,
         "that compares the rates at the same w": _values("spirals", "CFG", w=1.05).mean() / rate,
@@ -113,4 +114,7 @@ def price():
         "that is CFG's price; its ratio to DoG's was asked": own,
         "that is for w = 1.25, the nearest of the record; take a straight line to the next": cfg[1.25] / dog,
         "that is for w = 1.1, where CFG is not yet at DoG's rate": cfg[1.1] / dog,
+        "np.interp wants rising numbers, and along the curve the rates fall": np.interp(rate, rates, energy)
+        / dog,
+        "at large w CFG's rate rises again; you took that part of the curve": np.interp(rate, *both) / dog,
     }
