@@ -18,8 +18,8 @@ def frequency():
 
     What does D - x tell about the slope of log p at x? Tweedie's formula has the answer.
 
-    The slope of log p is (D - x) / sigma^2. Sum it from 1 to 3, torch.trapezoid does it, and undo
-    the logarithm.
+    The slope of log p is (D - x) / sigma^2. Integrate it from 1 to 3 with torch.trapezoid, and
+    undo the logarithm. Mind which of the two was asked over which.
     """
     sigma, places = 0.7, torch.tensor([[1.0], [3.0]]).double()
     rise, clean = (-WORLD.logp(places, level).diff().item() for level in (sigma, 0.0))

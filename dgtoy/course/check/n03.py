@@ -11,8 +11,8 @@ from . import choice, function, number
 def same_width():
     """Which weight on an interval narrows the samples as much as w = 2 does at all levels?
 
-    The logarithm of the width falls by w - 1 times an area below the hill. Which share of it has the
-    interval?
+    The logarithm of the width falls by w - 1 times an area below the hill. How much of that area
+    lies in the interval?
 
     With R^2 = (s_T^2 + sigma^2) / (s_S^2 + sigma^2) the share is (ln R(0.25) - ln R(2)) / ln R(0), and w
     - 1 times the share has to be 1.
