@@ -19,7 +19,7 @@ from .checks import (
     readable,
     shown,
 )
-from .samplers import Denoiser, normal
+from .samplers import Denoiser, check_estimate, normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +124,9 @@ def calibrate(
 def _equations(main, guide, middle, x0, sigma, generator):
     """Each point's normal equations: Gram matrix of the directions, then their products with the residual."""
     x = x0 + sigma.to(x0) * normal(x0, generator)
-    base, top = guide(x, sigma), main(x, sigma)
-    inner = [top] if middle is None else [middle(x, sigma), top]
-    for found in (base, *inner):
-        if found.shape != x.shape:
-            raise ValueError(f"a denoiser gives {shown(found)}; expected an estimate of x {tuple(x.shape)}")
+    base = check_estimate("guide", guide(x, sigma), x)
+    inner = [] if middle is None else [check_estimate("middle", middle(x, sigma), x)]
+    inner.append(check_estimate("main", main(x, sigma), x))
     steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()  # (d, B, D)
     residual = (x0 - base).flatten(1).double()  # (B, D)
     gram = torch.einsum("ibd,jbd->bij", steps, steps).flatten(1)

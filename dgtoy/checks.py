@@ -36,9 +36,11 @@ def check_number(name, value):
 def check_whole(name, value, least=-math.inf):
     """value as an int. Raises TypeError unless it is a whole number, ValueError for one below `least`."""
     try:
-        found = int(operator.index(value))
+        found = None if isinstance(value, bool) else int(operator.index(value))
     except TypeError:
-        raise TypeError(f"{name} is {shown(value)}; expected a whole number") from None
+        found = None
+    if found is None:
+        raise TypeError(f"{name} is {shown(value)}; expected a whole number")
     if found < least:
         raise ValueError(f"{name} is {found}; expected {least} or more")
     return found

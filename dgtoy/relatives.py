@@ -154,7 +154,7 @@ def low_pass(x: Tensor, levels: int = 1) -> Tensor:
 def _check_images(x, levels):
     """Raise unless x can be halved so often."""
     check_points(x=x)
-    least = math.ceil(3 * 2 ** (check_whole("levels", levels, 0) - 1))
+    least = math.ceil(3 * 2 ** (min(check_whole("levels", levels, 0), 60) - 1))  # no image is larger
     if x.ndim != 4 or min(x.shape[2:]) < least:
         raise ValueError(
             f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) of at least {least} pixels a side"

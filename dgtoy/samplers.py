@@ -220,6 +220,9 @@ def _sampler(steps):
         if "interval" in given:
             given["interval"] = check_interval(given["interval"])
         check_noise(given.get("generator"), x_T)
+        callback = given.get("callback")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is {shown(callback)}; expected a function of i, sigma, x, x0_hat")
         return steps(**given)
 
     return sample

@@ -49,9 +49,10 @@ def test_an_unfinished_fine_tune_asks_for_one_over_alpha(world, alpha):
 
 def test_an_estimate_of_another_shape_is_refused():
     x0, short = torch.linspace(0, 2, 5)[:, None], lambda x, sigma: WIDE(x, sigma)[:1]
-    for main, guide, middle in ((short, WIDE, None), (NARROW, short, None), (NARROW, WIDE, short)):
-        with refuses("a denoiser gives a Tensor", "shape (1, 1); expected an estimate of x (5, 1)"):
-            calibrate(main, guide, x0, LEVELS, middle)
+    right = dict(main=NARROW, guide=WIDE, middle=WIDE)
+    for name in right:
+        with refuses(f"{name} gives a Tensor", "shape (1, 1); expected an estimate of x (5, 1)"):
+            calibrate(**right | {name: short}, data=x0, sigmas=LEVELS)
 
 
 def test_resamples_that_drew_no_point_do_not_count():

@@ -21,6 +21,7 @@ from dgtoy import (
     cfg,
     domain_guidance,
     dpmpp_2m,
+    euler,
     fit,
     guided,
     heun,
@@ -99,7 +100,9 @@ WRONG = {
     "D gives a Tensor of torch.float64, shape (5, 1)": lambda: last(heun(FLAT, X, SIGMAS)),
     "generator is 5": lambda: ancestral(D, X, SIGMAS, 5),
     "generator is 'a'": lambda: dpmpp_2m(D, X, SIGMAS, eta=1.0, generator=[torch.Generator()] * 4 + ["a"]),
+    "callback is 3; expected a function": lambda: euler(D, X, SIGMAS, callback=3),
     "interval is (2.0, 1.0)": lambda: heun(D, X, SIGMAS, churn=1.0, interval=(2, 1)),
+    "n is True; expected a whole number": lambda: karras(True, 0.1, 1.0),
     "n is 1.5": lambda: karras(1.5, 0.1, 1.0),
     "rho is 0.0": lambda: karras(5, 0.1, 1.0, 0),
     "rho is 0.001; too small": lambda: karras(5, 0.1, 2.0, 1e-3),
@@ -129,6 +132,13 @@ WRONG = {
     "guide is None; expected a function of x and t": lambda: vp.guided_noise(NOISE, None, 2.0),
     "shape (5, 1, 4, 4); expected (B, C or 2C, ...)": lambda: last(vp.ddim(CHANNEL, IMAGES, PROCESS)),
     "shape (5, 3, 4, 4); expected (B, 2C, ...)": lambda: last(vp.ancestral(NOISE, IMAGES, PROCESS)),
+    "eps is a Tensor of torch.float32, shape (4, 4); expected the shape of x0": lambda: PROCESS.noised(
+        IMAGES, 0, IMAGES[0, 0]
+    ),
+    "eps is 1.0; expected the shape of x, (5, 3, 4, 4)": lambda: PROCESS.x0_hat(IMAGES, 0, 1.0),
+    "x0 is a Tensor of torch.float32, shape (1, 3, 4, 4)": lambda: vp.training_loss(
+        IMAGES.repeat(1, 2, 1, 1), IMAGES[:1], IMAGES, 0, IMAGES, PROCESS
+    ),
     "x_T holds values that are": lambda: vp.ddim(NOISE, NAN * IMAGES, PROCESS),
     "channels is 'a'": lambda: vp.guided_noise(NOISE, NOISE, 2.0, "a"),
     # relatives
@@ -204,6 +214,8 @@ WRONG = {
     "and data has no labels; expected D(x, sigma)": lambda: calibrate(LABELLED.denoiser, FLAT, X, [1.0]),
     "data holds points of shape (5,)": lambda: calibrate(D, FLAT, X[:, 0], [1.0]),
     "middle is 5": lambda: calibrate(D, FLAT, X, [1.0], 5),
+    "guide gives None; expected an estimate": lambda: calibrate(D, lambda *_: None, X, [1.0]),
+    "batch is True; expected a whole": lambda: calibrate(D, FLAT, X, [1.0], batch=True),
     "batch is 0": lambda: calibrate(D, FLAT, X, [1.0], batch=0),
     "b is not known": lambda: calibrate(D, CLASS, X, [1.0], resamples=2).b(1.0),
     "sigma is -1; expected noise levels": lambda: calibrate(D, CLASS, X, [1.0], resamples=2).w(-1.0),
