@@ -124,6 +124,19 @@ def test_a_command_without_its_extra_says_so_in_one_line(words, missing):
 # the course's commands
 
 
+def test_a_part_of_an_experiment_is_computed_and_told_and_no_record_made(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def compute(config, device, part, progress):
+        asked.append(part)
+        return {0: None, 3: None}, 0.0
+
+    monkeypatch.setattr(experiments.get("images"), "compute", compute)
+    main(["experiment", "images", "--part", "2/3", "--device", "cpu", "--out", str(tmp_path)])
+    assert asked == [(1, 3)] and not any(tmp_path.iterdir())
+    assert re.fullmatch(r"images +[\d.]+ s   2 cells of its part, kept\n", capsys.readouterr().out)
+
+
 def test_after_the_notebooks_the_findings_are_shown_with_where_to_look(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(notebooks, "execute", lambda *args, **options: None)

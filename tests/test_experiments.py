@@ -1,5 +1,6 @@
 """Each experiment at toy size, the shared machinery, and the claims that the committed records make."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -14,9 +15,9 @@ from helpers import refuses, shaken, started
 
 from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, records
+from dgtoy.course.claims import exact, report
 from dgtoy.course.claims import points as rules
-from dgtoy.course.claims import report
-from dgtoy.course.experiments import NAMES, budget, posters
+from dgtoy.course.experiments import NAMES, blur, budget, guides, nulls, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
 from dgtoy.course.pictures import PictureJudge, PictureSetting
 from dgtoy.dit import EDM, DiT
@@ -253,6 +254,49 @@ def test_rows_are_found_by_their_fields_and_one_must_be_one():
 def test_a_missing_record_says_which_command_makes_it(tmp_path):
     with refuses("plane.json is missing", "python -m dgtoy experiment plane", error=FileNotFoundError):
         records.load("plane", tmp_path)
+
+
+def shuffled(record):
+    """The record with its rows in another order."""
+    order = np.random.default_rng(0).permutation(len(record["results"]["rows"]))
+    return record | dict(results=record["results"] | dict(rows=[record["results"]["rows"][i] for i in order]))
+
+
+CURVES = {
+    "transfer": lambda r: records.family(r, "DoG", domain="moons"),
+    "guides": lambda r: guides.of_guide(r, "ancestor"),
+    "nulls": lambda r: nulls.family(r, "own null", world="moons", stage="finished"),
+    "blur": lambda r: blur.of_blur(r, "moons", 4.0),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_over_w_does_not_hang_on_the_order_of_rows_and_lacks_none(name):
+    record = records.load(name, FIGURES)
+    curve = CURVES[name](record)
+    assert [r["w"] for r in curve[1:]] == record["config"]["weights"]
+    mixed = shuffled(record)
+    assert CURVES[name](mixed) == curve
+    missing = [(curve[0], "0 rows of"), (curve[-1], f"lacks w = {curve[-1]['w']}")]
+    for gone, words in missing[: 1 if name == "blur" else 2]:  # there other blurs have that weight
+        kept = [r for r in record["results"]["rows"] if r != gone]
+        with refuses(words, error=KeyError):
+            CURVES[name](record | dict(results=dict(rows=kept)))
+
+
+@pytest.mark.parametrize(
+    "rule, metric",
+    [(exact.c1, "error"), (exact.c2, "floor"), (exact.c3, "found_std"), (exact.c8, "out_of_domain")],
+)
+def test_no_claim_holds_by_numbers_that_are_nan(rule, metric):
+    """A maximum that begins with a number passes over those behind it."""
+    record = copy.deepcopy(records.load("gap" if rule is exact.c8 else "exact", FIGURES))
+    for r in [r for r in record["results"]["rows"] if metric in r][1:]:
+        r[metric] = [math.nan] * len(r[metric]) if isinstance(r[metric], list) else math.nan
+    try:
+        assert rule(record).verdict == "fails"
+    except ValueError as refusal:
+        assert "finite" in str(refusal)
 
 
 def test_a_finding_holds_when_all_its_parts_do():

@@ -113,7 +113,8 @@ def _run(name, args):
     if args.part != (0, 1):
         if not hasattr(module, "compute"):
             raise ValueError(f"--part is of {name}, which is not computed in parts; expected none")
-        module.compute(config, device, args.part)
+        found, _ = module.compute(config, device, args.part, progress=True)
+        print(f"{name:12s} {time.time() - started:6.1f} s   {len(found)} cells of its part, kept", flush=True)
         return
     record = module.run(config, device, progress=True)
     path = save(record, module.figure(record), args.out or PRESETS[args.preset])

@@ -160,9 +160,19 @@ def of_method(record, metric, method, w, **where):
     return values(record, metric, method=method, **weight, **where)
 
 
-def family(record, method, **where):
-    """A method at every weight, and none, which is the method at w = 1."""
-    return rows(record, method="none", **where) + rows(record, method=method, **where)
+def family(record, name, kind="method", **where):
+    """A method, or a guide, over its weights w as they rise, behind the row without one, at w = 1.
+
+    kind: the field of a row that has its name. Raises KeyError where a weight of the record's configuration
+    is missing, or the row without guidance.
+    """
+    guided = sorted(rows(record, **{kind: name}, **where), key=lambda r: r["w"])
+    missing = set(record["config"].get("weights", ())) - {r["w"] for r in guided}
+    if guided and missing and name != "none":
+        raise KeyError(
+            f"{name} of {record['name']} lacks w = {min(missing)} at {where}; expected every weight"
+        )
+    return [row(record, **{kind: "none"}, **where), *guided]
 
 
 def best(rows, metric="frechet", on=slice(None)):

@@ -28,7 +28,7 @@ def to_chosen(record, stage, way):
     """The mean energy distance that weights by least squares leave, relative to weights chosen on samples:
     CFG or DoG, whichever compares worse."""
     left = lambda method: energy(record, stage, method).mean()
-    return max(left(method) / left(method + way) for method in LINES)
+    return float(np.max([left(method) / left(method + way) for method in LINES]))
 
 
 def c29(record):
@@ -133,9 +133,9 @@ def c18(record):
         ratios = []
         for stage in fits:
             tried = [r for r in rows(record, stage=stage) if r["w"] != "calibrated" and r["method"] in family]
-            found = min(np.mean(r["energy"]) for r in tried)
+            found = np.min([np.mean(r["energy"]) for r in tried])
             ratios.append(energy(stage, method, "calibrated").mean() / found)
-        return max(ratios)
+        return float(np.max(ratios))
 
     stages = ("100 steps", "300 steps", "finished", "overfitted")
     gain = {s: student(energy(s, "none", 1.0) - energy(s, "plane", "calibrated")) for s in stages}

@@ -15,7 +15,7 @@ from ...guidance import blurred
 from ...samplers import append_dims
 from .. import plot
 from ..lab import PointJudge, PointSetting, Presets, methods
-from ..records import family, rows, values
+from ..records import family, values
 from ..tradeoff import at_equal_cost
 from ..worlds.domains import STD
 from .panels import frame
@@ -147,7 +147,7 @@ def _gains(config, judge, main, b, stroke):
 
 def of_blur(record, world, b):
     """The blurred self at one b over all weights, that of no guidance first."""
-    return rows(record, world=world, method="none") + rows(record, world=world, method="blurred self", b=b)
+    return [r for r in family(record, "blurred self", world=world) if r["method"] == "none" or r["b"] == b]
 
 
 def best_blur(record, world):

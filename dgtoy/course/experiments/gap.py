@@ -118,12 +118,16 @@ def saved(record, w, method="DoG", metric="out_of_domain"):
 def helped(record):
     """Where DoG lowers the out-of-domain rate and where the closed form says so, at every gap, breadth and w.
 
-    -> rows of DoG, what it saves (rows, S), whether that is predicted (rows, S)
+    -> rows of DoG, what it saves (rows, S), whether that is predicted (rows, S). Raises ValueError for rates
+    that are not finite.
     """
     found = rows(record, method="DoG")
     none = [values(record, "out_of_domain", gap=r["gap"], breadth=r["breadth"], method="none") for r in found]
     saved = np.subtract(none, [r["out_of_domain"] for r in found])
-    return found, saved, np.array([r["predicted"] for r in found]) < 0.01
+    predicted = np.array([r["predicted"] for r in found])
+    if not np.isfinite([saved, predicted]).all():
+        raise ValueError(f"{record['name']} holds rates that are not finite; expected shares of the samples")
+    return found, saved, predicted < 0.01
 
 
 def rule_of_thumb(rows):

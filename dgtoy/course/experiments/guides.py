@@ -23,7 +23,7 @@ from ..lab import (
     replace,
     weaker_self,
 )
-from ..records import caption, held_out, rows
+from ..records import caption, family, held_out
 from ..tradeoff import area, area_by_thickness
 from .panels import frame
 from .runs import recorded
@@ -168,4 +168,4 @@ def figure(record):
 
 def of_guide(record, guide, stage="finished"):
     """A guide's rows over w, that of no guidance first."""
-    return rows(record, stage=stage, guide="none") + rows(record, stage=stage, guide=guide)
+    return family(record, guide, "guide", stage=stage)

@@ -14,9 +14,9 @@ import torch
 from ...gmm import GaussianMixture
 from ...guidance import blurred, guided
 from ...samplers import dpmpp_2m
-from .. import plot
+from .. import plot, records
 from ..lab import PointSetting, Presets, finetuned, prepared, replace, weaker_self
-from ..records import caption, rows
+from ..records import caption
 from .calibration import regime, weigh_seeds
 from .guides import label_free
 from .panels import frame
@@ -153,8 +153,7 @@ compute, run = in_cells(cell, keys, _results, together=True)
 
 def family(record, guide, **where):
     """A guide's rows over w, that of no guidance first."""
-    where = dict(main="learned") | where
-    return rows(record, guide="none", **where) + rows(record, guide=guide, **where)
+    return records.family(record, guide, "guide", **dict(main="learned") | where)
 
 
 def figure(record):

@@ -16,7 +16,7 @@ from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
 from ..photos import SECOND, chosen, finetuned, pretrained
 from ..pictures import tenth
-from ..records import held_out, rows
+from ..records import family, held_out
 from ..worlds import photos
 from .panels import frame
 from .photos import Config as Study
@@ -152,7 +152,7 @@ compute, run = in_cells(_cell, lambda config: [(t,) for t in config.targets])
 def distance(record, target, stage, guide):
     """The Fréchet distance of a guide at its own weight, chosen on other fine-tunes.  -> (S,)"""
     where = dict(target=target, stage=stage)
-    return held_out(rows(record, guide="none", **where) + rows(record, guide=guide, **where))
+    return held_out(family(record, guide, "guide", **where))
 
 
 def relative(record, target, stage, guide):
