@@ -22,14 +22,18 @@ def check_numbers(name, value, dtype=None, device="cpu"):
     return found
 
 
-def check_number(name, value):
-    """value as a float. Raises TypeError unless it is one number, ValueError for nan."""
+def check_number(name, value, within="[-inf, inf]"):
+    """value as a float. Raises TypeError unless it is one number, ValueError unless it lies in an interval,
+    written as "[0, 1)"; nan lies in none."""
     found = check_numbers(name, value, torch.float64)
     if found.ndim:
         raise TypeError(f"{name} is {shown(value)}; expected one number")
     number = float(found.item())
-    if math.isnan(number):
-        raise ValueError(f"{name} is nan; expected a number")
+    low, high = map(float, within[1:-1].split(","))
+    at_an_end = (number == low and within[0] == "[") or (number == high and within[-1] == "]")
+    if not (low < number < high or at_an_end):
+        came = number if torch.is_tensor(value) else value
+        raise ValueError(f"{name} is {came}; expected a number in {within}")
     return number
 
 

@@ -173,10 +173,8 @@ class GaussianMixture:
         n = check_whole("n", n)
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")
-        sigma = check_number("sigma", sigma)
+        sigma = check_number("sigma", sigma, "[0, inf)")
         check_generator(generator)
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigma is {sigma}; expected a finite value >= 0")
         device = self.means.device if generator is None else generator.device
         draw = dict(generator=generator, device=device, dtype=self.dtype)
         x = self.to(device).from_noise(torch.rand(n, **draw), torch.randn(n, self.means.shape[1], **draw))

@@ -101,9 +101,7 @@ def blurred(D: Denoiser, b: float) -> Denoiser:
     another time.
     """
     check_denoisers(D=D)
-    b = check_number("b", b)
-    if not 0 <= b < math.inf:
-        raise ValueError(f"b is {b}; expected a finite width >= 0")
+    b = check_number("b", b, "[0, inf)")
 
     def G(x, sigma):
         if b > torch.finfo(x.dtype).max:

@@ -19,7 +19,7 @@ from .samplers import check_shape, normal
 def threshold(mixture, n=20_000, share=0.01, generator=None):
     """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
     check_whole("n", n, 1)
-    check_share("share", share)
+    check_number("share", share, "[0, 1]")
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
     return torch.quantile(mixture.logp(mixture.sample(n, generator=generator)), share).item()
 
@@ -56,7 +56,7 @@ def mode_coverage(x, mixture, share=0.2):
     A sample that is not finite belongs to none.
     """
     _check_samples(x)
-    share = check_share("share", share)
+    share = check_number("share", share, "[0, 1]")
     nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
     held = torch.nn.functional.one_hot(nearest, len(mixture.weights))  # (..., n, K)
     counts = (held * x.isfinite().all(-1, keepdim=True)).sum(-2)
@@ -198,7 +198,7 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     values.
     """
     check_whole("resamples", resamples, 1)
-    level = check_share("level", level)
+    level = check_number("level", level, "[0, 1]")
     values = check_numbers("values", values, torch.float64).detach().double().cpu().numpy()
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise ValueError(
@@ -209,14 +209,6 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     tail = (1 - level) / 2
     low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
-
-
-def check_share(name, value):
-    """value as a float. Raises as `check_number`, and ValueError unless it lies from 0 to 1."""
-    share = check_number(name, value)
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} is {share}; expected a share from 0 to 1")
-    return share
 
 
 def _check_samples(x, name="x", D="D"):

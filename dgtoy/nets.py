@@ -55,8 +55,7 @@ class MLP(nn.Module):
         given = dict(dim=dim, num_classes=num_classes, width=width, depth=depth)
         dim, num_classes, width, depth = (check_whole(k, given[k], least[k]) for k in given)
         seed = check_seed("seed", seed)
-        if not 0 < check_number("sigma_data", sigma_data) < math.inf:
-            raise ValueError(f"sigma_data is {sigma_data}; expected a finite number > 0")
+        check_number("sigma_data", sigma_data, "(0, inf)")
         self.config = dict(
             dim=dim, num_classes=num_classes, width=width, depth=depth, sigma_data=sigma_data, seed=seed
         )

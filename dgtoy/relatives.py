@@ -47,9 +47,8 @@ def apg(
     one sample, by default all but the first. eta = 1 with the other defaults is `guided`. Raises ValueError
     for a radius <= 0, or axes that a sample lacks. Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
     """
-    eta, radius, momentum = _finite("eta", eta), check_number("radius", radius), _finite("momentum", momentum)
-    if not radius > 0:
-        raise ValueError(f"radius is {radius}; expected a length > 0")
+    eta, momentum = check_number("eta", eta, "(-inf, inf)"), check_number("momentum", momentum, "(-inf, inf)")
+    radius = check_number("radius", radius, "(0, inf]")
     run, d_before = Run(), 0.0
 
     def away(x, sigma, x0_hat, other):
@@ -180,7 +179,7 @@ def interpolated(pretrained: dict, finetuned: dict, share: float) -> dict:
     label table), is the fine-tune's. share: 0 is the pre-trained model, 1 the fine-tune. Raises ValueError if
     share is not finite, or no tensor is common to both. Park et al. 2025 (arXiv 2508.00319).
     """
-    share = _finite("share", share)
+    share = check_number("share", share, "(-inf, inf)")
     for name, state in dict(pretrained=pretrained, finetuned=finetuned).items():
         if not isinstance(state, Mapping):
             raise TypeError(f"{name} is {shown(state)}; expected a state dict, as net.state_dict() gives")
@@ -207,7 +206,7 @@ def cfg_plus_plus(strength: float, sigmas: Tensor) -> Callable[[Tensor], Tensor]
     the weight grows with the number of steps. Raises ValueError at a level that is not in sigmas (n + 1,).
     Chung et al. 2024 (arXiv 2406.08070), algorithm 2.
     """
-    strength = _finite("strength", strength)
+    strength = check_number("strength", strength, "(-inf, inf)")
     levels, ends = torch.tensor(pairs(sigmas), dtype=torch.float64, device="cpu").T
 
     def w(sigma):
@@ -333,10 +332,3 @@ def _projected(a, b, axes):
     """The part of a that is parallel to b, sample by sample; none where b is 0."""
     length = _dot(b, b, axes)
     return (torch.where(length > 0, _dot(a, b, axes) / length, 0.0) * b).to(a.dtype)
-
-
-def _finite(name, value):
-    value = check_number(name, value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; expected a finite number")
-    return value

@@ -40,9 +40,7 @@ def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tens
     levels coincide.
     """
     n, sigma_min, sigma_max = _ends(n, sigma_min, sigma_max)
-    rho = check_number("rho", rho)
-    if not 0 < rho < math.inf:
-        raise ValueError(f"rho is {rho}; expected a finite number > 0")
+    rho = check_number("rho", rho, "(0, inf)")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64, device="cpu")
     try:
         top, bottom = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -72,16 +70,13 @@ def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float 
     levels that are not finite or coincide.
     """
     n = check_whole("n", n, 1)
-    beta_d, beta_min, t_min = (
-        check_number(name, value)
-        for name, value in dict(beta_d=beta_d, beta_min=beta_min, t_min=t_min).items()
+    beta_d, beta_min = (
+        check_number("beta_d", beta_d, "[0, inf)"),
+        check_number("beta_min", beta_min, "[0, inf)"),
     )
-    if not (0 <= beta_d < math.inf and 0 <= beta_min < math.inf and beta_d + beta_min > 0):
-        raise ValueError(
-            f"beta_d, beta_min are {beta_d}, {beta_min}; expected finite numbers >= 0, not both 0"
-        )
-    if not 0 < t_min < 1:
-        raise ValueError(f"t_min is {t_min}; expected 0 < t_min < 1")
+    t_min = check_number("t_min", t_min, "(0, 1)")
+    if beta_d + beta_min == 0:
+        raise ValueError("beta_d, beta_min are both 0; expected one above")
     t = torch.linspace(1, t_min, n, dtype=torch.float64, device="cpu")
     sigmas = torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
     came = f"beta_d, beta_min, t_min are {beta_d}, {beta_min}, {t_min}"
@@ -216,7 +211,7 @@ def _sampler(steps):
         check_levels([sigma for sigma, _ in pairs(sigmas)], x_T)
         given = bind(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs).arguments
         for name in given.keys() & {"churn", "inflate", "eta"}:
-            given[name] = _strength(name, given[name])
+            given[name] = check_number(name, given[name], "[0, inf)")
         if "interval" in given:
             given["interval"] = check_interval(given["interval"])
         check_noise(given.get("generator"), x_T)
@@ -226,14 +221,6 @@ def _sampler(steps):
         return steps(**given)
 
     return sample
-
-
-def _strength(name, value):
-    """A finite number >= 0."""
-    value = check_number(name, value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}; expected a finite number >= 0")
-    return value
 
 
 def check_finite(**given):

@@ -22,9 +22,7 @@ def gaussian_guidance(
     sigma that is s_T (s_T / s_S)^(w-1). The mean is the integral of `gaussian_endpoint`. Raises ValueError if
     w is not finite, a std is not positive or the interval is empty.
     """
-    w = check_number("w", w)
-    if not math.isfinite(w):
-        raise ValueError(f"w is {w}; expected a finite number")
+    w = check_number("w", w, "(-inf, inf)")
     for name, pair in (("target", target), ("source", source)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"{name} is {shown(pair)}; expected (mean, std)")
@@ -93,9 +91,7 @@ def tilted(target, source, w, x, sigma=0.0):
     tilts the blurred densities.  -> (N,) Guided sampling does not sample it: Bradley & Nakkiran 2024 (arXiv
     2408.09000), claim C2. Raises ValueError if w is not finite.
     """
-    w = check_number("w", w)
-    if not math.isfinite(w):
-        raise ValueError(f"w is {w}; expected a finite number")
+    w = check_number("w", w, "(-inf, inf)")
     return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
-from .checks import check_whole, shown
+from .checks import check_number, check_whole, shown
 from .graphs import Captured
 
 
@@ -93,10 +93,7 @@ def check_ranges(config, **ranges):
             check_whole(name, value)
         if isinstance(value, np.number):
             object.__setattr__(config, name, value.item())
-        low, high = map(float, interval[1:-1].split(","))
-        at_an_end = (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
-        if not (low < value < high or at_an_end):
-            raise ValueError(f"{name} is {value}; expected a number in {interval}")
+        check_number(name, value, interval)
 
 
 class Step(NamedTuple):

@@ -316,7 +316,7 @@ WRONG = {
     "x0, label have shapes (4, 4, 8, 8), (3,)": lambda: dict(
         data=finetune.LatentTensors(torch.zeros(4, 4, 8, 8), torch.arange(3), 3)
     ),
-    "w is inf; expected 1": lambda: dict(objective=finetune.DogFit(FLOW(), math.inf)),
+    "w is inf; expected a number in [1, inf)": lambda: dict(objective=finetune.DogFit(FLOW(), math.inf)),
     "keep is 2; expected a tuple of steps": lambda: dict(config=dataclasses.replace(RECIPE, keep=2)),
 }
 

@@ -104,7 +104,7 @@ WRONG = {
     "interval is (2.0, 1.0)": lambda: heun(D, X, SIGMAS, churn=1.0, interval=(2, 1)),
     "n is True; expected a whole number": lambda: karras(True, 0.1, 1.0),
     "n is 1.5": lambda: karras(1.5, 0.1, 1.0),
-    "rho is 0.0": lambda: karras(5, 0.1, 1.0, 0),
+    "rho is 0; expected a number in (0, inf)": lambda: karras(5, 0.1, 1.0, 0),
     "rho is 0.001; too small": lambda: karras(5, 0.1, 2.0, 1e-3),
     "sigma_min is None": lambda: karras(5, None, 1.0),
     "w is not finite at sigma = 1 in torch.float32": lambda: guided(D, D, 1e60)(X.float(), 1.0),

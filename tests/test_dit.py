@@ -501,7 +501,7 @@ def test_the_network_alone_refuses_other_sizes_too():
             DiT(**SMALL | change)
     with refuses("num_classes is -1; expected 0 or more"):
         awake().with_classes(-1)
-    with refuses("sigma_data is 0; expected a finite number > 0"):
+    with refuses("sigma_data is 0; expected a number in (0, inf)"):
         EDM(awake(), sigma_data=0)
     with refuses("input_size is 4.0; expected a whole number", error=TypeError):
         DiT(**SMALL | dict(input_size=4.0))

@@ -75,7 +75,7 @@ def test_what_is_no_number_and_points_of_another_dimension_are_refused():
         metrics.out_of_domain(x, CORNERS, cut=math.nan)
     with refuses("share is nan; expected a number"):
         metrics.mode_coverage(x, CORNERS, share=math.nan)
-    with refuses("share is 20.0; expected a share from 0 to 1"):
+    with refuses("share is 20; expected a number in [0, 1]"):
         metrics.mode_coverage(x, CORNERS, share=20)
     with refuses("x has shape (4, 3); expected (..., n, 2)"):
         metrics.thickness(torch.zeros(4, 3), CORNERS, x)

@@ -405,7 +405,7 @@ def test_heun_with_churn_is_algorithm_2_of_its_paper():
     "sampler, name", [(ancestral, "eta"), (dpmpp_2m, "eta"), (heun, "churn"), (heun, "inflate")]
 )
 def test_a_strength_below_0_is_refused_at_the_call(sampler, name):
-    with refuses(f"{name} is -1.0; expected a finite number >= 0"):
+    with refuses(f"{name} is -1.0; expected a number in [0, inf)"):
         sampler(gaussian(0.0, 1.0).denoise, torch.ones(2, 1), [2.0, 1.0], **{name: -1.0})
 
 

@@ -1,7 +1,6 @@
 """A DiT made a denoiser D(x, sigma) by preconditioning: `EDM`, `VP` for DiT's own process, `Flow`, `SiT`."""
 
 import copy
-import math
 
 import torch
 
@@ -127,8 +126,7 @@ class EDM(Preconditioned):
 
     def __init__(self, net, sigma_data=0.5, seed=0):
         super().__init__(net, seed)
-        if not 0 < check_number("sigma_data", sigma_data) < math.inf:
-            raise ValueError(f"sigma_data is {sigma_data}; expected a finite number > 0")
+        check_number("sigma_data", sigma_data, "(0, inf)")
         self.sigma_data = sigma_data
 
     @property

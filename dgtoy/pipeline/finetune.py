@@ -155,9 +155,7 @@ class DogFit(FlowObjective):
     """
 
     def __init__(self, guide, w):
-        self.guide, self.w = guide, check_number("w", w)
-        if not 1 <= self.w < math.inf:
-            raise ValueError(f"w is {w}; expected 1, which is off, or a finite number above")
+        self.guide, self.w = guide, check_number("w", w, "[1, inf)")
 
     def __call__(self, net, x0, label, time, eps):
         x, flow = torch.lerp(x0, eps, append_dims(time, x0)), eps - x0
