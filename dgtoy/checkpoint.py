@@ -123,6 +123,16 @@ def write_safetensors(path, tensors, header):
         part.chmod(mode)
 
 
+def check_room(folder, nbytes):
+    """Raise OSError if a folder's disk has not so many bytes left; one that tells no size is trusted."""
+    total, _, free = shutil.disk_usage(folder)
+    if total and free < nbytes:
+        raise OSError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB left; expected {nbytes / 1e6:.0f} MB, which will"
+            " be written there"
+        )
+
+
 def write_text(path, text):
     """Text into `path` as UTF-8, whatever the machine's own code page; it appears complete or not at all.
 

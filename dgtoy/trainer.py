@@ -230,6 +230,11 @@ class Trainer:
         for state in self.optimizer.state.values():
             state["step"].fill_(self.step)
 
+    @property
+    def nbytes(self):
+        """How many bytes `save` writes."""
+        return sum(value.nbytes for value in self._state().values())
+
     def _state(self):
         """Weights, averages and moments by name."""
         found = {}

@@ -1181,6 +1181,16 @@ def test_more_samples_are_drawn_beside_those_that_are_there(photos, tmp_path):
     assert np.array_equal(*(np.load(tmp_path / k / "samples.npz")["arr_0"] for k in "st"))
 
 
+def test_a_fine_tune_that_the_disk_has_no_room_for_is_refused_before_its_first_step(
+    place, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=50_000))
+    with refuses("has 0 MB left; expected", "will be written there", error=OSError):
+        train(place, tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())
+
+
 # the whole way
 
 

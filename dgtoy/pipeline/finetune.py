@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from .. import distributed, vp
-from ..checkpoint import write_safetensors
+from ..checkpoint import check_room, write_safetensors
 from ..checks import check_number, check_points, check_whole, shown
 from ..dit import VP, Flow, Preconditioned, SiT
 from ..gmm import check_label
@@ -231,8 +231,9 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     LoRA fine-tune only what trained. Names of the classes and fingerprints of data and base travel with them.
     Raises TypeError for a network of another kind than the objective's, ValueError for data of another shape
     or number of classes, a rank without an adapter or an adapter without one, and to go on in an OUT that was
-    made from other data or another base; FloatingPointError at a non-finite loss, naming the step. A
-    KeyboardInterrupt that is thrown into the generator saves the state first.
+    made from other data or another base; OSError where the disk has no room for what will be written;
+    FloatingPointError at a non-finite loss, naming the step. A KeyboardInterrupt that is thrown into the
+    generator saves the state first.
     """
     out = pathlib.Path(out)
     _check_kind(net, Preconditioned)
@@ -254,6 +255,8 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     trainer.origin = dict(data=data.fingerprint, base=base_checksum(net))
     trainer.resume(out / "last.safetensors")
     out.mkdir(parents=True, exist_ok=True)
+    if trainer.step < config.steps:
+        check_room(out, 2 * trainer.nbytes)  # a state while the one before is there, and averages
     return _written(trainer, batch_fn, ema, out, every, dict(told or {}, classes=data.classes))
 
 
