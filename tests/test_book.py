@@ -369,6 +369,10 @@ const beyond = e => e.getBoundingClientRect().right > WIDTH + 1;
 done([...document.querySelectorAll('body *')].filter(e => !apart(e) && beyond(e) && !scrolls(e.parentElement))
     .map(e => e.outerHTML.slice(0, 120)).slice(0, 5))"""
 
+TABLES = """
+const tables = [...document.querySelectorAll(".table-wrapper")];
+done(tables.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80)));"""
+
 
 @browsed
 def test_every_page_loads_alone_and_shows_its_formulas(chrome, tmp_path):
@@ -393,6 +397,8 @@ def test_nothing_is_wider_than_the_window(chrome, tmp_path, width):
         for page in PAGES:
             b.open(site + page)
             found[page] = b.run(WIDE.replace("WIDTH", str(width)))
+            if width > 1000:  # nor does a table scroll
+                found[page] += b.run(TABLES)
     assert not {page: elements for page, elements in found.items() if elements}
 
 
@@ -482,8 +488,9 @@ def test_on_a_phone_code_is_broken_formulas_fit_and_a_tap_shows_a_figure_large(c
         for page in ("notebooks/04_domain_guidance_exactly.html", "cards.html"):
             b.open(site + page)
             assert b.run(CUT) == [], page
-        b.open(site + "notebooks/03_what_guidance_really_samples.html")
-        assert b.run(SMALL) == []  # what stands side by side in a wide window stands in lines here
+        for name in ("03_what_guidance_really_samples", "07_the_guidance_plane"):
+            b.open(f"{site}notebooks/{name}.html")
+            assert b.run(SMALL) == [], name  # what stands side by side in a wide window stands in lines here
         b.open(site + "notebooks/04_domain_guidance_exactly.html")
         assert b.run(f"done([...document.querySelectorAll('.cell_input pre')].filter({SCROLLS}).length)") == 0
         before, large, left = b.run(TAP)
