@@ -387,7 +387,7 @@ def test_the_plane_of_a_lora_takes_one_forward(tuned, monkeypatch):  # noqa: F81
     hook = tuned[0].register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
     found = draw(pipe)
     assert calls == [3, 3]
-    monkeypatch.setattr("dgtoy.interop.guided.sole_adapter", lambda *a: None)
+    monkeypatch.setattr("dgtoy.interop.guided.mixable_layers", lambda *a: [])
     assert np.abs(draw(pipe) - found).max() < 1e-5 and calls == [3, 3, 2, 1, 2, 1]
     hook.remove()
 

@@ -45,7 +45,7 @@ from tiny import (
 from dgtoy import calibrate, guided, plane
 from dgtoy.course import families
 from dgtoy.interop import DomainGuidedModel, denoiser, guide_pipeline, lora_guide, t_to_sigma
-from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixed_batch, sole_adapter
+from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixable_layers, mixed_batch, peft_layers
 
 
 def off(kind):
@@ -218,7 +218,7 @@ def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     )
     found = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 1
-    monkeypatch.setattr("dgtoy.interop.guided.sole_adapter", lambda *a: None)
+    monkeypatch.setattr("dgtoy.interop.guided.mixable_layers", lambda *a: [])
     plain = guided(x, timestep=torch.full((4,), 10), **given).sample
     assert len(calls) == 3
     close(found, plain, rtol=1e-4, atol=1e-5)
@@ -236,15 +236,16 @@ def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
     from peft import LoraConfig
 
     net, _ = tuned
-    assert sole_adapter(net) == sole_adapter(net, "style") == "style" and sole_adapter(net, "other") is None
+    assert mixable_layers(net) == mixable_layers(net, "style") == peft_layers(net) != []
+    assert mixable_layers(net, "other") == []
     other = random(1, unet())
     other.add_adapter(LoraConfig(r=2, target_modules=["to_q"], use_dora=True), "style")
-    assert sole_adapter(other) is None
+    assert mixable_layers(other) == []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net.add_adapter(LoraConfig(r=2, target_modules=["to_k"]), "other")
     net.set_adapter(["style", "other"])
-    assert sole_adapter(net, "style") is None
+    assert mixable_layers(net, "style") == []
 
 
 def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned):
@@ -257,7 +258,10 @@ def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned
     unfolded = layer.register_forward_hook(
         lambda m, args, out: out.reshape(-1, x.shape[-1] ** 2 // 4, out.shape[-1])
     )
-    with refuses("a layer is called on", "expected 4, as the batch has"), mixed_batch(net, ["style"] * 4):
+    with (
+        refuses("a layer is called on", "expected 4, as the batch has"),
+        mixed_batch(net, peft_layers(net), 4, 4),
+    ):
         net(x, torch.tensor(10), encoder_hidden_states=hidden)
     close(guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample, expected, rtol=1e-4, atol=1e-5)
     folded.remove(), unfolded.remove()

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import torch
 from torch import nn
 
 EXACT = (True, False, "gaussian", "eva")  # initializations that leave the base's weights alone
@@ -29,13 +30,14 @@ class WithoutAdapter(nn.Module):
 
 
 @contextlib.contextmanager
-def adapter_off(net, adapter=None):
+def adapter_off(net, adapter=None, layers=None):
     """Within the block every peft layer of a network does without `adapter`, by default without any.
 
+    layers: its `peft_layers`, where they are known.
     Raises ValueError if it is active in no layer, or where the weights below it are not the base's: fused,
     trained biases, an initialization that changed them.
     """
-    layers = peft_layers(net)
+    layers = peft_layers(net) if layers is None else layers
     active = {name for m in layers for name in m.active_adapters}
     if not layers or adapter not in (None, *active):
         names = ", ".join(sorted(active)) or "none"
@@ -74,42 +76,51 @@ class BatchMismatch(ValueError):
     """A layer is called on another number of rows than the batch has."""
 
 
-def sole_adapter(net, adapter=None):
-    """The name of the one active adapter if `mixed_batch` can take it, plain unmerged LoRA in every layer, or
-    None.
+def mixable_layers(net, adapter=None):
+    """The `peft_layers` of a network if `mixed_batch` can take them, plain unmerged LoRA of one active
+    adapter, or none of them.
 
     adapter: the name that it must have, or None for any.
     """
-    from peft.tuners.lora import LoraLayer
-
     layers = peft_layers(net)
-    for m in layers:
-        if not isinstance(m, LoraLayer) or m.merged or m.disable_adapters or any(m.use_dora.values()):
-            return None
+    if not all(map(_is_plain_lora, layers)):
+        return []
     names = {name for m in layers for name in m.active_adapters}
-    return min(names) if len(names) == 1 and adapter in (None, *names) else None
+    return layers if len(names) == 1 and adapter in (None, *names) else []
+
+
+def _is_plain_lora(layer):
+    """Whether a layer adds scaling B A x to its output, and nothing else."""
+    from peft.tuners.lora.layer import Conv2d, Linear
+
+    if not isinstance(layer, Linear | Conv2d) or layer.merged or layer.disable_adapters:
+        return False
+    return not any(layer.use_dora.values()) and not getattr(layer, "lora_variant", None)
 
 
 @contextlib.contextmanager
-def mixed_batch(net, names):
-    """Within the block row i of a batch sees the adapter names[i], or none for "__base__": one forward for
-    both.
+def mixed_batch(net, layers, k, n):
+    """Within the block the first k rows of a batch of n see the adapter and the others do without: one
+    forward for both. (peft's own way picks rows by lists of indices, for each of which a GPU waits.)
+
+    layers: its `mixable_layers`.
 
     Raises BatchMismatch at a layer that is called on another number of rows.
     """
-    from peft.tuners.lora import LoraLayer
+    (adapter,) = layers[0].active_adapters
 
-    def name_rows(module, args, kwargs):
-        if len(args[0]) != len(names):
-            raise BatchMismatch(
-                f"a layer is called on {len(args[0])} rows; expected {len(names)}, as the batch has"
-            )
-        return args, kwargs | dict(adapter_names=names)
+    def added(layer, args, out):
+        x = args[0]
+        if len(x) != n:
+            raise BatchMismatch(f"a layer is called on {len(x)} rows; expected {n}, as the batch has")
+        down, up = layer.lora_A[adapter], layer.lora_B[adapter]
+        step = up(down(layer.lora_dropout[adapter](x[:k].to(down.weight.dtype)))) * layer.scaling[adapter]
+        return torch.cat([(out[:k] + step).to(out.dtype), out[k:]])
 
-    layers = [m for m in net.modules() if isinstance(m, LoraLayer)]
-    hooks = [m.register_forward_pre_hook(name_rows, with_kwargs=True) for m in layers]
+    hooks = [m.register_forward_hook(added) for m in layers if adapter in m.lora_A]
     try:
-        yield
+        with adapter_off(net, adapter, layers):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

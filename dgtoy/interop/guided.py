@@ -17,7 +17,7 @@ import warnings
 
 import torch
 
-from .adapters import BatchMismatch, WithoutAdapter, mixed_batch, sole_adapter
+from .adapters import BatchMismatch, WithoutAdapter, mixable_layers, mixed_batch
 from .calls import (
     answer_with,
     call_as,
@@ -303,10 +303,10 @@ class DomainGuidedModel(StandIn):
         is_asked = self._is_asked(args, kwargs, call)
         if is_asked:
             self._begin(rows_in(kwargs, null, n), call)
-        adapter = self._mixable_adapter()
-        if is_asked and adapter:  # one forward for all
+        layers = self._mixable_layers() if is_asked else []
+        if layers:  # one forward for all
             with contextlib.suppress(BatchMismatch):
-                return self._mixed(args, kwargs, labelled, null, n, adapter)
+                return self._mixed(args, kwargs, labelled, null, n, layers)
         half = lambda rows: (rows_in(args, rows, n), rows_in(kwargs, rows, n))
         if self.domain is None:
             (args_c, kwargs_c), own = half(labelled), None
@@ -317,26 +317,25 @@ class DomainGuidedModel(StandIn):
         guide = self._guide(main, half(labelled), half(null), call) if is_asked else None
         return main, own, guide
 
-    def _mixed(self, args, kwargs, labelled, null, n, adapter):
+    def _mixed(self, args, kwargs, labelled, null, n, layers):
         """The same by one forward, in which the rows of the guide do without the adapter."""
         order = [labelled, null] if self.domain is None else [labelled, null, null]
         rows = torch.cat([torch.arange(2 * n)[part] for part in order])
-        names = [adapter] * (len(rows) - n) + ["__base__"] * n
         args, kwargs = rows_in(args, rows, n), rows_in(kwargs, rows, n)
-        with mixed_batch(self.finetuned, names):
+        with mixed_batch(self.finetuned, layers, len(rows) - n, len(rows)):
             out = self.finetuned(*args, **unlabelled(self.finetuned, kwargs, slice(n, None)))
         main, *own, guide = (rows_of(out, slice(i, i + n)) for i in range(0, len(rows), n))
         return main, own[0] if own else None, guide
 
-    def _mixable_adapter(self):
-        """The LoRA's name if one forward can serve both networks, or None.
+    def _mixable_layers(self):
+        """The LoRA's layers if one forward can serve both networks, or none.
 
         Then the guide is the fine-tuned network without its adapter, and sees what the pipeline gives.
         """
         same = isinstance(self.pretrained, WithoutAdapter) and self.pretrained.net is self.finetuned
         if not same or self.null or self.run.prompt or self.every > 1:
-            return None
-        return sole_adapter(self.finetuned, self.pretrained.adapter)
+            return []
+        return mixable_layers(self.finetuned, self.pretrained.adapter)
 
     def _parts(self, main, own, guide, w):
         """What stands for the null and for the labelled half, given the pipeline's weight if it is known."""

@@ -176,14 +176,19 @@ def bench_table(out):
 
 def cost_table(out):
     """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's
-    without one; and what follows for the choice. Of the records in `out` that of a CUDA device comes first.
+    without one: a table for each record in `out`, that of a CUDA device first; and what follows from that.
 
     Raises FileNotFoundError with the command that makes the record.
     """
     found = sorted(pathlib.Path(out).glob("bench_pipelines_*.json"), reverse=True)
     if not found:
         raise FileNotFoundError("no bench_pipelines_*.json; `python -m dgtoy bench --pipelines` makes it")
-    made = json.loads(found[0].read_text(encoding="utf-8"))
+    made = [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    return "\n\n".join([*map(_costs, made), _cheapest(made[0])])
+
+
+def _costs(made):
+    """A record of what guidance costs as a table."""
     rows = {r["what"]: r for r in made["results"]["rows"]}
     where = f"{made['provenance']['device']}, {next(iter(rows.values()))['note'].partition('; ')[2]}"
     lines = [
@@ -195,14 +200,21 @@ def cost_table(out):
             continue
         seconds, held = (f"{r['ours']:.2g} ({r['ours'] / r['plain']:.2f}×)" for r in (time, memory))
         lines.append(f"| {what} | {seconds} | {time['plain']:.2g} | {held} | {memory['plain']:.2g} |")
-    added = {what: r["ours"] / r["plain"] - 1 for what, r in rows.items() if "the plane" in what}
-    least = min((what for what in added if "memory" not in what), key=added.get)
-    second, lora = (added[f"{what}: memory"] for what in ("the plane", "a LoRA and its base, the plane"))
-    advice = (
-        f"Of the ways to guide on the plane the one that adds the least time, {added[least]:.0%}, is "
-        f"*{least}*; a second network adds {second:.0%} of memory, a LoRA's base {lora:.0%}."
+    return "\n".join(lines)
+
+
+def _cheapest(made):
+    """Which way to guide on the plane adds least."""
+    rows = {
+        r["what"]: r["ours"] / r["plain"] - 1 for r in made["results"]["rows"] if "the plane" in r["what"]
+    }
+    least = min((what for what in rows if "memory" not in what), key=rows.get)
+    second, lora = (rows[f"{what}: memory"] for what in ("the plane", "a LoRA and its base, the plane"))
+    return (
+        f"Of the ways to guide on the plane *{least}* adds the least time on the "
+        f"{made['provenance']['device']}, {rows[least]:.0%}; a second network adds {second:.0%} of memory, a "
+        f"LoRA's base {lora:.0%}."
     )
-    return "\n".join([*lines, "", advice])
 
 
 TABLES = dict(
