@@ -15,7 +15,7 @@ from .exact import c1, c2, c3, c8
 from .guides import c9, c10
 from .images import c14_glyphs, c17
 from .nulls import c21, c22, c23
-from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25
+from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25, c33, c34
 from .photos_why import c20
 from .points import c5, c6, c7, c11, c12, c19
 from .relatives import c28
@@ -216,6 +216,21 @@ CLAIMS = (
         "trade-off",
         "relatives",
         c28,
+    ),
+    Claim(
+        "C33",
+        "Photographs: another guide gains more than another update: none of CFG's relatives reaches DoG, and "
+        "none of DoG's gains 5% on it",
+        "photos_relatives",
+        c33,
+        before=True,
+    ),
+    Claim(
+        "C34",
+        "Photographs: the guide need not be the ancestor; a stranger of the same pictures is within 5% of it",
+        "photos_stranger",
+        c34,
+        before=True,
     ),
     Claim(
         "C29",

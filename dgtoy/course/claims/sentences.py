@@ -140,12 +140,14 @@ def whose_guide(out):
         return _span([100 * (v - 1) for v in relative("self, blurred", "pre-trained", target)], ".0f", "%")
 
     blurred = ", ".join(f"{percent(t)} on {t}" for t in targets)
+    other = load("photos_stranger", out)
+    stranger = _reach([100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets])
     return (
-        f"**On photographs a width is not enough.** After {last:,} steps the fine-tune's own density, "
-        f"blurred, as guide leaves the Fréchet distance above DoG's by {blurred}, a Gaussian of the source's "
-        f"spectrum by {above('Gaussian')}; an early checkpoint by {above('weaker self')}. A null "
-        f"branch trained as a network of its own makes CFG {above('unconditional', rival='own null')} worse "
-        f"({len(record['seeds'])} fine-tunes each) "
+        f"**On photographs a width is not enough: the guide must have seen such pictures.** After {last:,} "
+        f"steps the fine-tune's own density, blurred, as guide leaves the Fréchet distance above DoG's by "
+        f"{blurred}; an early checkpoint by {above('weaker self')}, another model pre-trained on the same "
+        f"pictures by {stranger}. A null branch trained as a network of its own makes CFG "
+        f"{above('unconditional', rival='own null')} worse ({len(record['seeds'])} fine-tunes each) "
         f"{_source(record, '11_why_it_sharpens')}."
     )
 

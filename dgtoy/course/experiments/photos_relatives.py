@@ -63,22 +63,31 @@ def figure(record):
     targets = record["config"]["targets"]
     foot = f"{len(record['seeds'])} fine-tunes of each target, each method at its own w; dotted: no guidance"
     size = (7.5 * len(targets), 11)
-    with frame([*targets, *[""] * len(targets)], size, foot, rows=2) as (fig, axes):
+    claim = "The guide decides, the update hardly: what is done with CFG's guide does not reach DoG"
+    with frame([*targets, *[""] * len(targets)], size, foot, rows=2, claim=claim) as (fig, axes):
         for above, below, target in zip(axes, axes[len(targets) :], targets):
             names = sorted(rivals.METHODS, key=lambda name: own(record, name, target).mean())
             for place, name in enumerate(names):
                 look = dict(color=_colour(name), marker="o", markersize=8, linestyle="")
                 above.plot(own(record, name, target).mean(), -place, **look)
-                recall, precision = (own(record, name, target, m).mean() for m in ("recall", "precision"))
-                below.plot(recall, precision, **look)
-                below.annotate(f" {name}", (recall, precision), fontsize=9, va="center")
+            both = lambda name: [own(record, name, target, m).mean() for m in ("recall", "precision")]
+            _named(below, {name: both(name) for name in names})
             above.set_yticks([-place for place in range(len(names))], names)
             none = np.mean(values(record, "frechet", method="none", target=target))
             above.axvline(none, **plot.METHODS["none"] | dict(marker=""))
             above.set(xlabel="Fréchet distance")
             below.set(xlabel="recall", ylabel="precision")
-            below.margins(x=0.25)
     return fig
+
+
+def _named(ax, points):
+    """Points, and their names in a column beside them, each with a line to its own."""
+    ordered = sorted(points, key=lambda name: -points[name][1])
+    for name, height in zip(ordered, np.linspace(1, 0, len(ordered))):
+        line = dict(arrowstyle="-", color="0.8", shrinkA=0, relpos=(0, 0.5))
+        where = dict(xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=11)
+        ax.annotate(name, points[name], arrowprops=line, **where)
+        ax.plot(*points[name], color=_colour(name), marker="o", markersize=8, linestyle="")
 
 
 def _colour(name):

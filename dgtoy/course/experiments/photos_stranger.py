@@ -68,7 +68,8 @@ def figure(record):
     """Of each target the Fréchet distance over w, guided by the ancestor and by the stranger."""
     targets = record["config"]["targets"]
     foot = f"{len(record['seeds'])} fine-tunes of each target, 95% t intervals; dotted: no guidance"
-    with frame(targets, (3.6 * len(targets) + 1, 4), foot) as (fig, axes):
+    claim = "A stranger that has seen the same pictures guides nearly as well as the ancestor"
+    with frame(targets, (3.6 * len(targets) + 1, 4.3), foot, claim=claim) as (fig, axes):
         for ax, target in zip(axes, targets, strict=True):
             for method, look in LOOKS.items():
                 curve(ax, family(record, method, target=target), "w", "frechet", "DoG", method, **look)
