@@ -143,10 +143,10 @@ def whose_guide(out):
     other = load("photos_stranger", out)
     stranger = _reach([100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets])
     return (
-        f"**On photographs a width is not enough: the guide must have seen such pictures.** After {last:,} "
-        f"steps the fine-tune's own density, blurred, as guide leaves the Fréchet distance above DoG's by "
-        f"{blurred}; an early checkpoint by {above('weaker self')}, another model pre-trained on the same "
-        f"pictures by {stranger}. A null branch trained as a network of its own makes CFG "
+        "**On photographs a guide must have seen such pictures; a width is not enough.** After "
+        f"{last:,} steps the fine-tune's own density, blurred, leaves the Fréchet distance above DoG's by "
+        f"{blurred}; an early checkpoint by {above('weaker self')}, another model of these pictures by "
+        f"{stranger}. A null branch trained as its own network makes CFG "
         f"{above('unconditional', rival='own null')} worse ({len(record['seeds'])} fine-tunes each) "
         f"{_source(record, '11_why_it_sharpens')}."
     )
