@@ -284,6 +284,12 @@ def test_a_curve_over_w_does_not_hang_on_the_order_of_rows_and_lacks_none(name):
             CURVES[name](record | dict(results=dict(rows=kept)))
 
 
+def test_a_method_of_fewer_weights_than_others_has_its_own_curve():
+    record = records.load("photos", FIGURES)
+    curve = records.family(record, "DoG on an interval", target="food")
+    assert [r["w"] for r in curve[1:]] == record["config"]["narrow"] != record["config"]["weights"]
+
+
 @pytest.mark.parametrize(
     "rule, metric",
     [(exact.c1, "error"), (exact.c2, "floor"), (exact.c3, "found_std"), (exact.c8, "out_of_domain")],

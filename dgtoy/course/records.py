@@ -163,12 +163,12 @@ def of_method(record, metric, method, w, **where):
 def family(record, name, kind="method", **where):
     """A method, or a guide, over its weights w as they rise, behind the row without one, at w = 1.
 
-    kind: the field of a row that has its name. Raises KeyError where a weight of the record's configuration
-    is missing, or the row without guidance.
+    kind: the field of a row that has its name. Raises KeyError where a weight is missing that it has
+    elsewhere in the record, or the row without guidance.
     """
     guided = sorted(rows(record, **{kind: name}, **where), key=lambda r: r["w"])
-    missing = set(record["config"].get("weights", ())) - {r["w"] for r in guided}
-    if guided and missing and name != "none":
+    missing = {r["w"] for r in rows(record, **{kind: name})} - {r["w"] for r in guided}
+    if guided and missing:
         raise KeyError(
             f"{name} of {record['name']} lacks w = {min(missing)} at {where}; expected every weight"
         )
