@@ -102,6 +102,6 @@ def shown(value):
         kind = type(value).__name__
         return f"a {kind} of {value.dtype}, shape {tuple(value.shape)}"
     text = " ".join(repr(value).split())
-    if text.startswith("<"):  # an object's place in memory tells nothing
+    if text.startswith("<") or isinstance(value, torch.nn.Module):  # its place, or layers, tell nothing
         return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

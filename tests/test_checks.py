@@ -142,7 +142,7 @@ WRONG = {
     "x_T holds values that are": lambda: vp.ddim(NOISE, NAN * IMAGES, PROCESS),
     "channels is 'a'": lambda: vp.guided_noise(NOISE, NOISE, 2.0, "a"),
     # relatives
-    "pretrained is MLP(": lambda: relatives.interpolated(NET, NET.state_dict(), 0.5),
+    "pretrained is a MLP; expected a state dict": lambda: relatives.interpolated(NET, NET.state_dict(), 0.5),
     "weights has shape (1,); expected (2,)": lambda: relatives.Stepwise([2, 1, 0], [1.0]),
     "data holds values that are not finite; expected finite": lambda: relatives.self_consistent(
         D, D, NAN * X, [2.0, 1.0], [1.0]
@@ -170,7 +170,7 @@ WRONG = {
     "sigma_data is 0": lambda: MLP(sigma_data=0),
     "label 9 is out of range": lambda: NET(X.float(), 1.0, 9),
     "members[1] has sigma_data 1.0; expected 2.0": lambda: Ensemble([MLP(), MLP(sigma_data=1.0)]),
-    "members is MLP(": lambda: Ensemble(NET),
+    "members is a MLP; expected networks": lambda: Ensemble(NET),
     "seeds is 3; expected": lambda: Ensemble.of(3),
     "members[1] is 5": lambda: Ensemble([MLP(), 5]),
     "k is 2": lambda: TWO.member(2),

@@ -9,6 +9,7 @@ from test_images import SHAPE, WORLD, same, tiny, trained
 
 from dgtoy import Recipe, domain_guidance
 from dgtoy import shipped as shipped
+from dgtoy.dit import save_checkpoint
 from dgtoy.interop import add_lora, lora_guide
 
 pytest.importorskip("peft")
@@ -136,15 +137,33 @@ def test_the_global_generator_is_left_alone(base):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("rank", (0, -1))
-def test_a_rank_below_1_is_refused(rank, base):
-    with refuses(f"rank is {rank}", "1 or more"):
-        add_lora(base, 2, rank=rank)
+WRONG = {
+    "rank is 0; expected 1 or more": dict(rank=0),
+    "rank is 2.5; expected a whole number": dict(rank=2.5),
+    "rank is 1000; expected at most": dict(rank=1000),
+    "num_classes is -1; expected 0 or more": dict(num_classes=-1),
+    "seed is 'a'; expected a whole number": dict(seed="a"),
+    "net is None; expected an EDM": dict(net=None),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_an_adapter_that_cannot_be_is_refused(words, base):
+    with refuses(words, error=(TypeError, ValueError)):
+        add_lora(**dict(net=base, num_classes=2) | WRONG[words])
 
 
 def test_a_second_adapter_is_refused(tuned):
     with refuses("net carries an adapter already"):
         add_lora(tuned, 3)
+
+
+def test_what_no_checkpoint_can_hold_is_not_written(base, tuned, tmp_path):
+    with refuses("net carries an adapter; expected a DiT without one"):
+        save_checkpoint(tuned.net, tmp_path / "net.safetensors")
+    with refuses("net is a EDM; expected a DiT", error=TypeError):
+        save_checkpoint(base, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_without_an_adapter_has_no_guide(base):

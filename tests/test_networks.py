@@ -207,3 +207,10 @@ def test_a_network_in_half_precision_sees_its_own_dtype_and_the_level_in_full():
 def test_another_prediction_is_refused():
     with refuses("predicts is score; expected x0, epsilon, v_prediction or flow"):
         as_denoiser(SmallDiffusion(), "score")
+
+
+@pytest.mark.parametrize("out", (lambda x: x[:, :1], lambda x: x[:1], lambda x: (x,)))
+def test_an_output_of_another_shape_is_not_broadcast(out):
+    D = as_denoiser(lambda x, t: out(x), "epsilon")
+    with refuses("net gives", "expected an estimate of x (2, 3, 4, 4)"):
+        D(torch.ones(2, 3, 4, 4), 1.0)

@@ -15,6 +15,7 @@ from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
+TABLE = "y_embedder.embedding_table.weight"
 THEIRS = re.compile(r"transformer_blocks\.|pos_embed\.proj\.|proj_out_\d\.")  # names in diffusers
 FROM_DIFFUSERS = (  # whose networks are folders, in one part or several
     "expected a file by dgtoy.dit.save_checkpoint(dgtoy.dit.convert.from_diffusers("
@@ -54,11 +55,10 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
         state = {plain(name): value for name, value in state.items()}
         if any(THEIRS.match(str(name)) for name in state):
             raise ValueError(f"{path} is of diffusers; {FROM_DIFFUSERS}")
-    if not isinstance(state, dict) or "y_embedder.embedding_table.weight" not in state:
+    if not isinstance(state, dict) or TABLE not in state:
         held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(
-            f"{path} is not a DiT's: it holds {held}; expected names like y_embedder.embedding_table.weight,"
-            " all parts in one file"
+            f"{path} is not a DiT's: it holds {held}; expected names like {TABLE}, all parts in one file"
         )
     for name, value in state.items():
         if not torch.is_tensor(value) or not value.is_floating_point() or value.is_meta:
@@ -89,7 +89,7 @@ def config_of(state, num_heads=None, path="state"):
         ("x_embedder.proj.weight", 4),
         ("pos_embed", 3),
         ("final_layer.linear.weight", 2),
-        ("y_embedder.embedding_table.weight", 2),
+        (TABLE, 2),
     ):
         came = tuple(state[name].shape) if name in state else "nothing"
         if len(came) != axes or 0 in came:
@@ -112,7 +112,7 @@ def config_of(state, num_heads=None, path="state"):
         hidden_size=hidden,
         depth=len({k.split(".")[1] for k in state if k.startswith("blocks.")}),
         num_heads=num_heads or known[hidden],
-        num_classes=len(state["y_embedder.embedding_table.weight"]) - 1,
+        num_classes=len(state[TABLE]) - 1,
         learn_sigma=out == 2 * channels,
     ) | {kind: True for kind in ("velocity", "flow") if kind in state}
 
@@ -136,8 +136,16 @@ def load_pretrained(
 
 
 def save_checkpoint(net, path, **made):
-    """The weights of a DiT as .safetensors, with its `config` and what `made` says of it in the header."""
-    write_safetensors(path, net.state_dict(), dict(config=net.config) | made)
+    """The weights of a DiT as .safetensors, with its `config` and what `made` says of it in the header.
+
+    Raises TypeError for what is no DiT, ValueError for one with an adapter, which no checkpoint holds.
+    """
+    if not isinstance(net, DiT):
+        raise TypeError(f"net is {shown(net)}; expected a DiT")
+    state = net.state_dict()
+    if TABLE not in state:
+        raise ValueError("net carries an adapter; expected a DiT without one")
+    write_safetensors(path, state, dict(config=net.config) | made)
 
 
 def header(path):

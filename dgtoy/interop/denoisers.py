@@ -3,7 +3,7 @@
 import torch
 
 from ..checks import check_denoisers
-from ..samplers import append_dims, check_level
+from ..samplers import append_dims, check_estimate, check_level
 from . import levels
 from .calls import each_tensor
 from .checks import LAYOUTS, Layout, kind_of
@@ -36,7 +36,7 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
     sigma (B,); with it "epsilon" and "v_prediction" see x / sqrt(1 + sigma^2), as in a variance-preserving
     process. Without it t is sigma, and they see x itself; a flow, u = eps - x0, sees x / (1 + sigma) and t =
     sigma / (1 + sigma). Of the network's channels the first, as many as x has, enter.
-    Raises ValueError for another prediction.
+    Raises ValueError for another prediction, and in a call for an output of another shape.
 
         k-diffusion, EDM2       as_denoiser(net, "x0", class_labels=y)
         smalldiffusion          as_denoiser(net, "epsilon")
@@ -61,7 +61,8 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
         if sigma_to_t is not None:
             time = sigma_to_t(sigma)
         time = time.to(x.device, torch.promote_types(x.dtype, torch.float32))
-        out = net((x / scale).to(_dtype(net, x)), time, **condition)[:, : x.shape[1]].to(x.dtype)
+        out = net((x / scale).to(_dtype(net, x)), time, **condition)
+        out = check_estimate("net", out[:, : x.shape[1]] if torch.is_tensor(out) else out, x).to(x.dtype)
         if predicts == "x0":
             return out
         if predicts == "epsilon":

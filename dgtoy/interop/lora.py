@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import nn
 
+from ..checks import check_seed, check_whole, shown
 from ..dit import LabelEmbedder, Preconditioned
 from ..dit.fast import fused
 from ..environment import needs
@@ -57,20 +58,23 @@ def _fused_guide(net: PretrainedDiT, fp8=False):
 
 
 def add_lora(net, num_classes, rank=16, seed=0):
-    """A copy of an `EDM` or `VP` that trains W + B A in every block, and a new label table; all else is
-    frozen.
+    """A copy of an `EDM`, `VP` or `Flow` that trains W + B A in every block, and a new label table.
 
-    rank: of B A (Hu et al. 2022). seed: of adapter and table. `lora_guide` of the copy is the pre-trained
-    model. Raises ImportError naming the extra without peft, ValueError for a rank below 1 or a network that
-    has an adapter.
+    All else is frozen. rank: of B A (Hu et al. 2022). seed: of adapter and table. `lora_guide` of the copy is
+    the pre-trained model. Raises ImportError naming the extra without peft, ValueError for a rank below 1 or
+    above the network's width, or a network that has an adapter.
     """
+    if not isinstance(net, Preconditioned):
+        raise TypeError(f"net is {shown(net)}; expected an EDM, a VP or a Flow")
+    num_classes, rank = check_whole("num_classes", num_classes, 0), check_whole("rank", rank, 1)
+    seed, width = check_seed("seed", seed), net.config["hidden_size"]
+    if rank > width:
+        raise ValueError(f"rank is {rank}; expected at most {width}, the network's width")
     needs("dit", "peft")
     with warnings.catch_warnings():  # tqdm.auto warns in a notebook that has no widgets
         warnings.simplefilter("ignore")
         from peft import LoraConfig, inject_adapter_in_model
 
-    if rank < 1:
-        raise ValueError(f"rank is {rank}; expected 1 or more")
     if isinstance(net.net.y_embedder, LabelTables):
         raise ValueError("net carries an adapter already; expected a network without one")
     dit = copy.deepcopy(net.net).requires_grad_(False)

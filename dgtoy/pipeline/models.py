@@ -79,9 +79,6 @@ def adapted(net, num_classes, rank=0, seed=0):
     -> VP or Flow. Raises ValueError for a rank above the network's width.
     """
     check_whole("rank", rank, 0)
-    width = net.config["hidden_size"]
-    if rank > width:
-        raise ValueError(f"rank is {rank}; expected at most {width}, the network's width")
     return add_lora(net, num_classes, rank, seed) if rank else net.with_classes(num_classes, seed)
 
 
