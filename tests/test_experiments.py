@@ -284,10 +284,12 @@ def test_a_curve_over_w_does_not_hang_on_the_order_of_rows_and_lacks_none(name):
             CURVES[name](record | dict(results=dict(rows=kept)))
 
 
-def test_a_method_of_fewer_weights_than_others_has_its_own_curve():
-    record = records.load("photos", FIGURES)
-    curve = records.family(record, "DoG on an interval", target="food")
-    assert [r["w"] for r in curve[1:]] == record["config"]["narrow"] != record["config"]["weights"]
+def test_a_curve_may_end_in_a_calibrated_weight_and_have_weights_of_its_own():
+    found = records.family(records.load("calibration", FIGURES), "DoG", stage="finished")
+    assert [r["w"] for r in found] == [1.0, 1.1, 1.25, 1.5, 2.0, 3.0, "calibrated"]
+    photos = records.load("photos", FIGURES)
+    narrow = records.family(photos, "DoG on an interval", target="food")
+    assert [r["w"] for r in narrow[1:]] == photos["config"]["narrow"] != photos["config"]["weights"]
 
 
 @pytest.mark.parametrize(

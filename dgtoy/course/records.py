@@ -166,12 +166,11 @@ def family(record, name, kind="method", **where):
     kind: the field of a row that has its name. Raises KeyError where a weight is missing that it has
     elsewhere in the record, or the row without guidance.
     """
-    guided = sorted(rows(record, **{kind: name}, **where), key=lambda r: r["w"])
+    rising = lambda r: (r["w"] == "calibrated", r["w"])  # which is no number, and comes last
+    guided = sorted(rows(record, **{kind: name}, **where), key=rising)
     missing = {r["w"] for r in rows(record, **{kind: name})} - {r["w"] for r in guided}
     if guided and missing:
-        raise KeyError(
-            f"{name} of {record['name']} lacks w = {min(missing)} at {where}; expected every weight"
-        )
+        raise KeyError(f"{name} of {record['name']} lacks w = {missing.pop()} at {where}; expected it")
     return [row(record, **{kind: "none"}, **where), *guided]
 
 
