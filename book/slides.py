@@ -139,19 +139,27 @@ def slide(heading, body, kind="text"):
 
 def shown_with(following, near):
     """Of the blocks that follow a text, what to show with it: the list or the code that comes next, or a
-    formula, the next one or, if it need not be near, the last of the section."""
+    formula: the next one with its sentence or, if it need not be near, the last of the section."""
     kinds = [kind for kind, _ in following]
     if kinds and kinds[0] in LISTS:
         return first_sentences(following[0][1], 100)
     if kinds[:1] == ["fence"]:
         return following[0][1]
     section = following[: kinds.index("heading")] if "heading" in kinds else following
-    formulas = [
-        text
-        for kind, text in section[: 1 if near or kinds[:1] == ["math_block"] else None]
-        if kind == "math_block"
-    ]
+    if kinds[:1] == ["math_block"] and not near:
+        return whole_sentence(section)
+    formulas = [text for kind, text in section[: 1 if near else None] if kind == "math_block"]
     return formulas[-1] if formulas else ""
+
+
+def whole_sentence(section):
+    """The formula that a section begins with and, if a comma ends it, the words and the formula after it."""
+    said = section[:1]
+    if re.search(r",\s*\$\$$", said[0][1]):
+        more = section[1:3]
+        if [kind for kind, _ in more] == ["paragraph", "math_block"] and len(more[0][1]) < LONG / 3:
+            said += more
+    return "\n\n".join(text for _, text in said)
 
 
 def predicts(text):

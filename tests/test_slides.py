@@ -88,6 +88,13 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     assert r"\[E\]" in next(
         slides.of_text("## So\n\nLong ago.\n\nThen\n\n$$D$$\n\nat last\n\n$$E$$\n\n## Next", "")
     )
+    sentence = next(slides.of_text("## So\n\nFirst\n\n$$D ,$$\n\nand so\n\n$$E .$$\n\n$$F$$", ""))
+    assert (
+        r"\[D ,\]" in sentence
+        and "and so" in sentence
+        and r"\[E .\]" in sentence
+        and "F" not in sentence.replace("First", "")
+    )
     assert r"\[\begin{gathered}D\\[1ex]E\end{gathered}\]" in next(
         slides.of_text("## So\n\nTwo:\n\n$$D\\qquad\\qquad E$$", "")
     )
