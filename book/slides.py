@@ -4,8 +4,9 @@ Where no cell is tagged, as in a new notebook, headings, predictions and figures
 A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
 sentences below it, and with the list that follows them or one formula, the next or else the last, which is
 the result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that
-comes after it, as a folded answer, unless they have a slide of their own; or its table; or the code, where
-there is neither. The rest is for the notebook.
+comes after it, as a folded answer, unless they have a slide of their own; or its table; or else what it
+prints, with the same sentences, below the code if there is room; or the code alone, where nothing is printed.
+The rest is for the notebook.
 """
 
 import base64
@@ -36,6 +37,9 @@ TALK = (  # of 45 minutes: (notebook, how a heading begins), as book/teaching.md
 )
 TALK_TITLE = "Which model should guide a fine-tuned model?"
 LONG = 330  # characters of text that are easily read on one slide
+LINES = 19  # of code and printed text that fit on one slide
+WIDE = 105  # characters of such a line
+CAPTION = 3  # of these lines, the place that a caption takes
 SIDE = 1.75  # a figure less wide than this has its text beside it, not below
 LISTS = ("ordered_list", "bullet_list")
 PREDICTION = '<section class="predict">'
@@ -149,7 +153,12 @@ def shown_with(following, near):
     if kinds[:1] == ["math_block"] and not near:
         return whole_sentence(section)
     formulas = [text for kind, text in section[: 1 if near else None] if kind == "math_block"]
-    return formulas[-1] if formulas else ""
+    return ended(formulas[-1]) if formulas else ""
+
+
+def ended(formula):
+    """A formula with which a slide ends: without the comma that leads on in the notebook."""
+    return re.sub(r",(\s*\$\$)$", r"\1", formula)
 
 
 def whole_sentence(section):
@@ -159,7 +168,7 @@ def whole_sentence(section):
         more = section[1:3]
         if [kind for kind, _ in more] == ["paragraph", "math_block"] and len(more[0][1]) < LONG / 3:
             said += more
-    return "\n\n".join(text for _, text in said)
+    return ended("\n\n".join(text for _, text in said))
 
 
 def predicts(text):
@@ -172,10 +181,10 @@ def continues(found):
     return not any(predicts(text) or kind == "heading" for kind, text in found)
 
 
-def of_text(source, heading):
-    """The slides of a Markdown cell."""
+def of_text(source, heading, untold=False):
+    """The slides of a Markdown cell. untold: whether no slide has shown the answer it begins with"""
     found = blocks(source)
-    fresh = continues(found)
+    fresh = continues(found) or untold and found[0][0] == "html_block"
     for i, (kind, text) in enumerate(found):
         if kind == "heading":
             fresh, heading = True, text.lstrip("# ")
@@ -192,25 +201,48 @@ def mime_of_picture(output):
     return next((mime for mime in ("image/png", "image/jpeg") if mime in found), None)
 
 
+def height(text):
+    """The number of lines that a text takes on a slide, where long ones are broken."""
+    return sum(1 + max(len(line) - 1, 0) // WIDE for line in text.splitlines())
+
+
+def printed(cell):
+    """All that a code cell prints."""
+    return "".join("".join(output.get("text", "")) for output in cell["outputs"]).strip("\n")
+
+
+def caption_of(after):
+    """The first sentences of the text after a code cell, "" where it begins with something else."""
+    told = [block for block in blocks(after) if block[0] != "html_block"]  # an answer, unfolded
+    kind, text = (told or [("", "")])[0]
+    said = kind == "paragraph" and not predicts(text)
+    return rendered(first_sentences(text, 180), inline=True) if said else ""
+
+
 def of_code(cell, heading, after):
     """The slide of a code cell. after: the source of the Markdown cell that follows it"""
+    caption = caption_of(after)
+    below = f'<p class="caption">{caption}</p>'
     for output in cell["outputs"]:
         if mime := mime_of_picture(output):
             said_of = output["metadata"].get(mime, {})
             alt = html.escape(said_of.get("alt", ""))
-            told = [block for block in blocks(after) if block[0] != "html_block"]  # an answer, unfolded
-            kind, text = (told or [("", "")])[0]
-            said = kind == "paragraph" and not predicts(text)
-            caption = rendered(first_sentences(text, 180), inline=True) if said else ""
             code = output["data"][mime].replace("\n", "")
-            width, height = Image.open(io.BytesIO(base64.b64decode(code))).size
+            width, high = Image.open(io.BytesIO(base64.b64decode(code))).size
             wide = said_of.get("width", width)  # in the notebook
             shown = f'<img alt="{alt}" width="{wide}" src="data:{mime};base64,{code}">'
-            body = f'{shown}\n<p class="caption">{caption}</p>'
-            return slide(heading, body, "figure side" if said and width / height <= SIDE else "figure")
+            side = caption and width / high <= SIDE
+            return slide(heading, f"{shown}\n{below}", "figure side" if side else "figure")
         if table := output.get("data", {}).get("text/markdown"):
             return slide(heading, rendered("".join(table)))
-    return slide(heading, highlight("".join(cell["source"]), PythonLexer(), CODE), "code")
+    source, text = "".join(cell["source"]), printed(cell)
+    code = highlight(source, PythonLexer(), CODE)
+    if not text:
+        return slide(heading, code, "code")
+    fits = height(source) + height(text) <= LINES - CAPTION * bool(caption)
+    larger = "" if fits else f' style="--columns: {max(map(len, text.splitlines()))}"'
+    shown = f'<pre class="printed"{larger}>{html.escape(text)}</pre>'
+    return slide(heading, f"{code * fits}{shown}\n{below}", "code")
 
 
 def worth_showing(cell):
@@ -233,12 +265,13 @@ def deck(notebook):
     for i, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell in tagged:
-            text = next((c for c in cells[i + 1 :] if c["cell_type"] == "markdown"), dict(source=""))
-            after = "".join(text["source"])
+            text = next((c for c in cells[i + 1 :] if c["cell_type"] == "markdown" or c in tagged), None)
+            after = "".join(text["source"]) if text and text["cell_type"] == "markdown" else ""
             if text in tagged and continues(blocks(after)):
                 after = ""
+            untold = i > 0 and cells[i - 1]["cell_type"] == "code" and cells[i - 1] not in tagged
             slides += (
-                of_text(source, heading)
+                of_text(source, heading, untold)
                 if cell["cell_type"] == "markdown"
                 else [of_code(cell, heading, after)]
             )

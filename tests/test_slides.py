@@ -98,6 +98,7 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     assert r"\[\begin{gathered}D\\[1ex]E\end{gathered}\]" in next(
         slides.of_text("## So\n\nTwo:\n\n$$D\\qquad\\qquad E$$", "")
     )
+    assert r"\[D\]" in next(slides.of_text("## So\n\nIt is\n\n$$D,$$\n\nwhatever it costs.", ""))
     (listed,) = slides.of_text("## So\n\nTwo ways:\n\n- *One.* It is good.\n- Two", "")
     assert (
         "Two ways:" in listed and "<li><em>One.</em> It is good.</li>" in listed and "<li>Two</li>" in listed
@@ -118,7 +119,13 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     )
     assert "It falls." in slides.of_code(figure, "", answer)
     assert 'class="figure"' in slides.of_code(figure, "", "")  # nothing to set beside it
-    assert "<img" not in slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
+    code = slides.of_code(dict(source="f(x)", outputs=[]), "", "So.")
+    assert "<img" not in code and "printed" not in code and "So." not in code
+    says = dict(source="f(x)", outputs=[dict(output_type="stream", text=["1 < 2\n", "yes\n"])])
+    both = slides.of_code(says, "", answer)
+    assert '<div class="highlight">' in both and ">1 &lt; 2\nyes</pre>" in both and "It falls." in both
+    alone = slides.of_code(says | dict(source="f(x)\n" * 18), "", "")
+    assert "highlight" not in alone and "--columns: 5" in alone and ">1 &lt; 2\nyes</pre>" in alone
     tabled = dict(source="f(x)", outputs=[dict(data={"text/markdown": ["| a |\n", "|---|\n", "| b |"]})])
     assert "<td>b</td>" in slides.of_code(tabled, "", "So.")
     assert "<code>run it" in next(slides.of_text("## So\n\nThe command:\n\n```\nrun it\n```", ""))
@@ -149,6 +156,15 @@ def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path
         notebook.write_text(json.dumps(dict(cells=[cells[0], figure, text])))
         assert "".join(slides.deck(notebook)[1]).count("It falls.") == 1
         assert len(slides.deck(notebook)[1]) == 1 + own
+    plain = dict(cell_type="code", source="f(x)", outputs=[], metadata={})
+    answered = cell("<details>\n\nIt falls.\n\n</details>\n\n## Next\n\nMore.", "slide")
+    for code, own in (
+        (figure, 0),
+        (plain, 1),
+    ):  # an answer whose figure or numbers no slide shows has its own
+        notebook.write_text(json.dumps(dict(cells=[cells[0], code, answered])))
+        found = slides.deck(notebook)[1]
+        assert "".join(found).count("It falls.") == 1 and len(found) == 2 + own - (code is plain)
 
 
 # in a browser
@@ -167,7 +183,7 @@ for (const [i, slide] of [...document.querySelectorAll("section")].entries()) {
     const box = e.getBoundingClientRect();
     if (box.left < frame.left - 1 || box.right > frame.right + 1) wrong(`${e.outerHTML.slice(0, 60)} too wide`);
     if (e.scrollWidth > e.clientWidth + 1 && e.matches("pre")) wrong("code overflows");
-    if (e.matches(".code pre") && e.clientHeight > (e.textContent.trim().split("\\n").length + 1.7) * parseFloat(getComputedStyle(e).lineHeight)) wrong("a broken line of code");
+    if (e.matches("pre:not(.printed)") && e.clientHeight > (e.textContent.trim().split("\\n").length + 1.7) * parseFloat(getComputedStyle(e).lineHeight)) wrong("a broken line of code");
     if (e.matches("p, li, pre") && parseFloat(getComputedStyle(e).fontSize) < frame.width / (e.matches("pre") ? 70 : 55)) wrong("small type");
     if (e.matches("mjx-container") && parseFloat(getComputedStyle(e).fontSize) < frame.width / 60) wrong("small formula");
     const wide = +e.getAttribute("width") || e.naturalWidth, high = wide / e.naturalWidth * e.naturalHeight;
