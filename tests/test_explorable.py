@@ -407,6 +407,10 @@ class Browser:
     def js(self, code):
         return self.ask("/execute/sync", {"script": code, "args": []})
 
+    def touch(self, command, **parameters):
+        """A command of the browser's own tools, which alone send a touch that the page may scroll by."""
+        return self.ask("/goog/cdp/execute", {"cmd": command, "params": parameters})
+
     def until(self, condition, seconds=60):
         end = time.monotonic() + seconds
         while not self.js(f"return Boolean({condition})"):
@@ -512,6 +516,44 @@ def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
         worse = {"DoG": "CFG", "CFG": "DoG"}[better]
         assert distance[better] < 0.1 and distance[worse] > 5 * max(distance[better], 0.005)
     assert browser.complaints() == []
+
+
+def test_in_a_browser_a_link_brings_the_words_of_its_suggestion_and_no_other_s(browser):
+    links = {"w=1": 0, "w=2&a=1&hi=0.3": 3, "gap=1.25&breadth=0.7&w=1.5&a=1": 4, "world=gaussians&w=2": None}
+    for link, number in links.items():
+        browser.js(f"location.hash = '{link}'; dispatchEvent(new Event('hashchange'))")
+        tries = "[...document.getElementById('tries').children]"
+        pressed = browser.js(f"return {tries}.map((b) => b.getAttribute('aria-pressed') === 'true')")
+        assert pressed == [i == number for i in range(7)], link
+        told = browser.js("return document.getElementById('try-text').textContent")
+        assert told.startswith("These settings came with a link") == (number is None)
+    browser.js("location.hash = ''; document.getElementById('reset').click()")
+    browser.rest()
+    assert browser.complaints() == []
+
+
+def test_in_a_browser_a_finger_drags_the_star_and_does_not_scroll(browser):
+    where = (
+        "const star = document.querySelector('.star');"
+        "star.scrollIntoView({block: 'end', behavior: 'instant'});"
+        "const box = star.getBoundingClientRect(), at = dgtoy.page.flow.params;"
+        "return [box.left + box.width / 2, box.top + box.height / 2, at.a, at.b, scrollY]"
+    )
+    browser.touch("Emulation.setTouchEmulationEnabled", enabled=True)
+    x, y, a, b, scrolled = browser.js(where)
+    browser.touch("Input.dispatchTouchEvent", type="touchStart", touchPoints=[dict(x=x, y=y)])
+    for i in range(1, 9):
+        browser.touch(
+            "Input.dispatchTouchEvent", type="touchMove", touchPoints=[dict(x=x + 4 * i, y=y - 6 * i)]
+        )
+    browser.touch("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.touch("Emulation.setTouchEmulationEnabled", enabled=False)
+    unit = browser.js("return document.querySelector('svg.plane').getBoundingClientRect().width")
+    after = browser.js("return [dgtoy.page.flow.params.a, dgtoy.page.flow.params.b, scrollY]")
+    assert (after[1] - b) / (after[0] - a) == pytest.approx(48 / 32, abs=0.2) and after[2] == scrolled
+    assert after[1] - b > 48 / unit
+    browser.js("document.getElementById('reset').click()")
+    browser.rest()
 
 
 def test_in_a_browser_an_exact_null_makes_cfg_worse_and_the_blurred_self_is_better_than_dog(browser):

@@ -51,6 +51,8 @@
       lies outside, and the distance, with DoG’s. Then change the blur.` },
   ];
 
+  const LINKED = "These settings came with a link. Raise w and watch both numbers, or begin with a suggestion.";
+
   // what the fourth panel shows, and its title
   const GUIDES = { plane: "your point on the plane", null: "CFG with an exact null model", blur: "guided by its own density, blurred" };
   const GUIDED = { plane: "Your point", null: "Exact null", blur: "Blurred self" };
@@ -183,7 +185,7 @@
     press($("view"), view === "world"), press($("follow"), traced !== null), press($("map"), shaded);
     $("map-text").hidden = !shaded;
     [...$("tries").children].forEach((button, i) => press(button, i === attempted));
-    if (told !== attempted) $("try-text").textContent = TRIES[told = attempted].text;
+    if (told !== attempted) $("try-text").textContent = TRIES[told = attempted]?.text ?? LINKED;
     const times = (v) => `× ${v.toFixed(2)}`, { w, a, b } = params;
     const about = { none: "both steps once", CFG: `class step ${times(w)}`, DoG: `both steps ${times(w)}`,
       plane: `domain ${times(a)}, class ${times(b)}` };
@@ -196,7 +198,7 @@
     }
     $("blur").parentElement.hidden = params.guide !== "blur";
     document.body.classList.toggle("gap", params.gap !== 0);
-    $("link").href = `#${address()}`;
+    $("link").href = `#${address(params)}`;
   }
 
   // ---- read-outs ----
@@ -289,8 +291,8 @@
 
   // ---- settings in the address, so that a class can share them ----
 
-  function address() {
-    const changed = Object.entries(params).filter(([key, value]) => value !== START[key]);
+  function address(settings) {
+    const changed = Object.entries(settings).filter(([key, value]) => value !== START[key]);
     return changed.map(([key, value]) => `${key}=${typeof value === "number" ? Number(value.toPrecision(4)) : value}`).join("&");
   }
 
@@ -308,6 +310,16 @@
     return found;
   }
 
+  // Sets what the address says, with the words of the suggestion that it is, at whichever w.
+  function follow() {
+    const given = { ...START, ...fromAddress() };
+    if (address(given) !== address(params)) {              // not this page's own link to what it shows
+      attempted = TRIES.findIndex(({ set }) => address({ ...START, ...set, w: 0 }) === address({ ...given, w: 0 }));
+      view = TRIES[attempted]?.view ?? "target";
+    }
+    change(given);
+  }
+
   // ---- listening ----
 
   TRIES.forEach(({ name }, i) => {
@@ -322,11 +334,11 @@
     $(key).onchange = () => change({ [key]: Math.min(3, Math.max(0, Number($(key).value) || 0)), guide: "plane" });
   }
   window.addEventListener("resize", () => { dirty = true; });
-  window.addEventListener("hashchange", () => change({ ...START, ...fromAddress() }));
+  window.addEventListener("hashchange", follow);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { colours = readColours(); dirty = true; });
 
   $("needs-scripts").remove(); // what a page without its scripts says
-  change(fromAddress());
+  follow();
   if (!still.matches) play(true);
   requestAnimationFrame(frame);
 

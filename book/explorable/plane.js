@@ -70,6 +70,7 @@
       star.focus({ preventScroll: true });
       drag(event);
     });
+    star.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });  // the page would scroll
     root.addEventListener("click", drag);
     root.addEventListener("pointermove", (event) => root.hasPointerCapture(event.pointerId) && drag(event));
     star.addEventListener("keydown", (event) => {
