@@ -792,6 +792,9 @@ def test_what_cannot_be_compared_is_refused(pictures, dinov2, tmp_path):
     evaluate.save({"scores": {}}, tmp_path / "half.json")
     with refuses("half.json holds scores; expected scores and manifest"):
         table.read([tmp_path / "half.json"])
+    for path in (tmp_path, tmp_path / "none.json"):
+        with refuses(f"scores is {path}, which is no file; expected scores", error=FileNotFoundError):
+            table.read([path])
 
 
 def test_missing_weights_and_pictures_say_what_was_expected(pictures, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import pathlib
 
 from .evaluate import COMPARED, comparable, saturated
 from .manifest import read_json
@@ -12,10 +13,13 @@ ENOUGH = 0.8  # of the best precision and coverage among the runs: with less, a 
 
 
 def read(paths):
-    """The scores that `evaluate` wrote. Raises ValueError if one is not, or two cannot be compared."""
+    """The scores that `evaluate` wrote. Raises FileNotFoundError for a path that is no file, ValueError if
+    one is not what it wrote, or two cannot be compared."""
     expected = "scores and manifest, as `dit evaluate` writes them"
     found = []
     for path in paths:
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"scores is {path}, which is no file; expected {expected}")
         result = read_json(path, expected)
         if not {"scores", "manifest"} <= set(result):
             raise ValueError(f"{path} holds {', '.join(list(result)[:4]) or 'nothing'}; expected {expected}")
