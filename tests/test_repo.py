@@ -1,6 +1,7 @@
 """What holds for the repository as a whole: the import, the public names, the texts, the notebooks."""
 
 import ast
+import itertools
 import json
 import os
 import pathlib
@@ -202,6 +203,13 @@ def links(cell):
 def test_a_notebook_is_executed_from_top_to_bottom(path):
     counts = [c["execution_count"] for c in cells(path, "code")]
     assert counts == list(range(1, len(counts) + 1))
+
+
+@every_notebook
+def test_what_a_cell_prints_is_one_text_however_it_came(path):
+    for cell in cells(path, "code"):
+        kinds = [o["output_type"] for o in cell["outputs"]]
+        assert ("stream", "stream") not in set(itertools.pairwise(kinds)), cell["id"]
 
 
 @every_notebook

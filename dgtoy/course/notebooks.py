@@ -142,6 +142,7 @@ async def _execute_one(path, place, jobs, stamp, progress):
         timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # what a cell prints is one text, however it came
         extra_arguments=["--log-level=40"],
         resources=dict(metadata=dict(path=path.parent)),
     )
