@@ -234,7 +234,7 @@ def of_code(cell, heading, after):
             side = caption and width / high <= SIDE
             return slide(heading, f"{shown}\n{below}", "figure side" if side else "figure")
         if table := output.get("data", {}).get("text/markdown"):
-            return slide(heading, rendered("".join(table)))
+            return slide(heading, rendered("".join(table).partition("\n\n")[0]))  # the first of several
     source, text = "".join(cell["source"]), printed(cell)
     code = highlight(source, PythonLexer(), CODE)
     if not text:
