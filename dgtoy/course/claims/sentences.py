@@ -148,8 +148,8 @@ def whose_guide(out):
     return (
         "**On photographs a guide must have seen such pictures; a width is not enough.** After "
         f"{last:,} steps the fine-tune's own density, blurred, leaves the Fréchet distance above DoG's by "
-        f"{blurred}; an early checkpoint by {above('weaker self')}, another model of these pictures by "
-        f"{stranger}. A separately trained null branch makes CFG "
+        f"{blurred}; an early checkpoint by {above('weaker self')}, [another model of these "
+        f"pictures](figures/photos_stranger.json) by {stranger}. A separately trained null branch makes CFG "
         f"{above('unconditional', rival='own null')} worse ({len(record['seeds'])} fine-tunes each) "
         f"{_source(record, '11_why_it_sharpens')}."
     )
