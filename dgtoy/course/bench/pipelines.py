@@ -13,6 +13,7 @@ from ...environment import needs
 from . import row, seconds
 
 ROUNDS = 3
+TOGETHER = 4  # pictures at once, beside one, on a device that has room for them
 SDXL = dict(
     sample_size=128,
     block_out_channels=(320, 640, 1280),
@@ -60,12 +61,18 @@ def benchmarks(device):
     }
     plain = {what: "a LoRA" if "LoRA" in what else "a pipeline" for what in ways}
     ways |= {"a pipeline": pipe, "a LoRA": styled}
-    draws = {what: functools.partial(sample, way, config, steps, device) for what, way in ways.items()}
-    took = seconds(draws, device, ROUNDS)
-    held = {what: memory(way.unet, draws[what], device) / 2**30 for what, way in ways.items()}
+    draw = lambda pictures: {
+        what: functools.partial(sample, way, config, steps, device, pictures) for what, way in ways.items()
+    }
+    took = seconds(draw(1), device, ROUNDS)
+    together = seconds(draw(TOGETHER), device, ROUNDS) if config is SDXL else {}
+    held = {what: memory(way.unet, draw(1)[what], device) / 2**30 for what, way in ways.items()}
     size = f"{steps} steps of {sum(p.numel() for p in base.unet.parameters()) / 1e6:,.0f} million weights"
     for what, other in plain.items():
         yield cost(what, took[what], took[other], "s/picture", size)
+        if together:
+            ours, theirs = together[what] / TOGETHER, together[other] / TOGETHER
+            yield cost(f"{what}, {TOGETHER} at once", ours, theirs, "s/picture", size)
         note = "weights in use" + ", and a picture" * (config is SDXL)
         yield cost(f"{what}: memory", held[what], held[other], "GiB", note)
 
@@ -96,8 +103,8 @@ def pipeline(config, device, seed):
     return pipe
 
 
-def sample(pipe, config, steps, device):
-    """One picture's latents."""
+def sample(pipe, config, steps, device, pictures=1):
+    """Latents of pictures drawn at once."""
     draw = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(
         device, pipe.unet.dtype
     )
@@ -110,6 +117,7 @@ def sample(pipe, config, steps, device):
         negative_pooled_prompt_embeds=torch.zeros_like(pooled),
         guidance_scale=5.0,
         num_inference_steps=steps,
+        num_images_per_prompt=pictures,
         height=8 * config["sample_size"],
         width=8 * config["sample_size"],
         output_type="latent",

@@ -1,5 +1,4 @@
-"""Small images, the target at a distance from the source, up to handwriting: gap x w, and which
-directions sharpen. (C14)"""
+"""Small images, the target at a distance from the source: gap x w, and which directions sharpen. (C14)"""
 
 import dataclasses
 
@@ -17,44 +16,42 @@ from .directions import generalized, within
 from .panels import frame
 from .runs import in_cells, merged
 
-HANDWRITTEN = 80  # images a class: what every class of scikit-learn's digits has, half held out
 ROTATION = glyphs.KNOBS.index("rotation")
 DEGREES = glyphs.SOURCE["rotation"][1] - glyphs.SOURCE["rotation"][0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(PictureConfig):
-    """`gaps`: of the target's rotations, in half-widths of the source's; "handwriting": scikit-learn's
-    digits. `rates`: learning rates to choose from; without any, the setting's."""
+    """`gaps`: of the target's rotations, in half-widths of the source's. `rates`: learning rates to choose
+    from; without any, the setting's."""
 
-    gaps: tuple = (0.0, 1.5, "handwriting")
+    gaps: tuple = (0.0, 1.5)
     weights: tuple = (1.5, 2.0)
     rates: tuple = ()
 
     @classmethod
     def full(cls):
-        gaps = (0.0, 0.5, 1.0, 1.25, 1.5, "handwriting")
-        return cls(PictureSetting(), gaps=gaps, weights=(1.1, 1.25, 1.5, 2.0, 3.0))
+        """The learning rate tuned, and sampled in steps dense enough for the closed form."""
+        return cls(
+            replace(PictureSetting(), steps=100),
+            gaps=(0.0, 0.5, 1.0, 1.25, 1.5),
+            weights=(1.1, 1.25, 1.5, 2.0, 3.0),
+            rates=(1e-4, 3e-4, 1e-3, 3e-3),
+        )
 
     @classmethod
     def replica(cls):
         """A fine-tune that goes on until nothing is left to complete, so that what DoG turns digits beyond
-        the target is overshoot alone: its learning rate tuned, and sampled in steps dense enough for the
-        closed form. For one H100: about 15 minutes."""
-        long = replace(PictureSetting(), seeds=4, size=1000, steps=100, finetune=dict(steps=10_000))
-        return replica(cls(long, gaps=(0.0, 1.5), weights=(1.25, 1.5, 2.0), rates=(1e-4, 3e-4, 1e-3)))
-
-
-def _setting(config, gap):
-    if gap != "handwriting":
-        return replace(config.setting, gap=gap)
-    return replace(config.setting, domain=gap, size=min(config.setting.size, HANDWRITTEN))
+        the target is overshoot alone. For one H100: about 15 minutes."""
+        long = dict(seeds=4, size=1000, finetune=dict(steps=10_000))
+        smaller = dict(gaps=(0.0, 1.5), weights=(1.25, 1.5, 2.0), rates=(1e-4, 3e-4, 1e-3))
+        return replica(replace(cls.full(), setting=long), **smaller)
 
 
 def _cell(config, device, gap, seed):
     """Rows of gap, method, w: each metric, mean and std of the rotation read off the samples, and along 64
     directions of features and of pixels the std within a class."""
-    judge, pre = prepared(_setting(config, gap), device)
+    judge, pre = prepared(replace(config.setting, gap=gap), device)
     setting = replace(judge.setting, finetune=dict(lr=best_rate(judge, config.rates, seed)))
     axes, ft, found = directions(judge), finetuned(setting, seed, device), []
     for name, w, method in methods(ft, pre, config.weights):
@@ -122,7 +119,7 @@ def directions(judge):
 
 def _results(config, device, found):
     """The rows of all cells; `truth`, by gap: the same of source and target, and the predictions."""
-    judges = {str(gap): PictureJudge(_setting(config, gap), device) for gap in config.gaps}
+    judges = {str(gap): PictureJudge(replace(config.setting, gap=gap), device) for gap in config.gaps}
     return merged(config, device, found) | dict(truth={g: _truth(config, j) for g, j in judges.items()})
 
 
@@ -192,10 +189,8 @@ def figure(record):
 
 
 def _changed(ax, record):
-    """By how much DoG changes the Fréchet distance, over gap and weight; not for handwriting, which the judge
-    cannot read."""
-    gaps = [g for g in record["config"]["gaps"] if g != "handwriting"]
-    weights = record["config"]["weights"]
+    """By how much DoG changes the Fréchet distance, over gap and weight."""
+    gaps, weights = record["config"]["gaps"], record["config"]["weights"]
     mean = lambda gap, method, w: of_method(record, "frechet", method, w, gap=gap).mean()
     table = [[100 * (mean(g, "DoG", w) / mean(g, "none", w) - 1) for w in weights] for g in gaps]
     look = dict(cmap="RdBu_r", centre=0, fmt="{:+.0f}%", bar=False, reach=100)
@@ -206,7 +201,7 @@ def _changed(ax, record):
 
 def _overshoot(ax, record, w):
     """How far the samples are turned beyond the target, against the gap."""
-    gaps = [g for g in record["config"]["gaps"] if g != "handwriting"]
+    gaps = record["config"]["gaps"]
     truth = [record["results"]["truth"][str(g)] for g in gaps]
     for method in ("none", "CFG", "DoG"):
         angles = [of_method(record, "rotation", method, w, gap=g) for g in gaps]
