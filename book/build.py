@@ -53,7 +53,7 @@ GROUPS = {
     "The course": ("course", *(f"course.{name}" for name in COURSE)),
 }
 TABLES = {  # what only the site shows
-    "findings": report.sentences,
+    "findings": lambda figures: folded(report.sentences(figures)),
     "modules": lambda figures: module_table(),
     "cards": lambda figures: cards(),
     "cited": lambda figures: cited.table(figures, ROOT / "notebooks"),
@@ -103,6 +103,15 @@ def lay_out_explorable(folder):
     if count != 1:
         raise ValueError(f"{page} holds {count} places for links to the course; expected 1")
     page.write_text(text, encoding="utf-8")
+
+
+def folded(findings):
+    """A numbered list of findings, each as its first, bold sentence; what was measured opens on a click."""
+    found = re.findall(r"^(\d+)\. \*\*(.*?)\*\* (.*)$", findings, re.MULTILINE)
+    return "\n\n".join(
+        f"<details class='finding'><summary>{i}. {claim}</summary>\n\n{measured}\n\n</details>"
+        for i, claim, measured in found
+    )
 
 
 def cards():

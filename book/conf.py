@@ -20,8 +20,6 @@ extensions = [
     "sphinx_copybutton",
     "links",
 ]
-if pathlib.Path("_extra/explorable/index.html").exists():
-    tags.add("explorable")  # noqa: F821  (Sphinx provides it)
 
 # notebooks: shown with the outputs they were committed with
 nb_execution_mode = "off"

@@ -21,6 +21,7 @@ import dgtoy
 HERE = pathlib.Path(__file__).parent
 NOTEBOOKS = sorted((HERE / "notebooks").glob("*.ipynb"))
 FORMULAS = re.findall(r"^\$\$ \(([\w-]+)\)$", (HERE / "formulas.md").read_text(), re.MULTILINE)
+DRAWN = re.findall(r"/(\w+)\.png\)", (HERE / "gallery.md").read_text())  # records with a figure
 
 
 @functools.cache
@@ -37,18 +38,22 @@ def address(text):
 
 
 class LinkNames(SphinxTransform):
-    """Inline code that names something of the package becomes a link to its page."""
+    """Inline code that names something of the package becomes a link to its page, and after the word
+    "record" one to that record's figure in the gallery.
+    """
 
     default_priority = 400
 
     def apply(self):
         for literal in list(self.document.findall(nodes.literal)):
-            target = (
-                None
-                if isinstance(literal.parent, pending_xref | nodes.reference)
-                else address(literal.astext())
-            )
-            if target:
+            if isinstance(literal.parent, pending_xref | nodes.reference):
+                continue
+            name = literal.astext()
+            before = literal.previous_sibling()
+            if before and before.astext().endswith("record ") and name in DRAWN:
+                place = self.app.builder.get_relative_uri(self.env.docname, "gallery")
+                literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=f"{place}#{name}"))
+            elif target := address(name):
                 link = pending_xref(
                     "",
                     literal.deepcopy(),
@@ -60,6 +65,17 @@ class LinkNames(SphinxTransform):
                     refdoc=self.env.docname,
                 )
                 literal.replace_self(link)
+
+
+class NameFigures(SphinxTransform):
+    """A figure of the gallery can be linked to by its record's name."""
+
+    default_priority = 400
+
+    def apply(self):
+        if self.env.docname == "gallery":
+            for image in self.document.findall(nodes.image):
+                image.parent["ids"].append(pathlib.Path(image["uri"]).stem)
 
 
 class NumberTitles(SphinxTransform):
@@ -171,6 +187,7 @@ def page(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.add_transform(LinkNames)
+    app.add_transform(NameFigures)
     app.add_transform(NumberTitles)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("source-read", beside)

@@ -205,6 +205,16 @@ def test_the_landing_page_shows_the_picture_and_the_findings():
     assert any(load.endswith("idea.png") for load in page.loads)
     text = " ".join(" ".join(page.text).split())
     assert "Seven findings" in text and "Equal weight flatters DoG" in text
+    source = (SITE / "index.html").read_text(encoding="utf-8")
+    folded = re.findall(r"<details class='finding'>(.*?)</details>", source, re.DOTALL)
+    assert len(folded) == 7 and all(">record<" in finding for finding in folded)
+
+
+@built
+def test_a_record_that_is_named_leads_to_its_figure():
+    """The record `plane`, though a function has that name, too."""
+    assert "gallery.html#plane" in parsed("relatives.html").links
+    assert "../gallery.html#calibration" in parsed("notebooks/07_the_guidance_plane.html").links
 
 
 @built
@@ -517,8 +527,8 @@ def test_on_a_phone_the_claims_are_blocks_that_name_their_columns(chrome, tmp_pa
             )
             == 0
         )
-        for page, count in (("pipelines.html", 1), ("gallery.html", 3), ("cards.html", 0)):
-            b.open(site + page)  # names as long as a column; figures; words of three letters
+        for page, count in (("pipelines.html", 1), ("cards.html", 0)):
+            b.open(site + page)  # names as long as a column; words of three letters
             assert b.run("done(document.querySelectorAll('table.blocks').length)") == count, page
         b.open(site + "relatives.html")
         assert b.run(SMALL) == []

@@ -503,6 +503,21 @@ def test_in_a_browser_the_page_goes_on_after_its_panels_were_hidden(browser):
     assert browser.complaints() == []
 
 
+def test_in_a_browser_the_page_is_as_dark_as_the_book_was_made(browser):
+    paper = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    bright = (  # whether the contours are drawn in light ink
+        "const panel = document.querySelector('.panel.DoG canvas'), { width, height } = panel;"
+        "const copy = Object.assign(document.createElement('canvas'), { width, height }).getContext('2d');"
+        "copy.drawImage(panel, 0, 0);"
+        "return new Uint32Array(copy.getImageData(0, 0, width, height).data.buffer).includes(0xFFECF0F1);"
+    )
+    for theme, is_dark in (("dark", True), ("light", False)):
+        browser.js(f"localStorage.theme = '{theme}'; dispatchEvent(new Event('storage'))")
+        assert (sum(browser.js(paper)) < 200) == is_dark
+        browser.until(f"(() => {{ {bright} }})() === {str(is_dark).lower()}", seconds=5)
+    browser.js("localStorage.removeItem('theme')")
+
+
 def test_in_a_browser_each_suggestion_shows_what_it_says(browser):
     """Completion: DoG at 1 / 0.6 repairs the unfinished fine-tune, CFG does not; too far: DoG overshoots."""
     for number, settings, better in ((1, "w = 1 / 0.6", "DoG"), (4, "w = 2", "CFG")):

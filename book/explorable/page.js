@@ -335,7 +335,7 @@
   }
   window.addEventListener("resize", () => { dirty = true; });
   window.addEventListener("hashchange", follow);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { colours = readColours(); dirty = true; });
+  window.addEventListener("theme", () => { colours = readColours(); dirty = true; });
 
   $("needs-scripts").remove(); // what a page without its scripts says
   follow();

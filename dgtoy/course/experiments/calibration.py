@@ -177,6 +177,7 @@ def _weights(ax, record, column):
         plot.sweep(ax, record["config"]["levels"], fits[stage][:, :, column].T, "none", stage, **look)
     level(ax, 1)
     ax.set(xscale="log", xlabel="noise level σ")
+    ax.invert_xaxis()
 
 
 def _match(ax, record):

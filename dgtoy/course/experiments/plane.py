@@ -101,7 +101,7 @@ def figure(record):
     with frame(titles, (14, 5.6), foot) as (fig, axes):
         for ax, metric in zip(axes, ("out_of_domain", "energy"), strict=True):
             draw(ax, record, metric)
-        axes[0].legend(loc="upper left", fontsize=11)
+        axes[0].legend(loc="upper left", fontsize=11, frameon=True, facecolor="white", framealpha=1)
     return fig
 
 
