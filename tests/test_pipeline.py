@@ -31,7 +31,7 @@ from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, models, pace, sample, sheet, table
+from dgtoy.pipeline import cli, evaluate, finetune, losses, models, pace, sample, sheet, table
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
 from dgtoy.pipeline.pictures import to_uint8
@@ -729,7 +729,7 @@ def test_neighbours_are_counted_among_as_many_true_images_as_samples(pictures, d
 
 def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path):
     for step, loss in ((50, 1.0), (100, 0.5), (150, 0.4), (100, 0.6)):
-        cli._append(tmp_path / "losses.csv", step, loss)
+        losses.append(tmp_path / "losses.csv", step, loss)
     assert (tmp_path / "losses.csv").read_text() == "50,1.000000\n100,0.600000\n"
 
 

@@ -19,6 +19,7 @@ from .. import distributed, vp
 from ..checkpoint import check_room, write_safetensors
 from ..checks import check_number, check_points, check_whole, shown
 from ..dit import VP, Flow, Preconditioned, SiT
+from ..dit.checkpoints import header
 from ..gmm import check_label
 from ..samplers import append_dims
 from ..trainer import Trainer, TrainingConfig, check_ranges, generator
@@ -327,6 +328,18 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None):
         for block in net.net.blocks:
             block.compile()
     return net
+
+
+def remembered(out):
+    """The fields of the recipe with which OUT was made, by name, and the steps done; of a new OUT none.
+
+    A damaged state tells nothing here: going on from it says what is wrong.
+    """
+    told = header(pathlib.Path(out) / "last.safetensors")
+    recipe, step = told.get("recipe"), told.get("step")
+    if not isinstance(recipe, dict) or not isinstance(step, int):
+        return {}, 0
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.items()}, step
 
 
 @torch.no_grad()

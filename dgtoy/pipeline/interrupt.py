@@ -22,3 +22,16 @@ def deferred():
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def between(steps, state):
+    """The steps of a generator as they come. Ctrl-C ends it after one, when it has written its `state`."""
+    with deferred() as asked:
+        for step in steps:
+            yield step
+            if asked:
+                with contextlib.suppress(KeyboardInterrupt):
+                    steps.throw(KeyboardInterrupt)
+                raise KeyboardInterrupt(
+                    f"the same command goes on after step {step.step}, which {state} holds"
+                )

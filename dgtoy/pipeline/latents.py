@@ -112,6 +112,33 @@ def codec_name(shape):
     return Pixels.name if shape[0] == 3 else next(iter(VAES))
 
 
+def size_and_codec(size, vae, device, net=None, name=None):
+    """The side of the images and the codec: as the options `size` and `vae` say, or as the network `net`, the
+    checkpoint `name`, asks; without it 256 pixels and Stable Diffusion's autoencoder.
+
+    Raises ValueError if they do not make what the network takes.
+    """
+    if net is None:
+        return 256 if size is None else size, codec(vae or next(iter(VAES)), device)
+    coder = codec(vae or codec_name(net.shape), device)
+    size = net.shape[1] * coder.shrink if size is None else size
+    made = tuple(coder.encode(torch.zeros(1, 3, size, size, device=device))[0].shape[1:])
+    if made != net.shape:
+        raise ValueError(
+            f"size is {size} and codec {coder.name}, which make {made}; {name} takes {net.shape}"
+        )
+    return size, coder
+
+
+def decoder(vae, shape, device, trained_on=None, name=None):
+    """The codec of a network's samples, of shape (C, h, w): as the option `vae` says, or what it was trained
+    on. Raises ValueError if that, of the fine-tune `name`, was another."""
+    coder = codec(vae or (trained_on if trained_on in EXACT else codec_name(shape)), device)
+    if trained_on not in (None, coder.name):
+        raise ValueError(f"codec is {coder.name}; {name} was trained on latents of {trained_on}")
+    return coder
+
+
 def prepare(
     images, out, size=256, coder=None, device="cpu", batch=32, mirror=True, pretrained=None, held_out=0.0
 ):

@@ -7,7 +7,7 @@ from ..checkpoint import read_safetensors
 from ..checks import check_whole
 from ..dit import VP, Flow, checkpoints, load_pretrained, preconditioned
 from ..interop import add_lora, lora_guide
-from .manifest import weights_checksum
+from .manifest import checksum, weights_checksum
 
 PUBLISHED = (  # what the paper fine-tunes
     "DiT-XL-2-256x256.pt",
@@ -45,6 +45,11 @@ def weights_file(path):
             f"{path} holds no ema.safetensors, which `dit finetune` writes at its end; expected a checkpoint"
         )
     return path / "ema.safetensors" if path.is_dir() else path
+
+
+def whole_name(path):
+    """A checkpoint as any folder names it: by its whole path, or by the name under which it ships."""
+    return path if is_shipped(path) else str(pathlib.Path(path).resolve())
 
 
 def header(path):
@@ -136,3 +141,33 @@ def pair(finetuned, pretrained, device="cpu", num_heads=None):
             f"{pretrained} makes latents {guide.shape}, {finetuned} {tuned.shape}; a guide must share them"
         )
     return tuned, guide
+
+
+def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num_heads=None):
+    """A fine-tune and what guides it under a method of `sample`, from files.  -> two of VP or Flow, or one
+    and None, and the checksums of their files by name
+
+    pretrained: by default what the fine-tune says that it was tuned from. weaker: autoguidance's guide, an
+    earlier checkpoint of the same fine-tune. Raises ValueError if that is missing, of other classes, or given
+    to another method.
+    """
+    if (method == "autoguidance") != (weaker is not None):
+        raise ValueError(
+            f"weaker is {weaker} with method {method}; expected an earlier checkpoint of the same fine-tune"
+            " with autoguidance, and none with another method"
+        )
+    made, base = header(finetuned), pretrained
+    if not base and (method == "dog" or made.get("rank")):
+        base = made.get("pretrained")
+    files = dict(finetuned=finetuned, guide=weaker or base)
+    names = {name: checksum(weights_file(path)) for name, path in files.items() if path}
+    if weaker:
+        came, expected = header(weaker).get("classes"), made.get("classes")
+        if came != expected:
+            raise ValueError(f"weaker has classes {came}; expected {expected}, as finetuned")
+        tuned, guide = (load(path, base, device, num_heads) for path in (finetuned, weaker))
+    elif base:
+        tuned, guide = pair(finetuned, base, device, num_heads)
+    else:
+        tuned, guide = load(finetuned, None, device, num_heads), None
+    return tuned, guide, names

@@ -46,7 +46,8 @@ def duration(seconds):
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def machine(device):
-    """The device as an estimate names it."""
+def tell(seconds, device):
+    """Say how long it will take, before it starts."""
     threads = torch.get_num_threads()
-    return f"{device}, {threads} thread{'s' * (threads > 1)}" if str(device) == "cpu" else str(device)
+    machine = f"{device}, {threads} thread{'s' * (threads > 1)}" if str(device) == "cpu" else device
+    print(f"about {duration(seconds)} ({machine})", flush=True)

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from . import finetune, sample
+from ..checkpoint import write_text
+from . import evaluate, finetune, sample, table
 from .image_sets import ImageFolder
 from .latents import Latents
 from .pictures import centre_crop
@@ -62,6 +63,27 @@ def show(folder, out, weights, count, notes=""):
     write_png(contact_sheet(rows, columns), out / "contact.png")
     gallery(out / "index.html", f"{pathlib.Path(folder).name}: Domain Guidance", TEXT, rows, columns, notes)
     return out / "contact.png", out / "index.html"
+
+
+def scores(folder, out, weights, count, device):
+    """The table of the methods' scores against the folder, as OUT/scores.md, if there are pictures enough and
+    features for photographs; else why there is none is said.  -> text"""
+    if count < SCORED:
+        print(f"no scores: {count} pictures per method are too few; expected --count {SCORED} or more")
+        return ""
+    try:
+        extractor = evaluate.extractor("lite0", device=device)
+    except (ImportError, FileNotFoundError) as e:
+        print(f"no scores: {e}")
+        return ""
+    files = [out / name / "scores.json" for name in settings(weights)]
+    for file in files:
+        images, made = file.parent / "images", file.parent / "manifest.json"
+        evaluate.save(evaluate.evaluate(images, folder, extractor, "lite0", count, made=made), file)
+    text = table.table(table.read(files)) + "\n"
+    write_text(out / "scores.md", text)
+    print(text, end="")
+    return text
 
 
 def _own(images, order, size):
