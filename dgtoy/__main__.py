@@ -50,7 +50,7 @@ def main(argv=None):
     parser.add_argument("command", choices=(*COURSE, "dit"), metavar="COMMAND", help=argparse.SUPPRESS)
     argv = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in argv
-    argv = [word for word in argv if word != "--traceback"]
+    argv = [_at_home(word) for word in argv if word != "--traceback"]
     if not argv:
         parser.print_help(sys.stderr)
         sys.exit(2)
@@ -79,6 +79,12 @@ def main(argv=None):
         sys.exit(f"{_name(argv)}: {_told(e)}")
     finally:
         warnings.formatwarning = shown
+
+
+def _at_home(word):
+    """A word, or what an option is set to, with ~ written out, which no shell does behind =."""
+    option, equals, value = word.rpartition("=")
+    return option + equals + os.path.expanduser(value)
 
 
 def _name(argv):

@@ -95,6 +95,14 @@ def test_errors_are_one_line(words, message, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("words, said", [("~/x.json", "scores is {}/x"), ("x --out=~/a/b", "--out {}/a/b")])
+def test_home_is_written_out_behind_an_equals_sign_too(words, said, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").touch()
+    with refuses(said.format(tmp_path), error=SystemExit):
+        main(["dit", "table", *words.split()])
+
+
 def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert environment.device() == "cpu"

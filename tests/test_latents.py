@@ -187,7 +187,10 @@ def test_what_was_prepared_otherwise_is_refused(folder, tmp_path):
     with refuses("prepared with size 16; this run has 32"):
         prepare(ImageFolder(folder), tmp_path / "out", size=32)
     (folder / "cat" / "new.png").write_bytes((folder / "cat" / "1.png").read_bytes())
-    with refuses("was prepared with images"):
+    with refuses("was prepared with count 9; this run has 10"):
+        prepare(ImageFolder(folder), tmp_path / "out", size=16)
+    (tmp_path / "out" / "plan.json").unlink()  # latents of the nine would pass for the ten's
+    with refuses("holds latents-00000.safetensors and no plan.json"):
         prepare(ImageFolder(folder), tmp_path / "out", size=16)
 
 

@@ -306,6 +306,30 @@ def test_a_lora_needs_its_own_base_and_guides_itself_from_an_earlier_step(place,
     )
 
 
+def test_only_autoguidance_takes_a_weaker_model_and_never_does_without(place, tuned):
+    """Its guide would be the base under labels of another meaning; another method's would go unused."""
+    with refuses("weaker is None with method autoguidance; expected an earlier checkpoint"):
+        models.guided_by("autoguidance", tuned, place / "pre.safetensors", num_heads=2)
+    with refuses("with method dog; expected it of autoguidance alone"):
+        models.guided_by("dog", tuned, place / "pre.safetensors", tuned, num_heads=2)
+
+
+def test_a_lora_fine_tune_is_a_base_as_any_other(photos, tmp_path):
+    """As one network it estimates what base and adapter do together; the next LoRA knows it again."""
+    base, first, second = photos / "flow.safetensors", tmp_path / "first", tmp_path / "second"
+    run("prepare", photos / "images", "--out", tmp_path / "l", "--pretrained", base)
+    tune = ("finetune", tmp_path / "l", "--rank", 2, "--steps", 2, "--batch", 2, "--lr", 0.1, "--ema", 0.1)
+    run(*tune, "--out", first)
+    run(*tune, "--out", second, "--pretrained", first)
+    x, y = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(2)
+    tuned, whole = models.load(first, base), models.pretrained_net(first)
+    assert not whole.params.keys() & tuned.params.keys() and whole.null == tuned.null == 2
+    close(whole.denoiser(y)(x, 1.0), tuned.denoiser(y)(x, 1.0), atol=1e-5, rtol=0)
+    pair = models.pair(second, models.header(second)["pretrained"])
+    assert models.header(second)["pretrained"] == str(first)
+    close(pair[1].denoiser(y)(x, 1.0), tuned.denoiser(y)(x, 1.0), atol=1e-5, rtol=0)
+
+
 def test_data_of_another_kind_is_refused(place, tmp_path, monkeypatch):
     data = Latents(place / "latents")
     with refuses("data has latents (4, 8, 8) of 3 classes; expected (4, 8, 8) and 4"):
@@ -565,6 +589,9 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
         drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
     with refuses("method is dog and there is no guide"):
         sample.sample(None, None, Unshuffle(), DRAWS, tmp_path, {})
+    (tmp_path / "manifest.json").unlink()  # pictures of w 1.5 would pass for others
+    with refuses("holds images/000000.png and no manifest.json"):
+        drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
     for change, message in (
         (dict(method="dgo"), "method is dgo; expected none, cfg"),
         (dict(sampler="ddmp"), "sampler is ddmp"),

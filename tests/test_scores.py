@@ -175,6 +175,21 @@ def test_a_little_less_precision_or_coverage_is_no_fault():
     assert bold(table.table([run(1.5, 20.0), run(3.0, 10.0, precision=0.6, coverage=0.5)])) == ["3.0"]
 
 
+def test_rows_differ_by_every_setting_and_pictures_from_elsewhere_by_their_file(tmp_path):
+    made = dict(method="dog", w=1.5, interval=[0.3, None], seed=1, finetuned="a")
+    for name, more in (("one", made), ("two", made | dict(interval=[0.0, 5.0])), ("hers", {})):
+        result = run(1.5, 20.0)
+        result["manifest"]["made"] = more
+        evaluate.save(result, tmp_path / f"{name}.json")
+    lines = table.table(table.read(sorted(tmp_path.glob("*.json")))).splitlines()
+    assert [line.split(" | ")[:5] for line in (lines[2], *lines[4:])] == [
+        ["| method", "w", "interval", "seed", "finetuned"],
+        ["| dog", "1.5", "0 to 5", "1", "a"],
+        ["| dog", "1.5", "0.3 to inf", "1", "a"],
+        ["| hers", "", "", "", ""],
+    ]
+
+
 def test_no_row_is_bold_where_all_fail():
     text = table.table([run(1.5, 20.0, precision=0, coverage=0), run(3.0, 10.0, precision=0, coverage=0)])
     assert not bold(text) and text.count("is not in bold") == 2

@@ -161,9 +161,9 @@ def prepare(
             f"size is {size}; expected a multiple of {step} for codec {coder.name}, at most {LARGEST}"
         )
     plan = dict(
-        images=images.fingerprint,
-        count=len(images),
+        count=len(images),  # what a reader knows comes before the fingerprint, in a refusal too
         classes=images.classes,
+        images=images.fingerprint,
         size=size,
         codec=coder.name,
         shard=SHARD,
@@ -176,7 +176,8 @@ def prepare(
         survey(images, size, grey=isinstance(coder, Unshuffle))
         if held_out and hasattr(images, "digests"):
             warn_of_copies(images)
-    agree(out / "plan.json", plan | dict(pretrained=pretrained), "prepared", free=("pretrained",))
+    plan |= dict(pretrained=pretrained)
+    agree(out / "plan.json", plan, "latents-*.safetensors", "prepared", free=("pretrained",))
 
     def work():
         for start in range(0, len(images), SHARD):

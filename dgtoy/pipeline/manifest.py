@@ -37,11 +37,17 @@ def check_out(out, file=False):
         raise PermissionError(f"--out {out} cannot be written, as {above} may not; expected another place")
 
 
-def agree(path, manifest, made="made", free=()):
-    """Write a manifest, or refuse with a ValueError if a different one is there. made: the word for it.
+def agree(path, manifest, work, made="made", free=()):
+    """Write a manifest, or refuse with a ValueError if a different one is there, or only what it tells of.
 
-    free: what may change from run to run.
+    work: a pattern of that, in the manifest's folder. made: the word for it. free: what may change from run
+    to run.
     """
+    if not path.exists() and (left := sorted(path.parent.glob(work))):
+        raise ValueError(
+            f"{path.parent} holds {left[0].relative_to(path.parent)} and no {path.name}, which says what it"
+            " was made with; delete the folder or give another --out"
+        )
     held = read_json(path) if path.exists() else manifest
     for what in [key for key in manifest | held if key not in free]:
         theirs, mine = held.get(what), manifest.get(what)

@@ -64,7 +64,8 @@ def header(path):
 
 
 def pretrained_net(path, device="cpu", num_heads=None):
-    """The network of a checkpoint, or by name one that comes with the library.  -> VP or Flow
+    """The network of a checkpoint, or by name one that comes with the library; that of a LoRA is added to its
+    base.  -> VP or Flow
 
     Raises FileNotFoundError as `weights_file`, ValueError for a name of another kind of network.
     """
@@ -75,6 +76,11 @@ def pretrained_net(path, device="cpu", num_heads=None):
                 f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(READY)}"
             )
         return net
+    base = header(path).get("pretrained")
+    if header(path).get("rank") and base:
+        tuned = load(path, base, num_heads=num_heads)
+        step = {name: p.double() for name, p in tuned.params.items()}  # float64: alike on every machine
+        return shipped.with_lora(pretrained_net(base, num_heads=num_heads), step, tuned.null, path).to(device)
     return preconditioned(load_pretrained(weights_file(path), num_heads=num_heads)).to(device)
 
 
@@ -152,10 +158,8 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
     to another method.
     """
     if (method == "autoguidance") != (weaker is not None):
-        raise ValueError(
-            f"weaker is {weaker} with method {method}; expected an earlier checkpoint of the same fine-tune"
-            " with autoguidance, and none with another method"
-        )
+        kind = "an earlier checkpoint of the same fine-tune" if weaker is None else "it of autoguidance alone"
+        raise ValueError(f"weaker is {weaker} with method {method}; expected {kind}")
     made, base = header(finetuned), pretrained
     if not base and (method == "dog" or made.get("rank")):
         base = made.get("pretrained")

@@ -178,7 +178,7 @@ def sample(tuned, guide, coder, config, out, origin, batch=64, part=(0, 1)):
     check_whole("batch", batch, 1)
     out = pathlib.Path(out)
     made = dict(kind="samples", codec=coder.name, classes=tuned.null) | settings_of(config) | origin
-    agree(out / "manifest.json", made, free=("count",))
+    agree(out / "manifest.json", made, "images/??????.png", free=("count",))
     mine = range(part[0], config.count, part[1])
 
     def work():

@@ -7,7 +7,8 @@ import pathlib
 from .evaluate import COMPARED, comparable, saturated
 from .manifest import read_json
 
-SETTINGS = ("method", "w", "sampler", "steps", "step", "dropout", "rank", "guide")
+SAMPLING = ("method", "w", "interval", "sampler", "steps", "channels", "fp8", "seed")
+SETTINGS = (*SAMPLING, "step", "dropout", "rank", "finetuned", "guide")
 METRICS = ("frechet", "precision", "recall", "density", "coverage", "saturated")
 ENOUGH = 0.8  # of the best precision and coverage among the runs: with less, a distance is not set in bold
 
@@ -24,6 +25,8 @@ def read(paths):
         if not {"scores", "manifest"} <= set(result):
             raise ValueError(f"{path} holds {', '.join(list(result)[:4]) or 'nothing'}; expected {expected}")
         _check(path, **result)
+        if not result["manifest"]["made"]:  # pictures from elsewhere are named by the file of their scores
+            result["manifest"]["made"] = dict(method=pathlib.Path(path).stem)
         found.append(result)
     return comparable(*found)
 
@@ -86,4 +89,6 @@ def row(result):
     settings = {name: made[name] for name in SETTINGS if name in made}
     if settings.get("method") == "none":
         settings["w"] = 1.0
+    if "interval" in settings:
+        settings["interval"] = " to ".join("inf" if end is None else f"{end:g}" for end in made["interval"])
     return settings | result["scores"] | {"is saturated": saturated(result)}

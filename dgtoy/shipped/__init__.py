@@ -56,7 +56,7 @@ def load(name, device="cpu", folder=FOLDER):
         )
     state = floats(read_safetensors(path)[0])
     if name in FINE_TUNES:
-        net = _with_lora(load(known["base"], "cpu", folder), state, len(known["classes"]), path.name)
+        net = with_lora(load(known["base"], "cpu", folder), state, len(known["classes"]), path.name)
     else:
         net = NETWORKS[name](known)
         module = getattr(net, "net", net)
@@ -69,7 +69,7 @@ def load(name, device="cpu", folder=FOLDER):
 TABLE, DOWN, UP = "y_embedder.embedding_table.weight", ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def _with_lora(net, state, num_classes, file):
+def with_lora(net, state, num_classes, file):
     """A network with what `pipeline.finetune` wrote of a LoRA added: W + B A, and the new label table."""
     net = net.with_classes(num_classes)
     weights = net.net.state_dict()
