@@ -24,6 +24,7 @@ from .checks import (
 from .samplers import check_shape, check_sigma
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
+FLOOR = {torch.float32: -80, torch.float64: -600}  # exp is slow where what it gives, or a product, underflows
 
 
 class GaussianMixture:
@@ -31,8 +32,8 @@ class GaussianMixture:
 
     weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision
     of x, or in a higher one where squares of x would overflow. Raises TypeError for what holds no numbers,
-    ValueError for shapes that do not agree, weights that are not a distribution, covariances that are not
-    symmetric positive definite.
+    ValueError for shapes that do not agree, weights that are not positive or do not sum to 1, covariances that
+    are not symmetric positive definite.
     """
 
     def __init__(self, weights, means, covs):
@@ -93,7 +94,7 @@ class GaussianMixture:
 
     def _checked(self, x, sigma, zero=False):
         """x (..., D) and sigma as tensors in the precision to compute in: x's own, a higher one if x is in
-        half precision or so far out, or a component so narrow, that its squares overflow.
+        half precision or so far out, or a component so narrow or so wide, that squares overflow.
 
         Raises ValueError for an x of another dimension, and for one that is too far out for any precision.
         """
@@ -104,14 +105,16 @@ class GaussianMixture:
         level = check_sigma(sigma, x, zero)
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
         if x.numel() and readable(x):
-            reach = torch.stack([x.abs().max().double(), self.means.abs().max(), level.max().double()]).max()
-            least = self.variances.min()
-            stds = (reach / least.sqrt()).item()
-            if 1e150 < stds < math.inf:
+            least, most = self.variances.min().sqrt(), self.variances.max().sqrt()
+            lengths = x.abs().max().double(), self.means.abs().max(), level.max().double(), most
+            reach = torch.stack(lengths).max()
+            largest = (reach.clamp(min=1) / least.clamp(max=1)).item()  # no number to be squared is larger
+            if 1e150 < largest < math.inf:
                 raise ValueError(
-                    f"x, sigma, means reach {reach:.3g}, {stds:.3g} stds; expected at most 1e150"
+                    f"x, sigma, means reach {reach:.3g}, the least std is {least:.3g};"
+                    " expected no factor above 1e150 between these and 1"
                 )
-            if stds > 1e15 or least < 1e-30:
+            if largest > 1e15:
                 wide = x.double()
         return wide, level.to(wide.dtype)
 
@@ -192,9 +195,9 @@ class GaussianMixture:
 
 
 def _scaled(log_joint, room):
-    """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^-80: below, exp is slow."""
+    """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^FLOOR."""
     top = log_joint.amax(-1, keepdim=True)
-    below = torch.clamp(torch.sub(log_joint, top, out=room), min=-80, out=room)
+    below = torch.clamp(torch.sub(log_joint, top, out=room), min=FLOOR[log_joint.dtype], out=room)
     return top, torch.exp(below, out=room)
 
 

@@ -117,6 +117,24 @@ def test_everything_is_finite_a_thousand_standard_deviations_out(dtype, sigma):
             assert mixture.denoise(x, level).isfinite().all()
 
 
+@pytest.mark.parametrize("std, sigma", ((1e5, 9e19), (1e20, 1.0)))
+def test_single_precision_is_enough_for_any_lengths_that_it_holds(std, sigma):
+    """Squares of lengths that single precision holds overflow in it: 1e20, say."""
+    mixture = GaussianMixture([1.0], torch.zeros(1, 2), std**2 * torch.eye(2, dtype=torch.float64)[None])
+    x = torch.tensor([[9e19, 1e19]])
+    for name in ("logp", "score", "denoise"):
+        f = getattr(mixture, name)
+        close(f(x, sigma).double(), f(x.double(), sigma), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_a_component_too_far_and_too_narrow_to_matter_pulls_nothing(dtype):
+    """Its share of x is below e^-1000, its pull on x up to 1e36 times the others'."""
+    pair = GaussianMixture([0.5, 0.5], [[0.0], [0.1]], [[[1e-36]], [[1.0]]])
+    x = torch.tensor([[-2.0], [1.0]], dtype=dtype)
+    close(pair.score(x), 0.1 - x)
+
+
 def test_far_out_the_nearest_component_alone_decides():
     mixture = GaussianMixture([0.5, 0.5], [[0.0], [10.0]], [[[1.0]], [[1.0]]])
     x = torch.tensor([[1_000.0]])
