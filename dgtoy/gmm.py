@@ -32,8 +32,8 @@ class GaussianMixture:
 
     weights (K,), means (K, D), covs (K, D, D). Parameters are kept in float64 and evaluated in the precision
     of x, or in a higher one where squares of x would overflow. Raises TypeError for what holds no numbers,
-    ValueError for shapes that do not agree, weights that are not positive or do not sum to 1, covariances that
-    are not symmetric positive definite.
+    ValueError for shapes that do not agree, weights that are not positive or do not sum to 1, covariances
+    that are not symmetric positive definite.
     """
 
     def __init__(self, weights, means, covs):

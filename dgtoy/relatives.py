@@ -153,7 +153,7 @@ def low_pass(x: Tensor, levels: int = 1) -> Tensor:
 def _check_images(x, levels):
     """Raise unless x can be halved so often."""
     check_points(x=x)
-    least = math.ceil(3 * 2 ** (min(check_whole("levels", levels, 0), 60) - 1))  # no image is larger
+    least = 3 * 2 ** min(check_whole("levels", levels, 0), 60) // 2  # 3 where it is halved last
     if x.ndim != 4 or min(x.shape[2:]) < least:
         raise ValueError(
             f"x has shape {tuple(x.shape)}; expected images (B, C, H, W) of at least {least} pixels a side"

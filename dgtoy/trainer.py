@@ -19,18 +19,19 @@ from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
 from .checks import check_number, check_whole, shown
 from .graphs import Captured
+from .samplers import append_dims
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """What every training has: its length, its batch, AdamW and the average of the weights.
 
-    dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of
-    the gradient, 0 for any. muon: how many times lr the matrices of a transformer's blocks learn with, by
-    Muon (Jordan 2024, with the root mean square of AdamW's steps) instead of AdamW, 0 for AdamW alone; needs
-    torch 2.9. schedule: of the learning rate after `warmup` steps in which it rises to lr:
-    "constant"; "cosine", falling to 0; "wsd", constant and in the last share `decay` of the steps falling to
-    0 on a line. Raises ValueError for values out of range.
+    dropout: the share of labels replaced by null. ema: the decay of the average. clip: the largest norm of a
+    network's gradient, 0 for any. muon: how many times lr the matrices of a transformer's blocks learn with,
+    by Muon (Jordan 2024, with the root mean square of AdamW's steps) instead of AdamW, 0 for AdamW alone;
+    needs torch 2.9. schedule: of the learning rate after `warmup` steps in which it rises to lr: "constant";
+    "cosine", falling to 0; "wsd", constant and in the last share `decay` of the steps falling to 0 on a line.
+    Raises ValueError for values out of range.
     """
 
     steps: int = 2000
@@ -113,6 +114,14 @@ def matrices(params):
     return [n for n, p in params.items() if p.ndim == 2 and n.startswith("blocks.") and "adaLN" not in n]
 
 
+def clip_each_(grads, most):
+    """Scale gradients (S, ...) in place: those of each of S networks to a norm of `most` at most."""
+    norms = torch.cat([g.flatten(1) for g in grads], 1).norm(dim=1)  # (S,)
+    factors = (most / (norms + 1e-6)).clamp(max=1)  # as in torch's clip_grad_norm_
+    for g in grads:
+        g.mul_(append_dims(factors, g))
+
+
 class Trainer:
     """A training run: the weights of `net`, their average `ema`, the optimizers' moments, and the steps
     taken.
@@ -120,9 +129,10 @@ class Trainer:
     net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving
     average of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
     origin {}: what the run is made from, fingerprints by name; `resume` refuses the state of another.
-    loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks that share no weight. On
-    a CUDA device a step is two captured graphs, gradient and update. Processes of a group
-    (`distributed.join`) average their gradients; each calls the trainer on its own slice of the batch.
+    loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks, each parameter's first
+    axis, that share no weight. On a CUDA device a step is two captured graphs, gradient and update.
+    Processes of a group (`distributed.join`) average their gradients; each calls the trainer on its own slice
+    of the batch.
     """
 
     @torch.inference_mode(False)  # in which nothing trains
@@ -136,6 +146,10 @@ class Trainer:
         if ema is not None:
             check_shapes("ema", self.averages, self.params)
         by_muon = matrices(self.params) if recipe.muon else []
+        if recipe.muon and not by_muon:
+            raise ValueError(
+                f"muon is {recipe.muon}; expected 0, as this {type(net).__name__} has no matrices in blocks"
+            )
         params = [p for name, p in self.params.items() if name not in by_muon]
         on_cuda = params[0].is_cuda  # there a captured update reads the learning rate from where it lies
         self.optimizer = torch.optim.AdamW(
@@ -299,9 +313,12 @@ class Trainer:
         return loss.detach()
 
     def _update(self, loss):
-        """Given the loss only to be told where it is."""
-        if self.recipe.clip:
-            nn.utils.clip_grad_norm_(list(self.params.values()), self.recipe.clip)
+        """The optimizer's step. loss: by its shape, of how many networks; and where they are."""
+        params = list(self.params.values())
+        if self.recipe.clip and loss.numel() == 1:
+            nn.utils.clip_grad_norm_(params, self.recipe.clip)
+        elif self.recipe.clip:
+            clip_each_([p.grad for p in params if p.grad is not None], self.recipe.clip)
         self.optimizer.step()
 
     def _set_lr(self, lr):

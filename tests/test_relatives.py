@@ -229,7 +229,8 @@ def test_equal_weights_of_both_bands_are_guidance_and_none_is_the_main_model():
     close(decoupled(1.0, 1.0, guide=guide), SHARP(IMAGES, 0.7))
     close(decoupled(2.0, 3.0, guide=guide, interval=(1.0, 2.0)), SHARP(IMAGES, 0.7))
     assert guide.calls == 0 and decoupled(2.0, 3.0, guide=guide) is not None and guide.calls == 1
-    close(relatives.low_pass(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 8, 8))
+    for size, levels in (((8, 8), 1), ((7, 6), 2), ((12, 15), 3)):  # the least, and odd ones
+        close(relatives.low_pass(torch.ones(1, 1, *size), levels), torch.ones(1, 1, *size))
     with refuses("x has shape (6, 2); expected images"):
         relatives.frequency_decoupled(MAIN, GUIDE, 1.0, 2.0)(X, 0.7)
     with refuses("x has shape (1, 1, 5, 8); expected images", "at least 6 pixels"):

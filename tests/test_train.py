@@ -150,6 +150,15 @@ def test_the_averages_are_those_of_a_plain_loop():
 # what a step sees
 
 
+def test_each_network_s_gradient_is_clipped_alone():
+    recipe = dataclasses.replace(RECIPE, steps=10, clip=0.05)
+    together, alone = nets(), nets(SEEDS[1:])
+    list(fit(together, data(), recipe))
+    list(fit(alone, Points(data().x0[1:], data().label[1:]), recipe))
+    for name, p in alone.params.items():
+        close(together.params[name][1], p[0], rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_a_seed_s_draws_do_not_depend_on_the_other_seeds():
     for source, alone in [
         (data(3), lambda k: Points(data(3).x0[k : k + 1], data(3).label[k : k + 1])),
@@ -643,3 +652,8 @@ def test_muon_asks_for_a_torch_that_has_it(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ImportError, match="muon is 3.0 with torch .* expected torch 2.9"):
         muon_trainer()
+
+
+def test_muon_asks_for_blocks_with_matrices():
+    with refuses("muon is 2.0; expected 0, as this Ensemble has no matrices in blocks"):
+        fit(nets(), data(), Recipe(muon=2.0))
