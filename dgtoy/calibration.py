@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .checks import (
     check_denoisers,
+    check_estimate,
     check_generator,
     check_numbers,
     check_points,
@@ -19,7 +20,7 @@ from .checks import (
     readable,
     shown,
 )
-from .samplers import Denoiser, check_estimate, normal
+from .samplers import Denoiser, normal
 
 
 @dataclasses.dataclass(frozen=True)

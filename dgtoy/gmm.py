@@ -17,11 +17,12 @@ from .checks import (
     check_number,
     check_numbers,
     check_points,
+    check_shape,
+    check_sigma,
     check_whole,
     readable,
     traced,
 )
-from .samplers import check_shape, check_sigma
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
 FLOOR = {torch.float32: -80, torch.float64: -600}  # exp is slow where what it gives, or a product, underflows

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
-from .checks import check_denoisers, check_number, check_numbers, check_whole, shown
-from .samplers import (
-    Denoiser,
+from .checks import (
     append_dims,
+    check_denoisers,
     check_estimate,
     check_interval,
     check_leads,
     check_level,
+    check_number,
+    check_numbers,
     check_sigma,
+    check_whole,
+    shown,
 )
+from .samplers import Denoiser
 
 Weight = float | Tensor | Callable[[Tensor], float | Tensor]  # a number, one per sample (B,), or w(sigma)
 

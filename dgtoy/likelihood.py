@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .checks import check_denoisers, check_points, check_whole
-from .samplers import Denoiser, check_finite, check_levels, estimate, normal, pairs
+from .checks import check_denoisers, check_finite, check_levels, check_points, check_whole
+from .samplers import Denoiser, estimate, normal, pairs
 
 
 @torch.inference_mode(False)  # which knows no derivatives

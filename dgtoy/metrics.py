@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .checks import check_number, check_numbers, check_points, check_whole
+from .checks import check_number, check_numbers, check_points, check_shape, check_whole
 from .gmm import check_label
-from .samplers import check_shape, normal
+from .samplers import normal
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):

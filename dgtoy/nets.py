@@ -7,9 +7,18 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .checks import check_integers, check_number, check_points, check_seed, check_whole, readable, shown
+from .checks import (
+    check_integers,
+    check_number,
+    check_points,
+    check_seed,
+    check_shape,
+    check_sigma,
+    check_whole,
+    readable,
+    shown,
+)
 from .gmm import check_label
-from .samplers import check_shape, check_sigma
 
 WAVES = 8  # of ln sigma, 0.25 to 2 radians a unit
 

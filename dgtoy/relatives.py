@@ -15,16 +15,18 @@ from torch import Tensor
 
 from .checks import (
     check_denoisers,
+    check_finite,
     check_generator,
     check_number,
     check_numbers,
     check_points,
+    check_sigma,
     check_whole,
     shown,
 )
 from .guidance import Run, Weight, _check_alike, check_weights, guided
 from .metrics import energy_distance
-from .samplers import Denoiser, check_finite, check_sigma, exponential, heun, last, normal, pairs
+from .samplers import Denoiser, exponential, heun, last, normal, pairs
 
 # the update, changed
 

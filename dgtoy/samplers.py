@@ -18,12 +18,15 @@ from torch import Tensor
 
 from .checks import (
     check_denoisers,
-    check_generator,
+    check_estimate,
+    check_finite,
+    check_interval,
+    check_levels,
+    check_noise,
     check_number,
     check_numbers,
     check_points,
     check_whole,
-    readable,
     shown,
 )
 
@@ -134,67 +137,6 @@ def pairs(sigmas):
     return steps
 
 
-def check_level(sigma, x, zero=False, point=1):
-    """sigma () or (*B,) as a tensor, in float64 if it was none.
-
-    zero: whether sigma = 0 is meaningful (a density has a score there, a denoiser has nothing to do).
-    point: how many of x's last axes belong to a point, at least.
-    Raises TypeError for an x or sigma without numbers; ValueError if sigma is negative, 0 where it must not
-    be, not finite in x's precision, or of a shape that does not lead x's.
-    """
-    check_points(x=x)
-    sigma = check_numbers("sigma", sigma, torch.float64)
-    check_leads("sigma", sigma, x, point)
-    if readable(sigma):
-        level = sigma.to(x.dtype)
-        bad = ~level.isfinite() | (level < 0 if zero else level <= 0)
-        if bad.any():
-            came, expected = sigma[bad].flatten()[0], ">= 0" if zero else "> 0"
-            raise ValueError(f"sigma is {came:g}; expected a finite value {expected} in {x.dtype}")
-    return sigma
-
-
-def check_levels(levels, x):
-    """Raise ValueError if one of these numbers is 0 or infinite in x's precision."""
-    levels = torch.tensor(levels, dtype=torch.float64, device="cpu")
-    check_level(levels, levels[:, None].to(x.dtype))
-
-
-def check_sigma(sigma, x, zero=False, point=1):
-    """As `check_level`, in x's dtype, on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...)."""
-    return append_dims(check_level(sigma, x, zero, point).to(x.device, x.dtype), x)
-
-
-def check_leads(name, value, x, point=1):
-    """Raise ValueError unless a tensor is a number or has the first axes of x, none of those of a point."""
-    room = x.ndim - point
-    axes = value.ndim if value.ndim <= room else min(1, room)
-    check_shape(name, value, x.shape[:axes], x)
-
-
-def check_shape(name, value, lead, x):
-    """Raise ValueError unless a tensor has shape () or `lead`, the first axes of x."""
-    if value.shape not in ((), lead):
-        came, expected, of = tuple(value.shape), tuple(lead), tuple(x.shape)
-        raise ValueError(f"{name} has shape {came}; expected () or {expected} for x {of}")
-
-
-def check_interval(interval):
-    """An interval of noise levels as two numbers. Raises ValueError for one that holds none."""
-    try:
-        lo, hi = map(float, interval)
-    except (TypeError, ValueError):
-        raise ValueError(f"interval is {shown(interval)}; expected two noise levels, lo and hi") from None
-    if not 0 <= lo < hi:
-        raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
-    return lo, hi
-
-
-def append_dims(value, x):
-    """value () or (*B,) shaped to multiply x (*B, *D): an axis of length 1 for each further one of x."""
-    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim)) if value.ndim else value
-
-
 # samplers
 
 
@@ -223,23 +165,9 @@ def _sampler(steps):
     return sample
 
 
-def check_finite(**given):
-    """Raise ValueError, naming it, for points that are not finite, where that can be seen (`readable`)."""
-    for name, x in given.items():
-        if readable(x) and not x.isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite; expected finite points")
-
-
 def estimate(D, x, sigma):
     """D(x, sigma) for a number sigma, in x's dtype. Raises ValueError for an estimate of another shape."""
     return check_estimate("D", D(x, x.new_full((), sigma)), x).to(x.dtype)
-
-
-def check_estimate(name, x0_hat, x):
-    """A denoiser's estimate as it came. Raises ValueError, naming it, for one of another shape than x."""
-    if not torch.is_tensor(x0_hat) or x0_hat.shape != x.shape:
-        raise ValueError(f"{name} gives {shown(x0_hat)}; expected an estimate of x {tuple(x.shape)}")
-    return x0_hat
 
 
 @_sampler
@@ -379,14 +307,3 @@ def normal(x, generator=None):
         return torch.stack(rows) if rows else x
     device = x.device if generator is None else generator.device
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
-
-def check_noise(generator, x):
-    """Raise unless this is a generator, a list of them, one for each entry of x's first axis, or None."""
-    several = isinstance(generator, list | tuple)
-    if several and [len(generator)] != list(x.shape[:1]):
-        raise ValueError(
-            f"generator holds {len(generator)} generators; expected one for each entry of x {tuple(x.shape)}"
-        )
-    for g in generator if several else [generator]:
-        check_generator(g)

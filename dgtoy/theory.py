@@ -5,8 +5,7 @@ import math
 import numpy as np
 import torch
 
-from .checks import check_number, check_numbers, shown
-from .samplers import check_interval, check_level
+from .checks import check_interval, check_level, check_number, check_numbers, shown
 
 LARGEST = 3000  # weight, up to which the quadrature below is exact to 1e-11
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from .checks import check_denoisers, check_whole, shown
+from .checks import append_dims, check_denoisers, check_estimate, check_whole, shown
 from .gmm import LabelledMixture, check_label
-from .samplers import append_dims, check_estimate, log_normal
+from .samplers import log_normal
 from .trainer import Trainer, TrainingConfig, check_ranges, generator
 
 BLOCK = 64  # steps whose random numbers `fit` draws together

@@ -17,9 +17,8 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
-from .checks import check_number, check_whole, shown
+from .checks import append_dims, check_number, check_whole, shown
 from .graphs import Captured
-from .samplers import append_dims
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,20 @@ import math
 
 import torch
 
-from .checks import check_integers, check_numbers, check_points, check_whole, readable, shown
+from .checks import (
+    append_dims,
+    check_finite,
+    check_integers,
+    check_noise,
+    check_numbers,
+    check_points,
+    check_shape,
+    check_whole,
+    readable,
+    shown,
+)
 from .guidance import check_weights, guided
-from .samplers import append_dims, check_finite, check_noise, check_shape, normal
+from .samplers import normal
 
 TIMES = 1000
 
@@ -282,6 +293,7 @@ def training_loss(out, x0, x, i, eps, process):
     """
     _check_output(out, x, variance=True)
     _check_alike(x=x, x0=x0, eps=eps)
+    i = check_integers("i", i).to(x.device)
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)
     mean, log_variance = process.posterior(x, i, torch.cat([noise.detach(), v], 1))

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgtoy import karras
-from dgtoy.samplers import check_sigma, log_normal, pairs
+from dgtoy.checks import check_sigma
+from dgtoy.samplers import log_normal, pairs
 
 close = torch.testing.assert_close
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..samplers import append_dims
+from ..checks import append_dims
 
 
 class DomainClassifier(nn.Module):

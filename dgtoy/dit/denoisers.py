@@ -5,10 +5,17 @@ import copy
 import torch
 
 from .. import vp
-from ..checks import check_number, check_points, check_seed, shown
+from ..checks import (
+    append_dims,
+    check_level,
+    check_number,
+    check_points,
+    check_seed,
+    check_shape,
+    shown,
+)
 from ..gmm import check_label
 from ..graphs import Captured
-from ..samplers import append_dims, check_level, check_shape
 
 
 class Preconditioned:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..samplers import check_interval
+from ..checks import check_interval
 from .adapters import WithoutAdapter
 
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from ..checks import check_denoisers
-from ..samplers import append_dims, check_estimate, check_level
+from ..checks import append_dims, check_denoisers, check_estimate, check_level
 from . import levels
 from .calls import each_tensor
 from .checks import LAYOUTS, Layout, kind_of

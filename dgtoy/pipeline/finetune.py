@@ -17,11 +17,10 @@ import torch
 
 from .. import distributed, vp
 from ..checkpoint import check_room, write_safetensors
-from ..checks import check_number, check_points, check_whole, shown
+from ..checks import append_dims, check_number, check_points, check_whole, shown
 from ..dit import VP, Flow, Preconditioned, SiT
 from ..dit.checkpoints import header
 from ..gmm import check_label
-from ..samplers import append_dims
 from ..trainer import Trainer, TrainingConfig, check_ranges, generator
 from .manifest import data_checksum
 from .models import adapted, base_checksum, pretrained_net

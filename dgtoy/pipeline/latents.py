@@ -13,9 +13,8 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..checkpoint import read_safetensors, write_safetensors
-from ..checks import check_whole
+from ..checks import append_dims, check_whole
 from ..environment import needs
-from ..samplers import append_dims
 from .image_sets import survey, warn_of_copies
 from .manifest import agree, data_checksum, read_json, weights_checksum
 from .pictures import centre_crop

@@ -10,10 +10,10 @@ import torch
 
 from .. import vp
 from ..checkpoint import whole
-from ..checks import check_whole
+from ..checks import check_interval, check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
-from ..samplers import check_interval, dpmpp_2m, heun, karras, last
+from ..samplers import dpmpp_2m, heun, karras, last
 from ..trainer import check_ranges
 from .manifest import agree, read_json
 from .pictures import open_picture, to_uint8

@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 import torch
 
+from ...checks import append_dims
 from ...gmm import LabelledMixture
 from ...guidance import blurred
-from ...samplers import append_dims
 from .. import plot
 from ..lab import PointJudge, PointSetting, Presets, methods
 from ..records import family, values

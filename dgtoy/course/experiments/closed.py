@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.special import log_ndtr
 
+from ...checks import append_dims
 from ...gmm import GaussianMixture
 from ...guidance import blurred
-from ...samplers import append_dims
 from .. import plot
 from ..lab import Presets
 from ..records import rows

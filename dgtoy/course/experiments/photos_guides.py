@@ -8,9 +8,9 @@ import dataclasses
 
 import torch
 
+from ...checks import append_dims
 from ...guidance import blurred, guided
 from ...relatives import interpolated
-from ...samplers import append_dims
 from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
