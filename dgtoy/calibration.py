@@ -23,7 +23,7 @@ from .checks import (
 from .samplers import Denoiser, normal
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Calibration:
     """Weights at sigmas (n,): weights, low, high (n, 1) for one direction, (n, 2) for a and b of the plane.
 
@@ -69,19 +69,20 @@ def calibrate(
 ) -> Calibration:
     """The weights that bring guided denoising closest to held-out data, level by level.
 
-    With x = x0 + sigma eps it minimises E |x0 - D_w(x, sigma)|^2 over the weights of the affine combination:
-        one direction:  w*(sigma) = <x0 - D_guide, D_main - D_guide> / |D_main - D_guide|^2, with `middle`
-        (the fine-tuned model's null branch), the plane's a and b from the 2 x 2 normal equations of D_middle
-        - D_guide and D_main - D_middle.
+    With x = x0 + sigma eps it minimises E |x0 - D_w(x, sigma)|^2 over the weights of the affine combination.
+    For one direction that is
+        w*(sigma) = <x0 - D_guide, D_main - D_guide> / |D_main - D_guide|^2;
+    with `middle`, the fine-tuned model's null branch, a and b of the plane solve the 2 x 2 normal equations
+    of the directions D_middle - D_guide and D_main - D_middle.
     Guided by these weights, the combination completes an unfinished fine-tune (w* > 1) or restrains an
     overfitted one.
 
     main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read
     once; where it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator:
-    of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data.  ->
-    Calibration Raises ValueError for a level that is not positive, data without points, or models (with
-    `middle`, directions) that do not differ; FloatingPointError, naming level and batch, where a model is not
-    finite.
+    of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data.
+    -> Calibration
+    Raises ValueError for a level that is not positive, data without points, or models (with `middle`,
+    directions) that do not differ; FloatingPointError, naming level and batch, where a model is not finite.
     """
     check_denoisers(main=main, guide=guide, **({} if middle is None else dict(middle=middle)))
     check_generator(generator)

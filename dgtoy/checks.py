@@ -165,6 +165,15 @@ def check_estimate(name, x0_hat, x):
     return x0_hat
 
 
+def check_alike(**given):
+    """Raise ValueError, naming two that differ, unless these are tensors of one shape."""
+    (first, one), *others = given.items()
+    for name, other in others:
+        if not (torch.is_tensor(one) and torch.is_tensor(other) and one.shape == other.shape):
+            came = f"{first} is {shown(one)} and {name} is {shown(other)}"
+            raise ValueError(f"{came}; expected tensors of one shape")
+
+
 def check_generator(generator):
     """Raise TypeError for what is neither None nor a torch.Generator."""
     if not isinstance(generator, torch.Generator | None):

@@ -15,6 +15,7 @@ from torch import Tensor
 from .calibration import calibrate  # noqa: F401  (weights from held-out data)
 from .checks import (
     append_dims,
+    check_alike,
     check_denoisers,
     check_estimate,
     check_interval,
@@ -51,7 +52,7 @@ def guided(
         if (weight == 0).all() and not weight.requires_grad:
             return guide(x, sigma)
         start, end = guide(x, sigma), main(x, sigma)
-        _check_alike(main=end, guide=start)
+        check_alike(main=end, guide=start)
         return _lerp(start, end, weight)
 
     return D
@@ -182,7 +183,7 @@ def plane(
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
         used = [name for name, weight in weights.items() if weight.any() or weight.requires_grad]
         parts = {name: nets[name](x, sigma) for name in used}
-        _check_alike(**parts)
+        check_alike(**parts)
         return sum(_times(weights[name], x0_hat, x) for name, x0_hat in parts.items())
 
     return D
@@ -237,11 +238,3 @@ def check_weights(interval, **weights):
         if not callable(w) and not check_numbers(name, w, torch.float64).isfinite().all():
             raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
     return check_interval(interval)
-
-
-def _check_alike(**estimates):
-    """Raise ValueError unless the denoisers' estimates are tensors of one shape."""
-    shapes = {name: tuple(getattr(x0_hat, "shape", ())) for name, x0_hat in estimates.items()}
-    if len(set(shapes.values())) > 1 or not all(map(torch.is_tensor, estimates.values())):
-        came = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the estimates have shapes {came}; expected one shape of tensors")

@@ -27,8 +27,8 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
     """D(x, sigma | label) = c_skip x + c_out F(c_in x, ln sigma, label). Karras et al. 2022, table 1.
 
     body: F, from features (..., dim + 16 + null + 1) to (..., dim): the scaled x, waves of ln sigma, the
-    label one-hot. x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim) Raises ValueError
-    for a label on the CPU that is none.
+    label one-hot. x (*B, dim), sigma () or (*B,), label () or (*B,) -> x0_hat (*B, dim)
+    Raises ValueError for a label on the CPU that is none.
     """
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[:-1])[..., None]  # (*B, 1)
     label = check_integers("label", label)

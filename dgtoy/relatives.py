@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .checks import (
+    check_alike,
     check_denoisers,
     check_finite,
     check_generator,
@@ -24,7 +25,7 @@ from .checks import (
     check_whole,
     shown,
 )
-from .guidance import Run, Weight, _check_alike, check_weights, guided
+from .guidance import Run, Weight, check_weights, guided
 from .metrics import energy_distance
 from .samplers import Denoiser, exponential, heun, last, normal, pairs
 
@@ -222,7 +223,7 @@ def cfg_plus_plus(strength: float, sigmas: Tensor) -> Callable[[Tensor], Tensor]
     return w
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class Stepwise:
     """A weight w(sigma) that is constant between levels: weights (n,) for sigmas (n + 1,), which fall.
 
@@ -308,7 +309,7 @@ def _reguided(main, guide, w, interval, changed):
 
         def away(x, sigma):
             other = guide(x, sigma)
-            _check_alike(main=x0_hat, guide=other)
+            check_alike(main=x0_hat, guide=other)
             return changed(x, sigma, x0_hat, other)
 
         return guided(lambda x, sigma: x0_hat, away, w, interval)(x, sigma)

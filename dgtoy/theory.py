@@ -15,11 +15,11 @@ def gaussian_guidance(
 ) -> tuple:
     """Exact end of the guided probability-flow ODE for a Gaussian source and target, direction by direction.
 
-    target, source: (mean, std), numbers or arrays with one entry a direction. Inside `interval` the score is
-    (1 - w) score_source + w score_target, outside it the target's.  -> (mean, std) of the samples. With
-    R(sigma) = ((s_T^2 + sigma^2) / (s_S^2 + sigma^2))^((w-1)/2) the end std is s_T R(lo) / R(hi); over all
-    sigma that is s_T (s_T / s_S)^(w-1). The mean is the integral of `gaussian_endpoint`. Raises ValueError if
-    w is not finite, a std is not positive or the interval is empty.
+    target, source: (mean, std), numbers or arrays with one entry per direction. Inside `interval` the score
+    is (1 - w) score_source + w score_target, outside it the target's. The end std is
+        s_T R(lo) / R(hi) with R(sigma) = ((s_T^2 + sigma^2) / (s_S^2 + sigma^2))^((w-1)/2),
+    over all sigma s_T (s_T / s_S)^(w-1); the mean is the integral of `gaussian_endpoint`.  -> (mean, std)
+    Raises ValueError if w is not finite, a std is not positive or the interval is empty.
     """
     w = check_number("w", w, "(-inf, inf)")
     for name, pair in (("target", target), ("source", source)):
@@ -36,9 +36,9 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     inf to 0,
         dx/dsigma = sigma sum_i weight_i (x - mu_i) / (s_i^2 + sigma^2),
     so with Phi(sigma) = prod_i (s_i^2 + sigma^2)^(weight_i / 2) the samples have
-        std  = Phi(0) = prod_i s_i^weight_i, mean = int_0^inf Phi(0)/Phi(sigma) sigma sum_i weight_i mu_i /
-        (s_i^2 + sigma^2) dsigma.   -> (mean, std)
-    Outside `interval` only the last part acts, with weight 1.
+        std  = Phi(0) = prod_i s_i^weight_i,
+        mean = int_0^inf Phi(0) / Phi(sigma) sigma sum_i weight_i mu_i / (s_i^2 + sigma^2) dsigma.
+    Outside `interval` only the last part acts, with weight 1.  -> (mean, std)
     Raises ValueError if the weights do not sum to 1 or one is larger than 3000, a std is not positive, the
     interval is empty, or the samples leave the range of floating point.
     """
@@ -87,8 +87,9 @@ def tilted(target, source, w, x, sigma=0.0):
     """log of the density that guidance is often said to sample, p_S^(1-w) p_T^w / Z, on a grid.
 
     target, source: mixtures. x (N, D): the points of a regular grid; Z makes the sum over the grid 1. sigma:
-    tilts the blurred densities.  -> (N,) Guided sampling does not sample it: Bradley & Nakkiran 2024 (arXiv
-    2408.09000), claim C2. Raises ValueError if w is not finite.
+    tilts the blurred densities.  -> (N,)
+    Guided sampling does not sample it: Bradley & Nakkiran 2024 (arXiv 2408.09000), claim C2. Raises
+    ValueError if w is not finite.
     """
     w = check_number("w", w, "(-inf, inf)")
     return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)

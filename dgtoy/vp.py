@@ -15,6 +15,7 @@ import torch
 
 from .checks import (
     append_dims,
+    check_alike,
     check_finite,
     check_integers,
     check_noise,
@@ -139,13 +140,13 @@ class Process:
 
     def noised(self, x0, i, eps):
         """x_i (B, ...) from clean images, step indices i (B,) and noise, of the images' shape."""
-        _check_alike(x0=x0, eps=eps)
+        check_alike(x0=x0, eps=eps)
         at = self.at(x0, i)
         return at(self.alphas_cumprod.sqrt()) * x0 + at((1 - self.alphas_cumprod).sqrt()) * eps
 
     def x0_hat(self, x, i, eps):
         """The clean image that x_i (B, ...) and its noise eps imply: x_i / sqrt(abar) - sigma eps."""
-        _check_alike(x=x, eps=eps)
+        check_alike(x=x, eps=eps)
         at = self.at(x, i)
         return at((1 / self.alphas_cumprod).sqrt()) * x - at(self.sigmas) * eps
 
@@ -232,14 +233,6 @@ def ddim(model, x_T, process):
         yield x
 
 
-def _check_alike(**given):
-    """Raise ValueError unless these are tensors of one shape."""
-    (first, x), *others = given.items()
-    for name, value in others:
-        if getattr(value, "shape", None) != x.shape:
-            raise ValueError(f"{name} is {shown(value)}; expected the shape of {first}, {tuple(x.shape)}")
-
-
 def _check_output(out, x, variance=False):
     """Raise ValueError for an output that is not the noise of x, or not its noise and variance."""
     b, c, *rest = x.shape
@@ -292,7 +285,7 @@ def training_loss(out, x0, x, i, eps, process):
     & Dhariwal 2021, sec. 3.1. Raises ValueError for an output of another shape.
     """
     _check_output(out, x, variance=True)
-    _check_alike(x=x, x0=x0, eps=eps)
+    check_alike(x=x, x0=x0, eps=eps)
     i = check_integers("i", i).to(x.device)
     noise, v = out.chunk(2, 1)
     mse = (eps - noise).square().flatten(1).mean(1)

@@ -255,7 +255,9 @@ def test_weights_are_linear_in_ln_sigma_and_constant_beyond(sigma, w, b):
 
 
 def test_weights_are_taken_for_each_sample_s_own_level():
-    close(calibration().w(torch.tensor([4.0, 2.0, 0.1])), torch.tensor([3.0, 2.5, 1.0], dtype=torch.float64))
+    found = calibration()
+    close(found.w(torch.tensor([4.0, 2.0, 0.1])), torch.tensor([3.0, 2.5, 1.0], dtype=torch.float64))
+    assert found == found and found != calibration()
 
 
 def test_calibrated_guidance_of_an_unfinished_fine_tune_is_the_finished_one():

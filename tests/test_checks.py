@@ -69,8 +69,8 @@ WRONG = {
     "b is '1'": lambda: blurred(D, "1"),
     "b is a Tensor": lambda: blurred(D, torch.ones(2)),
     "every is 1.5; expected a whole number": lambda: reused(D, 1.5),
-    "main (5, 2), guide (5, 1); expected one shape": lambda: guided(D, FLAT, 2.0)(X, 1.0),
-    "pretrained (5, 1), finetuned_null (5, 2), finetuned (5, 2)": lambda: plane(FLAT, D, D, 0.0, 0.5)(X, 1.0),
+    "shape (5, 2) and guide is a Tensor of torch.float64, shape (5, 1)": lambda: guided(D, FLAT, 2.0)(X, 1.0),
+    "(5, 1) and finetuned_null is a Tensor of torch.float64": lambda: plane(FLAT, D, D, 0.0, 0.5)(X, 1.0),
     # levels and points
     "sigma is None": lambda: guided(D, D, 2.0)(X, None),
     "sigma has shape (5, 2); expected () or (5,)": lambda: D(X, torch.ones(5, 2)),
@@ -132,10 +132,12 @@ WRONG = {
     "guide is None; expected a function of x and t": lambda: vp.guided_noise(NOISE, None, 2.0),
     "shape (5, 1, 4, 4); expected (B, C or 2C, ...)": lambda: last(vp.ddim(CHANNEL, IMAGES, PROCESS)),
     "shape (5, 3, 4, 4); expected (B, 2C, ...)": lambda: last(vp.ancestral(NOISE, IMAGES, PROCESS)),
-    "eps is a Tensor of torch.float32, shape (4, 4); expected the shape of x0": lambda: PROCESS.noised(
+    "eps is a Tensor of torch.float32, shape (4, 4); expected tensors of one shape": lambda: PROCESS.noised(
         IMAGES, 0, IMAGES[0, 0]
     ),
-    "eps is 1.0; expected the shape of x, (5, 3, 4, 4)": lambda: PROCESS.x0_hat(IMAGES, 0, 1.0),
+    "shape (5, 3, 4, 4) and eps is 1.0; expected tensors of one shape": lambda: PROCESS.x0_hat(
+        IMAGES, 0, 1.0
+    ),
     "x0 is a Tensor of torch.float32, shape (1, 3, 4, 4)": lambda: vp.training_loss(
         IMAGES.repeat(1, 2, 1, 1), IMAGES[:1], IMAGES, 0, IMAGES, PROCESS
     ),

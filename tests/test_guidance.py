@@ -411,7 +411,7 @@ def test_an_estimate_of_another_shape_is_refused_where_it_would_be_broadcast():
         for method in (blurred, reused):
             with refuses("D gives", "expected an estimate of x"):
                 method(D, 2)(X, 0.7)
-    with refuses("the estimates have shapes main (), guide (); expected one shape of tensors"):
+    with refuses("main is 0.0 and guide is 1.0; expected tensors of one shape"):
         guided(lambda x, sigma: 0.0, lambda x, sigma: 1.0, 1.5)(X, 0.7)
 
 

@@ -42,7 +42,7 @@ def test_each_keeps_the_contract_of_guidance(name):
         method(MAIN, None, 2.0)
     with refuses("still_above is nan"):
         relatives.cfg_zero_star(MAIN, GUIDE, 2.0, still_above=math.nan)
-    with refuses("main (6, 2), guide (1, 2)"):
+    with refuses("shape (6, 2)", "shape (1, 2); expected tensors of one shape"):
         method(MAIN, lambda x, sigma: GUIDE(x, sigma)[:1], 2.0)(X, 0.7)
 
 
@@ -302,6 +302,7 @@ def test_a_stepwise_weight_is_constant_between_its_levels():
     w = relatives.Stepwise(LEVELS, torch.tensor([1.0, 2.0, 3.0]))
     asked = torch.tensor([9.0, 5.0, 2.1, 2.0, 0.9, 0.8, 0.4, 0.1])
     assert w(asked).tolist() == [1, 1, 1, 2, 2, 3, 3, 3] and w(torch.tensor(3.0)) == 1
+    assert w == w and w != relatives.Stepwise(LEVELS, torch.tensor([1.0, 2.0, 3.0]))
     x0 = last(dpmpp_2m(guided(MAIN, GUIDE, w), SIGMAS[0] * X, SIGMAS))
     assert x0.isfinite().all()
     for sigmas, weights in ((LEVELS.flip(0), [1.0, 2.0, 3.0]), (LEVELS, [1.0, 2.0])):

@@ -28,8 +28,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
 
     Reads official flat files and training files (.pt, with `ema`, `model` or `state_dict`, and an argparse
     Namespace: exactly that class is let through, nothing else can run), and .safetensors; what torch's
-    wrappers put before a name is left out.  -> state_dict Raises ValueError, one line, if the file is
-    damaged, holds code or weights that are not finite, or is no DiT's.
+    wrappers put before a name is left out.  -> state_dict
+    Raises ValueError if the file is damaged, holds code or weights that are not finite, or is no DiT's.
     """
     if str(path).endswith(".index.json"):
         raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")

@@ -45,7 +45,7 @@ class FeatureNet(nn.Module):
         return Reading(f, glyph, font, style_of(self.style(f)))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
     """features (n, 64), log probabilities of glyph and font (n, how many), style (n, knobs) in [0, 1]."""
 
