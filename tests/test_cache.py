@@ -248,6 +248,18 @@ def test_cells_are_done_once_in_shares_or_at_once(folder, monkeypatch):
     assert cache.cells(tenfold, other, "cpu", keys)[0] == expected and len(DONE) == 14
 
 
+@pytest.mark.parametrize("left", [b"", b"{}", b"[1]", b'{"seconds": 1'])
+def test_what_a_crash_left_of_a_file_is_made_again(left, folder, monkeypatch):
+    monkeypatch.setattr(cache, "Code", lambda *roots: types.SimpleNamespace(text=lambda: "code"))
+    work = lambda: cache.cells(tenfold, transfer.Config(TINY), "cpu", [(1,)])[0]
+    net = lab.pretrained(TINY)
+    assert work() == {(1,): 10}
+    for file in (*folder.glob("*.json"), *folder.glob("*.safetensors")):
+        file.write_bytes(left)
+    assert work() == {(1,): 10}
+    assert all(torch.equal(p, net.params[k]) for k, p in lab.pretrained(TINY).params.items())
+
+
 @pytest.mark.parametrize("make", ["a file", "a file above", "a device without room"])
 def test_a_cache_that_cannot_be_written_is_named_with_the_remedy_before_any_work(make, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")

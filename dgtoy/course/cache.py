@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import write_text
+from ..checkpoint import read_safetensors, write_text
 
 
 def folder():
@@ -67,14 +67,33 @@ def cells(work, config, device, keys, part=(0, 1), progress=False):
         folder().mkdir(parents=True, exist_ok=True)  # found out before any work
     for key in tqdm(list(keys)[part[0] :: part[1]], name, disable=not progress, mininterval=5):
         file = folder() / f"{name}-{digest(same, key)[:16]}.json"
-        if not file.exists():
+        if _kept(file) is None:
             started = time.time()
             result = work(config, device, *key)
             with writing():
                 write_text(file, json.dumps(dict(seconds=time.time() - started, result=result)))
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        found[key], seconds = kept["result"], seconds + kept["seconds"]
+        found[key], spent = _kept(file)
+        seconds += spent
     return found, seconds
+
+
+def _kept(file):
+    """A cell's result and seconds; None where a crash left less, or there are none."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return kept["result"], kept["seconds"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def drop_damaged(path):
+    """Remove a network's file that cannot be read, as a crash of the machine leaves one: it is made again."""
+    try:
+        read_safetensors(path)
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        path.unlink()
 
 
 def _seedless(config):

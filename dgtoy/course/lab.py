@@ -221,6 +221,7 @@ def trained(name, net, data, recipe, progress=False):
     inputs = (net.config, net.seeds, net.params, data, recipe, net.device.type)
     ema, path = net.clone(), cache.path(name, inputs, (fit, type(net), type(data)))
     with cache.writing(), alone(path):
+        cache.drop_damaged(path)
         steps = fit(net, data, recipe, ema, checkpoint=path, every=2000)
         for _ in tqdm(steps, name, recipe.steps, leave=False, disable=not progress, mininterval=0.5):
             pass
