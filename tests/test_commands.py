@@ -145,6 +145,19 @@ def test_a_part_of_an_experiment_is_computed_and_told_and_no_record_made(monkeyp
     assert re.fullmatch(r"images +[\d.]+ s   2 cells of its part, kept\n", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("transfer idea --preset replica", "preset is replica; idea has none of that name"),
+        ("images exact --part 1/2", "--part is of exact, which is not computed in parts"),
+    ],
+)
+def test_what_a_later_experiment_would_refuse_is_told_before_the_first_runs(words, said, monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda name, args: pytest.fail(f"{name} runs"))
+    with refuses(said, error=SystemExit):
+        main(["experiment", *words.split()])
+
+
 def test_after_the_notebooks_the_findings_are_shown_with_where_to_look(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(notebooks, "execute", lambda *args, **options: None)

@@ -1380,6 +1380,9 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     said = capsys.readouterr().out
     assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
     assert f"--latents {whole / 'latents'} --out {whole / 'weights'}\n" in said
+    with refuses("steps is 4;", "holds samples after 3, expected these steps", error=SystemExit):
+        run("run", photos / "images", "--out", whole, *words[:2], "--steps", 4)  # before it trains on
+    assert models.header(whole / "finetune")["step"] == 3
 
 
 def test_a_run_folder_remembers_its_settings_and_names_a_changed_one(photos, tmp_path):

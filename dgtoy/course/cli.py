@@ -8,6 +8,7 @@ import textwrap
 import time
 
 from .. import environment
+from ..pipeline import options
 from ..pipeline.manifest import check_out
 from . import experiments
 
@@ -22,9 +23,9 @@ def parser():
     """The parser of all commands of the course; each command's function is its `run`."""
     found = argparse.ArgumentParser(prog="python -m dgtoy")
     commands = found.add_subparsers(metavar="COMMAND", required=True)
-    for name, (options, run) in COMMANDS.items():
+    for name, (add_options, run) in COMMANDS.items():
         command = commands.add_parser(name, description=run.__doc__)
-        options(command)
+        add_options(command)
         command.set_defaults(run=run)
     return found
 
@@ -51,7 +52,7 @@ def _preset_options(parser):
     folders = ", ".join(f"{folder} for {preset}" for preset, folder in PRESETS.items())
     parser.add_argument("--out", type=pathlib.Path, help=f"folder of the records; default: {folders}")
     parser.set_defaults(part=(0, 1))
-    _device(parser)
+    options.device(parser)
 
 
 def _experiment_options(parser):
@@ -82,6 +83,10 @@ def _part(text):
 
 def experiment(args):
     """Run experiments by name; each writes NAME.json, its record, and NAME.png, its figure."""
+    for name in args.names:  # all are asked before any runs, as each takes minutes
+        experiments.config(name, args.preset)
+        if args.part != (0, 1) and not hasattr(experiments.get(name), "compute"):
+            raise ValueError(f"--part is of {name}, which is not computed in parts; expected none")
     for name in args.names:
         _run(name, args)
 
@@ -111,8 +116,6 @@ def _run(name, args):
     started, device = time.time(), environment.device(args.device)
     module, config = experiments.get(name), experiments.config(name, args.preset)
     if args.part != (0, 1):
-        if not hasattr(module, "compute"):
-            raise ValueError(f"--part is of {name}, which is not computed in parts; expected none")
         found, _ = module.compute(config, device, args.part, progress=True)
         print(f"{name:12s} {time.time() - started:6.1f} s   {len(found)} cells of its part, kept", flush=True)
         return
@@ -122,10 +125,6 @@ def _run(name, args):
 
 
 # claims, notebooks, assignments, animation, photos, weights, bench, badges
-
-
-def _device(parser):
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
 
 
 def _folder(parser, option, what, default):
@@ -249,7 +248,7 @@ def _weights_options(parser):
         help="instead: the second pre-trained model of the studies on photographs, into build/second",
     )
     _folder(parser, "--state", "folder that a long training goes on from, by parts", "build/weights")
-    _device(parser)
+    options.device(parser)
 
 
 def weights(args):
@@ -281,7 +280,7 @@ def _bench_options(parser):
         action="store_true",
         help="instead: time `make run` and `make test` from an empty cache into OUT/notebooks.json",
     )
-    _device(parser)
+    options.device(parser)
     _figures(parser)
 
 

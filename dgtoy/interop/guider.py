@@ -69,17 +69,14 @@ class DomainGuidance(ClassifierFreeGuidance):
         super().__init__(guidance_scale, guidance_rescale, start=start, stop=stop, enabled=enabled)
         is_folder = isinstance(pretrained, str | pathlib.Path)
         self.network = None if is_folder else pretrained
-        self.null, self.guided = (
-            None,
-            None,
-        )  # the guide's own null condition; both networks, once both are known
+        self.null = None  # the guide's own null condition
+        self.guided = None  # both networks, once both are known
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
         self.before = None  # the pipeline's network and the hook on its forward, while another answers
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def __setattr__(self, name, value):
-        value = as_option(name, value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, as_option(name, value))
 
     def prepare_models(self, denoiser):
         """Called before each forward: what stands for the null one is made with the guide."""

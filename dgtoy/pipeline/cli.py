@@ -203,7 +203,7 @@ def run(args):
     recipe = dict(pace.RECIPES["cpu" if device.type == "cpu" else "cuda"])
     if args.steps is not None:
         recipe["steps"] = args.steps
-    whole.check(recipe, args.w, args.count)
+    whole.check(out, recipe, args.w, args.count)
     given = dict(device=args.device, heads=args.heads)
     common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     if not args.quiet:

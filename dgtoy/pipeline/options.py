@@ -23,8 +23,13 @@ def given(args, config):
     return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if v is not None}
 
 
-def _common(parser):
+def device(parser):
+    """The one that commands of the course have as well."""
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+
+
+def _common(parser):
+    device(parser)
     parser.add_argument(
         "--heads", type=int, help="attention heads, for a network of no named size; default: by its size"
     )
@@ -189,7 +194,7 @@ def evaluate(parser):
     parser.add_argument("--weights", help="the extractor's weights; default: from the usual cache")
     parser.add_argument("--count", type=int, help="use the first samples only; default: all")
     parser.add_argument("--out", required=True, help="the .json to write")
-    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    device(parser)
 
 
 def calibrate(parser):

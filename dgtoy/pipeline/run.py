@@ -26,11 +26,17 @@ def settings(weights):
     return found
 
 
-def check(recipe, weights, count):
+def check(out, recipe, weights, count):
     """Raise for options that a later step would refuse, before the first one does any work."""
     finetune.Config(**recipe)
     for method, w in settings(weights).values():
         sample.Config(method=method, w=w, count=count)
+    held, _ = finetune.remembered(out / "finetune")
+    if held and held.get("steps") != recipe["steps"] and any(out.glob("*/images")):
+        raise ValueError(
+            f"steps is {recipe['steps']}; {out} holds samples after {held.get('steps')}, expected these steps"
+            " or another --out"
+        )
 
 
 def commands(folder, out, pretrained, held_out, recipe, weights, count, common=()):
