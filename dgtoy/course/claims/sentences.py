@@ -40,7 +40,7 @@ def trade_off(out):
     return (
         "**Once a fine-tune is finished, DoG keeps more samples in the domain than CFG for the same rise in "
         "energy distance, but not for the same thinning of the strokes.** On three targets of 2-D points "
-        f"({len(record['seeds'])} sources, grid unfinished) it leaves {told} times as many outside as CFG; "
+        f"({len(record['seeds'])} sources) it leaves {told} times as many outside as CFG; "
         f"with the loss of thickness bounded as well {as_thick} times "
         f"{_source(record, '06_domain_guidance_vs_cfg')}."
     )
@@ -127,20 +127,21 @@ def photographs(out):
 
 def whose_guide(out):
     """On photographs: guides that know only a width, or only the target, against kin of the old model."""
-    record = load("photos_guides", out)
-    config = record["config"]
+    first, second = (load("photos_guides", folder) for folder in (out, f"{out}/replica"))
+    config = first["config"]
     targets, last = config["targets"], config["stages"][-1]
 
-    def relative(guide, rival, target):
+    def relative(record, guide, rival, target):
         return ratio(*(photos_guides.distance(record, target, last, g) for g in (guide, rival)))
 
-    def above(guide, rival="pre-trained"):
+    def above(guide, rival="pre-trained", record=first):
         """By how many percent the distance with a guide lies above a rival's, over targets."""
-        return _reach([100 * (relative(guide, rival, t)[0] - 1) for t in targets])
+        return _reach([100 * (relative(record, guide, rival, t)[0] - 1) for t in targets])
 
     def percent(target):
         """The blurred self against DoG, with its interval over fine-tunes."""
-        return _span([100 * (v - 1) for v in relative("self, blurred", "pre-trained", target)], ".0f", "%")
+        found = relative(first, "self, blurred", "pre-trained", target)
+        return _span([100 * (v - 1) for v in found], ".0f", "%")
 
     blurred = ", ".join(f"{percent(t)} on {t}" for t in targets)
     other = load("photos_stranger", out)
@@ -148,10 +149,11 @@ def whose_guide(out):
     return (
         "**On photographs a guide must have seen such pictures; a width is not enough.** After "
         f"{last:,} steps the fine-tune's own density, blurred, leaves the Fréchet distance above DoG's by "
-        f"{blurred}; an early checkpoint by {above('weaker self')}, [another model of these "
+        f"{blurred} (from a second pre-trained network {above('self, blurred', record=second)}); an early "
+        f"checkpoint by {above('weaker self')}, [another model of these "
         f"pictures](figures/photos_stranger.json) by {stranger}. A separately trained null branch makes CFG "
-        f"{above('unconditional', rival='own null')} worse ({len(record['seeds'])} fine-tunes each) "
-        f"{_source(record, '11_why_it_sharpens')}."
+        f"{above('unconditional', rival='own null')} worse ({len(first['seeds'])} fine-tunes each) "
+        f"{_source(first, '11_why_it_sharpens')}."
     )
 
 

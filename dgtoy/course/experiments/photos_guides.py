@@ -180,8 +180,9 @@ def figure(record):
     """Every guide at every stage."""
     stages = record["config"]["stages"]
     foot = "Fréchet distance relative to DoG, each guide at its own w; right of the line DoG is ahead"
-    size, titles = (3 * len(stages) + 1, 4.6), [f"after {stage:,} steps" for stage in stages]
-    claim = "The old model and networks on the way from it guide best; a width is not enough"
+    size, titles = (max(3 * len(stages) + 1, 8), 4.6), [f"after {stage:,} steps" for stage in stages]
+    lines = ("The old model and networks on the way from it guide best;", "a width is not enough")
+    claim = (" " if len(stages) > 2 else "\n").join(lines)
     with frame(titles, size, foot, claim=claim, sharex=True, sharey=True) as (fig, axes):
         for ax, stage in zip(axes, stages, strict=True):
             at_stage(ax, record, stage)
