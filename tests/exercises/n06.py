@@ -2,18 +2,19 @@
 
 WRONG = {
     "seeds_needed": [
-        (76.5, "square root of their number"),
-        (22.8, "that is the factor"),
-        (4.78, "how much longer"),
-        (35, "not with its square"),
-        (0.70, "how few seeds"),
-        (1250, "from none to CFG"),
-        (18, "for the moons"),
+        (73.9, "square root of their number"),
+        (21.3, "that is the factor"),
+        (4.62, "how much longer"),
+        (34.4, "not with its square"),
+        (0.75, "how few seeds"),
+        (169, "for CFG to DoG"),
+        (141, "for the moons"),
+        (46.9, "for w = 1.25"),
     ],
     "one_seed": [
         ("a", "not about the sources"),
         ("b", "throws away"),
-        ("D", "compares DoG with CFG"),
+        ("D", "compares CFG with no guidance"),
         ("none", "none of the options"),
     ],
     "removed": [

@@ -11,9 +11,9 @@ def _values(domain, method, metric="out_of_domain", w=1.25):
     return np.array(row[metric])
 
 
-def _gain(domain, before, after):
+def _gain(domain, before, after, w=1.05):
     """By which factor pairing shortens the squared length of an interval."""
-    a, b = _values(domain, before), _values(domain, after)
+    a, b = (_values(domain, method, w=w) for method in (before, after))
     return (a.var() + b.var()) / (a - b).var()
 
 
@@ -26,15 +26,16 @@ def seeds_needed():
 
     The number of seeds goes with the variance: multiply 16 by (var a + var b) / var(a - b).
     """
-    n, gain = 16, _gain("grid", "CFG", "DoG")
+    n, gain = 16, _gain("spirals", "none", "CFG")
     return n * gain, {
         "that is too few; the length falls with the square root of their number": n * gain**0.5,
         "that is the factor; the number of seeds was asked": gain,
         "that is how much longer the unpaired interval is; the number of seeds was asked": gain**0.5,
         "the length falls with the square root of the number of seeds, not with its square": n * gain**0.25,
         "that is how few seeds paired differences need to be as sharp as the unpaired 16": n / gain,
-        "that is for the step from none to CFG; from CFG to DoG was asked": n * _gain("grid", "none", "CFG"),
-        "that is for the moons; the grid was asked": n * _gain("moons", "CFG", "DoG"),
+        "that is for CFG to DoG; from none to CFG was asked": n * _gain("spirals", "CFG", "DoG"),
+        "that is for the moons; the spirals were asked": n * _gain("moons", "none", "CFG"),
+        "that is for w = 1.25; the step at w = 1.05 was asked": n * _gain("spirals", "none", "CFG", 1.25),
     }
 
 
@@ -44,13 +45,13 @@ def one_seed():
 
     An interval of a mean is about the mean. What does it say about the next source?
 
-    Count in the record on how many of the 16 sources the rate of DoG is the higher one, and look at the rate
-    of none.
+    Count in the record on how many of the 16 sources the rate of CFG is the lower one, and look at the rate
+    of DoG.
     """
     return "c", dict(
         a="the 95% are about the mean over sources, not about the sources; count those on either side",
         b="the unpaired interval throws away what is known about each source; the paired one is as valid",
-        d="the interval compares DoG with CFG; with no guidance the rate is another one: look at the record",
+        d="the interval compares CFG with no guidance; the rate of DoG is another one: look at the record",
     )
 
 
