@@ -43,8 +43,8 @@ def trade_off(out):
     listed = lambda found: ", ".join(f"{r[0]:.2f}" for r in found)
     told = ", ".join(f"{_span(r, '.2f')} ({d})" for r, d in zip(against_cfg("DoG", area), domains))
     return (
-        "**Once a fine-tune is finished, DoG keeps more samples in the domain than CFG for the same rise in "
-        "energy distance on two of three targets, but on none for the same thinning of the strokes.** On 2-D "
+        "**Finished fine-tunes leave fewer samples outside with DoG than with CFG for the same rise in "
+        "energy distance on two of three targets, and for the same thinning of the strokes on none.** On 2-D "
         f"points ({len(record['seeds'])} sources) it leaves {told} times as many outside as CFG, at low "
         f"noise only {listed(against_cfg('DoG on an interval', area))} times; with the loss of thickness "
         f"bounded as well {listed(against_cfg('DoG', at_equal_cost))} times "
