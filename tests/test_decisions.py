@@ -92,8 +92,18 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     assert "0.300 to 0.200" in cells[0][4] and "0.100 to 0.01" in cells[3][4]
     assert "thickness 1.100 to 0.980" in cells[3][4]
     others = [name for name, _ in decisions.GUIDES.values() if name != decisions.GUIDES[best][0]]
-    assert all(f"{name} 1.2" in cells[0][5] and f"{name} 4." in cells[3][5] for name in others)
+    assert all(f"{name} **1.2" in cells[0][5] and f"{name} **4." in cells[3][5] for name in others)
     assert "down to 0.5" in cells[4][1]
+
+
+def test_a_ratio_is_bold_where_its_interval_excludes_one():
+    values = {
+        "own null": [1.0, 1.1, 0.9, 1.0],
+        "learned source": [2.0, 2.2, 1.9, 2.1],
+        "other": [0.1, 9, 1, 1],
+    }
+    told = decisions._beside("own null", {g: np.array(v) for g, v in values.items()})
+    assert told == "DoG **2.0**, other 2.8"
 
 
 @pytest.mark.parametrize("best, words", [words for words in decisions.GUIDES.values()])

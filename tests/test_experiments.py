@@ -85,6 +85,7 @@ SMALL = {  # what else makes an experiment small
         choice=(1.0, 2.0),
     ),
     "plane": dict(setting=replace(TINY, layout=None), a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
+    "transfer": dict(longer=(("moons", 3),), held_out=16, levels=(1.0, 0.1)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
     "images_gap": dict(gaps=(0.0, 1.5), rates=(1e-3, 1e-4)),
 }

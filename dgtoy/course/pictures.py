@@ -17,7 +17,6 @@ class PictureSetting(Setting):
     """A transfer problem on pictures, see `glyphs.target`: its target lies inside the source or outside."""
 
     seeds: int = 6
-    domain: str = "glyphs"  # or "handwriting"
     classes: int = 10
     narrow: float = 0.2
     gap: float = 0.0
@@ -30,9 +29,7 @@ class PictureSetting(Setting):
     sigma_max: float = 80.0
 
     def world(self):
-        """The target, as something with `sample`."""
-        if self.domain == "handwriting":
-            return Handwriting()
+        """The target.  -> glyphs.World"""
         return glyphs.target(self.classes, self.narrow, self.gap, layout=self.layout)
 
 
@@ -58,28 +55,6 @@ def replica(config, **smaller):
     """An experiment's configuration on another target and with other seeds, to see what
     of its findings stands again."""
     return replace(config, setting=dict(first=100, layout=1), **smaller)
-
-
-class Handwriting:
-    """scikit-learn's digits as a target: images to train on and others to compare with, never the same."""
-
-    glyphs, num_classes = glyphs.GLYPHS[:10], 10
-
-    def __init__(self):
-        self.x0, self.label = glyphs.digits()
-
-    def sample(self, n, label=None, generator=None, device="cpu", held_out=False):
-        """n images, the classes in turn; drawn with replacement from the held-out half, or else
-        the first `n` of the other half."""
-        half = [torch.arange(len(self.x0))[(self.label == c)][held_out::2] for c in range(10)]
-        label = torch.arange(n) % 10 if label is None else torch.as_tensor(label).expand(n)
-        if held_out:
-            u = torch.rand(n, generator=generator)
-            rows = torch.stack([half[c][int(u[i] * len(half[c]))] for i, c in enumerate(label.tolist())])
-        else:
-            order = [h[torch.randperm(len(h), generator=generator)] for h in half]
-            rows = torch.stack([order[c][i // 10] for i, c in enumerate(label.tolist())])
-        return self.x0[rows].to(device), label.to(device)
 
 
 def training_set(setting, seed, device="cpu"):
@@ -143,9 +118,8 @@ class PictureJudge(Judge):
 
     def draw(self, n, seed):
         """Fresh true images, none that a fine-tune has seen.  -> (n, 3, size, size)"""
-        options = dict(held_out=True) if isinstance(self.world, Handwriting) else {}
         generator = torch.Generator().manual_seed(seed)
-        return self.world.sample(n, generator=generator, device=self.device, **options)[0]
+        return self.world.sample(n, generator=generator, device=self.device)[0]
 
     def start(self, seed):
         """Standard normal noise of a seed, (samples, 3, 32, 32), on every device the same."""
@@ -159,11 +133,10 @@ class PictureJudge(Judge):
     def score(self, x):
         """Each metric for images x (n, 3, 32, 32) of the labels `label`.  -> {metric: float}"""
         seen, real = self.read(x), self.truth.features
-        guess = seen.glyph[:, self.own].argmax(-1)
         found = dict(
             frechet=metrics.frechet_distance(seen.features.cpu(), real.cpu()).item(),
             style_error=(self._foreign(seen) > self.cut).float().mean().item(),
-            class_error=(guess != self.label[: len(x)]).float().mean().item(),
+            class_error=self.misread(seen, self.label[: len(x)]),
             **metrics.prdc(real[: len(x)], seen.features),
         )
         return {name: round(found[name], 5) for name in self.metrics}
@@ -176,6 +149,10 @@ class PictureJudge(Judge):
     def read(self, x):
         """What the feature network sees in images.  -> Reading"""
         return self.net.read(x)
+
+    def misread(self, seen, label):
+        """The share of images in which another character of the world is read than their label's."""
+        return (seen.glyph[:, self.own].argmax(-1) != label).float().mean().item()
 
     def _foreign(self, seen):
         """How far the most foreign knob lies from the middle of its true range, in half-widths.  -> (n,)"""

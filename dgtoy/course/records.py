@@ -92,7 +92,7 @@ def regime(record):
 def caption(record, more=""):
     """What a figure's foot says: world, regime, number of seeds, kind of interval, and what more."""
     setting = record["config"]["setting"]
-    world = {"moons": "two moons, ", "spirals": "spirals, "}.get(setting["domain"], "")
+    world = {"moons": "two moons, ", "spirals": "spirals, "}.get(setting.get("domain"), "")
     if setting.get("layout", 0) is None:
         world += "each on a source of its own, "
     elif world == "spirals, ":

@@ -88,9 +88,11 @@ def _to_complete(record, place, method, where):
 
 
 def _beside(guide, values):
-    """The values of the other guides, relative to that of the one named, as text."""
-    others = [f"{GUIDES[g][0]} {ratio(v, values[guide])[0]:.1f}" for g, v in values.items() if g != guide]
-    return ", ".join(others)
+    """The values of the other guides, relative to that of the one named, as text; in bold where the 95%
+    interval over sources excludes 1."""
+    told = {GUIDES.get(g, (g,))[0]: ratio(v, values[guide]) for g, v in values.items() if g != guide}
+    mark = lambda low, high: "**" if low > 1 or high < 1 else ""
+    return ", ".join(f"{name} {mark(*r[1:])}{r[0]:.1f}{mark(*r[1:])}" for name, r in told.items())
 
 
 def _to_sharpen(record, place, out, notice):
@@ -155,14 +157,13 @@ def _outside(gaps, record):
     left = {m: at_equal_cost(curve) for m, curve in curves.items()}
     method = min(left, key=lambda m: left[m].mean())
     w, change = _thinned(curves[method])
-    others = ", ".join(f"{m} {ratio(v, left[method])[0]:.1f}" for m, v in left.items() if m != method)
     return (
         "target at the source's edge or outside",
         "the source's mean is farther away than three quarters of its half-width",
         next(words for name, words in GUIDES.values() if name == method),
         w,
         change,
-        f"outside: at equal match and thickness, densities exact, {others}; "
+        f"outside: at equal match and thickness, densities exact, {_beside(method, left)}; "
         f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells",
     )
 

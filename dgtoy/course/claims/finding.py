@@ -40,7 +40,7 @@ def listed(found, digits=".2f"):
 def drawn(record):
     """What the seeds of a record draw anew, and so what its intervals speak for."""
     setting, n = record["config"].get("setting", {}), len(record["seeds"])
-    if "domain" not in setting:
+    if "pretrain" not in setting:
         return f"{n} fine-tunes of one network" if setting else f"{n} random problems"
     own = "each on a source of its own" if setting.get("layout", 0) is None else "all on one source"
     return ", ".join(filter(None, (f"{n} trainings", regime(record), own)))

@@ -17,11 +17,8 @@ def regime(record, **where):
 
 
 def c14_glyphs(record):
-    """Outside the source DoG overshoots; inside, the closed form tells which directions sharpen.
-
-    The judge cannot read handwriting, so nothing is said of it.
-    """
-    gaps = [g for g in record["config"]["gaps"] if g != "handwriting"]
+    """Outside the source DoG overshoots; inside, the closed form tells which directions sharpen."""
+    gaps = record["config"]["gaps"]
     near, far = gaps[0], gaps[-1]
     frechet = lambda **method: values(record, "frechet", gap=near, **method)
     inside = ratio(frechet(method="DoG", w=W), frechet(method="none"))
@@ -50,8 +47,7 @@ def c14_glyphs(record):
         f"at w = {W} leaves {inside[0]:.2f} [{inside[1]:.2f}, {inside[2]:.2f}] of the Fréchet distance. Over "
         f"64 directions of features log std changes with correlation {correlation[0]:.2f} (CFG "
         f"{of_cfg.mean():.2f}, DoG in pixels {in_pixels.mean():.2f}) and slope {slope[0]:.2f} against the "
-        f"closed form ({record['config']['setting']['steps']} sampling steps; 20 "
-        "show only a part of it)",
+        f"closed form",
     )
 
 

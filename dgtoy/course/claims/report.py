@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from ...checkpoint import write_text
+from ..bench.pipelines import TOGETHER
 from ..records import load
 from . import CLAIMS, decisions
 from .sentences import sentences
@@ -175,8 +176,8 @@ def bench_table(out):
 
 
 def cost_table(out):
-    """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's
-    without one: a table for each record in `out`, that of a CUDA device first; and what follows from that.
+    """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's own
+    guidance, from each record in `out`, that of a CUDA device first; and what follows from that.
 
     Raises FileNotFoundError with the command that makes the record.
     """
@@ -184,36 +185,43 @@ def cost_table(out):
     if not found:
         raise FileNotFoundError("no bench_pipelines_*.json; `python -m dgtoy bench --pipelines` makes it")
     made = [json.loads(path.read_text(encoding="utf-8")) for path in found]
-    return "\n\n".join([*map(_costs, made), _cheapest(made[0])])
+    memory = _ending(made[0], ": memory")
+    columns = {head: timed for record in made for head, timed in _timed(record).items()}
+    columns |= {"memory (GiB)": memory}
+    cell = lambda r: f"{r['ours']:.2g} ({r['ours'] / r['plain']:.2f}×)"
+    lines = [f"| seconds a picture | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    lines += [f"| {way} | {' | '.join(cell(rows[way]) for rows in columns.values())} |" for way in memory]
+    sizes = (f"{_device(m)}: {m['results']['rows'][0]['note'].partition('; ')[2]}" for m in made)
+    return "\n".join([*lines, "", f"({'; '.join(sizes)}.) {_cheapest(made[0], memory)}"])
 
 
-def _costs(made):
-    """A record of what guidance costs as a table."""
+def _device(made):
+    return made["provenance"]["device"]
+
+
+def _ending(made, end):
+    """The rows of a record whose names have an end, by the name without it."""
+    return {r["what"].removesuffix(end): r for r in made["results"]["rows"] if r["what"].endswith(end)}
+
+
+def _timed(made):
+    """What a record of costs timed: one picture, and several at once where it did.  -> {what: {way: row}}"""
     rows = {r["what"]: r for r in made["results"]["rows"]}
-    where = f"{made['provenance']['device']}, {next(iter(rows.values()))['note'].partition('; ')[2]}"
-    lines = [
-        f"| {where} | seconds a picture | without a guide | GiB | without |",
-        "|---|---|---|---|---|",
-    ]
-    for what, time in rows.items():
-        if (memory := rows.get(f"{what}: memory")) is None:
-            continue
-        seconds, held = (f"{r['ours']:.2g} ({r['ours'] / r['plain']:.2f}×)" for r in (time, memory))
-        lines.append(f"| {what} | {seconds} | {time['plain']:.2g} | {held} | {memory['plain']:.2g} |")
-    return "\n".join(lines)
-
-
-def _cheapest(made):
-    """Which way to guide on the plane adds least."""
-    rows = {
-        r["what"]: r["ours"] / r["plain"] - 1 for r in made["results"]["rows"] if "the plane" in r["what"]
+    found = {
+        f"{_device(made)}, one": {way: rows[way] for way in _ending(made, ": memory")},
+        f"{_device(made)}, {TOGETHER} at once": _ending(made, f", {TOGETHER} at once"),
     }
-    least = min((what for what in rows if "memory" not in what), key=rows.get)
-    second, lora = (rows[f"{what}: memory"] for what in ("the plane", "a LoRA and its base, the plane"))
+    return {what: rows for what, rows in found.items() if rows}
+
+
+def _cheapest(made, memory):
+    """Which way to guide on the plane adds least, with as many pictures at once as were tried."""
+    (*_, (where, timed)), added = _timed(made).items(), lambda r: r["ours"] / r["plain"] - 1
+    least = min((way for way in timed if "the plane" in way), key=lambda way: added(timed[way]))
+    second, lora = (added(memory[way]) for way in ("the plane", "a LoRA and its base, the plane"))
     return (
-        f"Of the ways to guide on the plane *{least}* adds the least time on the "
-        f"{made['provenance']['device']}, {rows[least]:.0%}; a second network adds {second:.0%} of memory, a "
-        f"LoRA's base {lora:.0%}."
+        f"Of the ways to guide on the plane *{least}* adds the least time ({where}: "
+        f"{added(timed[least]):.0%}); a second network adds {second:.0%} of memory, a LoRA's base {lora:.0%}."
     )
 
 

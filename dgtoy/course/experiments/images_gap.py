@@ -130,14 +130,12 @@ def _truth(config, judge):
     """What the closed form needs and says: r along every direction; rotation of source and
     target as read, and its end by w.
 
-    The prediction starts from the rotations that were drawn, where they are known: the network's errors of
-    reading make a narrow target look broad.
+    The prediction starts from the rotations that were drawn: the network's errors of reading make a narrow
+    target look broad.
     """
     angles = [_degrees(judge, x) for x in _truths(judge)]
     source, target = ([a.mean().item(), a.std().item()] for a in angles)
-    exact = [target, source]
-    if isinstance(judge.world, glyphs.World):
-        exact = [drawn(judge.world), drawn(glyphs.World())]
+    exact = [drawn(judge.world), drawn(glyphs.World())]
     return dict(
         ratio={view: r.round(5).tolist() for view, (_, r) in directions(judge).items()},
         target=target,
