@@ -46,8 +46,8 @@ def trade_off(out):
         "**Finished fine-tunes leave fewer samples outside with DoG than with CFG for the same rise in "
         "energy distance on two of three targets, and for the same thinning of the strokes on none.** On 2-D "
         f"points ({len(record['seeds'])} sources) it leaves {told} times as many outside as CFG, at low "
-        f"noise only {listed(against_cfg('DoG on an interval', area))} times; with the loss of thickness "
-        f"bounded as well {listed(against_cfg('DoG', at_equal_cost))} times "
+        f"noise only {listed(against_cfg('DoG on an interval', area))} times; with thickness bounded too "
+        f"{listed(against_cfg('DoG', at_equal_cost))} times "
         f"{_source(record, '06_domain_guidance_vs_cfg')}."
     )
 
@@ -154,10 +154,10 @@ def whose_guide(out):
     stranger = _reach([100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets])
     return (
         "**On photographs a guide must have seen such pictures; a width is not enough.** After "
-        f"{last:,} steps the fine-tune's own density, blurred, leaves the Fréchet distance above DoG's by "
-        f"{blurred} (from a second pre-trained network {above('self, blurred', record=second)}); an early "
-        f"checkpoint by {above('weaker self')}, [another model of these "
-        f"pictures](figures/photos_stranger.json) by {stranger}. A separately trained null branch makes CFG "
+        f"{last:,} steps the fine-tune's own density, blurred, raises DoG's Fréchet distance by {blurred} "
+        f"(second network {above('self, blurred', record=second)}); an early checkpoint by "
+        f"{above('weaker self')}, [another model of these pictures](figures/photos_stranger.json) by "
+        f"{stranger}. A separate null branch makes CFG "
         f"{above('unconditional', rival='own null')} worse ({len(first['seeds'])} fine-tunes each) "
         f"{_source(first, '11_why_it_sharpens')}."
     )
