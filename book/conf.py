@@ -52,6 +52,7 @@ html_title = "dgtoy: Domain Guidance"
 html_static_path = ["_static"]
 html_extra_path = ["_extra"]
 html_favicon = "_static/icon.svg"
+html_search_scorer = str(pathlib.Path(__file__).parent / "search.js")
 html_css_files = ["book.css"]
 html_js_files = ["page.js"]
 templates_path = ["_templates"]

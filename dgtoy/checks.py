@@ -6,6 +6,8 @@ import operator
 import numpy as np
 import torch
 
+# numbers
+
 
 def check_numbers(name, value, dtype=None, device="cpu"):
     """value as a tensor; one that is a tensor stays as it is.
@@ -66,21 +68,14 @@ def check_seed(name, value):
     return found
 
 
+# points and noise levels
+
+
 def check_points(**given):
     """Raise TypeError, naming it, for points that are no tensor of floating point numbers."""
     for name, x in given.items():
         if not torch.is_tensor(x) or not x.is_floating_point():
             raise TypeError(f"{name} is {shown(x)}; expected a tensor of floating point numbers")
-
-
-def readable(x):
-    """Whether a look at the numbers of a tensor costs nothing; a GPU would be waited for at every step."""
-    return x.is_cpu and not traced(x)
-
-
-def traced(x):
-    """Whether `torch.compile` or `torch.func` is at work, inside of which a tensor may have no numbers."""
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def check_finite(**given):
@@ -151,6 +146,9 @@ def check_interval(interval):
     return lo, hi
 
 
+# denoisers and noise
+
+
 def check_denoisers(**given):
     """Raise TypeError, naming it, for a denoiser that cannot be called."""
     for name, D in given.items():
@@ -189,6 +187,19 @@ def check_noise(generator, x):
         )
     for g in generator if several else [generator]:
         check_generator(g)
+
+
+# what can be told of a value
+
+
+def readable(x):
+    """Whether a look at the numbers of a tensor costs nothing; a GPU would be waited for at every step."""
+    return x.is_cpu and not traced(x)
+
+
+def traced(x):
+    """Whether `torch.compile` or `torch.func` is at work, inside of which a tensor may have no numbers."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def shown(value):

@@ -60,7 +60,10 @@ def apg(
         if momentum:
             d = d if run.begins(x, sigma) else d + momentum * d_before
             d_before = d
-        d = d * (radius / _dot(d, d, axes).sqrt()).clamp(max=1.0).to(d.dtype)
+        if radius < math.inf:
+            square = _dot(d, d, axes)
+            length = torch.where(square > 0, square, torch.finfo(square.dtype).tiny).sqrt()
+            d = d * (radius / length).clamp(max=1.0).to(d.dtype)
         parallel = _projected(d, x0_hat, axes)
         return x0_hat - (d - parallel + eta * parallel)
 
@@ -333,5 +336,5 @@ def _dot(a, b, axes):
 
 def _projected(a, b, axes):
     """The part of a that is parallel to b, sample by sample; none where b is 0."""
-    length = _dot(b, b, axes)
-    return (torch.where(length > 0, _dot(a, b, axes) / length, 0.0) * b).to(a.dtype)
+    square = _dot(b, b, axes)
+    return (_dot(a, b, axes) / torch.where(square > 0, square, 1.0) * b).to(a.dtype)

@@ -332,7 +332,8 @@ class Trainer:
     def _check(self, loss):
         finite = loss.reshape(-1).isfinite()
         if not bool(finite.all()):
-            seed = self._header()["seeds"][int((~finite).nonzero()[0])]
+            seeds = getattr(self.net, "seeds", range(len(finite)))
+            seed = seeds[int((~finite).nonzero()[0])]
             raise FloatingPointError(
                 f"the loss of seed {seed} is not finite at step {self.step + 1};"
                 f" the weights are those of step {self.step}"

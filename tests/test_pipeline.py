@@ -310,7 +310,7 @@ def test_only_autoguidance_takes_a_weaker_model_and_never_does_without(place, tu
     """Its guide would be the base under labels of another meaning; another method's would go unused."""
     with refuses("weaker is None with method autoguidance; expected an earlier checkpoint"):
         models.guided_by("autoguidance", tuned, place / "pre.safetensors", num_heads=2)
-    with refuses("with method dog; expected it of autoguidance alone"):
+    with refuses("with method dog; expected none, as autoguidance alone takes one"):
         models.guided_by("dog", tuned, place / "pre.safetensors", tuned, num_heads=2)
 
 
@@ -1380,7 +1380,7 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     said = capsys.readouterr().out
     assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
     assert f"--latents {whole / 'latents'} --out {whole / 'weights'}\n" in said
-    with refuses("steps is 4;", "holds samples after 3, expected these steps", error=SystemExit):
+    with refuses("steps is 4;", "holds samples after 3 steps; expected as many", error=SystemExit):
         run("run", photos / "images", "--out", whole, *words[:2], "--steps", 4)  # before it trains on
     assert models.header(whole / "finetune")["step"] == 3
 

@@ -20,6 +20,7 @@ weights = st.floats(-3, 5)
 METHODS = {
     "apg": relatives.apg,
     "APG with momentum": lambda main, guide, w, **o: relatives.apg(main, guide, w, momentum=-0.5, **o),
+    "APG within a radius": lambda main, guide, w, **o: relatives.apg(main, guide, w, radius=0.3, **o),
     "CFG-Zero*": relatives.cfg_zero_star,
 }
 
@@ -44,6 +45,16 @@ def test_each_keeps_the_contract_of_guidance(name):
         relatives.cfg_zero_star(MAIN, GUIDE, 2.0, still_above=math.nan)
     with refuses("shape (6, 2)", "shape (1, 2); expected tensors of one shape"):
         method(MAIN, lambda x, sigma: GUIDE(x, sigma)[:1], 2.0)(X, 0.7)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_has_a_gradient_whatever_the_update(name):
+    """Where models agree the update is 0, and where an estimate is 0 it has no direction."""
+    half, nothing = lambda x, sigma: x / 2, lambda x, sigma: 0 * x
+    for main, guide in ((MAIN, GUIDE), (half, half), (half, nothing), (nothing, half)):
+        x = X.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(METHODS[name](main, guide, 2.0)(x, 0.7).sum(), x)
+        assert gradient.isfinite().all()
 
 
 # adaptive projected guidance

@@ -216,6 +216,21 @@ def test_a_model_card_of_a_lora_and_of_what_has_no_guide_or_no_name(tuned):  # n
     assert "blur=0.5" in model_card(guide_pipeline(sd(random(1, unet()))[0], blur=0.5), "me/style")
 
 
+@pytest.mark.parametrize(
+    "kind, domain, call",
+    [
+        ("SDXL", 1.3, "prompt, guidance_scale=5"),
+        ("SDXL", None, "prompt, guidance_scale=1.5"),
+        ("Flux, true CFG", 1.3, 'prompt, negative_prompt="", true_cfg_scale=5'),
+        ("DiT", "default", "class_labels, guidance_scale=1.5"),
+    ],
+)
+def test_a_model_card_calls_the_pipeline_so_that_it_is_guided_at_a_usual_weight(kind, domain, call):
+    make, around, _ = KINDS.get(kind) or (lambda: dit(5, 1)[1], dit_pipeline, None)
+    guided = guide_pipeline(around(random(1, make))[0], random(2, make), domain=domain)
+    assert f"image = pipe({call}).images[0]" in model_card(guided, "me/style", "you/base")
+
+
 # a LoRA from disk through peft, where diffusers loads none, and the formula step by step
 
 

@@ -131,6 +131,15 @@ def test_a_folder_of_samples_is_read_without_its_contact_sheet_on_either_side(tm
     assert np.array_equal(np.stack(list(read_images(tmp_path))), pictures)
 
 
+def test_a_folder_of_several_sets_of_samples_is_not_one(tmp_path):
+    """As `dit run` leaves it: their pictures, and the sheets beside them, would pass for one set."""
+    for name in ("cfg-1.5", "none"):
+        write_png(np.zeros((8, 8, 3), np.uint8), tmp_path / name / "images" / "000000.png")
+        (tmp_path / name / "manifest.json").write_text("{}")
+    with refuses("holds the samples cfg-1.5, none; expected one of these"):
+        read_images(tmp_path)
+
+
 def test_torch_fidelity_that_is_missing_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with refuses("pip install --no-deps torch-fidelity", error=ImportError):

@@ -349,6 +349,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_seed_and_the_last_good_st
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_of_networks_without_seeds_the_number_of_the_one_whose_loss_is_not_finite_is_told():
+    nets = torch.nn.ParameterDict(dict(w=torch.ones(3)))
+    trainer = Trainer(nets, lambda net, x: net["w"] * x, RECIPE)
+    with pytest.raises(FloatingPointError, match="the loss of seed 2 is not finite at step 1"):
+        list(trainer.run(lambda step: (torch.tensor([1.0, 2.0, math.nan]),)))
+    assert torch.equal(nets["w"].detach(), torch.ones(3))
+
+
 def test_after_better_data_a_poisoned_run_goes_on(tmp_path, never_stopped):
     net, path = nets(), tmp_path / "run.safetensors"
     with pytest.raises(FloatingPointError):

@@ -1,7 +1,7 @@
 """A model card that says how a pipeline is guided, for the folder or repository that it is saved in."""
 
 from .adapters import WithoutAdapter
-from .checks import EVERYWHERE, OPTIONS, network_name
+from .checks import EVERYWHERE, OPTIONS, kind_of, network_name
 from .guided import DomainGuidedModel
 
 OFF = dict(interval=EVERYWHERE, every=1, blur=None)  # not worth a word; domain always is
@@ -21,7 +21,7 @@ from dgtoy.interop import {function}
 
 pipe = DiffusionPipeline.from_pretrained("{title}")
 {lines}
-image = pipe(prompt, {scale}=5).images[0]
+image = pipe({call}).images[0]
 ```
 
 | option | value |
@@ -65,6 +65,15 @@ def model_card(pipe, title, base=None):
         guide=guide,
         function=function,
         lines=lines,
-        scale=guided.layout.scale,
+        call=_call(guided),
         options="\n".join(f"| {name} | {value} |" for name, value in options.items()),
     )
+
+
+def _call(guided):
+    """What its pipeline is called with: a usual scale of the prompt, or a weight of Domain Guidance alone."""
+    scale = guided.layout.scale
+    given = ["class_labels" if kind_of(guided) == "DiTTransformer2DModel" else "prompt"]
+    if scale == "true_cfg_scale":  # without which these pipelines guide nothing
+        given.append('negative_prompt=""')
+    return ", ".join([*given, f"{scale}={1.5 if guided.domain is None else 5}"])

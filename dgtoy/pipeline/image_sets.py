@@ -248,13 +248,16 @@ def read_images(source, n=None, size=None, least=1):
     first n. Of a folder that `dit sample` wrote its samples, not the sheet beside them.
 
     size: cut the central square at so many pixels, as training images are; one of that size passes as it is.
-    Raises ValueError for n below `least`, or fewer images than are asked for.
+    Raises ValueError for n below `least`, fewer images than are asked for, or a folder of several such.
     """
     source = pathlib.Path(source)
     if n is not None and n < least:
         raise ValueError(f"count is {n}; expected {least} or more images of {source}")
     if (source / "images").is_dir() and (source / "manifest.json").exists():
         source = source / "images"
+    sets = sorted(path.parent.name for path in source.glob("*/manifest.json"))
+    if sets:
+        raise ValueError(f"images {source} holds the samples {', '.join(sets)[:60]}; expected one of these")
     if source.suffix.lower() == ".npz":
         images = _npz(source)
     elif source.is_dir():

@@ -158,8 +158,10 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
     to another method.
     """
     if (method == "autoguidance") != (weaker is not None):
-        kind = "an earlier checkpoint of the same fine-tune" if weaker is None else "it of autoguidance alone"
-        raise ValueError(f"weaker is {weaker} with method {method}; expected {kind}")
+        wanted = "an earlier checkpoint of the same fine-tune"
+        if weaker is not None:
+            wanted = "none, as autoguidance alone takes one"
+        raise ValueError(f"weaker is {weaker} with method {method}; expected {wanted}")
     made, base = header(finetuned), pretrained
     if not base and (method == "dog" or made.get("rank")):
         base = made.get("pretrained")

@@ -60,7 +60,8 @@ def run(parser):
     parser.add_argument(
         "--pretrained",
         default="photos64",
-        help="the network to fine-tune: a checkpoint, or one that ships with dgtoy; default: photos64",
+        help="the network to fine-tune: a checkpoint, an earlier fine-tune, or one that ships with dgtoy;"
+        " default: photos64",
     )
     parser.add_argument(
         "--held-out",
@@ -121,8 +122,8 @@ def finetune(parser):
     parser.add_argument("latents", help="what prepare wrote")
     parser.add_argument(
         "--pretrained",
-        help="a DiT checkpoint, .pt or .safetensors, or the name of one that ships with dgtoy; default: that"
-        " of prepare",
+        help="a DiT checkpoint, .pt or .safetensors, the folder of an earlier fine-tune, or the name of one"
+        " that ships with dgtoy; default: that of prepare",
     )
     parser.add_argument("--out", required=True, help="the folder of checkpoints to write")
     parser.add_argument(

@@ -34,8 +34,8 @@ def check(out, recipe, weights, count):
     held, _ = finetune.remembered(out / "finetune")
     if held and held.get("steps") != recipe["steps"] and any(out.glob("*/images")):
         raise ValueError(
-            f"steps is {recipe['steps']}; {out} holds samples after {held.get('steps')}, expected these steps"
-            " or another --out"
+            f"steps is {recipe['steps']}; {out} holds samples after {held.get('steps')} steps; expected as"
+            " many, or another --out"
         )
 
 
