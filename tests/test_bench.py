@@ -115,6 +115,20 @@ def test_the_cost_of_guidance_in_a_pipeline_is_measured_and_written(tmp_path, mo
     assert "s/picture" not in report.bench_table(tmp_path)
 
 
+def test_each_benchmark_is_told_once_in_digits_and_stages_of_a_run_have_no_ratio(tmp_path):
+    row = dict(what="training", ours=142_400.0, plain=0.00054321, unit="images/s", ratio=2.0, note="n")
+    for name in ("bench_cuda", "bench_dit_cuda", "bench_stages_cuda"):
+        rows = [row, row | dict(what=f"{name} alone")]
+        made = dict(provenance=dict(device="card"), results=dict(rows=rows))
+        (tmp_path / f"{name}.json").write_text(json.dumps(made))
+    _, _, first, *others = report.bench_table(tmp_path).splitlines()
+    assert first == "| card | training (n) | 142,000 | 0.000543 | images/s | **2×** |"
+    assert [line.split("|")[2] for line in others] == [
+        f" {name} alone (n) " for name in ("bench_cuda", "bench_dit_cuda", "bench_stages_cuda")
+    ]
+    assert "**2×**" in others[1] and others[2].endswith("| 142,000 | – | images/s | – |")
+
+
 def test_pictures_drawn_at_once_have_a_column_of_their_own_and_tell_the_cheapest_way(tmp_path):
     ways = {"the plane": 3.0, "the plane of the blurred self": 2.0, "a LoRA and its base, the plane": 4.0}
     size = "1.00 times the pipeline's own guidance; 20 steps of 3 million weights"

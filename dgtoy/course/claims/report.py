@@ -156,23 +156,28 @@ def notebooks_table(out):
 
 
 def bench_table(out):
-    """The benchmarks of each device, but for what guidance costs in a pipeline, which is no speed of ours."""
+    """The benchmarks of each device, each once, but for what guidance costs in a pipeline, which is no speed
+    of ours. Stages of a whole run have seconds and no plain version."""
     lines = ["| device | what | ours | plain, same run | unit | ratio |", "|---|---|---|---|---|---|"]
+    told = set()
     for path in sorted(set(out.glob("bench_*.json")) - set(out.glob("bench_pipelines_*.json"))):
-        made = json.loads(path.read_text(encoding="utf-8"))
+        made, timed_alone = json.loads(path.read_text(encoding="utf-8")), path.name.startswith("bench_stages")
         for r in made["results"]["rows"]:
-            ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") else "–"
+            if (key := (_device(made), r["what"])) in told:
+                continue
+            told.add(key)
+            ratio = f"**{r['ratio']:.3g}×**" if r.get("ratio") and not timed_alone else "–"
+            plain = "–" if timed_alone else _in_digits(r["plain"])
             what = f"{r['what']} ({r['note']})".replace("|", "\\|")
-            row = (
-                made["provenance"]["device"],
-                what,
-                f"{r['ours']:,.3g}",
-                f"{r['plain']:,.3g}",
-                r["unit"],
-                ratio,
-            )
+            row = (_device(made), what, _in_digits(r["ours"]), plain, r["unit"], ratio)
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _in_digits(value):
+    """A number to three digits, without an exponent where it is large."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:.3g}"
 
 
 def cost_table(out):
