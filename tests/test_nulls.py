@@ -105,7 +105,7 @@ def made(better):
             costs = dict(energy=[0.02] * 4, thickness=[1.0] * 4)
             found.append(place | dict(guide=guide, w=1.5, out_of_domain=left.tolist()) | costs)
     config = dict(
-        setting=dict(domain="moons", layout=None),
+        setting=dict(domain="moons", layout=None, pretrain={}),
         stages=[["finished", 1, 1]],
         worlds=[["moons"]],
         wide=["moons"],

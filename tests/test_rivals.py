@@ -76,7 +76,7 @@ def made(best):
     for name in study.OF_POINTS:
         left = np.array([0.04, 0.05, 0.04, 0.05]) / (2 if name == best else 1)
         rows.append(where | dict(method=name, w=1.5, out_of_domain=left.tolist()) | costs)
-    setting = dict(domain="moons", layout=None)
+    setting = dict(domain="moons", layout=None, pretrain={})
     config = dict(setting=setting, stages=[["finished", 1, 1]], worlds=[["moons"]])
     return dict(name="relatives", seeds=[0, 1, 2, 3], config=config, results=dict(rows=rows))
 

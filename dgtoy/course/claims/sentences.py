@@ -5,6 +5,7 @@ import numpy as np
 from ..experiments import photos_guides, photos_plane
 from ..experiments.guides import of_guide
 from ..intervals import ratio, resampled
+from ..lab import ON_AN_INTERVAL
 from ..records import family, load, row
 from ..tradeoff import area, at_equal_cost
 from .nulls import WIDE, against, first
@@ -35,20 +36,19 @@ def trade_off(out):
     record = load("transfer", out)
     domains = learned_domains(record)
 
-    def against_cfg(method, cost):
-        """The ratio to CFG at an equal cost, domain by domain.  -> [(ratio, low, high)]"""
-        both = ([cost(family(record, m, domain=d)) for m in (method, "CFG")] for d in domains)
+    def against_cfg(cost, where=""):
+        """DoG relative to CFG at an equal cost, domain by domain.  -> [(ratio, low, high)]"""
+        both = ([cost(family(record, m + where, domain=d)) for m in ("DoG", "CFG")] for d in domains)
         return [ratio(*pair) for pair in both]
 
     listed = lambda found: ", ".join(f"{r[0]:.2f}" for r in found)
-    told = ", ".join(f"{_span(r, '.2f')} ({d})" for r, d in zip(against_cfg("DoG", area), domains))
+    told = ", ".join(f"{_span(r, '.2f')} ({d})" for r, d in zip(against_cfg(area), domains))
     return (
         "**Finished fine-tunes leave fewer samples outside with DoG than with CFG for the same rise in "
-        "energy distance on two of three targets, and for the same thinning of the strokes on none.** On 2-D "
-        f"points ({len(record['seeds'])} sources) it leaves {told} times as many outside as CFG, at low "
-        f"noise only {listed(against_cfg('DoG on an interval', area))} times; with thickness bounded too "
-        f"{listed(against_cfg('DoG', at_equal_cost))} times "
-        f"{_source(record, '06_domain_guidance_vs_cfg')}."
+        "energy distance on two of three targets, and on none with thickness bounded too.** On 2-D points "
+        f"({len(record['seeds'])} sources) DoG leaves {told} times as many; with both guides at low noise "
+        f"only {listed(against_cfg(area, ON_AN_INTERVAL))}; with thickness bounded too "
+        f"{listed(against_cfg(at_equal_cost))} {_source(record, '06_domain_guidance_vs_cfg')}."
     )
 
 
@@ -149,14 +149,14 @@ def whose_guide(out):
         found = relative(first, "self, blurred", "pre-trained", target)
         return _span([100 * (v - 1) for v in found], ".0f", "%")
 
-    blurred = ", ".join(f"{percent(t)} on {t}" for t in targets)
+    blurred = ", ".join(f"{percent(t)} ({t})" for t in targets)
     other = load("photos_stranger", out)
     stranger = _reach([100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets])
     return (
         "**On photographs a guide must have seen such pictures; a width is not enough.** After "
-        f"{last:,} steps the fine-tune's own density, blurred, raises DoG's Fréchet distance by {blurred} "
-        f"(second network {above('self, blurred', record=second)}); an early checkpoint by "
-        f"{above('weaker self')}, [another model of these pictures](figures/photos_stranger.json) by "
+        f"{last:,} steps the fine-tune's own density, blurred, as guide raises the Fréchet distance by "
+        f"{blurred} (second network {above('self, blurred', record=second)}); an early checkpoint "
+        f"by {above('weaker self')}, [another model of these pictures](figures/photos_stranger.json) by "
         f"{stranger}. A separate null branch makes CFG "
         f"{above('unconditional', rival='own null')} worse ({len(first['seeds'])} fine-tunes each) "
         f"{_source(first, '11_why_it_sharpens')}."
