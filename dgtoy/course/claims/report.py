@@ -94,19 +94,18 @@ def _span(entry):
 
 
 def claims_table(out):
-    """The claims as a Markdown table; a dagger marks a rule that was committed before its record existed."""
-    lines = [
-        "| | claim | the paper | ours, with its interval | interval | verdict | replica |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """The claims as a Markdown table, further numbers folded away; a dagger marks a rule that was committed
+    before its record existed."""
+    lines = ["| | claim | verdict | ours, with its interval | replica |", "|---|---|---|---|---|"]
     before = {claim.id for claim in CLAIMS if claim.before}
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
-        note = e["note"][0].upper() + e["note"][1:]
-        ours = " ".join(filter(None, (f"{_span(e)} {e['unit']}. {note}.", told(e["parts"]))))
+        paper = "" if e["paper"] == "–" else f" *The paper: {e['paper']}.*"
+        note = f"{e['note'][0].upper()}{e['note'][1:]}. ({e['interval']}.)"
+        more = f"<details class='numbers'><summary>more numbers</summary>{note}</details>"
+        ours = " ".join(filter(None, (f"{_span(e)} {e['unit']}.", told(e["parts"]), more)))
         again = f"{e['replica']['verdict']}: {_span(e['replica'])}" if e["replica"] else "–"
         verdict = f"**{e['verdict']}**" + (" †" if e["id"] in before else "")
-        row = (e["id"], e["claim"], e["paper"], ours, e["interval"], verdict, again)
-        lines.append(f"| {' | '.join(row)} |")
+        lines.append(f"| {e['id']} | {e['claim']}{paper} | {verdict} | {ours} | {again} |")
     return "\n".join(lines)
 
 
