@@ -99,7 +99,7 @@ def claims_table(out):
     lines = ["| | claim | verdict | ours, with its interval | replica |", "|---|---|---|---|---|"]
     before = {claim.id for claim in CLAIMS if claim.before}
     for e in json.loads((out / "claims.json").read_text(encoding="utf-8")):
-        paper = "" if e["paper"] == "–" else f" *The paper: {e['paper']}.*"
+        paper = "" if e["paper"] == "–" else f". *The paper: {e['paper']}.*"
         note = f"{e['note'][0].upper()}{e['note'][1:]}. ({e['interval']}.)"
         more = f"<details class='numbers'><summary>more numbers</summary>{note}</details>"
         ours = " ".join(filter(None, (f"{_span(e)} {e['unit']}.", told(e["parts"]), more)))
