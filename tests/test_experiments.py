@@ -15,7 +15,7 @@ from helpers import refuses, shaken, started
 
 from dgtoy import Recipe, shipped
 from dgtoy.course import claims, experiments, lab, records
-from dgtoy.course.claims import exact, report
+from dgtoy.course.claims import exact, finding, report
 from dgtoy.course.claims import points as rules
 from dgtoy.course.experiments import NAMES, blur, budget, guides, nulls, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
@@ -85,7 +85,7 @@ SMALL = {  # what else makes an experiment small
         choice=(1.0, 2.0),
     ),
     "plane": dict(setting=replace(TINY, layout=None), a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
-    "transfer": dict(longer=(("moons", 3),), held_out=16, levels=(1.0, 0.1)),
+    "transfer": dict(longer=(("moons", 9),), held_out=16, levels=(1.0, 0.1)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
     "images_gap": dict(gaps=(0.0, 1.5), rates=(1e-3, 1e-4)),
 }
@@ -334,6 +334,17 @@ def test_a_learning_rate_is_taken_by_the_loss_on_fresh_pictures():
     )  # a tenth of ten steps, at a rate that does nothing and at one that does
     assert experiments.get("images_gap").best_rate(judge, (1e-9, 3e-2), seed=0) == 3e-2
     assert experiments.get("images_gap").best_rate(judge, (), seed=0) == TINY_PICTURES.finetune.lr
+
+
+def test_a_domain_that_needs_longer_is_fine_tuned_so_long_and_its_regime_is_told():
+    module, config = tiny("transfer")  # the moons, with a step more than the setting's
+    longer, steps = module.run(config), config.setting.finetune.steps + 1
+    assert dict(config.longer)["moons"] == steps
+    same = replace(config, longer=(), setting=dict(finetune=dict(steps=steps)))
+    assert alike(module.run(same)["results"], longer["results"])
+    (fit,) = longer["results"]["fits"]
+    fitted = dict(longer, results=dict(fits=[fit | dict(regime="finished"), dict(domain="grid", regime="x")]))
+    assert fit["steps"] == steps and "moons finished and grid x" in finding.drawn(fitted)
 
 
 def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():

@@ -43,4 +43,10 @@ def drawn(record):
     if "pretrain" not in setting:
         return f"{n} fine-tunes of one network" if setting else f"{n} random problems"
     own = "each on a source of its own" if setting.get("layout", 0) is None else "all on one source"
-    return ", ".join(filter(None, (f"{n} trainings", regime(record), own)))
+    return ", ".join(filter(None, (f"{n} trainings", _regimes(record) or regime(record), own)))
+
+
+def _regimes(record):
+    """The regime of each domain's fine-tunes as held-out weights in the record tell it, "" without any."""
+    fits = record["results"].get("fits", [])
+    return " and ".join(f"{fit['domain']} {fit['regime']}" for fit in fits if "domain" in fit)

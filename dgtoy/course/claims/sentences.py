@@ -46,7 +46,8 @@ def trade_off(out):
     return (
         "**Finished fine-tunes leave fewer samples outside with DoG than with CFG for the same rise in "
         "energy distance on two of three targets, and on none with thickness bounded too.** On 2-D points "
-        f"({len(record['seeds'])} sources) DoG leaves {told} times as many; with both guides at low noise "
+        f"({len(record['seeds'])} sources; grid overfitted by CFG's weights) DoG leaves {told} times as "
+        "many; with both guides at low noise "
         f"only {listed(against_cfg(area, ON_AN_INTERVAL))}; with thickness bounded too "
         f"{listed(against_cfg(at_equal_cost))} {_source(record, '06_domain_guidance_vs_cfg')}."
     )
@@ -155,9 +156,10 @@ def whose_guide(out):
     return (
         "**On photographs a guide must have seen such pictures; a width is not enough.** After "
         f"{last:,} steps the fine-tune's own density, blurred, as guide raises the Fréchet distance by "
-        f"{blurred} (second network {above('self, blurred', record=second)}); an early checkpoint "
-        f"by {above('weaker self')}, [another model of these pictures](figures/photos_stranger.json) by "
-        f"{stranger}. A separate null branch makes CFG "
+        f"{blurred} (second network, {len(second['seeds'])} fine-tunes, "
+        f"{above('self, blurred', record=second)}); an early checkpoint by {above('weaker self')}, "
+        f"[another model of these pictures](figures/photos_stranger.json) by {stranger}. A separate null "
+        "makes CFG "
         f"{above('unconditional', rival='own null')} worse ({len(first['seeds'])} fine-tunes each) "
         f"{_source(first, '11_why_it_sharpens')}."
     )
