@@ -53,6 +53,8 @@ test-portable: env
 # the full records, on a CUDA device, into figures/
 gpu:
 	$(PYTHON) -m dgtoy weights --device cuda
+	$(PYTHON) -m dgtoy weights --study second --device cuda
+	$(PYTHON) -m dgtoy weights --study large --device cuda
 	$(PYTHON) -m dgtoy records --preset full --device cuda
 	$(PYTHON) -m dgtoy bench --device cuda
 	$(PYTHON) -m dgtoy claims

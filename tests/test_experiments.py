@@ -159,6 +159,7 @@ def test_presets_have_enough_seeds(name):
         relatives=(8, 8),
         photos=(4, 2),
         photos_guides=(4, 2),
+        photos_large=(4, 2),
         photos_recipes=(4, 2),
         photos_plane=(4, 2),
         photos_relatives=(4, 2),
@@ -450,7 +451,7 @@ def test_a_method_on_an_interval_guides_there_and_nowhere_else():
 
 
 def test_a_poster_names_its_rows_and_shows_what_the_record_holds_under_its_title():
-    row = dict(target="food", strip=posters._strip(torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)))
+    row = dict(target="food", strip=posters.encoded(torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)))
     record = dict(results=dict(rows=[dict(row, row="none"), dict(row, row="DoG")]))
     fig = posters.poster(record, ["food"], ["DoG", "none"], "Sharper")
     assert [ax.get_title("left") for ax in fig.axes] == ["Sharper", ""]

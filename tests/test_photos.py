@@ -15,7 +15,7 @@ from dgtoy.checkpoint import read_safetensors
 from dgtoy.course import cli, recipes
 from dgtoy.course import photos as tuning
 from dgtoy.course.experiments import photos as photos_study
-from dgtoy.course.experiments import photos_guides
+from dgtoy.course.experiments import photos_guides, photos_large
 from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
@@ -342,16 +342,22 @@ def test_what_is_made_of_photographs_is_what_is_loaded(few_photos, tmp_path, mon
     close(tuned.denoiser(label)(x, sigma), net.denoiser(label)(x, sigma), rtol=1e-4, atol=1e-5)
 
 
-def test_the_second_pre_trained_model_lies_in_a_folder_of_its_own(few_photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("study", ["second", "large"])
+def test_a_further_pre_trained_model_lies_in_a_folder_of_its_own(study, few_photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(photos, "source", lambda: photos.Split(few_photos, few_photos))
-    monkeypatch.setattr(recipes, "SECOND", SMALL)
-    cli.main(["weights", "--second", "--device", "cpu"])
-    net = tuning.pretrained(tuning.SECOND)
-    assert net.config["hidden_size"] == 16 and not (shipped.FOLDER / "second").exists()
+    monkeypatch.setitem(recipes.STUDY, study, SMALL)
+    cli.main(["weights", "--study", study, "--device", "cpu"])
+    net = tuning.pretrained(f"build/{study}")
+    assert net.config["hidden_size"] == 16 and not (shipped.FOLDER / study).exists()
     assert tuning.pretrained("photos64").config["hidden_size"] == 320
+
+
+def test_the_studies_name_the_folders_of_the_further_models():
+    assert {tuning.SECOND, tuning.LARGE} == {f"build/{name}" for name in recipes.STUDY}
     for preset in (photos_study, photos_guides):
         assert preset.Config.replica().base == tuning.SECOND
+    assert photos_large.Config.full().base == tuning.LARGE
 
 
 @pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])

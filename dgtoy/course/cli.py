@@ -243,9 +243,9 @@ def _weights_options(parser):
         "names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)}; default: all of them"
     )
     parser.add_argument(
-        "--second",
-        action="store_true",
-        help="instead: the second pre-trained model of the studies on photographs, into build/second",
+        "--study",
+        choices=("second", "large"),
+        help="instead: a further pre-trained model of the studies on photographs, into build/STUDY",
     )
     _folder(parser, "--state", "folder that a long training goes on from, by parts", "build/weights")
     options.device(parser)
@@ -255,15 +255,15 @@ def weights(args):
     """Train the networks that are shipped with dgtoy, and write them beside their recipes."""
     from .. import distributed, shipped
     from . import recipes
-    from .photos import SECOND
 
     unknown = [name for name in args.names if name not in shipped.NAMES]
     if unknown:
         raise ValueError(f"NAME is {unknown[0]}; expected of {', '.join(shipped.NAMES)}")
     device = distributed.join(environment.device(args.device))
     told = dict(device=device, progress=distributed.rank() == 0)
-    if args.second:
-        recipes.make("photos64", recipes.SECOND, folder=SECOND, state=args.state / "second", **told)
+    if args.study:
+        folder, state = pathlib.Path("build") / args.study, args.state / args.study
+        recipes.make("photos64", recipes.STUDY[args.study], folder=folder, state=state, **told)
         return
     for name in args.names or shipped.NAMES:
         recipes.make(name, state=args.state / name, **told)

@@ -9,7 +9,7 @@ from ..interop import add_lora
 from ..pipeline.finetune import averaged
 from .worlds import photos
 
-SECOND = "build/second"  # the folder of the second pre-trained model, which `weights --second` makes
+SECOND, LARGE = "build/second", "build/large"  # folders of further pre-trained models: `weights --study NAME`
 
 
 def pretrained(base, device="cpu"):

@@ -88,10 +88,16 @@ class FineTune:
     )
 
 
-SECOND = Photos(  # the studies' second pre-trained model, DiT-S: 32.5 M weights
-    Photos().network | dict(hidden_size=384, depth=12, num_heads=6),
-    dataclasses.replace(Photos().train, steps=10_000),
-)
+STUDY = {  # further pre-trained models of the studies, by the last part of their folder's name
+    "second": Photos(  # DiT-S: 32.5 M weights
+        Photos().network | dict(hidden_size=384, depth=12, num_heads=6),
+        dataclasses.replace(Photos().train, steps=10_000),
+    ),
+    "large": Photos(  # DiT-B: 129.7 M weights
+        Photos().network | dict(hidden_size=768, depth=12, num_heads=12),
+        dataclasses.replace(Photos().train, steps=5000, lr=7e-4),
+    ),
+}
 RECIPES = {
     "features": TrainingConfig(steps=8000, batch=1024, dropout=0.0, ema=0.0, schedule="cosine"),
     "glyphs": Config(),

@@ -1,5 +1,5 @@
-"""The rules of the claims on photographs, C13 to C19, C24, C25, C33 and C34. Rules, metrics and weights were
-committed before the records existed.
+"""The rules of the claims on photographs, C13 to C19, C24, C25 and C33 to C35. Rules, metrics and weights
+were committed before the records existed.
 
 Each method is compared at its own weight, chosen on the other half of the fine-tunes; numbers are ratios of
 Fréchet distances, below 1 where the first method is better, with t intervals of their logarithms over

@@ -69,17 +69,17 @@ def run(config, device, progress):
     for w in config.prices:
         label = torch.full((many,), one, device=device)
         x = sampled(tuned, pre, "DoG", w, EVERYWHERE, noise(many).to(device), label, config.steps)
-        yield dict(target="one class", row=f"DoG, w = {w:g}", strip=_strip(x))
+        yield dict(target="one class", row=f"DoG, w = {w:g}", strip=encoded(x))
     for target in config.targets:
         tuned = shipped.load(target, device)
         label = torch.arange(config.count, device=device) % tuned.null
         x_T = noise(config.count).to(device)
         for name, (method, w, interval) in ROWS.items():
             x = sampled(tuned, pre, method, w, interval, x_T, label, config.steps)
-            yield dict(target=target, row=name, strip=_strip(x))
+            yield dict(target=target, row=name, strip=encoded(x))
 
 
-def _strip(x):
+def encoded(x):
     """Pictures (n, 3, H, W) in [-1, 1] side by side, as JPEG in base64."""
     pixels = ((x.cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     wide = pixels.permute(2, 0, 3, 1).flatten(1, 2)  # (H, n W, 3)
@@ -117,8 +117,13 @@ def poster(record, targets, rows, title=""):
     with frame(titles, size, rows=len(wanted), dpi=96, layout="none") as (fig, axes):
         fig.subplots_adjust(label / size[0], 0, 1, 1, hspace=0.02)
         for ax, (target, row) in zip(axes, wanted, strict=True):
-            ax.imshow(by_row[target, row], interpolation="lanczos")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            ax.set_ylabel(row, rotation=0, ha="right", va="center", fontsize=11)
+            show(ax, row, by_row[target, row])
     return fig
+
+
+def show(ax, name, pixels):
+    """A strip of pictures (H, n W, 3) with its name on the left."""
+    ax.imshow(pixels, interpolation="lanczos")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    ax.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
