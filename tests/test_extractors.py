@@ -100,6 +100,9 @@ def test_weights_that_are_missing_say_where_they_are_published(tmp_path):
         extractor("dinov2", tmp_path / "nowhere")
     with refuses("features is vgg; expected inception, dinov2, lite0, patches, glyphs"):
         extractor("vgg")
+    for name in ("patches", "glyphs"):
+        with refuses(f"weights is w.pt with features {name}, which come with dgtoy; expected none"):
+            extractor(name, "w.pt")
 
 
 @pytest.fixture(scope="module")

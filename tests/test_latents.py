@@ -258,6 +258,10 @@ def test_bad_folders(folder, tmp_path):
         ImageFolder(folder / "cat")
     with refuses("holds 2 classes; expected 101"):
         ImageFolder(folder, expected=101)
+    (folder / "dodo").symlink_to(tmp_path / "nowhere")
+    with refuses("dodo, a link to nothing"):
+        ImageFolder(folder)
+    (folder / "dodo").unlink()
     (folder / "emu").mkdir()
     with refuses("emu holds no images"):
         ImageFolder(folder)

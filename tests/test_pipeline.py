@@ -198,6 +198,18 @@ def test_other_data_and_another_base_do_not_resume(rank, place, tmp_path):
         finetune.finetune(net, Latents(place / "latents"), config, tmp_path)
 
 
+def test_a_fine_tune_does_not_replace_what_it_starts_from(photos, tmp_path):
+    flow = photos / "flow.safetensors"
+    run("prepare", photos / "images", "--out", tmp_path / "latents", "--pretrained", flow)
+    (tmp_path / "run").mkdir()
+    base = shutil.copy(flow, tmp_path / "run" / "ema.safetensors")
+    before = base.read_bytes()
+    for pretrained in (base, tmp_path / "run"):
+        with refuses("pretrained is", "would replace; expected another --out", error=SystemExit):
+            run("finetune", tmp_path / "latents", "--pretrained", pretrained, "--out", tmp_path / "run")
+    assert base.read_bytes() == before
+
+
 def test_a_lora_on_another_base_is_refused(place, tmp_path):
     train(place, tmp_path, dataclasses.replace(RECIPE, rank=2))
     other = another_base(place, tmp_path)
@@ -1040,7 +1052,10 @@ def whole(photos, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("wrong", ["--w nan", "--w 1.5 inf", "--count 0", "--steps 0", "--held-out 1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["--w nan", "--w 1.5 inf", "--w 1.5 1.5000001", "--count 0", "--steps 0", "--held-out 1"],
+)
 def test_a_run_refuses_what_a_later_step_would_before_it_writes_anything(wrong, photos, tmp_path):
     words = ("--pretrained", photos / "flow.safetensors", "--out", tmp_path / "run")
     option, *values = wrong.split()

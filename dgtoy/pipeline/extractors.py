@@ -198,10 +198,13 @@ EXTRACTORS = dict(inception=Inception, dinov2=DINOv2, lite0=Lite0, patches=Patch
 def extractor(name, weights=None, device="cpu"):
     """One of EXTRACTORS by name.
 
-    Raises ValueError for another name, FileNotFoundError that says where its weights are published.
+    Raises ValueError for another name, or weights of features that come with dgtoy; FileNotFoundError that
+    says where its weights are published.
     """
     if name not in EXTRACTORS:
         raise ValueError(f"features is {name}; expected {', '.join(EXTRACTORS)}")
+    if weights and name in ("patches", "glyphs"):
+        raise ValueError(f"weights is {weights} with features {name}, which come with dgtoy; expected none")
     return EXTRACTORS[name](weights, device)
 
 
