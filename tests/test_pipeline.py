@@ -324,6 +324,14 @@ def test_only_autoguidance_takes_a_weaker_model_and_never_does_without(place, tu
         models.guided_by("dog", tuned, place / "pre.safetensors", tuned, num_heads=2)
 
 
+def test_a_fine_tune_is_not_its_own_guide(tuned, tmp_path):
+    copied = shutil.copy(tuned, tmp_path / "copy.safetensors")
+    with refuses("pretrained is", "copy.safetensors, the fine-tune itself; expected the model"):
+        models.guided_by("dog", tuned, copied, num_heads=2)
+    with refuses("weaker is", "copy.safetensors, the fine-tune itself; expected the earlier checkpoint"):
+        models.guided_by("autoguidance", tuned, weaker=copied, num_heads=2)
+
+
 def test_a_lora_fine_tune_is_a_base_as_any_other(photos, tmp_path):
     """As one network it estimates what base and adapter do together; the next LoRA knows it again."""
     base, first, second = photos / "flow.safetensors", tmp_path / "first", tmp_path / "second"
