@@ -122,6 +122,18 @@ def calibrate(
     return Calibration(sigmas, solved[0], tails[0] - beyond, tails[1] + beyond)
 
 
+def calibrate_methods(main, null, pretrained, data, sigmas, seed=0, device="cpu", **options):
+    """w* of Domain Guidance, w* of CFG, and a*, b* of the plane, each on the same noise.
+
+    main, data, sigmas, options: of `calibrate`. null: the fine-tune's null branch. pretrained: the guide.
+    seed, device: of the noise.  -> {"DoG", "CFG", "plane": Calibration}
+    """
+    guides = dict(DoG=(pretrained, None), CFG=(null, None), plane=(pretrained, null))
+    noise = lambda: torch.Generator(device).manual_seed(seed)
+    of = lambda guide, middle: calibrate(main, guide, data, sigmas, middle, noise(), **options)
+    return {method: of(*pair) for method, pair in guides.items()}
+
+
 @torch.no_grad()
 def _equations(main, guide, middle, x0, sigma, generator):
     """Each point's normal equations: Gram matrix of the directions, then their products with the residual."""

@@ -24,7 +24,7 @@ def test_a_flow_begins_in_the_judge_s_noise_and_ends_in_its_samples():
 
 
 def test_an_animation_holds_the_levels_shown_and_the_samples(tmp_path):
-    path = animation.write(tmp_path / "flow.gif", replace(SMALL, steps=8), shown=(6.0, 0.5))
+    path = animation.write(tmp_path / "new" / "flow.gif", replace(SMALL, steps=8), shown=(6.0, 0.5))
     levels = [s for s in replace(SMALL, steps=8).sigmas() if 0.5 <= s <= 6]
     with Image.open(path) as gif:
         assert gif.n_frames == len(levels) + 1

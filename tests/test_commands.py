@@ -63,7 +63,15 @@ def test_help_imports_neither_the_course_nor_the_pipeline():
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["alchemy"], ["experiment", "alchemy"], ["experiment", "images", "--part", "3/2"]]
+    "words",
+    [
+        [],
+        ["alchemy"],
+        ["experiment", "alchemy"],
+        ["experiment", "images", "--part", "3/2"],
+        ["dit", "prepare", "photos", "--out", ""],
+        ["dit", "finetune", "latents", "--out=x", "--pretrained="],
+    ],
 )
 def test_a_wrong_call_is_usage_and_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -106,7 +114,7 @@ def test_home_is_written_out_behind_an_equals_sign_too(words, said, monkeypatch,
 def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert environment.device() == "cpu"
-    for name in ("cuda", "cuda:1", "gpu", "meta", "cpu:x", ""):
+    for name in ("cuda", "cuda:1", "gpu", "meta", "cpu:x"):
         with refuses(f"--device is {name}; this machine has no CUDA device", error=SystemExit):
             main(["experiment", "exact", "--device", name])
     assert environment.device("cpu") == "cpu"

@@ -86,6 +86,11 @@ def test_unshuffling_is_exact_and_gives_the_shape_of_dit_256():
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
+    return saved_vae(tmp_path_factory.mktemp("vae"))
+
+
+def saved_vae(path, **more):
+    """A small autoencoder in a folder.  -> the folder, the network"""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
@@ -97,8 +102,8 @@ def vae(tmp_path_factory):
         norm_num_groups=4,
         layers_per_block=1,
         scaling_factor=0.18215,
+        **more,
     )
-    path = tmp_path_factory.mktemp("vae")
     net.save_pretrained(path)
     return path, net.eval()
 
@@ -112,6 +117,16 @@ def test_the_vae_gives_the_scaled_posterior_of_the_diffusers_one(vae):
         close(mean, 0.18215 * posterior.mean), close(std, 0.18215 * posterior.std)
         close(coder.decode(mean), net.decode(posterior.mean).sample, rtol=1e-4, atol=1e-4)
     assert coder.shrink == 2 and coder.name.startswith("vae-")
+
+
+def test_a_vae_that_shifts_its_latents_has_them_shifted_and_back(tmp_path):
+    path, net = saved_vae(tmp_path, shift_factor=0.3)
+    coder, x = latents.VAE(path), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        posterior = net.encode(x).latent_dist
+        mean, std = coder.encode(x)
+        close(mean, 0.18215 * (posterior.mean - 0.3)), close(std, 0.18215 * posterior.std)
+        close(coder.decode(mean), net.decode(posterior.mean).sample, rtol=1e-4, atol=1e-4)
 
 
 def test_missing_weights_of_a_vae_say_where_they_are_published():
@@ -258,6 +273,10 @@ def test_bad_folders(folder, tmp_path):
         ImageFolder(folder / "cat")
     with refuses("holds 2 classes; expected 101"):
         ImageFolder(folder, expected=101)
+    (folder / "dodo").symlink_to(tmp_path / "nowhere")
+    with refuses("dodo, a link to nothing"):
+        ImageFolder(folder)
+    (folder / "dodo").unlink()
     (folder / "emu").mkdir()
     with refuses("emu holds no images"):
         ImageFolder(folder)

@@ -1,32 +1,29 @@
-"""Every cell of the book's table of pipelines, and that the table says what the cells do."""
+"""Every pipeline in every way that the book names, and that it names these and no others."""
+
+import re
 
 import pytest
 import torch
-from matrix import FEATURES, KINDS, PAGE, verdict
+from matrix import FEATURES, KINDS, PAGE, Case, named
 
 SLOW = [("compile", kind) for kind in KINDS if kind != "DiT"]  # ten seconds each
-CELLS = [
+PAIRS = [
     pytest.param(feature, kind, marks=pytest.mark.slow if (feature, kind) in SLOW else ())
     for feature in FEATURES
     for kind in KINDS
 ]
 
 
-def in_the_book():
-    """{(feature, kind): words} as the page has them."""
-    text = PAGE.read_text(encoding="utf-8")
-    table = text.partition("<!-- pipelines -->\n")[2].partition("<!-- /pipelines -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    (_, *features), _, *rows = rows
-    return {(name, kind): words for kind, *cells in rows for name, words in zip(features, cells, strict=True)}
-
-
 @pytest.mark.filterwarnings("ignore")  # diffusers', of offloading without an accelerator
-@pytest.mark.parametrize("feature, kind", CELLS)
-def test_a_cell_of_the_table_holds(feature, kind):
+@pytest.mark.parametrize("feature, kind", PAIRS)
+def test_a_pipeline_draws_what_the_formula_says(feature, kind):
     torch._dynamo.reset()
-    assert verdict(kind, feature) == in_the_book()[feature, kind]
+    FEATURES[feature](Case(kind))
 
 
-def test_the_table_has_every_cell_and_no_other():
-    assert set(in_the_book()) == {(feature, kind) for feature in FEATURES for kind in KINDS}
+def test_the_page_names_these_pipelines_and_these_ways():
+    text = PAGE.read_text(encoding="utf-8")
+    assert f"<!-- pipelines -->\n{named()}\n<!-- /pipelines -->" in text
+    listed = text.partition("<!-- /pipelines -->")[2].partition("## ")[0]
+    named_ways = " ".join(re.findall(r"^- (\*.*?):", listed, re.MULTILINE))
+    assert re.findall(r"\*(.+?)\*", named_ways) == list(FEATURES)

@@ -83,6 +83,13 @@ def test_notebooks_are_executed_in_place_and_their_seconds_join_those_of_the_oth
     assert files() == ["figures/notebooks.json", "notebooks/00_sum.ipynb"]
 
 
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_jobs_at_a_time_would_wait_for_ever(jobs):
+    write("00_sum.ipynb", "print(1 + 1)")
+    with refuses(f"jobs is {jobs}; expected 1 or more"):
+        execute(jobs=jobs)
+
+
 def test_two_run_at_a_time_each_on_one_thread_and_the_longest_starts_first():
     """The two that are expected to take longest wait for each other; the third finds that they have met."""
     code = (

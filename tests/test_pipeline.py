@@ -3,11 +3,9 @@ against one.
 """
 
 import dataclasses
-import importlib.util
 import json
 import math
 import os
-import pathlib
 import random
 import re
 import runpy
@@ -31,7 +29,7 @@ from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, losses, models, pace, sample, sheet, table
+from dgtoy.pipeline import cli, evaluate, finetune, losses, models, pace, sample, sheet
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
 from dgtoy.pipeline.pictures import to_uint8
@@ -200,6 +198,18 @@ def test_other_data_and_another_base_do_not_resume(rank, place, tmp_path):
         finetune.finetune(net, Latents(place / "latents"), config, tmp_path)
 
 
+def test_a_fine_tune_does_not_replace_what_it_starts_from(photos, tmp_path):
+    flow = photos / "flow.safetensors"
+    run("prepare", photos / "images", "--out", tmp_path / "latents", "--pretrained", flow)
+    (tmp_path / "run").mkdir()
+    base = shutil.copy(flow, tmp_path / "run" / "ema.safetensors")
+    before = base.read_bytes()
+    for pretrained in (base, tmp_path / "run"):
+        with refuses("pretrained is", "would replace; expected another --out", error=SystemExit):
+            run("finetune", tmp_path / "latents", "--pretrained", pretrained, "--out", tmp_path / "run")
+    assert base.read_bytes() == before
+
+
 def test_a_lora_on_another_base_is_refused(place, tmp_path):
     train(place, tmp_path, dataclasses.replace(RECIPE, rank=2))
     other = another_base(place, tmp_path)
@@ -312,6 +322,14 @@ def test_only_autoguidance_takes_a_weaker_model_and_never_does_without(place, tu
         models.guided_by("autoguidance", tuned, place / "pre.safetensors", num_heads=2)
     with refuses("with method dog; expected none, as autoguidance alone takes one"):
         models.guided_by("dog", tuned, place / "pre.safetensors", tuned, num_heads=2)
+
+
+def test_a_fine_tune_is_not_its_own_guide(tuned, tmp_path):
+    copied = shutil.copy(tuned, tmp_path / "copy.safetensors")
+    with refuses("pretrained is", "copy.safetensors, the fine-tune itself; expected the model"):
+        models.guided_by("dog", tuned, copied, num_heads=2)
+    with refuses("weaker is", "copy.safetensors, the fine-tune itself; expected the earlier checkpoint"):
+        models.guided_by("autoguidance", tuned, weaker=copied, num_heads=2)
 
 
 def test_a_lora_fine_tune_is_a_base_as_any_other(photos, tmp_path):
@@ -630,249 +648,10 @@ def test_a_guide_of_other_latents_is_refused(place, tuned, tmp_path):
         models.pair(tuned, tmp_path / "wide.safetensors", num_heads=2)
 
 
-# evaluation
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    random_ = np.random.default_rng(1)
-    for name in ("real", "fake"):
-        (tmp_path / name).mkdir()
-        for i in range(12):
-            Image.fromarray(random_.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
-                tmp_path / name / f"{i:02d}.png"
-            )
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory):
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("dinov2")
-    Dinov2Model(
-        Dinov2Config(
-            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=518, patch_size=14
-        )
-    ).save_pretrained(path)
-    return path
-
-
-def test_dinov2_sees_what_pil_resizes(dinov2):
-    """Bicubic with antialiasing to 224 pixels, then ImageNet's normalisation: PIL's own resize of floats is
-    the golden output.
-    """
-    pixels = np.random.default_rng(2).integers(0, 256, (3, 300, 300), dtype=np.uint8)
-    expected = (
-        np.stack(
-            [
-                np.asarray(Image.fromarray(c.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC))
-                for c in pixels
-            ]
-        ).clip(0, 255)
-        / 255
-    )
-    found = evaluate.prepared(torch.from_numpy(pixels)[None])[0]
-    mean, std = (np.array(v)[:, None, None] for v in (evaluate.MEAN, evaluate.STD))
-    close(found, torch.from_numpy((expected - mean) / std).float(), rtol=0, atol=2e-3)
-
-
-def test_dinov2_features_are_the_normed_class_token(dinov2):
-    from transformers import Dinov2Model
-
-    net, images = evaluate.extractor("dinov2", dinov2), torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
-    with torch.no_grad():
-        expected = (
-            Dinov2Model.from_pretrained(dinov2).eval()(evaluate.prepared(images)).last_hidden_state[:, 0]
-        )
-        close(net(images), expected)
-
-
-@pytest.fixture(scope="module")
-def inception(tmp_path_factory):
-    """torch-fidelity's extractor with small random weights in its own file format."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        pytest.skip("torch-fidelity is not installed; `make env` does")
-    module = evaluate._part_of("torch_fidelity", "feature_extractor_inceptionv3")
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.manual_seed(0)
-    plain = module.FeatureExtractorInceptionV3.__new__(module.FeatureExtractorInceptionV3)
-    real, torch.load = torch.load, lambda *a, **k: {}
-    load, torch.nn.Module.load_state_dict = torch.nn.Module.load_state_dict, lambda self, *a, **k: None
-    try:
-        plain.__init__("inception-v3-compat", ["2048"], feature_extractor_weights_path="none")
-    finally:
-        torch.load, torch.nn.Module.load_state_dict = real, load
-    torch.save(plain.state_dict(), path)
-    return path, plain.eval()
-
-
-def test_inception_reads_its_file_and_gives_pooled_features(inception):
-    path, plain = inception
-    net, images = evaluate.extractor("inception", path), torch.randint(256, (2, 3, 40, 40), dtype=torch.uint8)
-    with torch.no_grad():
-        found = net(images)
-        close(found, plain(images)[0])
-    assert found.shape == (2, 2048) and len(net.checksum) == 16
-
-
-def test_scores_are_the_metrics_of_the_features(pictures, dinov2):
-    from dgtoy import metrics
-
-    net = evaluate.extractor("dinov2", dinov2)
-    result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", batch=5)
-    stack = lambda name: torch.stack(
-        [
-            torch.from_numpy(np.array(Image.open(p))).permute(2, 0, 1)
-            for p in sorted((pictures / name).iterdir())
-        ]
-    )
-    with torch.no_grad():
-        fake, real = net(stack("fake")), net(stack("real"))
-    close(result["scores"]["frechet"], metrics.frechet_distance(fake, real).item(), rtol=1e-3, atol=1e-5)
-    assert result["scores"]["coverage"] == pytest.approx(metrics.prdc(real, fake)["coverage"])
-    itself = evaluate.evaluate(pictures / "real", pictures / "real", net, "dinov2")
-    assert (
-        abs(itself["scores"]["frechet"]) < 1e-3
-        and itself["scores"]["precision"] == itself["scores"]["recall"] == 1
-    )
-
-
-def test_neighbours_are_counted_among_as_many_true_images_as_samples(pictures, dinov2):
-    from dgtoy import metrics
-
-    net = evaluate.extractor("dinov2", dinov2)
-    result = evaluate.evaluate(pictures / "fake", pictures / "real", net, "dinov2", n=8)
-    fake, real = (
-        evaluate.features(net, evaluate.read_images(pictures / name))[0] for name in ("fake", "real")
-    )
-    some = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
-    assert result["scores"]["density"] == pytest.approx(
-        metrics.prdc(real[some], fake[:8])["density"], abs=1e-6
-    )
-    close(result["scores"]["frechet"], metrics.frechet_distance(fake[:8], real).item(), rtol=1e-3, atol=1e-5)
-
-
 def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path):
     for step, loss in ((50, 1.0), (100, 0.5), (150, 0.4), (100, 0.6)):
         losses.append(tmp_path / "losses.csv", step, loss)
     assert (tmp_path / "losses.csv").read_text() == "50,1.000000\n100,0.600000\n"
-
-
-def test_the_features_of_an_image_do_not_depend_on_its_neighbours():
-    """A bright image alone, and beside a dark one: resizing once took its range from the batch."""
-    net, g = evaluate.extractor("glyphs"), torch.Generator().manual_seed(0)
-    bright, dark = (
-        torch.randint(lo, hi, (1, 3, 64, 64), generator=g, dtype=torch.uint8)
-        for lo, hi in ((130, 256), (0, 100))
-    )
-    bright[..., ::2] = 128  # sharp edges at the middle: where a wrong range would cut
-    close(net(torch.cat([bright, dark]))[:1], net(bright), rtol=1e-4, atol=1e-4)
-
-
-def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
-    net = evaluate.extractor("glyphs")
-    np.savez(
-        tmp_path / "fake.npz",
-        np.stack([np.array(Image.open(p)) for p in sorted((pictures / "fake").iterdir())]),
-    )
-    one, other = (
-        evaluate.evaluate(s, pictures / "real", net, "glyphs")
-        for s in (pictures / "fake", tmp_path / "fake.npz")
-    )
-    assert one == other and one["manifest"]["samples"] == 12
-
-
-def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
-    from dgtoy.pipeline.pictures import centre_crop
-
-    (tmp_path / "large").mkdir(), (tmp_path / "cut").mkdir()
-    random_ = np.random.default_rng(4)
-    for i in range(12):
-        image = Image.fromarray(random_.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8))
-        image.save(tmp_path / "large" / f"{i:02d}.png")
-        Image.fromarray(centre_crop(image, 32).permute(1, 2, 0).numpy()).save(
-            tmp_path / "cut" / f"{i:02d}.png"
-        )
-    one, other = (
-        evaluate.evaluate(pictures / "fake", tmp_path / name, evaluate.extractor("glyphs"), "glyphs")
-        for name in ("large", "cut")
-    )
-    assert one == other and one["manifest"]["crop"] == "32 pixels, centre"
-
-
-def test_what_cannot_be_compared_is_refused(pictures, dinov2, tmp_path):
-    glyphs = evaluate.extractor("glyphs")
-    score = lambda net, name, **k: evaluate.evaluate(pictures / "fake", pictures / "real", net, name, **k)
-    base = score(glyphs, "glyphs")
-    for other, what in (
-        (
-            score(evaluate.extractor("dinov2", dinov2), "dinov2"),
-            "features is glyphs in one and dinov2 in another",
-        ),
-        (score(glyphs, "glyphs", n=10), "samples is 12 in one and 10 in another"),
-        (evaluate.evaluate(pictures / "fake", pictures / "fake", glyphs, "glyphs"), "reference is"),
-    ):
-        with refuses(what):
-            evaluate.comparable(base, other)
-    evaluate.save({"scores": {}}, tmp_path / "half.json")
-    with refuses("half.json holds scores; expected scores and manifest"):
-        table.read([tmp_path / "half.json"])
-    for path in (tmp_path, tmp_path / "none.json"):
-        with refuses(f"scores is {path}, which is no file; expected scores", error=FileNotFoundError):
-            table.read([path])
-
-
-def test_missing_weights_and_pictures_say_what_was_expected(pictures, tmp_path):
-    for name, words in (
-        ("dinov2", "published as facebook/dinov2-large on the Hugging Face hub (licence: Apache 2.0)"),
-    ):
-        with refuses(words, error=FileNotFoundError):
-            evaluate.extractor(name, tmp_path / "nowhere")
-    with refuses("features is vgg; expected inception, dinov2, lite0, patches, glyphs"):
-        evaluate.extractor("vgg")
-    with refuses("holds 12; expected 13"):
-        evaluate.read_images(pictures / "fake", 13)
-    with refuses("is neither a folder nor an .npz file", error=FileNotFoundError):
-        evaluate.read_images(tmp_path / "x.zip")
-    (pictures / "fake" / "05.png").write_bytes(b"no picture")
-    with refuses("05.png cannot be read"):
-        list(evaluate.read_images(pictures / "fake"))
-
-
-def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (pathlib.Path.touch, (tmp_path / "ran",))
-
-    np.savez(tmp_path / "evil.npz", np.array([Evil()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        evaluate.read_images(tmp_path / "evil.npz")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_the_table_shows_what_differs_and_marks_the_best():
-    result = lambda w, frechet: dict(
-        scores=dict(frechet=frechet, precision=0.5, recall=0.25, density=1.0, coverage=0.125),
-        manifest=dict(
-            features="glyphs",
-            weights="c",
-            crop="8",
-            resize="r",
-            reference="x",
-            references=9,
-            samples=5,
-            made=dict(method="dog", w=w, sampler="ddpm", steps=50),
-        ),
-    )
-    text = table.table([result(2.0, 30.0), result(1.5, 20.126)])
-    assert text.splitlines()[2:] == [
-        "| method | w | frechet | precision | recall | density | coverage |",
-        "|---|---|---|---|---|---|---|",
-        "| dog | 1.5 | **20.13** | 0.500 | 0.250 | 1.000 | 0.125 |",
-        "| dog | 2.0 | 30.00 | 0.500 | 0.250 | 1.000 | 0.125 |",
-    ]
 
 
 # calibration and commands
@@ -1281,7 +1060,10 @@ def whole(photos, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("wrong", ["--w nan", "--w 1.5 inf", "--count 0", "--steps 0", "--held-out 1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["--w nan", "--w 1.5 inf", "--w 1.5 1.5000001", "--count 0", "--steps 0", "--held-out 1"],
+)
 def test_a_run_refuses_what_a_later_step_would_before_it_writes_anything(wrong, photos, tmp_path):
     words = ("--pretrained", photos / "flow.safetensors", "--out", tmp_path / "run")
     option, *values = wrong.split()

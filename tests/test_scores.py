@@ -1,29 +1,28 @@
-"""What scores are worth: saturated samples, too few images, a judge of what it does not know; the table.
+"""Scores and what they are worth: saturated samples, few images, a judge of what it does not know; the table.
 
 In the table a small distance alone is not enough for bold.
 """
 
-import importlib.util
+import itertools
 import json
-import sys
+import pathlib
 import warnings
 
 import numpy as np
 import pytest
 import torch
 from helpers import refuses
+from PIL import Image
 
+from dgtoy import metrics
 from dgtoy.course.worlds import glyphs
 from dgtoy.pipeline import evaluate, table
 from dgtoy.pipeline.image_sets import read_images
-from dgtoy.pipeline.pictures import to_uint8
+from dgtoy.pipeline.pictures import centre_crop, to_uint8
 from dgtoy.pipeline.sample import image_path
 from dgtoy.pipeline.sheet import write_png
 
-fidelity = pytest.mark.skipif(
-    importlib.util.find_spec("torch_fidelity") is None,
-    reason="torch-fidelity is not installed; `make env` does",
-)
+few = pytest.mark.filterwarnings("ignore:.*too few", "ignore:.*say little", "ignore:.*are saturated")
 
 
 def saved(path, images):
@@ -48,8 +47,91 @@ def said(samples, reference):
     """What `evaluate` warns of, by the judge of glyphs, and its result."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = evaluate.evaluate(samples, reference, evaluate.Glyphs(), "glyphs")
+        result = evaluate.evaluate(samples, reference, evaluate.extractor("glyphs"), "glyphs")
     return [str(w.message) for w in caught], result
+
+
+# scores
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Twelve real and twelve fake ones, of random colours."""
+    noise = np.random.default_rng(1)
+    for i, name in itertools.product(range(12), ("real", "fake")):
+        write_png(noise.integers(0, 256, (32, 32, 3), dtype=np.uint8), tmp_path / name / f"{i:02d}.png")
+    return tmp_path
+
+
+@few
+def test_scores_are_the_metrics_of_the_features(pictures):
+    net = evaluate.extractor("glyphs")
+    fake, real = (evaluate.features(net, read_images(pictures / name))[0] for name in ("fake", "real"))
+    scores = evaluate.evaluate(pictures / "fake", pictures / "real", net, "glyphs", batch=5)["scores"]
+    assert scores["frechet"] == pytest.approx(metrics.frechet_distance(fake, real).item(), rel=1e-3)
+    assert scores["coverage"] == pytest.approx(metrics.prdc(real, fake)["coverage"])
+    itself = evaluate.evaluate(pictures / "real", pictures / "real", net, "glyphs")["scores"]
+    assert abs(itself["frechet"]) < 1e-3 and itself["precision"] == itself["recall"] == 1
+    some = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:8]
+    scores = evaluate.evaluate(pictures / "fake", pictures / "real", net, "glyphs", n=8)["scores"]
+    assert scores["frechet"] == pytest.approx(metrics.frechet_distance(fake[:8], real).item(), rel=1e-3)
+    assert scores["density"] == pytest.approx(metrics.prdc(real[some], fake[:8])["density"], abs=1e-6)
+
+
+@few
+def test_a_folder_and_its_npz_score_alike(pictures, tmp_path):
+    npz = saved(tmp_path / "fake.npz", np.stack(list(read_images(pictures / "fake"))))
+    one, other = (said(source, pictures / "real")[1] for source in (pictures / "fake", npz))
+    assert one == other and one["manifest"]["samples"] == 12
+
+
+def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
+    noise = np.random.default_rng(4)
+    for i in range(12):
+        image = Image.fromarray(noise.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8))
+        write_png(image, tmp_path / "large" / f"{i:02d}.png")
+        write_png(centre_crop(image, 32).permute(1, 2, 0).numpy(), tmp_path / "cut" / f"{i:02d}.png")
+    one, other = (said(pictures / "fake", tmp_path / name)[1] for name in ("large", "cut"))
+    assert one == other and one["manifest"]["crop"] == "32 pixels, centre"
+
+
+@few
+def test_what_cannot_be_compared_is_refused(pictures):
+    def score(name, reference="real", **options):
+        net = evaluate.extractor(name)
+        return evaluate.evaluate(pictures / "fake", pictures / reference, net, name, **options)
+
+    for other, what in (
+        (score("patches"), "features is glyphs in one and patches in another"),
+        (score("glyphs", n=10), "samples is 12 in one and 10 in another"),
+        (score("glyphs", "fake"), "reference is"),
+    ):
+        with refuses(what):
+            evaluate.comparable(score("glyphs"), other)
+
+
+def test_pictures_that_are_missing_or_damaged_are_named(pictures, tmp_path):
+    with refuses("holds 12; expected 13"):
+        read_images(pictures / "fake", 13)
+    with refuses("is neither a folder nor an .npz file", error=FileNotFoundError):
+        read_images(tmp_path / "x.zip")
+    (pictures / "fake" / "05.png").write_bytes(b"no picture")
+    with refuses("05.png cannot be read"):
+        list(read_images(pictures / "fake"))
+
+
+def test_an_npz_with_code_in_it_is_refused_without_running_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "ran",))
+
+    np.savez(tmp_path / "evil.npz", np.array([Evil()], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_images(tmp_path / "evil.npz")
+    assert not (tmp_path / "ran").exists()
+
+
+# what they are worth
 
 
 def test_the_share_of_saturated_values_is_counted_and_told_where_it_exceeds_the_references(tmp_path):
@@ -81,26 +163,6 @@ def test_the_judge_of_glyphs_is_first_asked_about_the_reference(tmp_path):
     for reference in (other, written):
         told, _ = said(own, reference)
         assert len(told) == 1 and "of the reference images are none to them, so these scores say" in told[0]
-
-
-@fidelity
-def test_inception_needs_no_torchvision(monkeypatch):
-    """Its package imports torchvision, of which the extractor uses nothing."""
-    for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    module = evaluate._part_of("torch_fidelity", "feature_extractor_inceptionv3")
-    assert "weights-inception-2015-12-05" in module.URL_INCEPTION_V3
-    assert "torch_fidelity" not in sys.modules
-
-
-@fidelity
-def test_weights_that_are_not_inceptions_are_refused_in_one_line(tmp_path):
-    path = tmp_path / "weights.pth"
-    for content in ("cut", "other"):
-        path.write_bytes(b"PK") if content == "cut" else torch.save({"a": torch.zeros(1)}, path)
-        with refuses(f"weights {path} are not those of inception ("):
-            evaluate.extractor("inception", path)
 
 
 def test_samples_that_are_not_square_are_cut_as_the_reference_is(tmp_path):
@@ -140,12 +202,6 @@ def test_a_folder_of_several_sets_of_samples_is_not_one(tmp_path):
         read_images(tmp_path)
 
 
-def test_torch_fidelity_that_is_missing_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with refuses("pip install --no-deps torch-fidelity", error=ImportError):
-        evaluate.Inception()
-
-
 # the table
 
 
@@ -165,6 +221,17 @@ def test_the_table_shows_precision_coverage_and_saturation_beside_the_distance()
     lines = table.table([run(1.5, 20.0)]).splitlines()
     assert lines[2] == "| method | w | frechet | precision | recall | density | coverage | saturated |"
     assert lines[4] == "| dog | 1.5 | **20.00** | 0.700 | 0.500 | 1.000 | 0.600 | 0.020 |"
+
+
+def test_the_table_is_sorted_and_leaves_out_what_not_all_rows_have():
+    old = run(2.0, 30.0)
+    del old["scores"]["saturated"]
+    lines = table.table([old, run(1.5, 20.126)]).splitlines()
+    assert lines[2] == "| method | w | frechet | precision | recall | density | coverage |"
+    assert lines[4:] == [
+        "| dog | 1.5 | **20.13** | 0.700 | 0.500 | 1.000 | 0.600 |",
+        "| dog | 2.0 | 30.00 | 0.700 | 0.500 | 1.000 | 0.600 |",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,12 +271,15 @@ def test_no_row_is_bold_where_all_fail():
     assert not bold(text) and text.count("is not in bold") == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{}", b"{"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{}", b"{", b'{"scores": {}}'])
 def test_what_is_no_score_is_named(content, tmp_path):
     path = tmp_path / "score.json"
     path.write_bytes(content)
     with refuses(str(path), "expected scores and manifest, as `dit evaluate` writes them"):
         table.read([path])
+    for path in (tmp_path, tmp_path / "none.json"):
+        with refuses(f"scores is {path}, which is no file; expected scores", error=FileNotFoundError):
+            table.read([path])
 
 
 def test_a_score_survives_the_disk(tmp_path):

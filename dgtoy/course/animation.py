@@ -1,13 +1,13 @@
 """The animation of notebook 00: four ways to sample, from the same noise to the moons."""
 
 import io
-import pathlib
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
 
+from ..checkpoint import whole
 from ..samplers import heun
 from ..train import Recipe
 from . import plot
@@ -33,7 +33,8 @@ def write(
     sigmas = setting.sigmas()
     levels = [i for i, sigma in enumerate(sigmas) if shown[1] <= sigma <= shown[0] or sigma == 0]
     pictures = [frame({name: x[i] for name, x in flows.items()}, sigmas[i].item(), judge) for i in levels]
-    pathlib.Path(path).write_bytes(gif(pictures))
+    with whole(path) as part:
+        part.write_bytes(gif(pictures))
     return path
 
 

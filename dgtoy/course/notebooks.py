@@ -14,6 +14,7 @@ import time
 
 from .. import environment
 from ..checkpoint import write_text
+from ..checks import check_whole
 
 TIMEOUT = 600  # seconds that a cell may take; `make test` has the same
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # so that two kernels fit on two cores
@@ -28,6 +29,7 @@ def execute(names=(), folder="notebooks", out="build/notebooks", figures="figure
     Raises ImportError, naming the extra, without nbclient; ValueError at the end if a notebook failed.
     """
     environment.needs("notebooks", "nbclient", "ipykernel")
+    check_whole("jobs", jobs, 1)
     paths, known = _find(names, pathlib.Path(folder)), _timed(figures)
     expected = {path.stem: known["seconds"].get(path.stem, 60) for path in paths}
     paths.sort(key=lambda path: -expected[path.stem])

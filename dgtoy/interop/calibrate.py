@@ -10,7 +10,7 @@ import pathlib
 
 import torch
 
-from .. import calibration
+from ..calibration import calibrate_methods
 from .calls import each_tensor, latents_of, pipeline_call, rows_in
 from .checks import network_name
 from .denoisers import denoiser
@@ -70,10 +70,7 @@ def calibrate_pipeline(
     main = lambda k: denoiser(guided.finetuned, pipe.scheduler, **conditions[k[0]])
     own = denoiser(guided.finetuned, pipe.scheduler, **guided.own_null(null))
     guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1, prompt))
-    found = {}
-    for method, other, middle in (("DoG", guide, None), ("CFG", own, None), ("plane", guide, own)):
-        rng = torch.Generator(z.device).manual_seed(seed)
-        found[method] = calibration.calibrate(main, other, latents, levels, middle, rng, 100, batch)
+    found = calibrate_methods(main, own, guide, latents, levels, seed, z.device, resamples=100, batch=batch)
     if out is not None:
         from ..pipeline.calibrate import save
 

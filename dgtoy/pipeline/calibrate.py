@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import torch
 
-from .. import calibration
+from ..calibration import calibrate_methods
 from ..trainer import check_ranges
 from .latents import Latents
 from .manifest import write_json
@@ -45,17 +45,8 @@ def calibrate(tuned, guide, data, config, device="cpu"):
     )
     held_out = (x0.to(device), label.to(device))
     null, pretrained = tuned.denoiser(tuned.null), guide.denoiser(guide.null)
-    found = {}
-    for method, other, middle in (
-        ("DoG", pretrained, None),
-        ("CFG", null, None),
-        ("plane", pretrained, null),
-    ):
-        noise = torch.Generator(device).manual_seed(config.seed + 1)
-        found[method] = calibration.calibrate(
-            tuned.denoiser, other, held_out, config.levels, middle, noise, resamples=100, batch=config.batch
-        )
-    return found
+    options = dict(seed=config.seed + 1, device=device, resamples=100, batch=config.batch)
+    return calibrate_methods(tuned.denoiser, null, pretrained, held_out, config.levels, **options)
 
 
 def unseen(folder, finetuned, made):

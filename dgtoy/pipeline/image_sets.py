@@ -23,8 +23,9 @@ class ImageFolder:
     """The pictures of a folder that holds one folder per class, both in alphabetical order: items (image,
     label).
 
-    Raises ValueError for a folder without classes or of splits, a class without pictures, or another number
-    of classes than `expected`. Files that are not read are warned about, with their kinds and counts.
+    Raises ValueError for a folder without classes or of splits, a link to nothing in it, a class without
+    pictures, or another number of classes than `expected`. Files that are not read are warned about, with
+    their kinds and counts.
     """
 
     def __init__(self, folder, expected=None):
@@ -36,6 +37,10 @@ class ImageFolder:
                 f"folder is {folder}{first}; expected a folder with one folder of images a class"
             )
         inside = sorted(p for p in folder.iterdir() if _visible(p.name))
+        if broken := [p for p in inside if not p.exists()]:
+            raise ValueError(
+                f"folder {folder} holds {broken[0].name}, a link to nothing; mend it, or expected none there"
+            )
         self.classes = [p.name for p in inside if p.is_dir()]
         loose = [p for p in inside if p.is_file() and p.suffix.lower() in ENDINGS]
         if not self.classes:

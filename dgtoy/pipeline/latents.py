@@ -64,8 +64,9 @@ class Unshuffle:
 class VAE:
     """Stable Diffusion's autoencoder, with which DiT was trained: 8 x 8 pixels to 4 numbers, times 0.18215.
 
-    path: a diffusers folder, or the name of one in the usual cache. Raises FileNotFoundError that says where
-    the weights are published, ImportError naming the extra without diffusers.
+    Another's scale and shift are those of its configuration. path: a diffusers folder, or the name of one in
+    the usual cache. Raises FileNotFoundError that says where the weights are published, ImportError naming
+    the extra without diffusers.
     """
 
     def __init__(self, path="sd-vae-ft-ema", device="cpu"):
@@ -85,17 +86,17 @@ class VAE:
         self.net = net.to(device, torch.float32).eval().requires_grad_(False)
         self.name = f"vae-{weights_checksum(self.net.state_dict())[:12]}"
         self.shrink = 2 ** (len(self.net.config.block_out_channels) - 1)
-        self.scale = self.net.config.scaling_factor
+        self.scale, self.shift = self.net.config.scaling_factor, self.net.config.shift_factor or 0.0
 
     def encode(self, x):
-        """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 4, H/8, W/8) of the posterior, scaled"""
+        """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 4, H/8, W/8) of the posterior, shifted and scaled"""
         posterior = self.net.encode(x.to(self.net.device, self.net.dtype)).latent_dist
-        return self.scale * posterior.mean, self.scale * posterior.std
+        return self.scale * (posterior.mean - self.shift), self.scale * posterior.std
 
     def decode(self, z):
         """z (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]"""
-        parts = (z / self.scale).to(self.net.device, self.net.dtype).split(16)  # its activations are large
-        return torch.cat([self.net.decode(part).sample for part in parts])
+        z = (z / self.scale + self.shift).to(self.net.device, self.net.dtype)
+        return torch.cat([self.net.decode(part).sample for part in z.split(16)])  # its activations are large
 
 
 EXACT = {kind.name: kind for kind in (Pixels, Unshuffle)}

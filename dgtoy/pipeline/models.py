@@ -155,7 +155,7 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
 
     pretrained: by default what the fine-tune says that it was tuned from. weaker: autoguidance's guide, an
     earlier checkpoint of the same fine-tune. Raises ValueError if that is missing, of other classes, or given
-    to another method.
+    to another method, and for a guide that is the fine-tune itself.
     """
     if (method == "autoguidance") != (weaker is not None):
         wanted = "an earlier checkpoint of the same fine-tune"
@@ -167,6 +167,11 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
         base = made.get("pretrained")
     files = dict(finetuned=finetuned, guide=weaker or base)
     names = {name: checksum(weights_file(path)) for name, path in files.items() if path}
+    if names.get("guide") == names["finetuned"]:
+        raise ValueError(
+            f"{'weaker' if weaker else 'pretrained'} is {weaker or base}, the fine-tune itself; expected the"
+            f" {'earlier checkpoint' if weaker else 'model that it was tuned from'}"
+        )
     if weaker:
         came, expected = header(weaker).get("classes"), made.get("classes")
         if came != expected:

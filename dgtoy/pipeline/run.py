@@ -22,6 +22,8 @@ def settings(weights):
     """The methods to compare, by the name of their folder: none, then CFG and DoG at each weight."""
     found = {"none": ("none", 1.0)}
     for w in weights:
+        if found.get(f"dog-{w:g}", ("dog", w)) != ("dog", w):
+            raise ValueError(f"w is {w} and another that is {w:g} in six digits; expected one of them")
         found |= {f"{method}-{w:g}": (method, w) for method in ("cfg", "dog")}
     return found
 

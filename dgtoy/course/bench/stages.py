@@ -17,7 +17,8 @@ from transformers import Dinov2Config, Dinov2Model
 from ...dit import VP
 from ...dit.fast import fast
 from ...pipeline import sample as sampling
-from ...pipeline.evaluate import DINOv2, Inception, features
+from ...pipeline.evaluate import features
+from ...pipeline.extractors import DINOv2, Inception
 from ...pipeline.latents import VAE
 from . import now, row, seconds
 from .dit import XL, finetune_step, network

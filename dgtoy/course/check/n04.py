@@ -119,7 +119,7 @@ def ceiling():
         "you have the widths of source and target the wrong way round": _ceiling(0.5, 1.0, 0.5),
         "that is a floor, guidance is on above; a ceiling leaves it on below": _ceiling(0.5, above=True),
         "that is the ceiling in target widths; the level itself was asked": right / 0.5,
-        "that is the square of the ceiling, a variance": right**2,
+        "that tames the moons; or it is the square of the ceiling, a variance": right**2,
     }
 
 

@@ -108,12 +108,12 @@ def accident():
 
     Each turn was made of a shortfall and an overshoot. Which of the two is gone now?
 
-    What is left is what exact models do. Exercise 09.1 has computed it.
+    What is left is what exact models do, the dotted line of the figure.
     """
     return "b", dict(
         a="where it lands depends on the main model as well, and that one has changed",
-        c="guidance does not know where the target ends; the samples of before ended beyond it",
-        d="most of those 14 degrees were the way that the fine-tune had left, and now none of it is left",
+        c="guidance does not know where the target ends; look at the longer study",
+        d="those degrees were the way that the fine-tune had left, and now none of it is left",
     )
 
 

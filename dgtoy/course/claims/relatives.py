@@ -40,7 +40,8 @@ def c28(record):
         "area under a relative's trade-off at equal match and thickness, relative to the blurred self's, the "
         f"smallest of {len(every)}",
         {f"all behind: {world}": all(r[1] > 1 for r in found.values()) for world, found in behind.items()},
-        "; ".join(f"{world}: {listed(found)}" for world, found in behind.items())
+        f"all with Euler's method, {record['config']['setting']['steps']} steps. "
+        + "; ".join(f"{world}: {listed(found)}" for world, found in behind.items())
         + f". At equal energy distance alone {sum(r[1] > 1 for r in by_match)} of {len(every)} are behind, "
         f"the nearest at {min(r[0] for r in by_match):.2f}. Area relative to the same guide with its plain "
         f"update, at equal energy distance ({done[0]['world']}, {last}): "

@@ -90,7 +90,7 @@ def findings(entries):
 
 
 def _span(entry):
-    return f"{entry['value']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
+    return "{:#.3g} [{:#.3g}, {:#.3g}]".format(*(entry[k] for k in ("value", "low", "high")))
 
 
 def claims_table(out):
@@ -181,7 +181,7 @@ def _in_digits(value):
 
 def cost_table(out):
     """Seconds and memory that a picture takes with each guide, and as multiples of the same pipeline's own
-    guidance, from each record in `out`, that of a CUDA device first; and what follows from that.
+    guidance, from each record in `out`, that of a CUDA device first; what memory and single pictures cost.
 
     Raises FileNotFoundError with the command that makes the record.
     """
@@ -190,17 +190,21 @@ def cost_table(out):
         raise FileNotFoundError("no bench_pipelines_*.json; `python -m dgtoy bench --pipelines` makes it")
     made = [json.loads(path.read_text(encoding="utf-8")) for path in found]
     memory = _ending(made[0], ": memory")
-    columns = {head: timed for record in made for head, timed in _timed(record).items()}
-    columns |= {"memory (GiB)": memory}
-    cell = lambda r: f"{r['ours']:.2g} ({r['ours'] / r['plain']:.2f}×)"
+    columns = dict(map(_timed, made)) | {"memory (GiB)": memory}
+    cell = lambda r: f"{r['ours']:.2g} ({_times(r):.2f}×)"
     lines = [f"| seconds a picture | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     lines += [f"| {way} | {' | '.join(cell(rows[way]) for rows in columns.values())} |" for way in memory]
     sizes = (f"{_device(m)}: {m['results']['rows'][0]['note'].partition('; ')[2]}" for m in made)
-    return "\n".join([*lines, "", f"({'; '.join(sizes)}.) {_cheapest(made[0], memory)}"])
+    return "\n".join([*lines, "", f"({'; '.join(sizes)}.) {_what_else(made[0], memory)}"])
 
 
 def _device(made):
     return made["provenance"]["device"]
+
+
+def _times(row):
+    """What a row of costs is as a multiple of the same pipeline's own guidance."""
+    return row["ours"] / row["plain"]
 
 
 def _ending(made, end):
@@ -209,24 +213,22 @@ def _ending(made, end):
 
 
 def _timed(made):
-    """What a record of costs timed: one picture, and several at once where it did.  -> {what: {way: row}}"""
+    """What a record of costs timed, several pictures at once where it did.  -> (column's head, {way: row})"""
     rows = {r["what"]: r for r in made["results"]["rows"]}
-    found = {
-        f"{_device(made)}, one": {way: rows[way] for way in _ending(made, ": memory")},
-        f"{_device(made)}, {TOGETHER} at once": _ending(made, f", {TOGETHER} at once"),
-    }
-    return {what: rows for what, rows in found.items() if rows}
+    if together := _ending(made, f", {TOGETHER} at once"):
+        return f"{_device(made)}, {TOGETHER} at once", together
+    return _device(made), {way: rows[way] for way in _ending(made, ": memory")}
 
 
-def _cheapest(made, memory):
-    """Which way to guide on the plane adds least, with as many pictures at once as were tried."""
-    (*_, (where, timed)), added = _timed(made).items(), lambda r: r["ours"] / r["plain"] - 1
-    least = min((way for way in timed if "the plane" in way), key=lambda way: added(timed[way]))
-    second, lora = (added(memory[way]) for way in ("the plane", "a LoRA and its base, the plane"))
-    return (
-        f"Of the ways to guide on the plane *{least}* adds the least time ({where}: "
-        f"{added(timed[least]):.0%}); a second network adds {second:.0%} of memory, a LoRA's base {lora:.0%}."
-    )
+def _what_else(made, memory):
+    """What a second network and a LoRA's base add to the memory, and what single pictures cost in time."""
+    second, lora = (_times(memory[way]) - 1 for way in ("the plane", "a LoRA and its base, the plane"))
+    text = f"A second network adds {second:.0%} of memory, a LoRA's base {lora:.0%}."
+    alone = [_times(r) for r in made["results"]["rows"] if r["what"] in memory]
+    if _ending(made, f", {TOGETHER} at once"):
+        span = f"{min(alone):.1f} to {max(alone):.1f}"
+        text += f" One picture at a time takes the {_device(made)} {span} times as long as with CFG."
+    return text
 
 
 TABLES = dict(

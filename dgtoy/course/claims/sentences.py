@@ -44,10 +44,10 @@ def trade_off(out):
     listed = lambda found: ", ".join(f"{r[0]:.2f}" for r in found)
     told = ", ".join(f"{_span(r, '.2f')} ({d})" for r, d in zip(against_cfg(area), domains))
     return (
-        "**Finished fine-tunes leave fewer samples outside with DoG than with CFG for the same rise in "
-        "energy distance on two of three targets, and on none with thickness bounded too.** On 2-D points "
-        f"({len(record['seeds'])} sources; grid overfitted by CFG's weights) DoG leaves {told} times as "
-        "many; with both guides at low noise "
+        "**On points DoG leaves fewer samples outside than CFG on two of three targets, but on none once "
+        "thickness is bounded too.** Finished fine-tunes on "
+        f"{len(record['seeds'])} sources (the grid overfitted by CFG's weights): for the same rise in energy "
+        f"distance DoG leaves {told} times as many; with both guides at low noise "
         f"only {listed(against_cfg(area, ON_AN_INTERVAL))}; with thickness bounded too "
         f"{listed(against_cfg(at_equal_cost))} {_source(record, '06_domain_guidance_vs_cfg')}."
     )
@@ -64,10 +64,10 @@ def price(out):
     outside = 100 * np.mean(found[-1]["out_of_domain"])
     undone = resampled(share, 100 * (dog - part), dog - none)
     return (
-        "**The price is diversity. Guiding at low noise only buys most of the match back, but not the "
+        "**The price is diversity. Guiding only at low noise buys most of the match back, but not the "
         f"thickness of the strokes.** At w = {w} DoG's energy distance rises from {none.mean():.3f} to "
         f"{dog.mean():.3f}; guided only where σ < {sigma:g}, {_span(undone, '.0f', '%')} of the rise is "
-        f"undone and {outside:.1f}% of the samples lie outside, as 1.0% of true ones do. Thickness falls "
+        f"undone and {outside:.1f}% of the samples lie outside (of true ones 1.0%). Thickness falls "
         f"from {thick[0]:.2f} of the truth's to {thick[1]:.2f}, on the interval to {thick[2]:.2f} "
         f"{_source(record, '06_domain_guidance_vs_cfg')}."
     )
@@ -171,7 +171,7 @@ def _reach(found):
 
 
 def one_call(out):
-    """DogFit in one call a step, beside DoG in two."""
+    """DogFit in one call per step, beside DoG in two."""
     record = load("photos_plane", out)
     targets, last = record["config"]["targets"], record["config"]["stages"][-1]
 
@@ -183,8 +183,8 @@ def one_call(out):
     trained = " and ".join(f"{_span(v, '.0f', '%')} on {t}" for t, v in lower("DogFit").items())
     two = " and ".join(f"{v[0]:.0f}%" for v in lower("DoG").values())
     return (
-        "**Once trained, one call a step does it.** DogFit, a fine-tune that learns the guided field, lowers "
-        f"the Fréchet distance of photographs by {trained}; DoG, in two calls a step, by {two} "
+        "**Once trained, one call per step is enough.** DogFit, a fine-tune that learns the guided field, "
+        f"lowers the Fréchet distance of photographs by {trained}; DoG, in two calls per step, by {two} "
         f"({len(record['seeds'])} fine-tunes each) {_source(record, '10_photographs')}."
     )
 

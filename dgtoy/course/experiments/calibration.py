@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from ...calibration import calibrate
+from ...calibration import calibrate_methods
 from ...guidance import cfg, domain_guidance, plane
 from ...train import Points
 from .. import plot
@@ -86,11 +86,8 @@ def weigh(finetuned, pretrained, data, levels, seed):
     """The weights that held-out data (x0, label) ask for, by method.
     -> {"CFG", "DoG", "plane": Calibration}"""
     guide, null = pretrained.denoiser(pretrained.null), finetuned.denoiser(finetuned.null)
-    found = {}
-    for method, (against, middle) in dict(CFG=(null, None), DoG=(guide, None), plane=(guide, null)).items():
-        noise = torch.Generator(data[0].device).manual_seed(400_000 + seed)
-        found[method] = calibrate(finetuned.denoiser, against, data, levels, middle, noise, resamples=2)
-    return found
+    noise = dict(seed=400_000 + seed, device=data[0].device)
+    return calibrate_methods(finetuned.denoiser, null, guide, data, levels, **noise, resamples=2)
 
 
 def calibrated(finetuned, pretrained, weights):
