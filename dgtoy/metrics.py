@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .checks import check_number, check_numbers, check_points, check_shape, check_whole
+from .checks import check_number, check_numbers, check_points, check_shape, check_whole, shown
 from .gmm import check_label
 from .samplers import normal
 
@@ -40,6 +40,8 @@ def class_error(x, label, labelled):
     label: a class or (..., n) of them. A sample that is not finite has none.
     """
     _check_samples(x)
+    if not hasattr(labelled, "null"):
+        raise TypeError(f"labelled is {shown(labelled)}; expected a LabelledMixture")
     label = check_label(label, labelled.null).to(x.device)
     if (label == labelled.null).any():
         raise ValueError(f"label {labelled.null} is null; expected a class from 0 to {labelled.null - 1}")
@@ -94,6 +96,8 @@ def energy_distance(x, y):
     if y.shape[:-2] not in ((), x.shape[:-2]):
         came, lead = tuple(y.shape), tuple(x.shape[:-2])
         raise ValueError(f"y has shape {came}; expected (m, D) or {(*lead, 'm', 'D')} for x {tuple(x.shape)}")
+    if x.dtype == torch.float32 and max(x.abs().max(), y.abs().max()) > 1e15:  # their squares overflow
+        return energy_distance(x.double(), y.double()).float()
     centre = y.mean(-2, keepdim=True)  # far from the origin, distances between neighbours lose their digits
     x, y = x - centre, y - centre
     within = lambda a: _distances(a, a).mean((-1, -2)) * a.shape[-2] / (a.shape[-2] - 1)

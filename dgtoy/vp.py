@@ -100,8 +100,8 @@ class Process:
 
     def __init__(self, times=range(TIMES)):
         times = self.times = check_numbers("times", times)
-        whole = times.ndim == 1 and len(times) and not times.is_floating_point()
-        if not whole or times[0] < 0 or times[-1] >= TIMES or not (times.diff() > 0).all():
+        whole = times.ndim == 1 and not times.is_floating_point() and times.dtype != torch.bool
+        if not (whole and len(times)) or times[0] < 0 or times[-1] >= TIMES or not (times.diff() > 0).all():
             raise ValueError(
                 f"times is {times.flatten().tolist()[:4]}...; expected ascending whole numbers"
                 f" from 0 to {TIMES - 1}"

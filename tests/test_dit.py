@@ -233,6 +233,8 @@ def test_a_flow_is_not_taken_for_another_kind():
     for kind in (VP, EDM):
         with refuses(f"net is a flow; expected Flow(net), not {kind.__name__}(net)"):
             kind(net)
+    with refuses("net is a DiT that gives noise; expected VP(net)"):
+        Flow(awake())
     with refuses("velocity and flow are both True"):
         DiT(**net.config, velocity=True)
 
@@ -630,6 +632,7 @@ def test_fp8_keeps_a_scale_for_each_row():
         values, scale = quantized(x, with_gelu)
         assert values.dtype == torch.float8_e4m3fn and (values.float().abs().amax(1) == 448).all()
         assert ((values.float() * scale - exact).abs() <= exact.abs() / 16 + scale * 2**-10).all()
+    torch.manual_seed(0)  # of one draw in some hundred the error is above 0.04
     layer = torch.nn.Linear(64, 32)
     x, product = torch.randn(7, 64), Fp8Linear(layer)
     assert (product(x) - layer(x)).norm() < 0.04 * layer(x).norm() and product.scale.shape == (1, 32)

@@ -166,6 +166,12 @@ def test_what_no_checkpoint_can_hold_is_not_written(base, tuned, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [dict(adapter="style"), dict(domain=1.4), dict(interval=(0.1, 5.0))])
+def test_options_of_a_pipeline_do_not_go_unheard(options, tuned):
+    with refuses("came with a EDM; expected none: weight and interval are those of domain_guidance"):
+        lora_guide(tuned, **options)
+
+
 def test_a_network_without_an_adapter_has_no_guide(base):
     with refuses("no adapter", "add_lora"):
         lora_guide(base)

@@ -77,6 +77,8 @@ def test_what_is_no_number_and_points_of_another_dimension_are_refused():
         metrics.mode_coverage(x, CORNERS, share=math.nan)
     with refuses("share is 20; expected a number in [0, 1]"):
         metrics.mode_coverage(x, CORNERS, share=20)
+    with refuses("labelled is a GaussianMixture; expected a LabelledMixture", error=TypeError):
+        metrics.class_error(x, 0, CORNERS.given(0))
     with refuses("x has shape (4, 3); expected (..., n, 2)"):
         metrics.thickness(torch.zeros(4, 3), CORNERS, x)
     with refuses("truth has shape (0, 2); expected (..., n, 2) with 1 sample or more"):
@@ -153,6 +155,12 @@ def test_energy_distance_in_float32_survives_a_target_far_from_the_origin(far, o
     x, y = cloud(500, 2, 1, std=0.08), cloud(500, 2, 2, std=0.12)
     found = metrics.energy_distance(x.float() + far, y.float() + far)
     assert found.item() == pytest.approx(metrics.energy_distance(x, y).item(), abs=off)
+
+
+@pytest.mark.parametrize("scale", [1e16, 1e30])
+def test_the_energy_distance_of_samples_that_ran_away_is_a_number_in_single_precision(scale):
+    x, y = scale * cloud(9), cloud(12)
+    close(metrics.energy_distance(x, y).double(), metrics.energy_distance(x.double(), y.double()))
 
 
 @given(seeds, st.integers(2, 50))

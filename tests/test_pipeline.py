@@ -928,6 +928,8 @@ def test_a_flow_refuses_steps_that_it_does_not_have_before_any_file_is_written(p
 def test_heads_that_a_file_tells_are_not_overruled(photos):
     with refuses("num_heads is 4", "flow.safetensors says 2"):
         models.pretrained_net(photos / "flow.safetensors", num_heads=4)
+    with refuses("num_heads is 4; photos64 has 5"):
+        models.pretrained_net("photos64", num_heads=4)
 
 
 def test_size_and_codec_must_make_what_the_network_takes(photos, tmp_path):

@@ -76,7 +76,7 @@ def made(best):
     for name in study.OF_POINTS:
         left = np.array([0.04, 0.05, 0.04, 0.05]) / (2 if name == best else 1)
         rows.append(where | dict(method=name, w=1.5, out_of_domain=left.tolist()) | costs)
-    setting = dict(domain="moons", layout=None, pretrain={})
+    setting = dict(domain="moons", layout=None, pretrain={}, steps=32)
     config = dict(setting=setting, stages=[["finished", 1, 1]], worlds=[["moons"]])
     return dict(name="relatives", seeds=[0, 1, 2, 3], config=config, results=dict(rows=rows))
 
@@ -85,7 +85,7 @@ def test_the_rule_goes_the_way_of_its_record():
     won, lost = c28(made(SELF)), c28(made("DoG, APG"))
     assert won.verdict == "holds" and won.value > 1
     assert lost.verdict == "fails" and lost.value < 1
-    assert "4 trainings, each on a source of its own" in won.interval
+    assert "4 trainings, each on a source of its own" in won.interval and "32 steps" in won.note
 
 
 def test_thinner_strokes_are_a_cost():

@@ -185,6 +185,8 @@ def test_bad_input():
         vp.Process([0, 1000])
     with refuses("expected ascending whole numbers from 0 to 999"):
         vp.Process([0.5, 1.5])
+    with refuses("times is [False, True]"):
+        vp.Process([False, True])
     with refuses("times is [5]..."):
         vp.Process(5)
     with refuses("times is None; expected numbers", error=TypeError):

@@ -24,8 +24,8 @@ class Preconditioned:
     A subclass says t by `sigma_to_t`, the other three by `scalings`, and by `sigma_range` the noise levels
     that it knows; of F's channels the first C, as many as x has, enter. Like a module it moves in place: `to`
     returns the same object. On a CUDA device the network runs in bfloat16 autocast while `amp` is True.
-    `compile` makes it faster there. Raises ValueError for a DiT that is a flow and no `Flow` around it.
-    Karras et al. 2022, table 1.
+    `compile` makes it faster there. Raises ValueError for a DiT that is a flow and no `Flow` around it,
+    and the other way round. Karras et al. 2022, table 1.
     """
 
     def __init__(self, net, seed=0):
@@ -181,6 +181,11 @@ class Flow(Preconditioned):
     """
 
     sigma_range = 0.004, 80.0
+
+    def __init__(self, net, seed=0):
+        super().__init__(net, seed)
+        if not isinstance(self, SiT) and "flow" not in getattr(net, "config", ("flow",)):
+            raise ValueError("net is a DiT that gives noise; expected VP(net), or of a flow DiT(flow=True)")
 
     @staticmethod
     def sigma_to_t(sigma):

@@ -95,7 +95,7 @@ def lora_guide(net, adapter=None, null=None, domain="default", **options):
 
     net: what `add_lora` returned -> an `EDM` or `VP`, with `denoiser` and `null`; or a diffusers pipeline,
     guided in place -> the pipeline. adapter: which one of a pipeline's, by name; by default all. null,
-    domain, options (interval, every): as in `guide_pipeline`, for a pipeline. Raises ValueError if the
+    domain, options (interval, every): as in `guide_pipeline`, for a pipeline alone. Raises ValueError if the
     network carries no such adapter or the guide would not be its base: an adapter that is fused or changed
     the weights below it. Where one is in a text encoder too, the null prompt is read a second time without
     it (Stable Diffusion 1, 2, XL, 3; elsewhere, or where embeddings come for text, `null` must be given).
@@ -108,6 +108,11 @@ def lora_guide(net, adapter=None, null=None, domain="default", **options):
             return put_guide(net, WithoutAdapter(tuned, adapter), null, domain, **options)
     if not isinstance(net.net.y_embedder, LabelTables):
         raise ValueError("net carries no adapter; expected what add_lora returned, or its average")
+    if (adapter, null, domain) != (None, None, "default") or options:
+        raise ValueError(
+            f"options of a pipeline's guide came with a {type(net).__name__}; expected none: weight and"
+            " interval are those of domain_guidance"
+        )
     guide = net.with_net(PretrainedDiT(net.net))
     if net.graphs is not None:  # its blocks are compiled with the network's
         guide.graphs = Captured(guide.__call__)

@@ -75,6 +75,8 @@ def pretrained_net(path, device="cpu", num_heads=None):
             raise ValueError(
                 f"pretrained {path} is of kind {type(net).__name__}; expected {', '.join(READY)}"
             )
+        if num_heads not in (None, net.config["num_heads"]):
+            raise ValueError(f"num_heads is {num_heads}; {path} has {net.config['num_heads']}")
         return net
     base = header(path).get("pretrained")
     if header(path).get("rank") and base:

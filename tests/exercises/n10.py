@@ -50,7 +50,7 @@ WRONG = {
     "crowded": [
         ("a", "copies of one pizza"),
         ("b", "more samples"),
-        ("d", "guidance harms"),
+        ("d", "4.5 is too large"),
         ("precision", "none of the options"),
     ],
     "breadth": [

@@ -86,7 +86,7 @@ def crowded():
     return "c", dict(
         a="a classifier says whether each picture is a pizza; sixteen copies of one pizza pass as well",
         b="more samples lower the distance of every method; they do not tell why one is ahead",
-        d="w = 1 is no guidance at all; that it is better says that guidance harms, and not how",
+        d="that w = 2 is better says that 4.5 is too large, and not in what way",
     )
 
 

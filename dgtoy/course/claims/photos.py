@@ -151,7 +151,7 @@ def c16(record):
 def c25(record):
     """Does the order of the methods survive the ablations?"""
     config = record["config"]
-    places = {r: dict(recipe=r) for r in config["recipes"]}
+    places = {photos_recipes.shown(r): dict(recipe=r) for r in config["recipes"]}
     places |= {s: dict(sampler=s) for s in config["samplers"][1:]}
     helps = {name: over_recipe(record, "DoG", "none", **where) for name, where in places.items()}
     ahead = {name: over_recipe(record, "DoG", "CFG", **where) for name, where in places.items()}

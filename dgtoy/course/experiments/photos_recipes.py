@@ -86,6 +86,11 @@ def _cell(config, device, target, recipe, seed):
 compute, run = in_cells(_cell, lambda config: [(t, r) for t in config.targets for r in config.recipes])
 
 
+def shown(name):
+    """The name of a recipe, as a reader sees it."""
+    return name.replace(" a class", " per class")
+
+
 def figure(record):
     """The Fréchet distance of each method at its best weight, by recipe and by sampler."""
     config = record["config"]
@@ -103,7 +108,7 @@ def figure(record):
                 rows = [best(family(record, method, target=target, **where)) for where in places.values()]
                 means = [np.mean(r["frechet"]) for r in rows]
                 ax.plot(means, range(len(places)), label=method, **plot.METHODS[method] | dict(linestyle=""))
-            ax.set_yticks(range(len(places)), places)
+            ax.set_yticks(range(len(places)), map(shown, places))
             ax.axhline(len(config["recipes"]) - 0.5, color="#CCCCCC", linewidth=1)
             ax.invert_yaxis()
             ax.set(title=target, xlabel="Fréchet distance")
