@@ -245,7 +245,7 @@ def _weights_options(parser):
     parser.add_argument(
         "--study",
         choices=("second", "large"),
-        help="instead: a further pre-trained model of the studies on photographs, into build/STUDY; default: none",
+        help="instead: a further pre-trained model of the studies, into build/STUDY; default: none",
     )
     _folder(parser, "--state", "folder that a long training goes on from, by parts", "build/weights")
     options.device(parser)
