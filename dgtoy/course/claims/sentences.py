@@ -120,7 +120,7 @@ def photographs(out):
 
     def mean(metric):
         found = {m: np.mean([own(first, m, t, metric) for t in inside]) for m in ("none", "DoG", "CFG")}
-        return f"{found['none']:.2f} to {found['DoG']:.2f} (CFG {found['CFG']:.2f})"
+        return f"from {found['none']:.2f} to {found['DoG']:.2f} (CFG {found['CFG']:.2f})"
 
     def first_without(target):
         """Whether no guidance is closest by the second judge, each at the weight of the first judge."""
@@ -130,14 +130,13 @@ def photographs(out):
     targets = first["config"]["targets"]
     both = _less(over_targets([on_photographs(first, "DoG", "CFG", t) for t in inside]))
     return (
-        "**To a judge of objects DoG beats CFG on photographs inside the source, not outside it.** "
-        f"Each at its own weight, DoG's Fréchet distance is {_span(both, '.0f', '%')} lower over "
-        f"{len(inside)} targets ({_reach(lead(first, inside))}), {-lead(first, [OUTSIDE])[0]:.0f}% higher on "
-        f"paintings; with a second network {_reach(lead(second, inside))} and "
-        f"{-lead(second, [OUTSIDE])[0]:.0f}%, with [one eight times as large](figures/photos_large.json) "
-        f"{_reach(lead(large, few))}. A judge of patches puts no guidance first on "
-        f"{sum(map(first_without, targets))} of {len(targets)}. Precision rises from {mean('precision')}, "
-        f"recall falls from {mean('recall')} {_source(first, '10_photographs')}."
+        "**To a judge of objects DoG beats CFG on photographs inside the source only.** At own "
+        f"weights DoG's Fréchet distance is {_span(both, '.0f', '%')} lower over {len(inside)} targets "
+        f"({_reach(lead(first, inside))}), {-lead(first, [OUTSIDE])[0]:.0f}% higher on paintings (second "
+        f"network {_reach(lead(second, inside))}, {-lead(second, [OUTSIDE])[0]:.0f}%; [one eight times as "
+        f"large](figures/photos_large.json) {_reach(lead(large, few))}). A judge of patches prefers no "
+        f"guidance on {sum(map(first_without, targets))} of {len(targets)}. Precision rises "
+        f"{mean('precision')}, recall falls {mean('recall')} {_source(first, '10_photographs')}."
     )
 
 
