@@ -177,7 +177,8 @@ def _sweep(folder):
 def alone(path):
     """One process at a time makes `path`: others that come to it wait, until this one is done or dead.
 
-    A file beside it is the lock. On Windows, which has no flock, both work and the last one's file stands.
+    A file beside it is the lock. On Windows, which has no flock, and on disks of a network that lock nothing,
+    both work and the last one's file stands.
     """
     try:
         import fcntl
@@ -187,7 +188,8 @@ def alone(path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f"{path.name}.lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

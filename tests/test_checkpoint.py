@@ -1,6 +1,7 @@
 """The state of a run in parts: whole, exact or compact, never half, never of two saves."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -373,6 +374,19 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock")
+def test_on_a_disk_that_locks_nothing_the_work_is_done_all_the_same(tmp_path, monkeypatch):
+    import fcntl
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with checkpoint.alone(tmp_path / "net"):
+        checkpoint.write_text(tmp_path / "net", "done")
+    assert (tmp_path / "net").read_text() == "done"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="rights of another kind")

@@ -93,7 +93,8 @@ def test_each_regime_names_the_guide_that_its_record_favours(folder, best, words
     assert "thickness 1.100 to 0.980" in cells[3][4]
     others = [name for name, _ in decisions.GUIDES.values() if name != decisions.GUIDES[best][0]]
     assert all(f"{name} **1.2" in cells[0][5] and f"{name} **4." in cells[3][5] for name in others)
-    assert "down to 0.5" in cells[4][1]
+    assert "down to 0.5" in cells[4][1] and cells[4][1].startswith("w\\* below 0.9")
+    assert [c[1].startswith("w\\* above 1.1") for c in cells[:4]] == [True] * 3 + [False]
 
 
 def test_a_ratio_is_bold_where_its_interval_excludes_one():

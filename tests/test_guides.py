@@ -260,6 +260,8 @@ def test_a_pipeline_guided_by_its_blurred_self_says_so_and_takes_no_second_netwo
         DomainGuidedModel(net, net, blur=0.5)
     with refuses("pretrained, blur: neither came; expected one of the two"):
         guide_pipeline(sd(net)[0])
+    with refuses("null came with blur 0.5, whose guide sees the prompt itself; expected none"):
+        guide_pipeline(sd(net)[0], blur=0.5, null=dict(encoder_hidden_states=torch.ones(1, 5, 12)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -101,6 +101,8 @@ class DomainGuidedModel(StandIn):
         if (pretrained is None) == (blur is None):
             came = "neither came" if blur is None else "both came"
             raise ValueError(f"pretrained, blur: {came}; expected one of the two")
+        if blur is not None and null:
+            raise ValueError(f"null came with blur {blur}, whose guide sees the prompt itself; expected none")
         pretrained = finetuned if pretrained is None else pretrained
         check_networks(finetuned, pretrained)
         super().__init__(finetuned, pretrained)

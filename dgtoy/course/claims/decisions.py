@@ -22,6 +22,8 @@ GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
 }
 FAR = "far source"  # the world of `blur` whose target lies off the source's middle
 HEADER = "| the fine-tune | how you notice | guide | w | what it does | the others, relative to it |"
+ABOVE = "w\\* above 1.1"  # the weights that held-out data ask for, as a cell says it
+BOUNDED = "with thickness bounded as well"
 
 
 def table(out="figures"):
@@ -43,10 +45,10 @@ def decisions(out="figures"):
     world = record["config"]["worlds"][0][0]
     place = lambda stage: dict(world=world, stage=stage)
     return [
-        _to_complete(record, place("hardly begun"), "DoG", "with DoG's guide, at σ of 0.5 and more"),
-        _to_complete(record, place("class unfinished"), "CFG", "with CFG's guide"),
+        _to_complete(record, place("hardly begun"), "DoG", "for DoG, at σ ≥ 0.5"),
+        _to_complete(record, place("class unfinished"), "CFG", "for CFG, at σ ≥ 0.5"),
         _to_sharpen(record, place("detail missing"), out, _above(record, place("detail missing"))),
-        _to_sharpen(record, place("finished"), out, "all held-out weights lie within 0.1 of 1"),
+        _to_sharpen(record, place("finished"), out, "every w\\* within 0.1 of 1"),
         _overfitted(load("calibration", out)),
         _outside(load("gap", out), load("blur", out)),
     ]
@@ -60,10 +62,7 @@ def _weights(record, place, method):
 
 def _above(record, place):
     weights, levels = _weights(record, place, "DoG")
-    return (
-        "held-out weights exceed 1 at low noise alone (by more than a tenth at "
-        f"σ ≤ {levels[weights > 1.1].max():g}; up to {weights.max():.1f})"
-    )
+    return f"{ABOVE} at σ ≤ {levels[weights > 1.1].max():g} alone (up to {weights.max():.1f})"
 
 
 def _to_complete(record, place, method, where):
@@ -79,10 +78,10 @@ def _to_complete(record, place, method, where):
     none = np.mean(family(record, guide, **place)[0]["energy"])
     return (
         place["stage"],
-        f"held-out weights exceed 1 {where} (up to {high:.1f})",
+        f"{ABOVE} {where} (up to {high:.1f})",
         GUIDES[guide][1],
         _common(best[guide]["w"]),
-        f"energy distance {none:.3f} to {lowest.mean():.3f}; more training is the cure",
+        f"energy distance {none:.3f} to {lowest.mean():.3f}",
         "energy distance: " + _beside(guide, {g: best[g]["energy"] for g in GUIDES}),
     )
 
@@ -99,11 +98,9 @@ def _to_sharpen(record, place, out, notice):
     """A stage in which guidance only sharpens: the guide with the least area under its trade-off, at the
     weight that leaves least outside for a bounded loss of thickness."""
     curves = {g: family(record, g, **place) for g in GUIDES}
-    at_equal = {
-        "energy distance": {g: area(c) for g, c in curves.items()},
-        "match and thickness": {g: at_equal_cost(c) for g, c in curves.items()},
-    }
-    guide = min(GUIDES, key=lambda g: at_equal["energy distance"][g].mean())
+    by_match = {g: area(c) for g, c in curves.items()}
+    at_both = {g: at_equal_cost(c) for g, c in curves.items()}
+    guide = min(GUIDES, key=lambda g: by_match[g].mean())
     w, change = _thinned(curves[guide])
     return (
         place["stage"],
@@ -111,7 +108,7 @@ def _to_sharpen(record, place, out, notice):
         GUIDES[guide][1],
         w + _noise(out, GUIDES[guide][0]),
         change,
-        "outside: " + "; ".join(f"at equal {cost} {_beside(guide, left)}" for cost, left in at_equal.items()),
+        f"outside: {_beside(guide, by_match)}; {BOUNDED}: {_beside(guide, at_both)}",
     )
 
 
@@ -136,10 +133,10 @@ def _overfitted(record):
     )
     return (
         "overfitted",
-        f"held-out weights fall below 1 at low noise (down to {low.min():.1f})",
+        f"w\\* below 0.9 at low noise (down to {low.min():.1f})",
         "none forwards; backwards by the held-out weights",
         f"{low.min():.1f} to 1",
-        f"energy distance {none:.3f} to {found:.3f}; less training or more data is the cure",
+        f"energy distance {none:.3f} to {found:.3f}",
         "–",
     )
 
@@ -159,11 +156,11 @@ def _outside(gaps, record):
     w, change = _thinned(curves[method])
     return (
         "target at the source's edge or outside",
-        "the source's mean is farther away than three quarters of its half-width",
+        "source and target farther apart than three quarters of the source's half-width",
         next(words for name, words in GUIDES.values() if name == method),
         w,
         change,
-        f"outside: at equal match and thickness, densities exact, {_beside(method, left)}; "
+        f"outside, {BOUNDED}, densities exact: {_beside(method, left)}; "
         f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells",
     )
 
