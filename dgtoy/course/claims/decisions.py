@@ -134,7 +134,7 @@ def _overfitted(record):
     return (
         "overfitted",
         f"w\\* below 0.9 at low noise (down to {low.min():.1f})",
-        "none forwards; backwards by the held-out weights",
+        "none, or DoG with the held-out weights",
         f"{low.min():.1f} to 1",
         f"energy distance {none:.3f} to {found:.3f}",
         "–",
