@@ -953,6 +953,19 @@ def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos,
     assert "codec is unshuffle" in ended.value.code and "was trained on latents of pixels" in ended.value.code
 
 
+@pytest.mark.parametrize("name", ["ema", "last"])
+def test_a_fine_tune_in_a_folder_of_that_name_goes_before_what_ships(name, tuned, tmp_path, monkeypatch):
+    """As of `dit finetune ... --out photos64-food`; a folder of pictures of that name is none."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("photos64-food").mkdir()
+    assert models.is_shipped("photos64-food") and models.whole_name("photos64-food") == "photos64-food"
+    shutil.copy(tuned, f"photos64-food/{name}.safetensors")
+    assert not models.is_shipped("photos64-food")
+    assert models.whole_name("photos64-food") == str(tmp_path / "photos64-food")
+    if name == "ema":
+        assert models.header("photos64-food")["classes"] == ["a", "b", "c"]
+
+
 def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once(place, tmp_path):
     with pytest.warns(UserWarning, match="are enlarged"):
         run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "photos64")
