@@ -30,6 +30,7 @@ from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import cli, evaluate, finetune, losses, models, pace, sample, sheet
+from dgtoy.pipeline import run as pipeline_run
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
 from dgtoy.pipeline.pictures import to_uint8
@@ -952,6 +953,19 @@ def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos,
     assert "codec is unshuffle" in ended.value.code and "was trained on latents of pixels" in ended.value.code
 
 
+@pytest.mark.parametrize("name", ["ema", "last"])
+def test_a_fine_tune_in_a_folder_of_that_name_goes_before_what_ships(name, tuned, tmp_path, monkeypatch):
+    """As of `dit finetune ... --out photos64-food`; a folder of pictures of that name is none."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("photos64-food").mkdir()
+    assert models.is_shipped("photos64-food") and models.whole_name("photos64-food") == "photos64-food"
+    shutil.copy(tuned, f"photos64-food/{name}.safetensors")
+    assert not models.is_shipped("photos64-food")
+    assert models.whole_name("photos64-food") == str(tmp_path / "photos64-food")
+    if name == "ema":
+        assert models.header("photos64-food")["classes"] == ["a", "b", "c"]
+
+
 def test_a_network_that_ships_is_named_and_a_missing_one_says_what_works_at_once(place, tmp_path):
     with pytest.warns(UserWarning, match="are enlarged"):
         run("prepare", place / "images", "--out", tmp_path / "l", "--pretrained", "photos64")
@@ -1130,11 +1144,17 @@ def test_a_contact_sheet_holds_every_picture_in_its_place(photos, whole):
     assert (names < 100).any()  # they are written
 
 
-def test_a_gallery_is_one_page_that_needs_no_other_file(whole):
+def test_a_gallery_is_one_page_that_needs_no_other_file(photos, whole, tmp_path, monkeypatch):
     page = (whole / "index.html").read_text(encoding="utf-8")
     assert page.count("<img") == 6 * 5 and not re.search(r'(src|href)="(?!data:)', page)
     for word in ("brot", "käse", "DoG 3", "CFG 1.5", "no guidance", "your pictures"):
         assert f"<th>{word}</th>" in page
+    out = shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(pipeline_run, "SHOWN", 3)
+    contact, index = pipeline_run.show(photos / "images", out, [1.5, 3.0], 5)
+    assert index.read_text(encoding="utf-8").count("<img") == 6 * 3
+    with Image.open(contact) as few, Image.open(whole / "contact.png") as all_:
+        assert few.width < all_.width
     sheet.gallery(whole / "x.html", "<b>", "", {"<i>": [np.zeros((4, 4, 3), np.uint8)]}, ["a & b"])
     page = (whole / "x.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;" in page and "<i>" not in page and "a &amp; b" in page

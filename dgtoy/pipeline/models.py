@@ -18,8 +18,11 @@ READY = [name for name in shipped.NAMES if name not in ("features", "glyphs", "p
 
 
 def is_shipped(name):
-    """Whether this names a network that comes with the library; a file of that name goes before it."""
-    return str(name) in shipped.NAMES and not pathlib.Path(name).is_file()
+    """Whether this names a network that comes with the library; a file of that name, and a folder that
+    `finetune` wrote, go before it."""
+    path = pathlib.Path(name)
+    held = (path, path / "ema.safetensors", path / "last.safetensors")
+    return str(name) in shipped.NAMES and not any(file.is_file() for file in held)
 
 
 def weights_file(path):

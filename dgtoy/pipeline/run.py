@@ -10,6 +10,7 @@ from .pictures import centre_crop
 from .sheet import contact_sheet, gallery, write_png
 
 SCORED = 50  # pictures per method from which on scores are computed: they scatter much with fewer
+SHOWN = 60  # pictures per method on a sheet: a thousand would be 134,000 pixels wide, and 225 MB
 NAMES = dict(none="no guidance", cfg="CFG", dog="DoG")
 TEXT = (
     "Each column starts from the same noise. No guidance: the fine-tune as it is. CFG: guided by its own"
@@ -58,10 +59,11 @@ def commands(folder, out, pretrained, held_out, recipe, weights, count, common=(
 
 def show(folder, out, weights, count, notes=""):
     """Contact sheet and gallery of a run, OUT/contact.png and OUT/index.html: the folder's own pictures, then
-    a row per method, the same noise in each column; columns are in order of class.  -> their paths"""
+    a row per method, the first pictures of each, the same noise in each column; columns are in order of
+    class.  -> their paths"""
     out, images = pathlib.Path(out), ImageFolder(folder)
     classes = images.classes
-    order = sorted(range(count), key=lambda i: (i % len(classes), i))
+    order = sorted(range(min(count, SHOWN)), key=lambda i: (i % len(classes), i))
     size = Latents(out / "latents").plan["size"]
     rows = {"your pictures": _own(images, order, size)}
     for name, (method, w) in settings(weights).items():
