@@ -957,7 +957,7 @@ def test_samples_are_not_decoded_by_another_codec_than_the_fine_tune_saw(photos,
 def test_a_fine_tune_in_a_folder_of_that_name_goes_before_what_ships(name, tuned, tmp_path, monkeypatch):
     """As of `dit finetune ... --out photos64-food`; a folder of pictures of that name is none."""
     monkeypatch.chdir(tmp_path)
-    pathlib.Path("photos64-food").mkdir()
+    (tmp_path / "photos64-food").mkdir()
     assert models.is_shipped("photos64-food") and models.whole_name("photos64-food") == "photos64-food"
     shutil.copy(tuned, f"photos64-food/{name}.safetensors")
     assert not models.is_shipped("photos64-food")
