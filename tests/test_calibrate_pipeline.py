@@ -34,6 +34,7 @@ from dgtoy.interop import advice, calibrate_pipeline, denoiser, guide_pipeline, 
 
 LEVELS = (5.0, 0.5)
 N = 3
+SIZE = (16, 16)
 
 
 @pytest.fixture
@@ -144,6 +145,15 @@ def test_through_a_pipeline_it_is_calibrate_on_the_same_latents(kind, pictures):
     assert again["DoG"].weights.isfinite().all()
 
 
+def test_a_setting_that_is_as_long_as_there_are_pictures_is_not_cut(pictures):
+    (pictures / "2.png").unlink()
+    make, build, call, _ = CASES["SDXL"]
+    pipe = guide_pipeline(build(random(1, make))[0], random(2, make))
+    how = dict(levels=LEVELS[:1], batch=1) | {name: rows[:2] for name, rows in call.items()}
+    plain, told = (calibrate_pipeline(pipe, pictures, **how, **more) for more in ({}, dict(target_size=SIZE)))
+    close(plain["DoG"].weights, told["DoG"].weights)
+
+
 def test_classes_take_each_networks_own_null_label(pictures):
     (_, main), (_, guide) = dit(5, 1), dit(7, 2)
     pipe = guide_pipeline(dit_pipeline(main)[0], guide)
@@ -216,12 +226,23 @@ def test_what_cannot_be_calibrated_is_refused_and_the_pipeline_stays_guided(pict
         calibrate_pipeline(guided, tmp_path / "none", **TEXT)
     for words, given in (
         ("batch is 0; expected 1 or more", dict(batch=0)),
-        ("size is 0; expected the side of the pictures in pixels", dict(size=0)),
+        ("size is 0; expected 1 or more", dict(size=0)),
+        ("captions and prompt_embeds both came; expected one of them", dict(captions="a dog")),
+        ("network on 12 rows for 3 pictures; expected one image per prompt", dict(num_images_per_prompt=2)),
         ("levels are (1000000.0,); expected some of the scheduler's, 0.0", dict(levels=(1e6,))),
         ("prompt_embeds has 1 rows for 3 pictures; expected as many", dict(prompt_embeds=HIDDEN[:1])),
     ):
         with refuses(words):
             calibrate_pipeline(guided, pictures, **TEXT | given)
+    for words, given in (
+        ("size is 16.5; expected a whole number", dict(size=16.5)),
+        ("levels is ('a',); expected numbers", dict(levels=("a",))),
+        ("seed is 'a'; expected a whole number", dict(seed="a")),
+    ):
+        with refuses(words, error=TypeError):
+            calibrate_pipeline(guided, pictures, **TEXT | given)
+    with refuses("is a file; expected a folder", error=FileExistsError):
+        calibrate_pipeline(guided, pictures, out=min(pictures.glob("*.png")), **TEXT)
     with refuses(f"pictures {tmp_path / 'nowhere'} holds none"):
         calibrate_pipeline(guided, tmp_path / "nowhere", **TEXT)
     for caption in pictures.glob("*.txt"):

@@ -129,6 +129,13 @@ def test_a_vae_that_shifts_its_latents_has_them_shifted_and_back(tmp_path):
         close(coder.decode(mean), net.decode(posterior.mean).sample, rtol=1e-4, atol=1e-4)
 
 
+def test_a_vae_s_own_folder_goes_before_the_cache(tmp_path, monkeypatch):
+    """As `git clone` names it."""
+    saved_vae(tmp_path / "sd-vae-ft-ema")
+    monkeypatch.chdir(tmp_path)
+    assert latents.codec("sd-vae-ft-ema").name == latents.VAE(tmp_path / "sd-vae-ft-ema").name
+
+
 def test_missing_weights_of_a_vae_say_where_they_are_published():
     with pytest.raises(
         FileNotFoundError, match=r"published as stabilityai/sd-vae-ft-ema .*licence: MIT.*--vae FOLDER"

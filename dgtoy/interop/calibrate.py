@@ -11,6 +11,7 @@ import pathlib
 import torch
 
 from ..calibration import calibrate_methods
+from ..checks import check_numbers, check_seed, check_whole
 from .calls import each_tensor, latents_of, pipeline_call, rows_in
 from .checks import network_name
 from .denoisers import denoiser
@@ -48,19 +49,22 @@ def calibrate_pipeline(
         raise ValueError(
             f"pipe is a {type(pipe).__name__} without a second network; expected guide_pipeline(pipe, base)"
         )
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; expected 1 or more")
+    check_whole("batch", batch, 1)
+    check_seed("seed", seed)
+    if out is not None:
+        from ..pipeline.manifest import check_out
+
+        check_out(out)
     if "prompt" not in inspect.signature(pipe.__call__).parameters and "class_labels" not in call:
         raise ValueError(f"class_labels is missing, and a {type(pipe).__name__} has no prompts; expected it")
     levels = within(levels, pipe)
-    size = pixels(pipe) if size is None else size
-    if size < 1:
-        raise ValueError(f"size is {size}; expected the side of the pictures in pixels")
+    size = pixels(pipe) if size is None else check_whole("size", size, 1)
     images, call = read(pictures, size, captions, call)
     latents, conditions, null, prompt = [], [], None, {}
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
-        few = {k: v[rows] if hasattr(v, "__len__") and len(v) == len(images) else v for k, v in call.items()}
+        by_picture = lambda v: isinstance(v, list | torch.Tensor) and len(v) == len(images)
+        few = {k: v[rows] if by_picture(v) else v for k, v in call.items()}
         z = encode(pipe, images[rows])
         labelled, unlabelled, unadapted = condition(pipe, z, few, images.shape[-1])
         latents.append((z, torch.full((len(z),), start // batch)))
@@ -89,7 +93,8 @@ def within(levels, pipe):
     """The noise levels that a pipeline's scheduler has. Raises ValueError if none is."""
     ends = torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0])
     low, high = t_to_sigma(ends, pipe).tolist()
-    found = [sigma for sigma in levels if low <= sigma <= high]
+    numbers = check_numbers("levels", levels, torch.float64).flatten().tolist()
+    found = [sigma for sigma in numbers if low <= sigma <= high]
     if not found:
         raise ValueError(f"levels are {levels}; expected some of the scheduler's, {low:.3g} to {high:.3g}")
     return found
@@ -105,6 +110,8 @@ def read(folder, size, captions, call):
         raise ValueError(f"pictures {folder} holds none; expected a folder of pictures")
     images = torch.stack([centre_crop(open_picture(path), size) for path in paths]) / 127.5 - 1
     given = [name for name in CONDITIONS if name in call]
+    if captions is not None and (told := [*given, *({"prompt"} & call.keys())]):
+        raise ValueError(f"captions and {told[0]} both came; expected one of them")
     for name in given:
         if len(call[name]) != len(images):
             raise ValueError(
@@ -207,8 +214,13 @@ def condition(pipe, z, call, side):
     finally:
         replace_network(pipe, name, guided)
         pipe.maybe_free_model_hooks()
-    shape = latents_of(*recorder.seen[0]).shape[1:]
-    if shape != z.shape[1:]:
+    rows, *shape = latents_of(*recorder.seen[0]).shape
+    if rows != (n if layout.order == "apart" else 2 * n):
+        raise ValueError(
+            f"a {type(pipe).__name__} calls its network on {rows} rows for {n} pictures; expected one image"
+            " per prompt, labelled and null"
+        )
+    if tuple(shape) != tuple(z.shape[1:]):
         came, expected = tuple(shape), tuple(z.shape[1:])
         raise ValueError(
             f"a {type(pipe).__name__}'s network takes latents {came}; expected {expected}, its autoencoder's"

@@ -64,8 +64,8 @@ class Unshuffle:
 class VAE:
     """Stable Diffusion's autoencoder, with which DiT was trained: 8 x 8 pixels to 4 numbers, times 0.18215.
 
-    Another's scale and shift are those of its configuration. path: a diffusers folder, or the name of one in
-    the usual cache. Raises FileNotFoundError that says where the weights are published, ImportError naming
+    Another's scale and shift are those of its configuration. path: a diffusers folder, else the name of one
+    in the usual cache. Raises FileNotFoundError that says where the weights are published, ImportError naming
     the extra without diffusers.
     """
 
@@ -73,7 +73,7 @@ class VAE:
         needs("dit", "diffusers")
         from diffusers import AutoencoderKL
 
-        known = f"stabilityai/{path}" if path in VAES else str(path)
+        known = f"stabilityai/{path}" if path in VAES and not pathlib.Path(path).is_dir() else str(path)
         try:
             net = AutoencoderKL.from_pretrained(known, local_files_only=True, use_safetensors=True)
         except Exception as e:
