@@ -200,29 +200,28 @@ def table(args):
 def run(args):
     """The whole way: prepare, finetune, sample with none, CFG and DoG, a contact sheet and a gallery."""
     from . import pace
-    from . import run as whole
     from .latents import Latents
     from .models import pretrained_net
+    from .run import Comparison
 
     device = torch.device(environment.device(args.device))
     out = pathlib.Path(args.out or f"{pathlib.Path(args.images).resolve().name}-run")
     recipe = dict(pace.RECIPES["cpu" if device.type == "cpu" else "cuda"])
     if args.steps is not None:
         recipe["steps"] = args.steps
-    whole.check(out, recipe, args.w, args.count)
+    compared = Comparison(args.images, out, args.w, args.count)
+    compared.check(recipe)
     given = dict(device=args.device, heads=args.heads)
     common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
     if not args.quiet:
         seconds = pace.seconds_a_pass(pretrained_net(args.pretrained, device, args.heads))
         pace.tell(pace.of_run(recipe, args.w, args.count) * seconds, device)
-    for words in whole.commands(
-        args.images, out, args.pretrained, args.held_out, recipe, args.w, args.count, common
-    ):
+    for words in compared.commands(args.pretrained, args.held_out, recipe, common):
         print("\npython -m dgtoy dit", *(shlex.quote(str(word)) for word in words), flush=True)
         main([*map(str, words), "--quiet"] if args.quiet else map(str, words))
-    sheets = whole.show(args.images, out, args.w, args.count)
-    if scores := whole.scores(args.images, out, args.w, args.count, device):
-        whole.show(args.images, out, args.w, args.count, scores)
+    sheets = compared.show()
+    if scores := compared.scores(device):
+        compared.show(scores)
     print("", *sheets, sep="\n")
     data = Latents(out / "latents")
     if len(data) < data.plan["count"]:
