@@ -38,11 +38,13 @@ class Calibration:
     high: torch.Tensor
 
     def w(self, sigma):
+        """The weight of one direction, or a, at sigma (...) > 0.  -> (...) float64"""
         return self._at(sigma, 0)
 
     a = w
 
     def b(self, sigma):
+        """The weight of the class direction. Raises ValueError where the calibration has one direction."""
         return self._at(sigma, 1)
 
     def _at(self, sigma, column):

@@ -173,7 +173,10 @@ class GaussianMixture:
         return part
 
     def sample(self, n: int, sigma: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device"""
+        """n points of the mixture, with noise of level sigma added.  -> (n, D), on the generator's device
+
+        Raises ValueError for n or sigma below 0.
+        """
         n = check_whole("n", n)
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of samples >= 0")
@@ -237,7 +240,10 @@ class LabelledMixture(GaussianMixture):
             )
 
     def given(self, label):
-        """p(x | class label) as a mixture of its own; the null label gives the marginal."""
+        """p(x | class label) as a mixture of its own; the null label gives the marginal.
+
+        Raises ValueError for a label that is none of this mixture's, or for several.
+        """
         label = check_label(label, self.null)
         if label.ndim:
             raise ValueError(f"label has shape {tuple(label.shape)}; expected one label")

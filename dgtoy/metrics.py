@@ -37,7 +37,8 @@ def out_of_domain(x, mixture, cut=None):
 def class_error(x, label, labelled):
     """Share of samples to which the exact target gives another class than `label`.  x (..., n, D) -> (...)
 
-    label: a class or (..., n) of them. A sample that is not finite has none.
+    label: a class or (..., n) of them. A sample that is not finite has none. Raises ValueError for a label
+    that is no class, null included.
     """
     _check_samples(x)
     if not hasattr(labelled, "null"):
@@ -116,7 +117,10 @@ def _distances(x, y):
 
 
 def sliced_wasserstein(x, y, directions=128, generator=None):
-    """Mean 1-Wasserstein distance of random projections.  x, y (n, D), equal n. Rabin et al. 2011."""
+    """Mean 1-Wasserstein distance of random projections.  x, y (n, D) -> (). Rabin et al. 2011.
+
+    Raises ValueError for two numbers of samples, none, or any that is not finite.
+    """
     x, y = _sets(x=x, y=y)
     check_whole("directions", directions, 1)
     if x.ndim != 2 or x.shape != y.shape or not len(x):

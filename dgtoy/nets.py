@@ -166,7 +166,10 @@ class Ensemble:
         return net
 
     def with_classes(self, num_classes, seeds=None):
-        """Every member with a fresh label table; `seeds`, by default the members', draw it and later data."""
+        """Every member with a fresh label table; `seeds`, by default the members', draw it and later data.
+
+        Raises ValueError for another number of seeds than members.
+        """
         seeds = self.seeds if seeds is None else seeds
         if not isinstance(seeds, Iterable) or len(seeds := list(seeds)) != len(self):
             raise ValueError(f"seeds is {seeds}; expected {len(self)}, one per member")

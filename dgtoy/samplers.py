@@ -73,10 +73,8 @@ def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float 
     levels that are not finite or coincide.
     """
     n = check_whole("n", n, 1)
-    beta_d, beta_min = (
-        check_number("beta_d", beta_d, "[0, inf)"),
-        check_number("beta_min", beta_min, "[0, inf)"),
-    )
+    beta_d = check_number("beta_d", beta_d, "[0, inf)")
+    beta_min = check_number("beta_min", beta_min, "[0, inf)")
     t_min = check_number("t_min", t_min, "(0, 1)")
     if beta_d + beta_min == 0:
         raise ValueError("beta_d, beta_min are both 0; expected one above")
@@ -108,7 +106,7 @@ def _ends(n, sigma_min, sigma_max):
 
 
 def log_normal(z: Tensor, P_mean: float = -0.5, P_std: float = 1.6) -> Tensor:
-    """Training noise levels from standard normals z: ln sigma = P_mean + P_std z.
+    """Training noise levels from standard normals z: ln sigma = P_mean + P_std z.  (...) -> (...)
 
     Karras et al. 2022, table 1.
     """

@@ -75,7 +75,10 @@ def sigma_to_t(sigma):
 
 
 def t_to_sigma(t):
-    """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32"""
+    """The noise level of a training time: the inverse of `sigma_to_t`.  (...) -> (...) float32
+
+    Raises ValueError for nan.
+    """
     t = check_numbers("t", t, torch.float64)
     if readable(t) and t.isnan().any():
         raise ValueError(f"t is nan; expected times from 0 to {TIMES - 1}")
@@ -258,7 +261,7 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
 
     channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by
     accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
-    `guidance.guided`.
+    `guidance.guided`. Raises ValueError for more channels than x has.
     """
     _check_networks(main=main, guide=guide)
     interval = check_weights(interval, w=w)

@@ -59,7 +59,8 @@ def test_resamples_that_drew_no_point_do_not_count():
     """Of two points 13% of them; each of the others finds the weight that both points ask for."""
     x0 = torch.ones(2, 1, dtype=torch.float64)
     found = calibrate(lambda x, s: x0 / 2, lambda x, s: 0 * x, x0, LEVELS, generator=seeded())
-    close(found.low, torch.full((4, 1), 2.0).double()), close(found.high, found.low)
+    close(found.low, torch.full((4, 1), 2.0).double())
+    close(found.high, found.low)
 
 
 def test_one_point_does_not_tell_how_far_its_weight_is_off():

@@ -197,7 +197,8 @@ def test_a_save_that_is_broken_off_leaves_the_one_before(written, before, tmp_pa
 
 def test_of_two_whole_saves_the_later_one_is_read(tmp_path):
     """A process killed before it could remove the save before."""
-    saved(tmp_path / "a", 900, 1.0), saved(tmp_path / "b", 1000, 2.0)
+    saved(tmp_path / "a", 900, 1.0)
+    saved(tmp_path / "b", 1000, 2.0)
     shutil.copytree(parts(tmp_path / "b")[0].parent, tmp_path / "a" / parts(tmp_path / "b")[0].parent.name)
     assert load_state(tmp_path / "a")[1]["step"] == 1000
 

@@ -47,7 +47,8 @@ def test_compiled_blocks_and_captured_graphs_compute_what_the_plain_way_does():
     for _ in range(2):
         near(quick.denoiser(1)(x, 0.7), net.denoiser(1)(x, 0.7), 0.02)
         for p, q in zip(net.net.parameters(), quick.net.parameters(), strict=True):
-            p.data.mul_(1.1), q.data.mul_(1.1)
+            p.data.mul_(1.1)
+            q.data.mul_(1.1)
 
 
 @pytest.mark.parametrize("width", [64, 1152])

@@ -213,17 +213,9 @@ def test_a_reused_guide_is_called_in_every_kth_step_and_lends_its_noise_in_betwe
     guide, sigmas = reused(D, 2), [8.0, 4.0, 2.0, 1.0]
     values = [guide(X, torch.tensor(s)) for s in sigmas]
     assert asked == [8.0, 2.0]
-    (
-        close(values[0], 0.3 * X),
-        close(values[1], X - 4 / 8 * 0.7 * X),
-        close(values[2], 0.3 * X),
-        close(values[3], X - 1 / 2 * 0.7 * X),
-    )
-    (
-        guide(X, torch.tensor(8.0)),
-        guide(X[:1], torch.tensor(4.0)),
-        guide(X, torch.tensor(2.0)),
-    )  # a new run; other shapes
+    close(torch.stack(values), torch.stack([0.3 * X, X - 4 / 8 * 0.7 * X, 0.3 * X, X - 1 / 2 * 0.7 * X]))
+    for x, s in ((X, 8.0), (X[:1], 4.0), (X, 2.0)):  # a new run; other shapes
+        guide(x, torch.tensor(s))
     assert asked == [8.0, 2.0, 8.0, 4.0, 2.0]
     every = reused(D, 1)
     assert all(torch.equal(every(X, torch.tensor(s)), 0.3 * X) for s in sigmas)

@@ -114,7 +114,8 @@ def test_the_vae_gives_the_scaled_posterior_of_the_diffusers_one(vae):
     with torch.no_grad():
         posterior = net.encode(x).latent_dist
         mean, std = coder.encode(x)
-        close(mean, 0.18215 * posterior.mean), close(std, 0.18215 * posterior.std)
+        close(mean, 0.18215 * posterior.mean)
+        close(std, 0.18215 * posterior.std)
         close(coder.decode(mean), net.decode(posterior.mean).sample, rtol=1e-4, atol=1e-4)
     assert coder.shrink == 2 and coder.name.startswith("vae-")
 
@@ -159,10 +160,8 @@ def test_latents_are_the_codes_of_the_crops_and_their_mirrors(folder, tmp_path, 
         with torch.no_grad():
             for view, picture_ in enumerate((x, x.flip(-1))):
                 mean, std = coder.encode(picture_)
-                (
-                    close(data.mean[i, view].float(), mean[0], rtol=2e-3, atol=2e-3),
-                    close(data.std[i, view].float(), std[0], rtol=2e-3, atol=2e-3),
-                )
+                close(data.mean[i, view].float(), mean[0], rtol=2e-3, atol=2e-3)
+                close(data.std[i, view].float(), std[0], rtol=2e-3, atol=2e-3)
 
 
 def test_every_draw_is_fresh_and_flips_on_request(folder, tmp_path, vae):

@@ -682,16 +682,9 @@ def test_calibration_finds_the_weights_that_complete_a_fine_tune_gone_half_way(p
     half = u + 0.5 * (truth - u)
     found = calibration.calibrate(Stub(half, u), Stub(None, torch.zeros_like(u)), data, config)
     exact = lambda *w: torch.tensor(w, dtype=torch.float64).expand(2, -1)
-    (
-        close(found["CFG"].weights, exact(2.0), rtol=1e-5, atol=0),
-        close(found["plane"].weights, exact(1.0, 2.0), rtol=1e-5, atol=0),
-    )
-    close(
-        found["DoG"].weights,
-        exact((truth * half).sum().item() / half.square().sum().item()),
-        rtol=1e-5,
-        atol=0,
-    )
+    of_dog = ((truth * half).sum() / half.square().sum()).item()
+    for method, weights in dict(CFG=exact(2.0), plane=exact(1.0, 2.0), DoG=exact(of_dog)).items():
+        close(found[method].weights, weights, rtol=1e-5, atol=0)
     held = calibration.to_json(found)
     assert set(held) == {"DoG", "CFG", "plane"} and held["DoG"]["sigmas"] == [1.0, 0.5]
 

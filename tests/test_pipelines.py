@@ -264,7 +264,8 @@ def test_a_layer_that_sees_other_rows_than_the_batch_makes_it_two_forwards(tuned
     ):
         net(x, torch.tensor(10), encoder_hidden_states=hidden)
     close(guided(x, torch.tensor(10), encoder_hidden_states=hidden).sample, expected, rtol=1e-4, atol=1e-5)
-    folded.remove(), unfolded.remove()
+    folded.remove()
+    unfolded.remove()
 
 
 def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):

@@ -88,7 +88,10 @@ def with_lora(net, state, num_classes, file):
 
 
 def facts(name, folder=FOLDER):
-    """What NAME.json says of a shipped network: checksum, recipe, provenance, sizes, accuracy."""
+    """What NAME.json says of a shipped network: checksum, recipe, provenance, sizes, accuracy.
+
+    Raises ValueError, naming the remedy, if it is damaged.
+    """
     path = pathlib.Path(folder) / f"{name}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

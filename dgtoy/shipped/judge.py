@@ -37,7 +37,7 @@ class FeatureNet(nn.Module):
 
     @torch.no_grad()
     def read(self, x, batch=2048):
-        """What the network sees in images.  x (n, 3, 32, 32) -> Reading"""
+        """What the network sees in images.  x (n, 3, 32, 32) -> Reading. Raises ValueError for others."""
         if tuple(x.shape[1:]) != (3, 32, 32):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected ('n', 3, 32, 32)")
         f = torch.cat([self(part) for part in x.split(batch)])

@@ -12,7 +12,7 @@ from ..lab import methods, replace
 from ..pictures import PictureConfig, PictureJudge, PictureSetting, finetuned, prepared, replica, tenth
 from ..records import of_method
 from ..worlds import glyphs
-from .directions import generalized, within
+from .directions import generalized, listed, within
 from .panels import frame
 from .runs import in_cells, merged
 
@@ -84,8 +84,7 @@ def _measure(judge, axes, x):
     angle = _degrees(judge, x)
     stds = {}
     for view, z in _views(judge, x).items():
-        spread = within(z @ axes[view][0], judge.label.cpu()).tolist()
-        stds[f"std_{view}"] = [float(f"{v:.5g}") for v in spread]
+        stds[f"std_{view}"] = listed(within(z @ axes[view][0], judge.label.cpu()))
     return dict(rotation=round(angle.mean().item(), 4), rotation_std=round(angle.std().item(), 4), **stds)
 
 

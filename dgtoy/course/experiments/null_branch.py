@@ -48,10 +48,8 @@ def changes(setting):
 @recorded
 def run(config, device, progress):
     """Rows of change, branch and the excess error by seed, as in `forgetting`."""
-    target, measured = (
-        config.setting.world(device).target,
-        (config.setting.seeds, config.fresh, config.levels),
-    )
+    target = config.setting.world(device).target
+    measured = (config.setting.seeds, config.fresh, config.levels)
     for change, setting in changes(config.setting).items():
         pretrained(setting, device, progress)
         ft = finetuned(setting, device, progress)
@@ -69,10 +67,8 @@ def error(record, change, branch=NULL):
 
 def figure(record):
     """The null branch's excess error after each change, and the labelled branch's as it is."""
-    with frame(["Training and width help the null branch, data do not"], (9, 4.6), caption(record)) as (
-        fig,
-        (ax,),
-    ):
+    title = "Training and width help the null branch, data do not"
+    with frame([title], (9, 4.6), caption(record)) as (fig, (ax,)):
         draw(ax, record)
     return fig
 
