@@ -239,13 +239,10 @@ def ddim(model, x_T, process):
 def _check_output(out, x, variance=False):
     """Raise ValueError for an output that is not the noise of x, or not its noise and variance."""
     b, c, *rest = x.shape
-    if getattr(out, "shape", ()) not in (
-        [(b, 2 * c, *rest)] if variance else [(b, c, *rest), (b, 2 * c, *rest)]
-    ):
-        raise ValueError(
-            f"model gives {shown(out)}; expected (B, {'2C' if variance else 'C or 2C'}, ...) for"
-            f" x {tuple(x.shape)}"
-        )
+    channels = [2 * c] if variance else [c, 2 * c]
+    if getattr(out, "shape", ()) not in [(b, n, *rest) for n in channels]:
+        expected = f"(B, {'2C' if variance else 'C or 2C'}, ...) for x {tuple(x.shape)}"
+        raise ValueError(f"model gives {shown(out)}; expected {expected}")
 
 
 def _down(process, x):

@@ -181,7 +181,7 @@ def test_after_the_notebooks_the_findings_are_shown_with_where_to_look(monkeypat
 def tiny():
     """`exact`, which trains nothing, and its configuration at toy size."""
     module = experiments.get("exact")
-    return module, dataclasses.replace(module.Config.quick(), seeds=2, points=64, steps=20)
+    return module, dataclasses.replace(module.Config.quick(), seeds=2, points=16, steps=8)
 
 
 @pytest.fixture
@@ -191,6 +191,7 @@ def exact(monkeypatch, tmp_path):
     monkeypatch.setattr(module.Config, "quick", lambda: config)
     monkeypatch.setattr(module.Config, "full", lambda: config)
     monkeypatch.setattr(experiments, "NAMES", ("exact",))
+    monkeypatch.setattr(records, "WIDTH", 480)
     monkeypatch.chdir(tmp_path)
 
 

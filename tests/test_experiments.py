@@ -20,7 +20,7 @@ from dgtoy.course.claims import points as rules
 from dgtoy.course.experiments import NAMES, blur, budget, guides, nulls, posters
 from dgtoy.course.lab import PointJudge, PointSetting, replace
 from dgtoy.course.pictures import PictureJudge, PictureSetting
-from dgtoy.dit import EDM, DiT
+from dgtoy.dit import EDM, DiT, Flow
 
 FIGURES = pathlib.Path(__file__).resolve().parents[1] / "figures"
 RECORDS = sorted(p for p in FIGURES.glob("*.json") if p.stem in NAMES)
@@ -38,7 +38,7 @@ TINY = PointSetting(
     steps=3,
 )
 TINY_PICTURES = PictureSetting(
-    seeds=2, size=3, samples=20, truth=80, steps=2, finetune=Recipe(steps=10, batch=2, P_mean=-1.0, P_std=1.4)
+    seeds=2, size=3, samples=16, truth=80, steps=2, finetune=Recipe(steps=10, batch=2, P_mean=-1.0, P_std=1.4)
 )
 STAGES = (
     ("100 steps", 8, 2, 1e-3),
@@ -47,8 +47,8 @@ STAGES = (
     ("overfitted", 4, 8, 1e-3),
 )
 SMALL = {  # what else makes an experiment small
-    "exact": dict(seeds=2, points=64, steps=20),
-    "closed": dict(points=64, steps=30),
+    "exact": dict(seeds=2, points=16, steps=8),
+    "closed": dict(points=16, dims=4, steps=6),
     "posters": dict(count=1, steps=1, crowd=(14, 1), prices=(1.5,)),
     "calibration": dict(stages=STAGES, weights=(1.5,), held_out=16, levels=(1.0, 0.1)),
     "budget": dict(
@@ -61,17 +61,17 @@ SMALL = {  # what else makes an experiment small
         levels=(1.0, 0.1),
     ),
     "null_branch": dict(fresh=16),
-    "blur": dict(samples=16, steps=4, weights=(2.0,), held_out=16),
+    "blur": dict(samples=8, steps=2, weights=(2.0,), held_out=8, levels=(1.0,)),
     "guides": dict(
         setting=replace(TINY, layout=None), stages=(("finished", 8, 1e-3), ("hardly begun", 4, 1e-3))
     ),
     "gap": dict(setting=replace(TINY, layout=None), gaps=(0.0, 1.0), held_out=16, levels=(1.0, 0.1)),
     "forgetting": dict(setting=replace(TINY, layout=None), sizes=(4, 8), fresh=16, held_out=16),
-    "size": dict(sizes=(4, 8), stages=(4, 8)),
-    "steps": dict(steps=(2, 3)),
+    "size": dict(sizes=(4, 8), stages=(4, 8), weights=(1.5,)),
+    "steps": dict(samplers=("heun", "ancestral"), steps=(2, 3)),
     "nulls": dict(
         setting=replace(TINY, layout=None),
-        stages=(("class unfinished", 2, 1e-3), ("finished", 4, 1e-3)),
+        stages=(("finished", 4, 1e-3),),
         weights=(1.5,),
         held_out=16,
         levels=(1.0, 0.1),
@@ -85,9 +85,9 @@ SMALL = {  # what else makes an experiment small
         choice=(1.0, 2.0),
     ),
     "plane": dict(setting=replace(TINY, layout=None), a=(1.0, 1.25, 1.5), b=(1.0, 1.25, 1.5)),
-    "transfer": dict(longer=(("moons", 9),), held_out=16, levels=(1.0, 0.1)),
+    "transfer": dict(longer=(("moons", 9),), weights=(1.25, 1.5), held_out=16, levels=(1.0, 0.1)),
     "images": dict(grid=((10, 3),), stages=(5, 10)),
-    "images_gap": dict(gaps=(0.0, 1.5), rates=(1e-3, 1e-4)),
+    "images_gap": dict(gaps=(0.0, 1.5)),
 }
 
 
@@ -101,12 +101,20 @@ def cache(tmp_path_factory, code_read_once):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def glyphs_dit():
-    """A small network in the place of the shipped DiT: tested here is the record, not the pictures."""
-    net, load = EDM(shaken(DiT(32, 8, 3, 24, 1, 2, 62, learn_sigma=False, seed=0), 1)), shipped.load
-    small = lambda name, *options: net.clone() if name == "glyphs" else load(name, *options)
+def small_nets():
+    """Small networks in the place of the shipped DiTs: tested here is the record, not the pictures."""
+    small, load = dict(hidden_size=24, depth=1, num_heads=2, learn_sigma=False), shipped.load
+    nets = {
+        "glyphs": EDM(shaken(DiT(32, 8, 3, num_classes=62, **small), 1)),
+        "photos64": Flow(shaken(DiT(64, 16, 3, num_classes=17, flow=True, **small), 1)),
+    }
+
+    def loaded(name, *options):
+        known = nets.get(name.partition("-")[0])
+        return known.clone() if known else load(name, *options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shipped, "load", small)
+        patch.setattr(shipped, "load", loaded)
         yield
 
 

@@ -36,7 +36,7 @@ from dgtoy.pipeline.finetune import DogFit
 SETTING = PhotoSetting(
     seeds=2,
     samples=16,
-    steps=4,
+    steps=3,
     size=6,
     finetune=replace(PhotoSetting().finetune, steps=10, batch=4, lr=1e-2),
 )

@@ -150,6 +150,7 @@ class Code:
 
     def __init__(self, *roots, package=__name__.partition(".")[0]):
         self.package, self.found = package, {}
+        self._source = functools.cache(self._source)  # a file's time is asked for once
         for root in roots:
             if self._source(root.__module__) is None:
                 raise ValueError(f"{root.__qualname__} is of {root.__module__}; expected code of {package}")
