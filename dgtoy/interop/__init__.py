@@ -1,15 +1,27 @@
-"""Fine-tuned models from elsewhere: diffusers pipelines, and LoRA, guided by the network without it."""
+"""Fine-tuned models from elsewhere: diffusers pipelines, and LoRA, guided by the network without it.
 
-from .calibrate import advice as advice
-from .calibrate import calibrate_pipeline as calibrate_pipeline
-from .card import model_card as model_card
-from .denoisers import as_denoiser as as_denoiser
-from .denoisers import denoiser as denoiser
-from .guided import DomainGuidedModel as DomainGuidedModel
-from .levels import sigma_to_t as sigma_to_t
-from .levels import t_to_sigma as t_to_sigma
-from .loading import load_guide as load_guide
+What works on pipelines keeps out of torch.compile, whose import takes seconds: its names load when asked for.
+"""
+
+import importlib
+
 from .lora import add_lora as add_lora
 from .lora import lora_guide as lora_guide
-from .pipelines import guide_pipeline as guide_pipeline
-from .pipelines import unguide as unguide
+
+_NAMES = {
+    "calibrate": ("advice", "calibrate_pipeline"),
+    "card": ("model_card",),
+    "denoisers": ("as_denoiser", "denoiser"),
+    "guided": ("DomainGuidedModel",),
+    "levels": ("sigma_to_t", "t_to_sigma"),
+    "loading": ("load_guide",),
+    "pipelines": ("guide_pipeline", "unguide"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name):
+    """The names above."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -14,7 +14,6 @@ from ..graphs import Captured
 from .adapters import WithoutAdapter, adapter_off
 from .checks import network_name
 from .encoders import check_encoders
-from .pipelines import put_guide, unguided
 
 TARGET_MODULES = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12]|adaLN_modulation\.1)"
 
@@ -101,6 +100,8 @@ def lora_guide(net, adapter=None, null=None, domain="default", **options):
     it (Stable Diffusion 1, 2, XL, 3; elsewhere, or where embeddings come for text, `null` must be given).
     """
     if not isinstance(net, Preconditioned):
+        from .pipelines import put_guide, unguided
+
         name = network_name(net)
         tuned = unguided(getattr(net, name))
         check_encoders(net, null, adapter)
