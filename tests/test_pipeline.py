@@ -1144,7 +1144,7 @@ def test_a_gallery_is_one_page_that_needs_no_other_file(photos, whole, tmp_path,
         assert f"<th>{word}</th>" in page
     out = shutil.copytree(whole, tmp_path / "run")
     monkeypatch.setattr(pipeline_run, "SHOWN", 3)
-    contact, index = pipeline_run.show(photos / "images", out, [1.5, 3.0], 5)
+    contact, index = pipeline_run.Comparison(photos / "images", out, [1.5, 3.0], 5).show()
     assert index.read_text(encoding="utf-8").count("<img") == 6 * 3
     with Image.open(contact) as few, Image.open(whole / "contact.png") as all_:
         assert few.width < all_.width
