@@ -900,6 +900,13 @@ def test_held_out_latents_calibrate_a_pipeline(modular):
     close(found.weights, torch.full((2, 1), 2.0, dtype=torch.float64), rtol=1e-4, atol=0)
     with refuses("scheduler predicts sample; expected epsilon, v_prediction or a flow"):
         denoiser(guide, ddim(prediction_type="sample"))
+    for scheduler in (None, "ddim"):
+        with refuses(f"scheduler is {scheduler!r}; expected one of diffusers, or a pipeline"):
+            denoiser(guide, scheduler)
+        with refuses(f"scheduler is {scheduler!r}; expected one of diffusers, or a pipeline"):
+            t_to_sigma(500, scheduler)
+    with refuses("t is 'a'; expected numbers", error=TypeError):
+        t_to_sigma("a", ddim())
 
 
 # the guider of modular pipelines

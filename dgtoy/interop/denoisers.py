@@ -12,11 +12,12 @@ def denoiser(net, scheduler, **condition):
     """A pipeline's network as D(x, sigma) -> x0_hat, x = x0 + sigma eps: for `calibrate`, `plane` and every
     sampler here.
 
-    scheduler: tells the noise levels and what the network predicts: epsilon or v_prediction of a
-    variance-preserving process (`alphas_cumprod`), or the velocity of flow matching, x_t = (1 - t) x0 + t
-    eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep, of one row or
-    as many as x has, nested dicts as well. Raises ValueError for another prediction type.
+    scheduler, or a pipeline that has one: tells the noise levels and what the network predicts: epsilon or
+    v_prediction of a variance-preserving process (`alphas_cumprod`), or the velocity of flow matching, x_t =
+    (1 - t) x0 + t eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep,
+    of one row or as many as x has, nested dicts as well. Raises ValueError for another prediction type.
     """
+    scheduler = levels.scheduler_of(scheduler)
     kind, layout = levels.predicts(scheduler), LAYOUTS.get(kind_of(net), Layout("second"))
 
     def answer(x, time):

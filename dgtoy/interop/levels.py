@@ -7,7 +7,17 @@ matching, where sigma = t / (1 - t). In place of a scheduler, a pipeline that ha
 import numpy as np
 import torch
 
+from ..checks import check_numbers, shown
+
 LARGEST = 2.0**12  # sigma where alphas_cumprod is 0, and of t = 1 in a flow: close to no signal at all
+
+
+def scheduler_of(scheduler):
+    """A scheduler, or that of a pipeline. Raises ValueError for what is neither."""
+    found = getattr(scheduler, "scheduler", scheduler)
+    if not hasattr(found, "config"):
+        raise ValueError(f"scheduler is {shown(found)}; expected one of diffusers, or a pipeline")
+    return found
 
 
 def is_flow(scheduler):
@@ -36,8 +46,8 @@ def sigma_to_t(sigma, scheduler):
     An interval in sigma is one in timesteps: `sigma_to_t((0.3, 5.0), pipe)`. Raises ValueError for sigma
     below 0.
     """
-    scheduler = getattr(scheduler, "scheduler", scheduler)
-    sigma = torch.as_tensor(sigma).cpu().double()
+    scheduler = scheduler_of(scheduler)
+    sigma = check_numbers("sigma", sigma, torch.float64).cpu().double()
     if not (sigma >= 0).all():
         raise ValueError(f"sigma is {sigma.tolist()}; expected noise levels from 0 on")
     if is_flow(scheduler):
@@ -51,8 +61,8 @@ def t_to_sigma(t, scheduler):
 
     Raises ValueError for timesteps that the scheduler does not have.
     """
-    scheduler = getattr(scheduler, "scheduler", scheduler)
-    t, last = torch.as_tensor(t).cpu().double(), scheduler.config.num_train_timesteps
+    scheduler = scheduler_of(scheduler)
+    t, last = check_numbers("t", t, torch.float64).cpu().double(), scheduler.config.num_train_timesteps
     first = 0 if is_flow(scheduler) else -last  # a solver that inverts begins below 0
     if not ((first <= t) & (t <= last)).all():
         raise ValueError(f"t is {t.tolist()}; expected timesteps from 0 to {last}")
