@@ -319,6 +319,7 @@ WRONG = {
         data=finetune.LatentTensors(torch.zeros(4, 4, 8, 8), torch.arange(3), 3)
     ),
     "w is inf; expected a number in [1, inf)": lambda: dict(objective=finetune.DogFit(FLOW(), math.inf)),
+    "told and data.classes are for a header; expected what JSON holds": lambda: dict(told=dict(a=RECIPE)),
     "keep is 2; expected a tuple of steps": lambda: dict(config=dataclasses.replace(RECIPE, keep=2)),
 }
 

@@ -8,6 +8,7 @@ a resumed run the one that was never stopped.
 
 import dataclasses
 import functools
+import json
 import math
 import pathlib
 import warnings
@@ -249,6 +250,11 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
             f"data has latents {data.shape} of {len(data.classes)} classes;"
             f" expected {net.shape} and {net.null}"
         )
+    told = dict(told or {}, classes=data.classes)
+    try:
+        json.dumps(told)
+    except TypeError as e:  # which would stop the run at its end
+        raise TypeError(f"told and data.classes are for a header; expected what JSON holds ({e})") from None
     distributed.local(config.batch)  # refuses a batch that the processes cannot share
     ema = net.clone()
     trainer, batch_fn = training(net, data, config, ema, objective)
@@ -257,7 +263,7 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     out.mkdir(parents=True, exist_ok=True)
     if trainer.step < config.steps:
         check_room(out, 2 * trainer.nbytes)  # a state while the one before is there, and averages
-    return _written(trainer, batch_fn, ema, out, every, dict(told or {}, classes=data.classes))
+    return _written(trainer, batch_fn, ema, out, every, told)
 
 
 def training(net, data, config, ema, objective=None):
