@@ -183,6 +183,19 @@ def test_too_few_images_for_a_score_are_refused_before_any_is_read(count, tmp_pa
             evaluate.evaluate(*pair, None, "glyphs")
 
 
+@few
+def test_only_a_manifest_of_samples_tells_their_making(pictures):
+    made = pictures / "manifest.json"
+    net, pair = evaluate.extractor("glyphs"), (pictures / "fake", pictures / "real")
+    for kind, known in (("other", False), ("samples", True)):
+        made.write_text(json.dumps(dict(kind=kind, interval=3)))
+        manifest = evaluate.evaluate(*pair, net, "glyphs", made=made)["manifest"]
+        assert ("interval" in manifest["made"]) == known
+    made.write_text("{")
+    with refuses("manifest.json is not JSON"):
+        evaluate.evaluate(*pair, None, "glyphs", made=made)
+
+
 def test_a_folder_of_samples_is_read_without_its_contact_sheet_on_either_side(tmp_path):
     pictures = smooth(6, 0)
     for i, picture in enumerate(pictures):

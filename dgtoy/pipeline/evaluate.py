@@ -74,8 +74,9 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
     samples, reference: folders or .npz files, each image cut and resized to a square of the first sample's
     size as the training images were. n: use the first n samples; the reference is used whole, for precision,
     recall, density and coverage as many of them as there are samples, drawn at random (seed 0). made: the
-    samples' own manifest, where there is one. What makes the scores mean less is warned about: see `_warn`.
+    samples' own manifest, if `sample` wrote it. What makes the scores mean less is warned about: see `_warn`.
     """
+    told = read_json(made) if made and made.exists() else {}
     size = min(next(read_images(samples)).shape[:2])
     drawn = Passing(read_images(samples, n, size, FEWEST), samples)
     true = Passing(read_images(reference, None, size, FEWEST), reference)
@@ -98,7 +99,7 @@ def evaluate(samples, reference, net, name, n=None, batch=64, made=None):
         samples=len(fake),
         images=images,
         saturated=true.saturated,
-        made=read_json(made) if made and made.exists() else {},
+        made=told if told.get("kind") == "samples" else {},  # another tool's means other things
     )
     result = dict(scores={k: round(v, 6) for k, v in scores.items()}, manifest=manifest)
     _warn(result, real, net)
