@@ -49,11 +49,11 @@ def pretrained():
 
 
 def test_the_judge_names_the_glyphs_of_fresh_images(judge):
-    assert accuracy(judge, World(), n=500, seed=1234)["glyph"] >= 0.95
+    assert accuracy(judge, World(), n=200, seed=1234)["glyph"] >= 0.95
 
 
 def test_the_judge_reads_the_target_world(judge):
-    found = accuracy(judge, target(), n=200, seed=1234)
+    found = accuracy(judge, target(), n=100, seed=1234)
     assert set(found) == {"glyph", "font", *KNOBS}
     assert found["paper"] < 0.15 and found["hue"] < 0.15 and found["glyph"] > 0.9
 
@@ -124,16 +124,13 @@ def test_certainty_of_the_truth_has_no_loss_and_no_error():
 
 def test_training_twice_is_training_once_and_lowers_the_loss():
     nets, losses = [FeatureNet(), FeatureNet()], [[], []]
-    recipe = dataclasses.replace(RECIPE, steps=12, batch=16)
+    recipe = dataclasses.replace(RECIPE, steps=12, batch=8)
     for net, loss in zip(nets, losses):
         loss += [step.loss for step in features.train(net, recipe)]
-    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1])) and sum(losses[0][-3:]) < sum(
-        losses[0][:3]
-    )
-    assert (
-        all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
-        and not nets[0].training
-    )
+    assert torch.equal(torch.stack(losses[0]), torch.stack(losses[1]))
+    assert sum(losses[0][-3:]) < sum(losses[0][:3]) and not nets[0].training
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(a, b)
     assert not torch.equal(next(FeatureNet(seed=1).parameters()), next(FeatureNet().parameters()))
 
 
@@ -158,7 +155,7 @@ def test_shipped_networks_load_without_the_course():
     code = """
         import sys
         from dgtoy import shipped
-        for name in shipped.NAMES:
+        for name in (*shipped.NETWORKS, shipped.FINE_TUNES[0]):
             shipped.load(name)
         assert not [m for m in sys.modules if m.startswith("dgtoy.course")]
         assert "matplotlib" not in sys.modules
@@ -173,10 +170,10 @@ def test_the_pretrained_model_denoises_and_knows_its_labels(pretrained):
     """On fresh source images: better than an untrained network everywhere, and with the label better than
     without.
     """
-    x0, label = World().sample(62, generator=seeded(77))
+    x0, label = World().sample(31, generator=seeded(77))
     eps, untrained = torch.randn(x0.shape, generator=seeded(78)), EDM(DiT(**pretrained.net.config))
     for level, ratio in ((0.3, 0.2), (1.0, 0.2), (3.0, 0.6)):
-        sigma = torch.full((62,), level)
+        sigma = torch.full((31,), level)
         loss = lambda D: denoising_loss(D(x0 + level * eps, sigma), x0, sigma, 0.5).item()
         labelled, null = loss(pretrained.denoiser(label)), loss(pretrained.denoiser(pretrained.null))
         assert labelled < null and labelled < ratio * loss(untrained.denoiser(label))
@@ -219,7 +216,7 @@ def test_one_byte_a_weight_hardly_changes_what_the_pretrained_model_says(pretrai
         if value.ndim == 2:
             step = value.abs().amax(1, keepdim=True) / 127
             value += step * (torch.rand(value.shape, generator=g) - 0.5)
-    x0, label = World().sample(62, generator=seeded(77))
+    x0, label = World().sample(20, generator=seeded(77))
     eps = torch.randn(x0.shape, generator=seeded(78))
     for sigma in (0.1, 1.0, 10.0):
         one, other = (net.denoiser(label)(x0 + sigma * eps, sigma) for net in (pretrained, near))

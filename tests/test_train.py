@@ -4,14 +4,12 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
-from helpers import gaussian, random_labelled, refuses
+from helpers import gaussian, random_labelled, refuses, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -23,9 +21,8 @@ from dgtoy.train import batches, denoising_loss
 from dgtoy.trainer import Trainer, TrainingConfig, generator, matrices
 
 close = torch.testing.assert_close
-RECIPE = Recipe(
-    steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9
-)  # 70 steps: more than one block of random numbers
+# 70 steps: more than one block of random numbers
+RECIPE = Recipe(steps=70, batch=8, lr=1e-2, dropout=0.2, ema=0.9)
 SEEDS = [3, 8]
 
 
@@ -260,26 +257,22 @@ def test_where_checkpoints_fall_does_not_matter(stop, every, tmp_path_factory, n
     identical(state(*finished(path, every=every)), state(*never_stopped[:2]))
 
 
+def train_until_killed(path):
+    net = nets()
+    for step in fit(net, data(), RECIPE, net.clone(), checkpoint=path, every=1):
+        if step.step == 60:
+            time.sleep(60)
+
+
 def test_a_process_that_is_killed_leaves_a_checkpoint_to_go_on_from(tmp_path, never_stopped):
     """kill -9 of a process in the middle of training; the run that goes on ends as if nothing happened."""
-    script = textwrap.dedent("""
-        import sys
-        import torch
-        from test_train import RECIPE, data, fit, nets
-        torch.set_num_threads(1)
-        net = nets()
-        for step in fit(net, data(), RECIPE, net.clone(), checkpoint=sys.argv[1], every=1):
-            print(step.step, flush=True)
-    """)
     path = tmp_path / "run.safetensors"
-    command, folder = [sys.executable, "-c", script, str(path)], os.path.dirname(__file__)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=folder) as child:
-        while int(child.stdout.readline()) < 30:
-            pass
-        os.kill(child.pid, signal.SIGKILL)
-        child.stdout.read()
-    assert child.returncode == -signal.SIGKILL
-    assert 29 <= read_safetensors(path)[1]["step"] <= 70
+    process = started(train_until_killed, path)
+    while process.is_alive() and not (path.exists() and read_safetensors(path)[1]["step"] >= 30):
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and 30 <= read_safetensors(path)[1]["step"] <= 60
     identical(state(*finished(path)), state(*never_stopped[:2]))
 
 
