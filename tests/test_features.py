@@ -151,14 +151,17 @@ def test_the_library_s_judge_has_the_course_s_heads():
     assert shipped.facts("features")["config"] == FeatureNet().config
 
 
-def test_shipped_networks_load_without_the_course():
+def test_shipped_networks_load_without_the_course_and_without_torch_s_compiler():
     code = """
         import sys
+        import dgtoy.interop
+        import dgtoy.pipeline.models
         from dgtoy import shipped
         for name in (*shipped.NETWORKS, shipped.FINE_TUNES[0]):
             shipped.load(name)
         assert not [m for m in sys.modules if m.startswith("dgtoy.course")]
-        assert "matplotlib" not in sys.modules
+        assert not {"matplotlib", "torch._dynamo"} & sys.modules.keys()
+        assert all(hasattr(dgtoy.interop, name) for name in dir(dgtoy.interop))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
