@@ -259,6 +259,7 @@ def worth_showing(cell):
 def deck(notebook):
     """The title of a notebook and its slides."""
     cells, heading, slides = json.loads(notebook.read_text())["cells"], "", []
+    told = None  # the text that the last code cell has taken its caption from
     tagged = [cell for cell in cells if "slide" in cell["metadata"].get("tags", ())] or list(
         filter(worth_showing, cells)
     )
@@ -269,7 +270,9 @@ def deck(notebook):
             after = "".join(text["source"]) if text and text["cell_type"] == "markdown" else ""
             if text in tagged and continues(blocks(after)):
                 after = ""
-            untold = i > 0 and cells[i - 1]["cell_type"] == "code" and cells[i - 1] not in tagged
+            plain = i > 0 and cells[i - 1]["cell_type"] == "code" and cells[i - 1] not in tagged
+            untold = plain and cell is not told
+            told = text if after and cell["cell_type"] == "code" else told
             slides += (
                 of_text(source, heading, untold)
                 if cell["cell_type"] == "markdown"

@@ -165,6 +165,8 @@ def test_a_notebook_without_tags_shows_headings_predictions_and_figures(tmp_path
         notebook.write_text(json.dumps(dict(cells=[cells[0], code, answered])))
         found = slides.deck(notebook)[1]
         assert "".join(found).count("It falls.") == 1 and len(found) == 2 + own - (code is plain)
+    notebook.write_text(json.dumps(dict(cells=[cells[0], figure, plain, answered])))
+    assert "".join(slides.deck(notebook)[1]).count("It falls.") == 1
 
 
 # in a browser
