@@ -205,10 +205,20 @@ def test_a_fine_tune_does_not_replace_what_it_starts_from(photos, tmp_path):
     (tmp_path / "run").mkdir()
     base = shutil.copy(flow, tmp_path / "run" / "ema.safetensors")
     before = base.read_bytes()
-    for pretrained in (base, tmp_path / "run"):
-        with refuses("pretrained is", "would replace; expected another --out", error=SystemExit):
+    for pretrained in (base, tmp_path / "run", flow):
+        with refuses("ema.safetensors, of another run, is there without last", error=SystemExit):
             run("finetune", tmp_path / "latents", "--pretrained", pretrained, "--out", tmp_path / "run")
     assert base.read_bytes() == before
+
+
+def test_weights_without_a_state_are_made_again_and_not_replaced_by_those_of_another_run(place, tmp_path):
+    train(place, tmp_path)
+    weights, made = tmp_path / "ema.safetensors", (tmp_path / "ema.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").unlink()
+    with refuses("ema.safetensors, of another run, is there without last.safetensors"):
+        train(place, tmp_path, dataclasses.replace(RECIPE, steps=7))
+    train(place, tmp_path)
+    assert weights.read_bytes() == made
 
 
 def test_a_lora_on_another_base_is_refused(place, tmp_path):
@@ -576,6 +586,9 @@ def test_what_is_missing_is_drawn_again_and_alone(place, tuned, tmp_path):
         np.array_equal(drawn(place, tuned, tmp_path), whole)
         and sample.image_path(tmp_path, 1).stat().st_mtime_ns == kept
     )
+    Image.new("RGB", (3, 3)).save(sample.image_path(tmp_path, 4))
+    with refuses("000004.png is of another size than 000000.png; delete it to draw it again"):
+        sample.collect(tmp_path, 6)
 
 
 def test_at_weight_one_every_method_is_none_and_guidance_differs(place, tuned, tmp_path):
@@ -608,6 +621,11 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
         drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
     with refuses("method is dog and there is no guide"):
         sample.sample(None, None, Unshuffle(), DRAWS, tmp_path, {})
+    assert sample.remembered(tmp_path)["w"] == 1.5
+    (tmp_path / "manifest.json").write_text(json.dumps(dict(interval=3)))  # of another tool
+    assert sample.remembered(tmp_path) == {}
+    with refuses("was made with kind None; this run has samples"):
+        drawn(place, tuned, tmp_path)
     (tmp_path / "manifest.json").unlink()  # pictures of w 1.5 would pass for others
     with refuses("holds images/000000.png and no manifest.json"):
         drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
@@ -653,6 +671,9 @@ def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path
     for step, loss in ((50, 1.0), (100, 0.5), (150, 0.4), (100, 0.6)):
         losses.append(tmp_path / "losses.csv", step, loss)
     assert (tmp_path / "losses.csv").read_text() == "50,1.000000\n100,0.600000\n"
+    (tmp_path / "losses.csv").write_text("step,loss\n50,1.0\n")
+    losses.append(tmp_path / "losses.csv", 100, 0.5)
+    assert (tmp_path / "losses.csv").read_text() == "50,1.0\n100,0.500000\n"
 
 
 # calibration and commands

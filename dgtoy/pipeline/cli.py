@@ -77,7 +77,7 @@ def finetune(args):
     from .finetune import Config, normal_loss, remembered, start
     from .finetune import finetune as run
     from .latents import Latents
-    from .models import weights_file, whole_name
+    from .models import whole_name
 
     device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
     first = distributed.rank() == 0
@@ -88,12 +88,6 @@ def finetune(args):
     pretrained = args.pretrained or data.plan.get("pretrained")
     if not pretrained:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, as prepare had none")
-    base = weights_file(pretrained)
-    if base.resolve().parent == out.resolve() and base.name.startswith("ema"):
-        raise ValueError(
-            f"pretrained is {pretrained}, which the fine-tune in --out {out} would replace; expected another"
-            " --out"
-        )
     net = start(pretrained, len(data.classes), config, device, args.heads)
     told = dict(pretrained=whole_name(pretrained), codec=data.plan["codec"], images=data.plan["images"])
     steps = run(net, data, config, out, args.every, told=told)

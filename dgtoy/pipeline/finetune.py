@@ -259,11 +259,26 @@ def finetune(net, data, config, out, every=1000, objective=None, told=None):
     ema = net.clone()
     trainer, batch_fn = training(net, data, config, ema, objective)
     trainer.origin = dict(data=data.fingerprint, base=base_checksum(net))
+    _check_left(out, dict(trainer.origin, step=config.steps))
     trainer.resume(out / "last.safetensors")
     out.mkdir(parents=True, exist_ok=True)
     if trainer.step < config.steps:
         check_room(out, 2 * trainer.nbytes)  # a state while the one before is there, and averages
     return _written(trainer, batch_fn, ema, out, every, told)
+
+
+def _check_left(out, mine):
+    """Raise ValueError for an OUT with the weights of another run and no state to go on from: they would be
+    replaced by a run that begins anew. mine: what the weights of this one will say."""
+    file = out / "ema.safetensors"
+    if (out / "last.safetensors").exists() or not file.exists():
+        return
+    made = header(file)
+    if {name: made.get(name) for name in mine} != mine:
+        raise ValueError(
+            f"{file}, of another run, is there without last.safetensors, from which one goes on; delete it,"
+            " or expected another --out"
+        )
 
 
 def training(net, data, config, ema, objective=None):

@@ -31,5 +31,6 @@ def append(log, step, loss):
     Lines of later steps, which a run that was stopped had written, go.
     """
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [line for line in lines if int(line.split(",")[0]) < step]
+    number = [line.split(",")[0] for line in lines]  # a table program may have added a head
+    kept = [line for line, n in zip(lines, number) if n.isdigit() and int(n) < step]
     write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")

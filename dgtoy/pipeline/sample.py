@@ -136,6 +136,8 @@ def remembered(out):
     """The fields of the configuration with which OUT was made, by name; of a new OUT none."""
     path = pathlib.Path(out) / "manifest.json"
     made = read_json(path) if path.exists() else {}
+    if made.get("kind") != "samples":  # which `agree` refuses
+        return {}
     held = {f.name: made[f.name] for f in dataclasses.fields(Config) if f.name in made}
     if "interval" in held:
         held["interval"] = tuple(math.inf if level is None else level for level in held["interval"])
@@ -226,14 +228,19 @@ def contact(out, classes, columns=8, rows=12):
 def collect(out, n):
     """All n images as OUT/samples.npz, arr_0 (n, H, W, 3) uint8, as evaluation suites read it.  -> its path
 
-    Raises ValueError if one is missing.
+    Raises ValueError if one is missing, or of another size.
     """
     out = pathlib.Path(out)
     paths = [image_path(out, i) for i in range(n)]
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise ValueError(f"{out} holds {n - len(missing)} of {n} images; {missing[0]} is missing")
-    arrays = np.stack([np.asarray(open_picture(path)) for path in paths])
+    arrays = [np.asarray(open_picture(path)) for path in paths]
+    odd = [path for path, array in zip(paths, arrays) if array.shape != arrays[0].shape]
+    if odd:
+        raise ValueError(
+            f"image {odd[0]} is of another size than {paths[0].name}; delete it to draw it again"
+        )
     with whole(out / "samples.npz") as part, open(part, "wb") as file:
-        np.savez(file, arrays)
+        np.savez(file, np.stack(arrays))
     return out / "samples.npz"
