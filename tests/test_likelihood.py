@@ -86,9 +86,9 @@ def test_points_that_are_none_or_an_estimate_of_another_shape_are_refused():
 
 
 def test_no_points_have_no_likelihood_and_inference_mode_changes_none():
-    world, x = gaussian(), torch.zeros(2, 3, dtype=torch.float64)
+    world, x, few = gaussian(), torch.zeros(2, 3, dtype=torch.float64), exponential(3, 0.01, 300.0)
     for probes in (None, 2):
-        assert log_likelihood(world.denoise, x[:0], LEVELS, probes).shape == (0,)
+        assert log_likelihood(world.denoise, x[:0], few, probes).shape == (0,)
     with torch.inference_mode():
-        within = log_likelihood(world.denoise, torch.zeros_like(x), LEVELS)
-    assert torch.equal(within, log_likelihood(world.denoise, x, LEVELS))
+        within = log_likelihood(world.denoise, torch.zeros_like(x), few)
+    assert torch.equal(within, log_likelihood(world.denoise, x, few))
