@@ -39,7 +39,7 @@ def address(text):
 
 class LinkNames(SphinxTransform):
     """Inline code that names something of the package becomes a link to its page, and after the word
-    "record" one to that record's figure in the gallery.
+    "record", or among the claims, one to that record's figure in the gallery.
     """
 
     default_priority = 400
@@ -50,7 +50,8 @@ class LinkNames(SphinxTransform):
                 continue
             name = literal.astext()
             before = literal.previous_sibling()
-            if before and before.astext().endswith("record ") and name in DRAWN:
+            named = self.env.docname == "claims" or before and before.astext().endswith("record ")
+            if named and name in DRAWN:
                 place = self.app.builder.get_relative_uri(self.env.docname, "gallery")
                 literal.replace_self(nodes.reference("", "", literal.deepcopy(), refuri=f"{place}#{name}"))
             elif target := address(name):
