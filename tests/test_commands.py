@@ -320,3 +320,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(words, tmp_pa
         with refuses(f"--out {tmp_path / out} ", said, error=SystemExit):
             main([*words.split(), "--out", str(tmp_path / out)])
     assert files(tmp_path) == [f"{tmp_path}/file"]
+
+
+def test_the_findings_of_make_run_keep_the_words_of_their_links(capsys):
+    """A path stands for a notebook and a record; any other link was words of a sentence."""
+    cli._show_findings("build/notebooks")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "one eight times as large 6 to" in told and "another model of these pictures by" in told
+    assert "(notebooks/10_photographs.ipynb, figures/photos.json)" in told and "](" not in told

@@ -176,7 +176,8 @@ def _show_findings(out):
     from .claims.sentences import sentences
 
     figures = PRESETS["full"]
-    found = re.sub(r"\[[^]]*\]\(([^)]*)\)", r"\1", sentences(figures)).replace("**", "")  # links as paths
+    found = re.sub(r"\[(?:notebook \d+|record)\]\(([^)]*)\)", r"\1", sentences(figures))  # as paths
+    found = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", found).replace("**", "")
     print("\nWhat was found, with 95% intervals, and where to look\n")
     for sentence in found.splitlines():
         print(textwrap.fill(sentence, 100, subsequent_indent="   "))
