@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -12,10 +14,11 @@ from PIL import Image
 
 from dgtoy import shipped
 from dgtoy.checkpoint import read_safetensors
-from dgtoy.course import cli, recipes
+from dgtoy.course import cli, recipes, records
 from dgtoy.course import photos as tuning
 from dgtoy.course.experiments import photos as photos_study
 from dgtoy.course.experiments import photos_guides, photos_large
+from dgtoy.course.records import values
 from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
@@ -24,6 +27,7 @@ from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.trainer import TrainingConfig
 
 close = torch.testing.assert_close
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def picture(rng, size=(64, 64)):
@@ -358,6 +362,23 @@ def test_the_studies_name_the_folders_of_the_further_models():
     for preset in (photos_study, photos_guides):
         assert preset.Config.replica().base == tuning.SECOND
     assert photos_large.Config.full().base == tuning.LARGE
+
+
+def test_the_larger_model_is_what_the_pages_call_it():
+    """More than eight times as large, pre-trained on a fifth as many pictures, about as good before guidance;
+    and the recipe in code is the one that the record was made with."""
+    found, first = (records.load(name, ROOT / "figures") for name in ("photos_large", "photos"))
+    made = found["results"]["pretraining"]
+    assert made == json.loads(json.dumps(dataclasses.asdict(recipes.STUDY["large"])))
+    large, shipped_ = (
+        sum(p.numel() for p in DiT(**recipe.network, num_classes=153).parameters())
+        for recipe in (recipes.STUDY["large"], recipes.Photos())
+    )
+    assert large // shipped_ == 8
+    assert round(recipes.Photos().train.steps / made["train"]["steps"]) == 5
+    for target in found["config"]["targets"]:
+        none = [values(r, "frechet", target=target, method="none").mean() for r in (found, first)]
+        assert abs(none[0] / none[1] - 1) < 0.05
 
 
 @pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])

@@ -276,8 +276,8 @@ def _check_left(out, mine):
     made = header(file)
     if {name: made.get(name) for name in mine} != mine:
         raise ValueError(
-            f"{file}, of another run, is there without last.safetensors, from which one goes on; delete it,"
-            " or expected another --out"
+            f"{file}, of another run, is there without last.safetensors, from which one goes on; expected"
+            " another --out, or delete it"
         )
 
 
