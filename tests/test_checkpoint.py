@@ -15,7 +15,7 @@ from dgtoy import checkpoint, dit
 from dgtoy.checkpoint import load_state, save_state, write_safetensors
 from dgtoy.dit import EDM, VP, DiT, SiT
 from dgtoy.interop import add_lora
-from dgtoy.pipeline import finetune
+from dgtoy.pipeline import finetune, objectives
 from dgtoy.trainer import Trainer, TrainingConfig, generator
 
 close = torch.testing.assert_close
@@ -300,16 +300,16 @@ def test_what_a_flow_trains_is_what_it_samples(kind, variance, rng):
     t, label = torch.linspace(0.1, 0.9, 5), torch.tensor([0, 1, 2, 3, 0])
     s = t[:, None, None, None]
     x0_hat = net.denoiser(label)(x0 + s / (1 - s) * eps, t / (1 - t))
-    loss = finetune.FlowObjective()(net, x0, label, t, eps)
+    loss = objectives.FlowObjective()(net, x0, label, t, eps)
     close(((x0 - x0_hat) / s).square().mean(), loss)
 
 
 FLOW = lambda: dit.Flow(DiT(8, 2, 4, 32, 1, 2, 3, learn_sigma=False, flow=True))
 WRONG = {
     "net is a EDM; expected a VP": lambda: dict(net=EDM(DiT(8, 2, 4, 32, 1, 2, 3))),
-    "net is a VP; expected a Flow": lambda: dict(objective=finetune.FlowObjective()),
-    "net is a Flow; expected a VP": lambda: dict(net=FLOW(), objective=finetune.NoiseObjective()),
-    "guide is a VP; expected a Flow": lambda: dict(net=FLOW(), objective=finetune.DogFit(fresh()[0], 1.5)),
+    "net is a VP; expected a Flow": lambda: dict(objective=objectives.FlowObjective()),
+    "net is a Flow; expected a VP": lambda: dict(net=FLOW(), objective=objectives.NoiseObjective()),
+    "guide is a VP; expected a Flow": lambda: dict(net=FLOW(), objective=objectives.DogFit(fresh()[0], 1.5)),
     "rank is 2 and net has no adapter": lambda: dict(config=dataclasses.replace(RECIPE, rank=2)),
     "rank is 0 and net has an adapter": lambda: dict(net=add_lora(fresh()[0], 3, 2)),
     "label 3 is out of range for 2 classes": lambda: dict(
@@ -318,7 +318,7 @@ WRONG = {
     "x0, label have shapes (4, 4, 8, 8), (3,)": lambda: dict(
         data=finetune.LatentTensors(torch.zeros(4, 4, 8, 8), torch.arange(3), 3)
     ),
-    "w is inf; expected a number in [1, inf)": lambda: dict(objective=finetune.DogFit(FLOW(), math.inf)),
+    "w is inf; expected a number in [1, inf)": lambda: dict(objective=objectives.DogFit(FLOW(), math.inf)),
     "told and data.classes are for a header; expected what JSON holds": lambda: dict(told=dict(a=RECIPE)),
     "keep is 2; expected a tuple of steps": lambda: dict(config=dataclasses.replace(RECIPE, keep=2)),
 }
@@ -350,7 +350,7 @@ class Flow:
 
     def __call__(self, net, x0, label, time, eps):
         t = time[:, None, None, None]
-        v = finetune.predicted(net, (1 - t) * x0 + t * eps, 1000 * time, label)[:, : x0.shape[1]]
+        v = objectives.predicted(net, (1 - t) * x0 + t * eps, 1000 * time, label)[:, : x0.shape[1]]
         return (v - (eps - x0)).square().mean()
 
 

@@ -10,7 +10,8 @@ from dgtoy import vp
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import DiT
 from dgtoy.pipeline import finetune
-from dgtoy.pipeline.finetune import FlowObjective, LatentTensors, NoiseObjective
+from dgtoy.pipeline.finetune import LatentTensors
+from dgtoy.pipeline.objectives import FlowObjective, NoiseObjective
 
 TINY = dict(input_size=8, patch_size=2, in_channels=3, hidden_size=16, depth=1, num_heads=2, num_classes=1)
 

@@ -31,7 +31,7 @@ from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 from dgtoy.guidance import blurred
 from dgtoy.pipeline import evaluate
-from dgtoy.pipeline.finetune import DogFit
+from dgtoy.pipeline.objectives import DogFit
 
 SETTING = PhotoSetting(
     seeds=2,

@@ -29,7 +29,7 @@ from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, losses, models, pace, sample, sheet
+from dgtoy.pipeline import cli, evaluate, finetune, losses, models, objectives, pace, sample, sheet
 from dgtoy.pipeline import run as pipeline_run
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
@@ -842,7 +842,7 @@ def test_one_step_of_a_flow_is_adamw_on_the_velocity_of_the_straight_path(photos
     net = finetune.start(photos / "flow.safetensors", 2, config)
     plain = net.clone()
     list(finetune.finetune(net, data, config, tmp_path))
-    x0, label, t, eps = finetune.batch_of(data, 0, config, 2, finetune.FlowObjective.times)
+    x0, label, t, eps = finetune.batch_of(data, 0, config, 2, objectives.FlowObjective.times)
     assert 0 < t.min() and t.max() < 1
     s = t[:, None, None, None]
     optimizer = torch.optim.AdamW(plain.net.parameters(), lr=config.lr, weight_decay=0)
@@ -854,7 +854,7 @@ def test_one_step_of_a_flow_is_adamw_on_the_velocity_of_the_straight_path(photos
 
 
 def test_a_flow_s_times_have_their_density():
-    t = finetune.FlowObjective.times(100_000, torch.Generator().manual_seed(0))
+    t = objectives.FlowObjective.times(100_000, torch.Generator().manual_seed(0))
     normal = torch.logit(t)
     assert abs(normal.mean() - 0.3) < 0.02 and abs(normal.std() - 1) < 0.02
 
@@ -864,11 +864,11 @@ def test_the_flow_s_denoiser_at_the_loss_s_own_times_predicts_the_loss_s_velocit
     net = models.pretrained_net(photos / "flow.safetensors")
     g = torch.Generator().manual_seed(2)
     x0, eps = torch.randn(2, 5, *net.shape, generator=g)
-    t = finetune.FlowObjective.times(5, g)
+    t = objectives.FlowObjective.times(5, g)
     s = t[:, None, None, None]
     label = torch.arange(5)
     x0_hat = net.denoiser(label)(x0 + s / (1 - s) * eps, t / (1 - t))
-    loss = finetune.FlowObjective()(net, x0, label, t, eps)
+    loss = objectives.FlowObjective()(net, x0, label, t, eps)
     close(((x0 - x0_hat) / s).square().mean(), loss, rtol=1e-4, atol=1e-5)
 
 

@@ -14,7 +14,7 @@ from ..checkpoint import one_byte, write_safetensors, write_text
 from ..dit import EDM, DiT, Flow
 from ..interop import add_lora
 from ..pipeline import finetune
-from ..pipeline.finetune import FlowObjective
+from ..pipeline.objectives import FlowObjective
 from ..shipped.judge import FeatureNet
 from ..train import Recipe, fit
 from ..trainer import Trainer, TrainingConfig, generator

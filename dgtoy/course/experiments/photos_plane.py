@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...guidance import domain_guidance
-from ...pipeline.finetune import DogFit
+from ...pipeline.objectives import DogFit
 from ...relatives import self_consistent
 from .. import plot
 from ..lab import Presets, replace
