@@ -335,6 +335,32 @@ def test_only_autoguidance_takes_a_weaker_model_and_never_does_without(place, tu
         models.guided_by("dog", tuned, place / "pre.safetensors", tuned, num_heads=2)
 
 
+def test_a_null_label_that_was_never_trained_is_warned_of_wherever_it_is_asked_for(place, tmp_path):
+    train(place, tmp_path / "ft", dataclasses.replace(RECIPE, dropout=0.0))
+    bare, pre = tmp_path / "ft" / "ema.safetensors", place / "pre.safetensors"
+    never = lambda use: pytest.warns(UserWarning, match=f"dropout 0, so its null label never was, and {use}")
+    models.guided_by("none", bare, num_heads=2)
+    models.guided_by("dog", bare, pre, num_heads=2)  # whose null is its own
+    with never("CFG asks"):
+        models.guided_by("cfg", bare, num_heads=2)
+    with never("Domain Guidance asks"):
+        models.guided_by("dog", pre, bare, num_heads=2)
+    with never("its own loss, as Domain Guidance later, asks"):
+        finetune.normal_loss(bare, Latents(place / "latents"), RECIPE, num_heads=2, batches=2)
+    words = (
+        "calibrate",
+        bare,
+        "--pretrained",
+        pre,
+        "--latents",
+        place / "latents",
+        "--out",
+        tmp_path / "cal",
+    )
+    with never("w. of CFG and of the plane asks"), pytest.raises(SystemExit, match="was trained on"):
+        run(*words, "--heads", 2)
+
+
 def test_a_fine_tune_is_not_its_own_guide(tuned, tmp_path):
     copied = shutil.copy(tuned, tmp_path / "copy.safetensors")
     with refuses("pretrained is", "copy.safetensors, the fine-tune itself; expected the model"):

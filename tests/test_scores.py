@@ -3,6 +3,7 @@
 In the table a small distance alone is not enough for bold.
 """
 
+import contextlib
 import itertools
 import json
 import pathlib
@@ -194,6 +195,20 @@ def test_only_a_manifest_of_samples_tells_their_making(pictures):
     made.write_text("{")
     with refuses("manifest.json is not JSON"):
         evaluate.evaluate(*pair, None, "glyphs", made=made)
+
+
+@few
+def test_scores_of_cfg_by_a_null_label_that_was_never_trained_say_so(pictures):
+    net, pair = evaluate.extractor("glyphs"), (pictures / "fake", pictures / "real")
+    made, said = (
+        pictures / "manifest.json",
+        "guided by CFG, and their fine-tune was trained with dropout 0, so",
+    )
+    for method, dropout in (("cfg", 0.1), ("dog", 0.0), ("cfg", 0.0)):
+        made.write_text(json.dumps(dict(kind="samples", method=method, dropout=dropout)))
+        wrong = (method, dropout) == ("cfg", 0.0)
+        with pytest.warns(UserWarning, match=said) if wrong else contextlib.nullcontext():
+            evaluate.evaluate(*pair, net, "glyphs", made=made)
 
 
 def test_a_folder_of_samples_is_read_without_its_contact_sheet_on_either_side(tmp_path):

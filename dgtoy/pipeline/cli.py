@@ -168,6 +168,7 @@ def calibrate(args):
     )
     if guide is None:
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, the model that guides")
+    models.warn_of_null(args.finetuned, "w* of CFG and of the plane")
     made = models.header(args.finetuned)
     data = unseen(args.latents, args.finetuned, made)
     if made.get("classes"):

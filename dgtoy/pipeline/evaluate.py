@@ -116,8 +116,16 @@ def saturated(result):
 
 def _warn(result, real, net):
     """Say, a line each, where scores mean less than they seem to: samples that are saturated, fewer images
-    than features, a judge that does not know what the reference shows."""
+    than features, a judge that does not know what the reference shows, CFG by a null label that was never
+    trained."""
     scores, manifest = result["scores"], result["manifest"]
+    made = manifest["made"]
+    if made.get("method") == "cfg" and made.get("dropout") == 0:
+        warnings.warn(
+            "the samples are guided by CFG, and their fine-tune was trained with dropout 0, so its null label"
+            " never was: they say little of CFG; expected a fine-tune with --dropout above 0, as 0.1",
+            stacklevel=3,
+        )
     if saturated(result):
         warnings.warn(
             f"{scores['saturated']:.0%} of the samples' pixel values are black or white, of the reference's"

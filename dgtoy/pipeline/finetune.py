@@ -24,7 +24,7 @@ from ..dit.checkpoints import header
 from ..gmm import check_label
 from ..trainer import Trainer, TrainingConfig, check_ranges, generator
 from .manifest import data_checksum
-from .models import adapted, base_checksum, pretrained_net
+from .models import adapted, base_checksum, pretrained_net, warn_of_null
 from .objectives import DogFit, FlowObjective, NoiseObjective, check_kind, objective_of
 
 
@@ -271,6 +271,7 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
     batch to batch
     """
     net = pretrained_net(pretrained, device, num_heads)
+    warn_of_null(pretrained, "its own loss, as Domain Guidance later,")
     net.amp = False
     objective, found = objective_of(net), []
     for step in range(config.steps, config.steps + batches):

@@ -1,6 +1,7 @@
 """Networks from files: a DiT checkpoint, what `finetune` wrote, or one that ships with dgtoy, by name."""
 
 import pathlib
+import warnings
 
 from .. import shipped
 from ..checkpoint import read_safetensors
@@ -64,6 +65,17 @@ def header(path):
         facts = shipped.facts(path)
         return {k: facts[v] for k, v in dict(classes="classes", pretrained="base").items() if v in facts}
     return checkpoints.header(weights_file(path))
+
+
+def warn_of_null(path, use):
+    """Warn where the null label of a fine-tune was never trained. `finetune` begins with a new label table,
+    whose last row stays as it was drawn without label dropout. use: what asks for it."""
+    if header(path).get("dropout") == 0:
+        warnings.warn(
+            f"{path} was trained with dropout 0, so its null label never was, and {use} asks for it;"
+            " expected a fine-tune with --dropout above 0, as 0.1",
+            stacklevel=3,
+        )
 
 
 def pretrained_net(path, device="cpu", num_heads=None):
@@ -159,8 +171,8 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
     and None, and the checksums of their files by name
 
     pretrained: by default what the fine-tune says that it was tuned from. weaker: autoguidance's guide, an
-    earlier checkpoint of the same fine-tune. Raises ValueError if that is missing, of other classes, or given
-    to another method, and for a guide that is the fine-tune itself.
+    earlier checkpoint of the same fine-tune. Warns of a null label that was never trained. Raises ValueError
+    if a guide is missing, of other classes, given to another method, or the fine-tune itself.
     """
     if (method == "autoguidance") != (weaker is not None):
         wanted = "an earlier checkpoint of the same fine-tune"
@@ -186,4 +198,8 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
         tuned, guide = pair(finetuned, base, device, num_heads)
     else:
         tuned, guide = load(finetuned, None, device, num_heads), None
+    if method == "cfg":
+        warn_of_null(finetuned, "CFG")
+    elif method == "dog" and base:
+        warn_of_null(base, "Domain Guidance")
     return tuned, guide, names
