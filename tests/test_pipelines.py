@@ -738,6 +738,21 @@ def test_a_loras_guide_and_nested_conditions_are_denoisers(tuned):
     close(D(x, 1.0)[:1], D(x[:1], 1.0), rtol=1e-4, atol=1e-4)
 
 
+def test_a_condition_of_other_rows_than_x_is_named():
+    net, x, hidden = random(1, unet(**XL)), text(3, 4, 8, 8, seed=1), lambda n: text(n, 5, 12, seed=2)
+    nested = lambda n: dict(text_embeds=text(n, 10, seed=5), time_ids=torch.ones(1, 6))
+    D = denoiser(net, ddim(), encoder_hidden_states=hidden(2), added_cond_kwargs=nested(3))
+    with refuses("encoder_hidden_states has shape (2, 5, 12); expected 1 row or as many as x (3, 4, 8, 8)"):
+        D(x, 1.0)
+    D = denoiser(net, ddim(), encoder_hidden_states=hidden(1), added_cond_kwargs=nested(2))
+    with refuses("text_embeds has shape (2, 10); expected 1 row or as many as x (3, 4, 8, 8)"):
+        D(x, 1.0)
+    with refuses(
+        "text_embeds has shape (2, 10); expected 1 row or as many as x (1, 4, 8, 8)"
+    ):  # which torch would broadcast
+        D(x[:1], 1.0)
+
+
 # velocities
 
 

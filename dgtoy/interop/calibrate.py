@@ -14,7 +14,7 @@ from ..calibration import calibrate_methods
 from ..checks import check_numbers, check_seed, check_whole
 from .calls import each_tensor, latents_of, pipeline_call, rows_in
 from .checks import network_name
-from .denoisers import denoiser
+from .denoisers import PLACES, denoiser
 from .guided import DomainGuidedModel
 from .levels import t_to_sigma
 from .pipelines import replace_network
@@ -23,7 +23,6 @@ from .standin import StandIn
 LEVELS = (20.0, 10.0, 5.0, 2.5, 1.2, 0.6, 0.3, 0.15)
 CONDITIONS = ("prompt_embeds", "class_labels")  # in the place of captions
 OWN = ("sample", "hidden_states", "timestep", "return_dict")  # inputs that are no condition
-PLACES = ("txt_ids", "img_ids")  # inputs of Flux that have no row for each picture
 ADVICE = (
     "This is about squared error alone: draw the same seeds with domain 1, 1.25 and 1.5, and keep the"
     " largest at which nothing saturates and no two pictures become alike."

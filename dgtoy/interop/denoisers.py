@@ -7,6 +7,8 @@ from . import levels
 from .calls import each_tensor
 from .checks import LAYOUTS, Layout, kind_of
 
+PLACES = ("txt_ids", "img_ids")  # inputs of Flux that have no row for each picture
+
 
 def denoiser(net, scheduler, **condition):
     """A pipeline's network as D(x, sigma) -> x0_hat, x = x0 + sigma eps: for `calibrate`, `plane` and every
@@ -15,18 +17,33 @@ def denoiser(net, scheduler, **condition):
     scheduler, or a pipeline that has one: tells the noise levels and what the network predicts: epsilon or
     v_prediction of a variance-preserving process (`alphas_cumprod`), or the velocity of flow matching, x_t =
     (1 - t) x0 + t eps, sigma = t / (1 - t). condition: what the network is given besides latent and timestep,
-    of one row or as many as x has, nested dicts as well. Raises ValueError for another prediction type.
+    of one row or as many as x has, nested dicts as well. Raises ValueError for another prediction type, and
+    in a call of a network that is known here (`LAYOUTS`) for another number of rows.
     """
     scheduler = levels.scheduler_of(scheduler)
-    kind, layout = levels.predicts(scheduler), LAYOUTS.get(kind_of(net), Layout("second"))
+    kind, known = levels.predicts(scheduler), kind_of(net) in LAYOUTS
+    layout = LAYOUTS[kind_of(net)] if known else Layout("second")
 
     def answer(x, time):
         time = layout.time(time).to(x.device, net.dtype if kind == "flow" else torch.float32)
+        if known:
+            _check_rows(condition, x)
         expand = lambda v: v.expand(len(x), *v.shape[1:]) if v.ndim and len(v) == 1 else v
         expanded = each_tensor(expand, condition)
         return layout.sign * net(x.to(net.dtype), timestep=time, **expanded, return_dict=False)[0]
 
     return as_denoiser(answer, kind, lambda sigma: levels.sigma_to_t(sigma, scheduler))
+
+
+def _check_rows(condition, x):
+    """Raise ValueError, naming it, for a tensor that has neither one row nor as many as x."""
+    for name, value in condition.items():
+        if isinstance(value, dict):
+            _check_rows(value, x)
+        elif torch.is_tensor(value) and value.ndim and name not in PLACES and len(value) not in (1, len(x)):
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; expected 1 row or as many as x {tuple(x.shape)}"
+            )
 
 
 def as_denoiser(net, predicts, sigma_to_t=None, **condition):
