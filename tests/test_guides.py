@@ -460,7 +460,8 @@ def test_no_other_thread_calls_a_network_while_its_adapter_is_off(tuned):  # noq
 
 def made(cls, pipe, **more):
     """A pipeline of another class from the parts of one of Stable Diffusion."""
-    pipe = cls(**pipe.components, **more, requires_safety_checker=False)
+    parts = {name: part for name, part in pipe.components.items() if name in cls._get_signature_types()}
+    pipe = cls(**parts, **more, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -481,12 +482,24 @@ def controlnet():
     return dict(controlnet=random(5, make))
 
 
+def t2i_adapter():
+    from diffusers import T2IAdapter
+
+    make = lambda: T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=2)
+    return dict(adapter=random(5, make))
+
+
+ALIKE = dict(  # blocks of which the first keeps its size, as a T2I-Adapter's does
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+)
 IMAGE, MASK = torch.linspace(0, 1, 768).reshape(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
 OTHERS = {
     "StableDiffusionImg2ImgPipeline": (unet(), dict, dict(image=IMAGE, strength=1.0)),
     "StableDiffusionInpaintPipeline": (unet(), dict, dict(image=IMAGE, mask_image=MASK, strength=1.0)),
     "inpainting with a mask": (unet(in_channels=9, out_channels=4), dict, dict(image=IMAGE, mask_image=MASK)),
     "StableDiffusionControlNetPipeline": (unet(), controlnet, dict(image=IMAGE)),
+    "StableDiffusionAdapterPipeline": (unet(**ALIKE), t2i_adapter, dict(image=IMAGE)),
     "StableDiffusionPanoramaPipeline": (unet(), dict, {}),
 }
 

@@ -211,7 +211,8 @@ class Spelled(Like):
 
     def forward(self, *args, **kwargs):
         kwargs["return_dict"] = False
-        main, guide = (net(*args, **kwargs)[0] for net in (self.net, self.guide))
+        lists = lambda: {k: list(v) for k, v in kwargs.items() if isinstance(v, list)}  # a network may empty them
+        main, guide = (net(*args, **kwargs | lists())[0] for net in (self.net, self.guide))
         self.calls += 1
         if self.order == "apart":
             if self.calls % 2:

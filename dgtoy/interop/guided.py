@@ -314,7 +314,8 @@ class DomainGuidedModel(StandIn):
             (args_c, kwargs_c), own = half(labelled), None
             main = self.finetuned(*args_c, **kwargs_c)
         else:
-            both = self.finetuned(*args, **unlabelled(self.finetuned, kwargs, null))
+            given = rows_in(kwargs, slice(None), n)  # a UNet empties its list of a T2I-Adapter's residuals
+            both = self.finetuned(*args, **unlabelled(self.finetuned, given, null))
             main, own = rows_of(both, labelled), rows_of(both, null)
         guide = self._guide(main, half(labelled), half(null), call) if is_asked else None
         return main, own, guide
