@@ -211,7 +211,7 @@ class Spelled(Like):
 
     def forward(self, *args, **kwargs):
         kwargs["return_dict"] = False
-        lists = lambda: {k: list(v) for k, v in kwargs.items() if isinstance(v, list)}  # a network may empty them
+        lists = lambda: {k: list(v) for k, v in kwargs.items() if isinstance(v, list)}  # which a UNet empties
         main, guide = (net(*args, **kwargs | lists())[0] for net in (self.net, self.guide))
         self.calls += 1
         if self.order == "apart":
