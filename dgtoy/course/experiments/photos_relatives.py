@@ -77,6 +77,8 @@ def figure(record):
             above.axvline(none, **plot.METHODS["none"] | dict(marker=""))
             above.set(xlabel="Fréchet distance")
             below.set(xlabel="recall", ylabel="precision")
+            for ax in (above, below):
+                ax.locator_params(axis="x", nbins=5)  # more, and numbers touch
     return fig
 
 
