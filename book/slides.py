@@ -4,9 +4,9 @@ Where no cell is tagged, as in a new notebook, headings, predictions and figures
 A deck shows less than its notebook, by one rule. Of a text: each heading with the table or the first
 sentences below it, and with the list that follows them or one formula, the next or else the last, which is
 the result; and each prediction whole. Of a code cell: its figure, with the first sentences of the text that
-comes after it, as a folded answer, unless they have a slide of their own; or its table; or else what it
-prints, with the same sentences, below the code if there is room; or the code alone, where nothing is printed.
-The rest is for the notebook.
+comes after it, as a folded answer, unless they have a slide of their own, and a table that it prints as well;
+or its table; or else what it prints, with the same sentences, below the code if there is room; or the code
+alone, where nothing is printed. The rest is for the notebook.
 """
 
 import base64
@@ -40,6 +40,7 @@ LONG = 330  # characters of text that are easily read on one slide
 LINES = 19  # of code and printed text that fit on one slide
 WIDE = 105  # characters of such a line
 CAPTION = 3  # of these lines, the place that a caption takes
+TABLE = 4  # printed lines beside a figure that have a slide of their own
 SIDE = 1.75  # a figure less wide than this has its text beside it, not below
 LISTS = ("ordered_list", "bullet_list")
 PREDICTION = '<section class="predict">'
@@ -240,9 +241,23 @@ def of_code(cell, heading, after):
     if not text:
         return slide(heading, code, "code")
     fits = height(source) + height(text) <= LINES - CAPTION * bool(caption)
-    larger = "" if fits else f' style="--columns: {max(map(len, text.splitlines()))}"'
-    shown = f'<pre class="printed"{larger}>{html.escape(text)}</pre>'
-    return slide(heading, f"{code * fits}{shown}\n{below}", "code")
+    return slide(heading, f"{code * fits}{preformatted(text, not fits)}\n{below}", "code")
+
+
+def preformatted(text, alone):
+    """What a cell prints; where it stands alone, as large as its longest line allows."""
+    larger = f' style="--columns: {max(map(len, text.splitlines()))}"' if alone else ""
+    return f'<pre class="printed"{larger}>{html.escape(text)}</pre>'
+
+
+def with_table(cell, heading, after):
+    """The slides of a code cell: one, or two where it prints a table beside its figure, in their order"""
+    figure, text = of_code(cell, heading, after), printed(cell)
+    kinds = ["picture" if mime_of_picture(output) else "text" for output in cell["outputs"]]
+    if "picture" not in kinds or height(text) < TABLE:
+        return [figure]
+    table = slide(heading, preformatted(text, True), "code")
+    return [figure, table] if kinds[0] == "picture" else [table, figure]
 
 
 def worth_showing(cell):
@@ -276,7 +291,7 @@ def deck(notebook):
             slides += (
                 of_text(source, heading, untold)
                 if cell["cell_type"] == "markdown"
-                else [of_code(cell, heading, after)]
+                else with_table(cell, heading, after)
             )
         if cell["cell_type"] == "markdown":
             heading = ([heading] + [text.lstrip("# ") for kind, text in blocks(source) if kind == "heading"])[

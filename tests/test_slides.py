@@ -126,6 +126,11 @@ def test_a_slide_says_the_first_sentences_the_formula_and_every_prediction():
     assert '<div class="highlight">' in both and ">1 &lt; 2\nyes</pre>" in both and "It falls." in both
     alone = slides.of_code(says | dict(source="f(x)\n" * 18), "", "")
     assert "highlight" not in alone and "--columns: 5" in alone and ">1 &lt; 2\nyes</pre>" in alone
+    lines = dict(output_type="stream", text=["1\n"] * slides.TABLE)
+    table, pictured_too = slides.with_table(figure | dict(outputs=[lines, *figure["outputs"]]), "", "")
+    assert "printed" in table and "<img" in pictured_too and "printed" not in pictured_too
+    few = lines | dict(text=lines["text"][1:])
+    assert len(slides.with_table(figure | dict(outputs=[*figure["outputs"], few]), "", "")) == 1
     tabled = dict(source="f(x)", outputs=[dict(data={"text/markdown": ["| a |\n", "|---|\n", "| b |"]})])
     assert "<td>b</td>" in slides.of_code(tabled, "", "So.")
     assert "<code>run it" in next(slides.of_text("## So\n\nThe command:\n\n```\nrun it\n```", ""))
