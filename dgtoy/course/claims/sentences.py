@@ -46,7 +46,7 @@ def trade_off(out):
     return (
         "**On points DoG leaves fewer samples outside than CFG on two of three targets, but on none once "
         "thickness is bounded too.** Finished fine-tunes on "
-        f"{len(record['seeds'])} sources (the grid overfitted by CFG's weights): for the same rise in energy "
+        f"{len(record['seeds'])} sources (the grid counts as overfitted): for the same rise in energy "
         f"distance DoG leaves {told} times as many; with both guides at low noise "
         f"only {listed(against_cfg(area, ON_AN_INTERVAL))}; with thickness bounded too "
         f"{listed(against_cfg(at_equal_cost))} {_source(record, '06_domain_guidance_vs_cfg')}."
