@@ -293,6 +293,7 @@ def test_a_truncated_file_is_refused(form, keep, tmp_path):
         ({TABLE: torch.ones(2, 2).to(torch.int8)}, "a Tensor of torch.int8"),
         ({TABLE: torch.ones(2, 2).to(torch.cfloat)}, "a Tensor of torch.complex64"),
         ({TABLE: torch.ones(2, 2, device="meta")}, "a Tensor of torch.float32"),
+        ({TABLE: torch.ones(2, 2).to_sparse()}, "a Tensor of torch.float32"),
     ],
 )
 def test_a_file_that_is_no_dit_s_is_refused(held, words, tmp_path):

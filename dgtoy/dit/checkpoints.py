@@ -61,7 +61,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
             f"{path} is not a DiT's: it holds {held}; expected names like {TABLE}, all parts in one file"
         )
     for name, value in state.items():
-        if not torch.is_tensor(value) or not value.is_floating_point() or value.is_meta:
+        plain = torch.is_tensor(value) and value.layout is torch.strided and not value.is_meta
+        if not plain or not value.is_floating_point():
             raise ValueError(
                 f"{path} is not a DiT's: {name} is {shown(value)}; expected a tensor of real numbers"
             )
