@@ -25,10 +25,6 @@ from dgtoy.trainer import TrainingConfig, generator
 close = torch.testing.assert_close
 RECIPE = TrainingConfig(steps=2, batch=4, dropout=0.0, schedule="cosine")
 QUICK = recipes.Config(16, 1, 2, 8, Recipe(steps=2, batch=2))
-PHOTOS = recipes.Photos(
-    recipes.Photos().network | dict(input_size=64, patch_size=32, hidden_size=16, depth=1, num_heads=2),
-    TrainingConfig(steps=2, batch=4, muon=3.0),
-)
 
 
 def seeded(seed):

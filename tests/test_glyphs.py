@@ -1,7 +1,9 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from helpers import refuses
 from torch.nn.functional import affine_grid, grid_sample
@@ -17,6 +19,7 @@ from dgtoy.course.worlds.glyphs import (
     font_maps,
     render,
     target,
+    to_edge,
 )
 
 close = torch.testing.assert_close
@@ -76,6 +79,14 @@ def test_distances_are_positive_inside_with_slope_1_at_the_edge():
     )
     slope = (across**2 + down**2).sqrt()[sans[:, 1:-1, 1:-1].abs() < 0.05]
     assert slope.median().item() == pytest.approx(1, abs=0.05) and slope.max() < 1.2
+
+
+@pytest.mark.parametrize("place", [np.s_[20:45, 30:50], np.s_[:9, 3:64], np.s_[:, :]])
+def test_distances_to_the_edge_of_a_shape_are_scipy_s_of_the_whole_square(place):
+    inside = np.zeros((64, 64), dtype=bool)
+    inside[place] = np.random.default_rng(0).random(inside[place].shape) > 0.1
+    edt = scipy.ndimage.distance_transform_edt
+    assert (to_edge(inside) == np.where(inside, edt(inside) - 0.5, 0.5 - edt(~inside))).all()
 
 
 def test_capitals_are_0_9_high_and_every_glyph_stands_in_the_middle():

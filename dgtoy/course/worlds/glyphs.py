@@ -284,15 +284,24 @@ def _distance(font, glyph, fine=3 * ATLAS):
     """Draw a glyph on a fine square, measure distances to its edge, keep every third.  -> (64, 64) float32"""
     import numpy as np
     from PIL import Image, ImageDraw
-    from scipy.ndimage import distance_transform_edt as edt
 
     left, top, right, bottom = font.getbbox(glyph, anchor="ls")
     corner = (fine - left - right) / 2, (fine - top - bottom) / 2
     canvas = Image.new("L", (fine, fine))
     ImageDraw.Draw(canvas).text(corner, glyph, fill=255, font=font, anchor="ls")
-    inside = np.asarray(canvas) > 127
-    distance = np.where(inside, edt(inside) - 0.5, 0.5 - edt(~inside)) * (2 / fine)
-    return distance[1::3, 1::3].astype("float32")
+    return (to_edge(np.asarray(canvas) > 127) * (2 / fine))[1::3, 1::3].astype("float32")
+
+
+def to_edge(inside):
+    """Distances in pixels to the edge of a shape, positive inside.  (n, n) of booleans -> (n, n)"""
+    import numpy as np
+    from scipy.ndimage import distance_transform_edt as edt
+
+    ink = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    box = tuple(slice(max(at[0] - 1, 0), at[-1] + 2) for at in ink)  # holds the nearest pixel outside of each inside
+    distance = 0.5 - edt(~inside)
+    distance[box] = np.where(inside[box], edt(inside[box]) - 0.5, distance[box])
+    return distance
 
 
 def digits(size=32):
