@@ -109,9 +109,9 @@ def blurred(D: Denoiser, b: float) -> Denoiser:
     b = check_number("b", b, "[0, inf)")
 
     def G(x, sigma):
+        level = check_sigma(sigma, x)  # () or (B, 1, ...)
         if b > torch.finfo(x.dtype).max:
             raise ValueError(f"b is {b}; expected a width that is finite in {x.dtype}")
-        level = check_sigma(sigma, x)  # () or (B, 1, ...)
         s = torch.hypot(level, torch.full_like(level, b))
         x0_hat = check_estimate("D", D(x, s.reshape(torch.as_tensor(sigma).shape)), x)
         return torch.lerp(x, x0_hat, (level / s) ** 2)

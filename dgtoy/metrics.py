@@ -97,7 +97,8 @@ def energy_distance(x, y):
     if y.shape[:-2] not in ((), x.shape[:-2]):
         came, lead = tuple(y.shape), tuple(x.shape[:-2])
         raise ValueError(f"y has shape {came}; expected (m, D) or {(*lead, 'm', 'D')} for x {tuple(x.shape)}")
-    if x.dtype == torch.float32 and max(x.abs().max(), y.abs().max()) > 1e15:  # their squares overflow
+    reach = max(x.abs().max(), y.abs().max())
+    if x.dtype == torch.float32 and not 1e-15 < reach < 1e15:  # squares would overflow, or vanish
         return energy_distance(x.double(), y.double()).float()
     centre = y.mean(-2, keepdim=True)  # far from the origin, distances between neighbours lose their digits
     x, y = x - centre, y - centre
@@ -202,8 +203,9 @@ def prdc(real, fake, k=5):
 def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     """Mean over seeds and its percentile bootstrap interval.  values (S,) -> (mean, low, high). Efron 1979.
 
-    For a paired comparison pass the differences, seed by seed. Raises ValueError for fewer than 2 finite
-    values.
+    For a paired comparison pass the differences, seed by seed. For few values it is too narrow: where it says
+    95% it holds the mean in about 50% of the cases for 2 of them, 75% for 3, 86% for 6. Raises ValueError for
+    fewer than 2 finite values.
     """
     check_whole("resamples", resamples, 1)
     level = check_number("level", level, "[0, 1]")
@@ -229,17 +231,20 @@ def _check_samples(x, name="x", D="D"):
 def _sets(**given):
     """Sets of samples (..., n, D) as tensors of one precision, float32 at least.
 
-    Raises TypeError or ValueError, naming it, for one that holds no numbers, or any that are not finite, and
-    for points of two dimensions.
+    Raises TypeError or ValueError, naming it, for one that holds no numbers, or any that are not finite or
+    beyond 1e150, and for points of two dimensions.
     """
     found = {name: check_numbers(name, x, device=None) for name, x in given.items()}
     shapes = ", ".join(str(tuple(x.shape)) for x in found.values())
     dims = {x.shape[-1] if x.ndim > 1 else 0 for x in found.values()}
     if len(dims) > 1 or 0 in dims:
         raise ValueError(f"{', '.join(given)} have shapes {shapes}; expected (n, D) with one D")
+    dtype = functools.reduce(torch.promote_types, [x.dtype for x in found.values()], torch.float32)
+    found = {name: x.to(dtype) for name, x in found.items()}
     for name, x in found.items():
         if not x.isfinite().all():
             count = int((~x.isfinite()).any(-1).sum())
             raise ValueError(f"{name} holds {count} samples that are not finite; expected finite ones")
-    dtype = functools.reduce(torch.promote_types, [x.dtype for x in found.values()], torch.float32)
-    return [x.to(dtype) for x in found.values()]
+        if x.numel() and x.abs().max() > 1e150:  # squares overflow
+            raise ValueError(f"{name} reaches {x.abs().max():.3g}; expected numbers up to 1e150")
+    return list(found.values())

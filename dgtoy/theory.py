@@ -40,7 +40,7 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
         mean = int_0^inf Phi(0) / Phi(sigma) sigma sum_i weight_i mu_i / (s_i^2 + sigma^2) dsigma.
     Outside `interval` only the last part acts, with weight 1.  -> (mean, std)
     Raises ValueError if the weights do not sum to 1 or one is larger than 3000, a std is not positive, the
-    interval is empty, or the samples leave the range of floating point.
+    interval is empty, or the samples' mean or std overflows.
     """
     interval = check_interval(interval)
     weights, means, stds = _columns(parts)  # first axis: the parts

@@ -396,6 +396,8 @@ def test_a_blur_that_is_no_width_is_refused(b):
         blurred(NARROW, 1.0)(X, 0.0)
     with refuses("b is 1e+39; expected a width that is finite in torch.float32"):
         blurred(NARROW, 1e39)(X.float(), 0.7)
+    with refuses("x is", "expected a tensor of floating point numbers", error=TypeError):
+        blurred(NARROW, 1.0)(X.long(), 0.7)
 
 
 def test_an_estimate_of_another_shape_is_refused_where_it_would_be_broadcast():

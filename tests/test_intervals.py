@@ -30,11 +30,12 @@ def test_a_skewed_mean_is_covered(n):
     assert coverage(intervals.student, 2.0, lambda g: [g.gamma(2.0, size=n)]) > 0.9
 
 
-@pytest.mark.parametrize("n", (6, 16, 64))
+@pytest.mark.parametrize("n", (2, 3, 5, 6, 16, 64))
 def test_a_resampled_statistic_is_covered(n):
     mean = lambda x: x.mean(-1)
     interval_of = lambda x: intervals.resampled(mean, x, resamples=1000)
-    assert 0.9 < coverage(interval_of, 5.0, lambda g: [g.normal(5, 2, n)]) < 0.99
+    found = coverage(interval_of, 5.0, lambda g: [g.normal(5, 2, n)])
+    assert 0.9 < found < 0.99 if n > 5 else found == 1  # of few numbers it has no end
 
 
 def clustered(g, clusters=8, each=8):
