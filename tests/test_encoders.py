@@ -91,6 +91,20 @@ def test_without_a_negative_prompt_sdxl_reads_none_and_one_forward_serves_all(ne
     assert len(calls) == forwards  # in two steps
 
 
+def test_an_adapter_that_hardly_changes_the_null_prompt_is_off_for_the_base_too():
+    pipe, seen = lora_guide(tune(practice.text_to_image(SD))), []
+    for name, weight in pipe.text_encoder.named_parameters():
+        weight.mul_(2e-4 if "lora_B" in name else 1)
+    pipe.unet.pretrained.register_forward_pre_hook(
+        lambda net, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    drawn(pipe)
+    null = read_before(SD)["encoder_hidden_states"].expand(2, -1, -1)
+    close(seen[0], null, rtol=0, atol=1e-6)
+    off = (pipe.encode_prompt("", "cpu", 1, True, "blurry")[1] - null).abs().max()
+    assert 1e-5 < off < 1e-3
+
+
 @pytest.mark.filterwarnings(HINTS)
 def test_of_two_adapters_the_one_that_is_the_domain_is_off():
     make = lambda: tune(tune(practice.text_to_image(SD), name="other"))  # the second is active

@@ -74,7 +74,7 @@ def null_prompt(call, kwargs, adapter=None):
         for encoder in encoders.values():
             off.enter_context(adapter_off(encoder, adapter))
         without = read()
-    return {} if _equal(without, with_adapter) else without
+    return {} if _equal(without, with_adapter, 0.0) else without
 
 
 def _as_inputs(net, prompt):
@@ -88,16 +88,16 @@ def _as_inputs(net, prompt):
     return inputs
 
 
-def _equal(inputs, others):
-    """Whether inputs, nested by name, are among others, to the rounding of half precision."""
+def _equal(inputs, others, tolerance=1e-3):
+    """Whether inputs, nested by name, are among others, by default to the rounding of half precision."""
     for name, value in inputs.items():
         other = others.get(name)
         if isinstance(value, dict):
-            if not _equal(value, other or {}):
+            if not _equal(value, other or {}, tolerance):
                 return False
         elif other is None or value.shape != other.shape:
             return False
-        elif not torch.allclose(value.float(), other.float(), rtol=1e-3, atol=1e-3):
+        elif not torch.allclose(value.float(), other.float(), rtol=tolerance, atol=tolerance):
             return False
     return True
 
