@@ -19,7 +19,6 @@ import os
 import pathlib
 import sys
 import time
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -180,9 +179,8 @@ class Code:
         """Keep a definition, and reach what it uses."""
         if (module, name) in self.found:
             return
-        nodes = source.definitions[name]
-        self.found[module, name] = "".join(map(ast.dump, nodes))
-        for names in names_in(nodes):
+        self.found[module, name], used = told(source, name)
+        for names in used:
             self._reach(module, *names)
 
     def _source(self, module):
@@ -195,12 +193,20 @@ class Code:
         return read(module, file, file.stat().st_mtime_ns) if file.exists() else None
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(eq=False)  # what is told of one is kept
+class Source:
     """A module as read: definitions {name: syntax trees}, "" for its other statements and the data beside
     it; imports {name: (module, name there)}."""
 
     definitions: dict
     imports: dict
+
+
+@functools.cache
+def told(source, name):
+    """A definition of a `Source`: its syntax trees as text, and what it refers to."""
+    nodes = source.definitions[name]
+    return "".join(map(ast.dump, nodes)), names_in(nodes)
 
 
 @functools.cache

@@ -298,7 +298,7 @@ def to_edge(inside):
     from scipy.ndimage import distance_transform_edt as edt
 
     ink = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-    box = tuple(slice(max(at[0] - 1, 0), at[-1] + 2) for at in ink)  # holds the nearest pixel outside of each inside
+    box = tuple(slice(max(at[0] - 1, 0), at[-1] + 2) for at in ink)  # and the pixels next to it
     distance = 0.5 - edt(~inside)
     distance[box] = np.where(inside[box], edt(inside[box]) - 0.5, distance[box])
     return distance
