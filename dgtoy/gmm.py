@@ -24,7 +24,7 @@ from .checks import (
     traced,
 )
 
-BLOCK = {"cpu": 2**17, "cuda": 2**24}  # points x components held at once; on a CPU, its cache
+BLOCK = {"cpu": 2**17}  # points x components held at once: a CPU's cache; 2^24 elsewhere
 FLOOR = {torch.float32: -80, torch.float64: -600}  # exp is slow where what it gives, or a product, underflows
 
 
@@ -97,12 +97,15 @@ class GaussianMixture:
         """x (..., D) and sigma as tensors in the precision to compute in: x's own, a higher one if x is in
         half precision or so far out, or a component so narrow or so wide, that squares overflow.
 
-        Raises ValueError for an x of another dimension, and for one that is too far out for any precision.
+        Raises ValueError for an x of another dimension or device, and for one that is too far out for any
+        precision.
         """
         check_points(x=x)
         d = self.means.shape[1]
         if x.ndim < 1 or x.shape[-1] != d:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (..., {d})")
+        if x.device != self.means.device:
+            raise ValueError(f"x is on {x.device}; expected {self.means.device}, as the mixture")
         level = check_sigma(sigma, x, zero)
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
         if x.numel() and readable(x):
@@ -140,7 +143,7 @@ class GaussianMixture:
         """
         k, d = self.means.shape
         flat = x.reshape(-1, d)
-        rows = max(1, min(BLOCK[x.device.type] // k, len(flat)))
+        rows = max(1, min(BLOCK.get(x.device.type, 2**24) // k, len(flat)))
         blocks = flat.split(rows)
         levels = [sigma] * len(blocks)
         if sigma.ndim:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import random_labelled, random_mixture
+from helpers import random_labelled, random_mixture, refuses
 from test_dit import awake
 
 from dgtoy import samplers, theory, vp
@@ -61,6 +61,13 @@ def trained():
     data = Points(X[None], torch.zeros(1, 6, dtype=torch.long, device="cpu"))
     losses = [step.loss for step in fit(net, data, Recipe(steps=2, batch=4))]
     return torch.cat([*losses, net.params["body.0.weight"].detach().flatten()])
+
+
+def test_points_on_another_device_than_the_mixture_are_refused():
+    mixture, x = random_mixture(), X.to("meta")
+    with refuses("x is on meta; expected cpu"):
+        mixture.denoise(x, 1.0)
+    assert mixture.to("meta").denoise(x, 1.0).shape == x.shape
 
 
 @pytest.mark.parametrize(
