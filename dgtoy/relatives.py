@@ -322,14 +322,10 @@ def _reguided(main, guide, w, interval, changed):
 
 def _dot(a, b, axes):
     """Scalar products of samples, shaped to multiply them; in single precision where half would overflow."""
-    if axes is None:
-        axes = tuple(range(1, a.ndim))
-    elif (
-        not isinstance(axes, tuple | list)
-        or not axes
-        or not set(axes) <= {*range(1 - a.ndim, 0), *range(1, a.ndim)}
-    ):
-        raise ValueError(f"axes is {shown(axes)}; expected axes of one sample, 1 to {a.ndim - 1}")
+    own = range(1, a.ndim)
+    axes = tuple(own) if axes is None else axes
+    if not isinstance(axes, tuple | list) or not axes or not set(axes) <= {*own, *(k - a.ndim for k in own)}:
+        raise ValueError(f"axes is {shown(axes)}; expected axes of one sample of x {tuple(a.shape)}")
     dtype = torch.promote_types(a.dtype, torch.float32)
     return (a.to(dtype) * b.to(dtype)).sum(axes, keepdim=True)
 

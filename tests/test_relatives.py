@@ -110,8 +110,11 @@ def test_apg_without_its_parts_is_guidance_and_takes_any_guide():
         with refuses(words):
             relatives.apg(MAIN, GUIDE, 2.0, **bad)
     for axes in ((0,), (5,), (), "a", 1.5):  # 0 would mix the samples
-        with refuses("axes is", "expected axes of one sample, 1 to 1"):
+        with refuses("axes is", "expected axes of one sample of x (6, 2)"):
             relatives.apg(MAIN, GUIDE, 2.0, axes=axes)(X, 0.7)
+    for method in (relatives.apg, relatives.cfg_zero_star):  # torch sums over all axes where it is given none
+        with refuses("axes is ()", "expected axes of one sample of x (6,)"):
+            method(lambda x, sigma: x / 2, lambda x, sigma: x / 3, 2.0)(X[:, 0], 0.7)
 
 
 def test_a_sample_of_an_ensemble_is_its_last_axis():
