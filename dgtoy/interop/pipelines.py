@@ -1,6 +1,6 @@
 """Guides put into diffusers pipelines, and taken out again."""
 
-from .checks import EVERYWHERE, check_parts, kind_of, network_name
+from .checks import EVERYWHERE, check_parts, kind_of, network_name, warn_of_encoders
 from .encoders import check_encoders
 from .guided import DomainGuidedModel
 from .levels import is_flow
@@ -28,12 +28,14 @@ def guide_pipeline(
     every, blur: of `DomainGuidedModel`. Of a modular pipeline the guider is replaced. A guide that is there
     already is replaced; `unguide` gives back what was.
     Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type, or are
-    one and the same network.
+    one and the same network. Warns of a text encoder that was trained too: see null.
     """
     name = network_name(pipe)
     guide = getattr(pretrained, name, pretrained)
     if guide is not pretrained:
         check_parts(pipe, pretrained)
+        if not null:
+            warn_of_encoders(pipe, pretrained)
     if blur is None:
         check_encoders(pipe, null)
     put_guide(pipe, unguided(guide), null, domain, interval=interval, every=every, blur=blur)
