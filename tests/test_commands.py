@@ -85,7 +85,7 @@ def test_a_wrong_call_is_usage_and_status_2(words, capsys):
     [
         (
             "dit prepare nowhere --out x --target food101",
-            "dit prepare: folder is nowhere; .*food101 is Food-101",
+            "dit prepare: folder is nowhere, which is not there; .*food101 is Food-101",
         ),
         ("dit finetune nowhere --pretrained p --out x", "dit finetune: latents nowhere holds no plan.json"),
         ("dit sample nowhere.pt --out x", "dit sample: .*nowhere.pt"),

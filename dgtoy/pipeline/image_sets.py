@@ -31,10 +31,11 @@ class ImageFolder:
     def __init__(self, folder, expected=None):
         self.folder = folder = pathlib.Path(folder)
         if not folder.is_dir():
-            archive = folder.is_file() and (zipfile.is_zipfile(folder) or tarfile.is_tarfile(folder))
-            first = ", an archive; unpack it first" if archive else ""
+            more = "" if folder.exists() else ", which is not there"
+            if folder.is_file() and (zipfile.is_zipfile(folder) or tarfile.is_tarfile(folder)):
+                more = ", an archive; unpack it first"
             raise FileNotFoundError(
-                f"folder is {folder}{first}; expected a folder with one folder of images a class"
+                f"folder is {folder}{more}; expected a folder with one folder of images a class"
             )
         inside = sorted(p for p in folder.iterdir() if _visible(p.name))
         if broken := [p for p in inside if not p.exists()]:
