@@ -118,8 +118,7 @@ def calibrate(
             f"the {same} do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
     solved = torch.linalg.lstsq(gram, side[..., None]).solution[..., 0]  # (1 + R, n, directions)
-    solved[(gram == 0).all((-1, -2))] = math.nan  # resamples that drew none of the few points
-    tails = torch.nanquantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
+    tails = torch.quantile(solved[1:], solved.new_tensor([0.025, 0.975]), dim=0)
     beyond = math.inf if points < 6 else 0.0  # all n on one side of the truth, 2^(1 - n) of the time
     return Calibration(sigmas, solved[0], tails[0] - beyond, tails[1] + beyond)
 

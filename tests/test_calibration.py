@@ -55,14 +55,6 @@ def test_an_estimate_of_another_shape_is_refused():
             calibrate(**right | {name: short}, data=x0, sigmas=LEVELS)
 
 
-def test_resamples_that_drew_no_point_do_not_count():
-    """Of two points 13% of them; each of the others finds the weight that both points ask for."""
-    x0 = torch.ones(6, 1, dtype=torch.float64)
-    found = calibrate(lambda x, s: x0 / 2, lambda x, s: 0 * x, x0, LEVELS, generator=seeded())
-    close(found.low, torch.full((4, 1), 2.0).double())
-    close(found.high, found.low)
-
-
 @pytest.mark.parametrize("n", (1, 2, 5))
 def test_few_points_do_not_tell_how_far_their_weight_is_off(n):
     found = calibrate(NARROW, WIDE, torch.ones(n, 1, dtype=torch.float64), LEVELS, generator=seeded())
