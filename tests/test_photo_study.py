@@ -26,7 +26,7 @@ from dgtoy.course.experiments import (
 from dgtoy.course.intervals import ratio
 from dgtoy.course.lab import replace
 from dgtoy.course.photo_judge import PhotoSetting
-from dgtoy.course.records import values
+from dgtoy.course.records import rows, values
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 from dgtoy.guidance import blurred
@@ -288,7 +288,10 @@ def test_a_larger_model_is_judged_by_the_rule_of_the_order_and_shows_its_first_p
     monkeypatch.setattr(photos_large, "pretrained", lambda base, d: asked.append(base) or own("photos64", d))
     config = photos_large.Config(SETTING, base="other", targets=("food", "insects"))
     record = photos_large.run(config)
-    assert set(asked) == {"other"} and record["results"]["pretraining"] == "photos64 of other"
+    assert set(asked) == {"other", "photos64"} and record["results"]["pretraining"] == "photos64 of other"
+    of_source = {(r["base"], r["method"]) for r in rows(record, target="source")}
+    assert of_source == {(base, m) for base in ("other", "photos64") for m in ("none", "CFG")}
+    assert {r["base"] for r in rows(record, target="food")} == {"other"}
     assert set(claims.c13(record).parts) == {
         f"{part}: {t}" for part in ("DoG < CFG", "CFG < none", "precision up") for t in config.targets
     }

@@ -95,7 +95,7 @@ STUDY = {  # further pre-trained models of the studies, by the last part of thei
     ),
     "large": Photos(  # DiT-B: 129.7 M weights
         Photos().network | dict(hidden_size=768, depth=12, num_heads=12),
-        dataclasses.replace(Photos().train, steps=3000, lr=7e-4),
+        dataclasses.replace(Photos().train, steps=6800, lr=7e-4),
     ),
 }
 RECIPES = {
