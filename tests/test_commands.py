@@ -326,5 +326,5 @@ def test_the_findings_of_make_run_keep_the_words_of_their_links(capsys):
     """A path stands for a notebook and a record; any other link was words of a sentence."""
     cli._show_findings("build/notebooks")
     told = " ".join(capsys.readouterr().out.split())
-    assert "one eight times as large 6 to" in told and "another model of these pictures by" in told
+    assert "one eight times as large" in told and "another model of these pictures by" in told
     assert "(notebooks/10_photographs.ipynb, figures/photos.json)" in told and "](" not in told
