@@ -147,7 +147,8 @@ def whose_guide(out):
     targets, last = config["targets"], config["stages"][-1]
 
     def relative(record, guide, rival, target):
-        return ratio(*(photos_guides.distance(record, target, last, g) for g in (guide, rival)))
+        stage = record["config"]["stages"][-1]
+        return ratio(*(photos_guides.distance(record, target, stage, g) for g in (guide, rival)))
 
     def above(guide, rival="pre-trained", record=first):
         """By how many percent the distance with a guide lies above a rival's, over targets."""

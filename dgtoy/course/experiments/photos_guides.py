@@ -14,7 +14,7 @@ from ...relatives import interpolated
 from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import SECOND, chosen, finetuned, pretrained
+from ..photos import LARGE, chosen, finetuned, pretrained
 from ..pictures import tenth
 from ..records import family, held_out
 from ..worlds import photos
@@ -68,7 +68,8 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND, setting=dict(first=4), stages=(250, 4000))
+        again = dict(base=LARGE, stages=(1000,), weights=(1.25, 1.6, 2.2, 3.5))
+        return replace(cls.full(), setting=dict(first=4), **again)
 
 
 def _cell(config, device, target, seed):

@@ -10,7 +10,7 @@ from ...guidance import guided
 from .. import plot
 from ..lab import Presets, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import SECOND, chosen, finetuned, pretrained
+from ..photos import LARGE, SECOND, chosen, finetuned, pretrained
 from ..records import family
 from .panels import curve, frame, unguided
 from .photos import Config as Study
@@ -38,7 +38,8 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        return replace(cls.full(), base=SECOND, stranger="photos64", setting=dict(first=4))
+        again = dict(first=4, finetune=dict(steps=Guides.replica().stages[-1]))
+        return replace(cls.full(), base=LARGE, stranger="photos64", setting=again)
 
 
 def _cell(config, device, target, seed):
