@@ -68,7 +68,7 @@ class Config(Presets):
 
     @classmethod
     def replica(cls):
-        again = dict(base=LARGE, stages=(1000,), weights=(1.25, 1.6, 2.2, 3.5))
+        again = dict(base=LARGE, stages=(250, 1000), weights=(1.25, 1.6, 2.2, 3.5))
         return replace(cls.full(), setting=dict(first=4), **again)
 
 
