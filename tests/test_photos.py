@@ -16,6 +16,7 @@ from dgtoy import shipped
 from dgtoy.checkpoint import read_safetensors
 from dgtoy.course import cli, recipes, records
 from dgtoy.course import photos as tuning
+from dgtoy.course.claims import photos as photo_claims
 from dgtoy.course.experiments import photos as photos_study
 from dgtoy.course.experiments import photos_guides, photos_large, photos_stranger
 from dgtoy.course.intervals import ratio
@@ -367,8 +368,8 @@ def test_the_studies_name_the_folders_of_the_further_models():
 
 def test_the_larger_model_is_what_the_pages_call_it():
     """Eight times as large, pre-trained on half as many pictures; without guidance closer by a tenth on the
-    source, by a seventh on its fine-tunes, where DoG's lead over CFG is as large (food) or four per cent
-    smaller; and the recipe in code is the one that the record was made with."""
+    source, by a seventh on its fine-tunes. DoG's lead over CFG is as large on food, on vehicles 19% and not
+    23%, on insects 5% and not 9%; and the recipe in code is the one that the record was made with."""
     found, first = (records.load(name, ROOT / "figures") for name in ("photos_large", "photos"))
     made = found["results"]["pretraining"]
     assert made == json.loads(json.dumps(dataclasses.asdict(recipes.STUDY["large"])))
@@ -378,6 +379,7 @@ def test_the_larger_model_is_what_the_pages_call_it():
     )
     assert large // shipped_ == 8
     assert round(recipes.Photos().train.steps / made["train"]["steps"]) == 2
+    assert all(recipe.train.steps < recipes.Photos().train.steps for recipe in recipes.STUDY.values())
     base = {name: found["config"][name] for name in ("base", "smaller")}
     source = [values(found, "frechet", target="source", base=b, method="none").mean() for b in base.values()]
     assert source[0] / source[1] == pytest.approx(1 - 1 / 10, abs=0.02)
@@ -389,8 +391,22 @@ def test_the_larger_model_is_what_the_pages_call_it():
         ]
     assert np.divide(*np.transpose(none)).mean() == pytest.approx(1 - 1 / 7, abs=0.02)
     assert lead["food"][0] == pytest.approx(lead["food"][1], abs=0.015)
-    for target in ("vehicles", "insects"):
-        assert lead[target][0] - lead[target][1] == pytest.approx(0.04, abs=0.01)
+    told = {target: [f"{1 - r:.0%}" for r in both] for target, both in lead.items()}
+    assert told["vehicles"] == ["19%", "23%"] and told["insects"] == ["5%", "9%"]
+
+
+def test_an_early_checkpoint_nearly_replaces_the_pretrained_guide_and_a_width_does_not():
+    """What pages say beside C15: on each target by itself, after 4,000 steps; and on average, after 2,000."""
+    found, study = (records.load(name, ROOT / "figures") for name in ("photos_guides", "photos"))
+    targets, last = found["config"]["targets"], found["config"]["stages"][-1]
+    behind = lambda guide: [photo_claims.ahead(found, guide, t, last) for t in targets]
+    broad = ("own null", "unconditional", "own null, blurred", "self, blurred", "Gaussian")
+    assert all(high < 1 for guide in broad for _, _, high in behind(guide))
+    assert [t for t, r in zip(targets, behind("weaker self"), strict=True) if r[2] < 1] == ["food"]
+    assert {f"{1 / r[0] - 1:.0%}" for r in behind("weaker self")} == {"2%", "5%"}
+    assert not any(held for part, held in photo_claims.c15(found).parts.items() if part.startswith(str(last)))
+    level = [photo_claims.against(study, "autoguidance", "DoG", t) for t in study["config"]["targets"]]
+    assert photo_claims.over_targets(level)[0] == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])

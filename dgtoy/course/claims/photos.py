@@ -17,7 +17,7 @@ from .finding import over_seeds
 
 OUTSIDE = "art7"
 W = 1.5  # the weight of the paper
-BROAD = ("weaker self", "self, blurred", "Gaussian")  # guides that know nothing of the source's pictures
+BROAD = ("weaker self", "self, blurred", "Gaussian")  # one that is weaker, and two that are only broader
 
 
 def against(record, method, rival, target):
@@ -96,8 +96,8 @@ def c15(record):
     return over_seeds(
         record,
         max(rivals, key=lambda r: r[0]),
-        "Fréchet distance with the pre-trained guide relative to the best that has not seen its pictures, "
-        f"after {last} steps",
+        "Fréchet distance with the pre-trained guide relative to the nearest of weaker self, blurred self "
+        f"and Gaussian, after {last} steps",
         parts,
         f"after {first} steps {_listed({g: found[g, first] for g in guides})}; "
         f"after {last} {_listed({g: found[g, last] for g in guides})}",

@@ -120,7 +120,7 @@ def photographs(out):
 
     def mean(metric):
         found = {m: np.mean([own(first, m, t, metric) for t in inside]) for m in ("none", "DoG", "CFG")}
-        return f"from {found['none']:.2f} to {found['DoG']:.2f} (CFG {found['CFG']:.2f})"
+        return f"{found['none']:.2f} becomes {found['DoG']:.2f} (CFG {found['CFG']:.2f})"
 
     def first_without(target):
         """Whether no guidance is closest by the second judge, each at the weight of the first judge."""
@@ -128,15 +128,16 @@ def photographs(out):
         return min(found, key=found.get) == "none"
 
     targets = first["config"]["targets"]
-    both = _less(over_targets([on_photographs(first, "DoG", "CFG", t) for t in inside]))
+    found = [on_photographs(first, "DoG", "CFG", t) for t in inside]
+    both, sure = _less(over_targets(found)), sum(high < 1 for _, _, high in found)
     return (
         "**To a judge of objects DoG beats CFG on photographs inside the source only.** At own "
         f"weights DoG's Fréchet distance is {_span(both, '.0f', '%')} lower over {len(inside)} targets "
-        f"({_reach(lead(first, inside))}), {-lead(first, [OUTSIDE])[0]:.0f}% higher on paintings (second "
-        f"network {_reach(lead(second, inside))}, {-lead(second, [OUTSIDE])[0]:.0f}%; [one eight times as "
-        f"large](figures/photos_large.json) {_reach(lead(large, few))}). A judge of patches prefers no "
-        f"guidance on {sum(map(first_without, targets))} of {len(targets)}. Precision rises "
-        f"{mean('precision')}, recall falls {mean('recall')} {_source(first, '10_photographs')}."
+        f"({_reach(lead(first, inside))}, surely on {sure}), {-lead(first, [OUTSIDE])[0]:.0f}% higher on "
+        f"paintings (second network {_reach(lead(second, inside))}, {-lead(second, [OUTSIDE])[0]:.0f}%; [one "
+        f"eight times as large](figures/photos_large.json) {_reach(lead(large, few))}). A judge of patches "
+        f"prefers no guidance on {sum(map(first_without, targets))} of {len(targets)}. Precision "
+        f"{mean('precision')}, recall {mean('recall')} {_source(first, '10_photographs')}."
     )
 
 
@@ -152,7 +153,7 @@ def whose_guide(out):
 
     def above(guide, rival="pre-trained", record=first):
         """By how many percent the distance with a guide lies above a rival's, over targets."""
-        return _reach([100 * (relative(record, guide, rival, t)[0] - 1) for t in targets])
+        return [100 * (relative(record, guide, rival, t)[0] - 1) for t in targets]
 
     def percent(target):
         """The blurred self against DoG, with its interval over fine-tunes."""
@@ -161,16 +162,15 @@ def whose_guide(out):
 
     blurred = ", ".join(f"{percent(t)} ({t})" for t in targets)
     other = load("photos_stranger", out)
-    stranger = _reach([100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets])
+    stranger = [100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets]
     return (
-        "**On photographs a guide must have seen such pictures; a width is not enough.** After "
-        f"{last:,} steps the fine-tune's own density, blurred, as guide raises the Fréchet distance by "
-        f"{blurred} (second network, {len(second['seeds'])} fine-tunes, "
-        f"{above('self, blurred', record=second)}); an early checkpoint by {above('weaker self')}, "
-        f"[another model of these pictures](figures/photos_stranger.json) by {stranger}. A separate null "
-        "makes CFG "
-        f"{above('unconditional', rival='own null')} worse ({len(first['seeds'])} fine-tunes each) "
-        f"{_source(first, '11_why_it_sharpens')}."
+        "**On photographs the guide must know such pictures, but need not be the pre-trained model.** After "
+        f"{last:,} steps a width (the fine-tune's own density, blurred) in its place raises the Fréchet "
+        f"distance by {blurred} (second network, {len(second['seeds'])} fine-tunes, "
+        f"{_reach(above('self, blurred', record=second))}); an early checkpoint or [another model of these "
+        f"pictures](figures/photos_stranger.json) by {_reach(above('weaker self') + stranger)}. A separate "
+        f"null costs CFG {_reach(above('unconditional', rival='own null'))} ({len(first['seeds'])} "
+        f"fine-tunes each) {_source(first, '11_why_it_sharpens')}."
     )
 
 
