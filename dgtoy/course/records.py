@@ -89,8 +89,8 @@ def regime(record):
     return REGIMES.get((recipe["steps"], recipe["lr"]), "")
 
 
-def caption(record, more=""):
-    """What a figure's foot says: world, regime, number of seeds, kind of interval, and what more."""
+def caption(record, more="", intervals=True):
+    """What a figure's foot says: world, regime, number of seeds, kind of interval if any, and what more."""
     setting = record["config"]["setting"]
     world = {"moons": "two moons, ", "spirals": "spirals, "}.get(setting.get("domain"), "")
     if setting.get("layout", 0) is None:
@@ -101,7 +101,7 @@ def caption(record, more=""):
         world = f"{setting['classes']} classes, {setting['size']} images a class; "
     elif regime(record):
         world += f"fine-tunes {regime(record)}, "
-    return f"{world}{len(record['seeds'])} seeds, 95% t intervals{more}"
+    return f"{world}{len(record['seeds'])} seeds{', 95% t intervals' * intervals}{more}"
 
 
 WIDTH = 2400  # pixels of a record's figure at most, three for each of a page's

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 from scipy.special import ndtr, ndtri
 
 from ... import theory
@@ -156,7 +157,10 @@ def draw(ax, record, w):
     """One map over gap and breadth, with the boundary where the closed form's
     rate is that of true samples."""
     config, look = record["config"], dict(cmap="RdBu", centre=0.0, fmt="{:+.2f}", bar=False, reach=0.4)
-    plot.heat(ax, config["gaps"], config["breadths"], saved(record, w), None, **look)
+    shown = saved(record, w)
+    image = plot.heat(ax, config["gaps"], config["breadths"], shown, None, **look)
+    for text, value in zip(ax.texts, np.ravel(shown), strict=True):  # readable where the boundary crosses it
+        text.set_path_effects([withStroke(linewidth=3, foreground=image.to_rgba(value))])
     rates = lambda **where: np.array(row(record, method="DoG", w=w, **where)["predicted"])
     logs = over_map(record, lambda **where: np.log(np.maximum(rates(**where), 1e-12)).mean()) - np.log(0.01)
     if logs.min() < 0 < logs.max():

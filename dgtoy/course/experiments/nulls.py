@@ -160,7 +160,7 @@ def figure(record):
     """For the first world, each stage's trade-off: out-of-domain rate against energy distance as w grows."""
     config = record["config"]
     world, stages = config["worlds"][0][0], [name for name, *_ in config["stages"]]
-    foot = caption(record, "; along each curve w grows, from no guidance (circle)")
+    foot = caption(record, "; along each curve w grows, from no guidance (circle)", intervals=False)
     claim = "An exact null makes CFG worse; one wide Gaussian guides about as well as the source"
     with frame(stages, (5 * len(stages), 5), foot, claim=claim) as (fig, axes):
         for ax, stage in zip(axes, stages, strict=True):

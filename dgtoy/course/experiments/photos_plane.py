@@ -177,3 +177,5 @@ def _map(ax, record, where):
     point = best(families(record, **where)["plane"])
     look = plot.METHODS["plane"] | dict(linestyle="", markersize=16, label="best off the lines")
     ax.plot(point["a"], point["b"], **look)
+    for line in ax.lines:  # whole also on the edge
+        line.set_clip_on(False)

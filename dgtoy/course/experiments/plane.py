@@ -97,7 +97,7 @@ def figure(record):
     closed form's level sets."""
     closest = best(rows(record), "energy")
     titles = ("Out of domain: both directions help", f"Match: best at a = {closest['a']}, b = {closest['b']}")
-    foot = caption(record, "; dashed: equal std by the closed form")
+    foot = caption(record, "; dashed: equal std by the closed form", intervals=False)
     with frame(titles, (14, 5.6), foot) as (fig, axes):
         for ax, metric in zip(axes, ("out_of_domain", "energy"), strict=True):
             draw(ax, record, metric)
