@@ -5,6 +5,7 @@ import operator
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 # numbers
 
@@ -200,6 +201,12 @@ def readable(x):
 def traced(x):
     """Whether `torch.compile` or `torch.func` is at work, inside of which a tensor may have no numbers."""
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def followed(x):
+    """Whether a derivative by this tensor is under way, a backward or a forward one."""
+    backward = x.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(x).tangent is not None
 
 
 def shown(value):

@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .checks import (
     check_generator,
@@ -20,6 +19,7 @@ from .checks import (
     check_shape,
     check_sigma,
     check_whole,
+    followed,
     readable,
     traced,
 )
@@ -150,8 +150,7 @@ class GaussianMixture:
             levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)
         wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
         given = (x, sigma, self.weights, self.means, self.axes)
-        graph = torch.is_grad_enabled() and any(a.requires_grad for a in given)
-        graph = graph or forward_ad.unpack_dual(x).tangent is not None or traced(x)
+        graph = any(map(followed, given)) or traced(x)
 
         axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)

@@ -25,6 +25,7 @@ from .checks import (
     check_numbers,
     check_sigma,
     check_whole,
+    followed,
     shown,
 )
 from .samplers import Denoiser
@@ -47,9 +48,9 @@ def guided(
 
     def D(x, sigma):
         weight = _weight(w, "w", sigma, interval, x)
-        if (weight == 1).all() and not weight.requires_grad:
+        if (weight == 1).all() and not followed(weight):
             return main(x, sigma)
-        if (weight == 0).all() and not weight.requires_grad:
+        if (weight == 0).all() and not followed(weight):
             return guide(x, sigma)
         start, end = guide(x, sigma), main(x, sigma)
         check_alike(main=end, guide=start)
@@ -181,7 +182,7 @@ def plane(
         at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
         weights = dict(pretrained=1 - at, finetuned_null=at - bt, finetuned=bt)
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
-        used = [name for name, weight in weights.items() if weight.any() or weight.requires_grad]
+        used = [name for name, weight in weights.items() if weight.any() or followed(weight)]
         parts = {name: nets[name](x, sigma) for name in used}
         check_alike(**parts)
         return sum(_times(weights[name], x0_hat, x) for name, x0_hat in parts.items())
@@ -193,8 +194,6 @@ def _weight(w, name, sigma, interval, x):
     """The weight at sigma in float64, shaped to multiply x: (), or (B, 1, ...); 1 outside the interval."""
     sigma = check_level(sigma, x, zero=True)
     weight = check_numbers(name, w(sigma) if callable(w) else w, torch.float64).double()
-    if not torch.is_grad_enabled():
-        weight = weight.detach()
     finite = weight.to(x.dtype).isfinite()
     if not finite.all():
         levels, finite = torch.broadcast_tensors(sigma, finite)
@@ -215,7 +214,7 @@ def _lerp(start, end, weight):
     start, end = start.to(dtype), end.to(dtype)
     factor = _factor(weight, end)
     between = torch.lerp(start, end, factor)
-    if weight.ndim and not weight.requires_grad:  # as in `_times`
+    if weight.ndim and not followed(weight):  # as in `_times`
         between = torch.where(factor == 1, end, torch.where(factor == 0, start, between))
     return between
 
@@ -224,12 +223,12 @@ def _times(weight, x0_hat, x):
     """weight x0_hat, and 0 where the weight is 0: 0 times a number that is not finite is none."""
     factor = _factor(weight, x)
     product = factor * x0_hat
-    return torch.where(factor == 0, 0.0, product) if weight.ndim and not weight.requires_grad else product
+    return torch.where(factor == 0, 0.0, product) if weight.ndim and not followed(weight) else product
 
 
 def _factor(weight, x):
     """A weight as what multiplies x: a number, so that no device waits for it, or a tensor beside x."""
-    return weight.to(x) if weight.ndim or weight.requires_grad else weight.item()
+    return weight.to(x) if weight.ndim or followed(weight) else weight.item()
 
 
 def check_weights(interval, **weights):

@@ -194,6 +194,14 @@ def test_a_gradient_passes_through_score_and_denoiser(rng):
         assert torch.autograd.gradcheck(f, x.clone().requires_grad_())
 
 
+def test_a_forward_derivative_passes_by_the_noise_level_too(rng):
+    mixture, x = random_mixture(3, 2), torch.randn(4, 2, generator=rng, dtype=torch.float64)
+    level = torch.full((4,), 0.5, dtype=torch.float64)
+    for f in (mixture.logp, mixture.score, mixture.denoise):
+        found = torch.func.jvp(lambda s: f(x, s), (level,), (torch.ones_like(level),))[1]
+        close(found, (f(x, level + 1e-5) - f(x, level - 1e-5)) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
 def test_torch_func_maps_over_points(rng):
     """The score is the gradient of logp, and what noise hides, Cov(x0 | x) = sigma^2 dD/dx."""
     mixture, sigma = random_mixture(), 0.7

@@ -424,3 +424,15 @@ def test_a_gradient_reaches_the_weight_at_0_and_1_too(at):
     with torch.no_grad():
         guided(main, counted, torch.ones(4, requires_grad=True))(x, 0.7)
     assert counted.calls == 0
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, 1.7])
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_forward_derivative_reaches_the_weight_too(at, backward):
+    """Of a number and of a function of sigma, of which w'(sigma) is a part."""
+    w, one = torch.tensor([at, 1.0], dtype=torch.float64)
+    slope = NARROW(X, 0.7) - WIDE(X, 0.7)
+    with torch.set_grad_enabled(backward):
+        for D in (lambda w: guided(NARROW, WIDE, w), lambda w: plane(WIDE, WIDE, NARROW, 1.0, w)):
+            close(torch.func.jvp(lambda w: D(w)(X, 0.7), (w,), (one,))[1], slope)
+            close(torch.func.jvp(lambda w: D(lambda sigma: w * sigma)(X, 0.7), (w,), (one,))[1], 0.7 * slope)
