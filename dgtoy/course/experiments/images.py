@@ -102,4 +102,4 @@ def gains(ax, record):
     look = dict(cmap="RdBu", centre=0, fmt="{:+.0f}%", bar=False)
     plot.heat(ax, config["stages"], range(len(table)), table, "", **look)
     ax.set_yticks(range(len(table)), [f"{c} × {n}" for c, n in config["grid"]])
-    ax.set(xlabel="fine-tuning steps", ylabel="classes × images", title="Fréchet: DoG against CFG")
+    ax.set(xlabel="fine-tuning steps", ylabel="classes × images", title="DoG's lead over CFG")

@@ -98,7 +98,7 @@ def figure(record):
     targets = config["targets"]
     foot = (
         f"{len(record['seeds'])} fine-tunes of each target, 95% t intervals; of the source as many "
-        f"noises; dotted line: no guidance. Below, the first pictures of {targets[0]}, none picked"
+        f"noises. Below, the first pictures of {targets[0]}, none picked"
     )
     size = (max(8, 3.4 * (1 + len(targets))), 5 + 0.9 * len(ROWS))
     with plot.style():
