@@ -258,7 +258,7 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
 
     channels: how many of the first channels are guided; by default all. (The official code guides 3 of 4, by
     accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
-    `guidance.guided`. Raises ValueError for more channels than x has.
+    `guidance.guided`. Raises ValueError for more channels than x has, and for a t that is no training time.
     """
     _check_networks(main=main, guide=guide)
     interval = check_weights(interval, w=w)
@@ -269,6 +269,11 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
         c = x.shape[1] if channels is None else channels
         if c > x.shape[1]:
             raise ValueError(f"channels is {c}; expected 1 to {x.shape[1]}")
+        t = check_numbers("t", t)
+        check_shape("t", t, x.shape[:1], x)
+        if readable(t) and not ((t >= 0) & (t < TIMES) & (t == t.long())).all():  # -1 is no last one
+            came = f"t is {t.flatten().tolist()[:4]}..."
+            raise ValueError(f"{came}; expected whole times from 0 to {TIMES - 1}")
         out, sigma = main(x, t), _sigmas(x.device).to(x.dtype)[t.long()]
         D = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)
         eps = D(x, sigma)

@@ -215,6 +215,11 @@ def test_bad_input():
         vp.guided_noise(NOISE, NOISE, math.nan)
     with refuses("channels is 3; expected 1 to 1"):
         vp.guided_noise(NOISE, NOISE, 1.5, 3)(torch.ones(1, 1, 1, 1), torch.tensor([1]))
+    for t in ([-1, 0], [0, 1000], [0.5, 1.0], [math.nan, 0.0]):
+        with refuses("t is [", "expected whole times from 0 to 999"):
+            vp.guided_noise(NOISE, NOISE, 1.5)(x, torch.tensor(t))
+    with refuses("t has shape (3,); expected () or (2,)"):
+        vp.guided_noise(NOISE, NOISE, 1.5)(x, torch.tensor([0, 1, 1]))
 
 
 def test_vp_needs_no_more_than_a_file_of_the_official_kind():
