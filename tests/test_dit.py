@@ -330,12 +330,27 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         load_checkpoint(tmp_path / "net.pt")
 
 
-@pytest.mark.parametrize("keys", [("state_dict",), ("ema", "model"), ("model", "state_dict")])
+PLACES = [("state_dict",), ("ema", "model"), ("model_ema", "model"), ("model", "state_dict")]
+
+
+@pytest.mark.parametrize("keys", PLACES)
 def test_weights_are_found_where_trainers_put_them(keys, tmp_path):
     """The first that holds any; one that was never filled is passed over."""
     state = awake().state_dict()
     torch.save({"ema": None} | {keys[-1]: {}} | {keys[0]: state}, tmp_path / "net.pt")
     identical(load_checkpoint(tmp_path / "net.pt"), state)
+
+
+def test_a_weight_that_is_there_with_and_without_a_wrapper_is_refused(tmp_path):
+    torch.save(awake().state_dict() | {"module.pos_embed": torch.zeros(1, 4, 16)}, tmp_path / "net.pt")
+    with refuses("net.pt holds pos_embed twice"):
+        load_checkpoint(tmp_path / "net.pt")
+
+
+def test_no_heads_are_not_those_of_the_named_size(tmp_path):
+    torch.save(awake().state_dict(), tmp_path / "net.pt")
+    with refuses("num_heads is 0; expected 1 or more"):
+        load_pretrained(tmp_path / "net.pt", num_heads=0)
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers_in_a_file_too(tmp_path):

@@ -14,6 +14,7 @@ from ..checkpoint import check_shapes, write_safetensors
 from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
+HOLDERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict")  # of a training file's weights
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
 TABLE = "y_embedder.embedding_table.weight"
 THEIRS = re.compile(r"transformer_blocks\.|pos_embed\.proj\.|proj_out_\d\.")  # names in diffusers
@@ -26,10 +27,11 @@ FROM_DIFFUSERS = (  # whose networks are folders, in one part or several
 def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """The weights in a file, by their official names, in float32; of a training file the averaged ones.
 
-    Reads official flat files and training files (.pt, with `ema`, `model` or `state_dict`, and an argparse
-    Namespace: exactly that class is let through, nothing else can run), and .safetensors; what torch's
-    wrappers put before a name is left out.  -> state_dict
-    Raises ValueError if the file is damaged, holds code or weights that are not finite, or is no DiT's.
+    Reads official flat files and training files (.pt, with one of `HOLDERS`, the first that it has, and an
+    argparse Namespace: exactly that class is let through, nothing else can run), and .safetensors; what
+    torch's wrappers put before a name is left out.  -> state_dict
+    Raises ValueError if the file is damaged, holds code or weights that are not finite, or two of one name,
+    or is no DiT's.
     """
     if str(path).endswith(".index.json"):
         raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")
@@ -48,11 +50,15 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
             why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
         raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
     if isinstance(state, dict):
-        held = [state[name] for name in ("ema", "model", "state_dict") if state.get(name) is not None]
+        held = [state[name] for name in HOLDERS if state.get(name) is not None]
         state = held[0] if held else state
     if isinstance(state, dict):
         plain = lambda name: WRAPPERS.sub("", name) if isinstance(name, str) else name
-        state = {plain(name): value for name, value in state.items()}
+        given, state = state, {}
+        for name, value in given.items():
+            if plain(name) in state:
+                raise ValueError(f"{path} holds {plain(name)} twice, as {name} too; expected one")
+            state[plain(name)] = value
         if any(THEIRS.match(str(name)) for name in state):
             raise ValueError(f"{path} is of diffusers; {FROM_DIFFUSERS}")
     if not isinstance(state, dict) or TABLE not in state:
@@ -131,7 +137,7 @@ def load_pretrained(
     if None not in (told, num_heads) and told != num_heads:
         raise ValueError(f"num_heads is {num_heads}; {path} says {told}")
     with torch.device("meta"):  # no weights are drawn, only to be overwritten
-        net = DiT(**config_of(state, num_heads or told, path))
+        net = DiT(**config_of(state, told if num_heads is None else num_heads, path))
     load_weights(net, state, path)
     return net if num_classes is None else net.with_classes(num_classes, seed)
 
