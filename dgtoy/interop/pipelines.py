@@ -24,7 +24,7 @@ def guide_pipeline(
     domain, by default 1.25 where there is a prompt and None for DiT: with a number the pipeline's
     guidance_scale keeps its meaning and its usual value, as the weight of the prompt, and `domain` is the
     weight of the domain, in three network calls a step; with None the guidance_scale (Flux, Qwen-Image:
-    true_cfg_scale) is the weight w of Domain Guidance, best near 1.5, in two. null, interval (in sigma),
+    true_cfg_scale) is the weight w of Domain Guidance, to begin at 1.5, in two. null, interval (in sigma),
     every, blur: of `DomainGuidedModel`. Of a modular pipeline the guider is replaced. A guide that is there
     already is replaced; `unguide` gives back what was.
     Raises ValueError if the two differ in network, text encoders, VAE, scheduler or prediction type, or are
