@@ -130,16 +130,18 @@ def _batch_fn(net, data, recipe):
 
     dtype = next(iter(net.params.values())).dtype
 
-    @functools.lru_cache(maxsize=1)
-    def drawn(block):
-        return batches(data, net.seeds, recipe, net.null, block, net.shape, net.device)
-
     def widened(a):
         """In the network's precision where that is finer."""
         return a.to(torch.promote_types(a.dtype, dtype)) if a.is_floating_point() else a
 
+    @functools.lru_cache(maxsize=1)
+    def drawn(block):
+        """The inputs of each step of a block."""
+        inputs = batches(data, net.seeds, recipe, net.null, block, net.shape, net.device)
+        return list(zip(*(widened(a).unbind(1) for a in inputs)))
+
     def batch_fn(step):
-        batch = [widened(a[:, step % BLOCK]) for a in drawn(step // BLOCK)]
+        batch = list(drawn(step // BLOCK)[step % BLOCK])
         if recipe.w > 1 and step >= recipe.late * recipe.steps:
             batch.append(torch.full((), recipe.w - 1, device=net.device))
         return batch
