@@ -78,7 +78,7 @@ WRONG = {
         (target(lambda w: 1 / w), "from 0 at w = 1"),
         (lambda x0, D, D_pre, w: D_pre + w * (D - D_pre), "x0 is missing"),
         (target(lambda w: w), "no place to rest"),
-        (lambda x0, D, D_pre, w: D_pre + w * (x0 - D_pre), "noisy truth"),
+        (lambda x0, D, D_pre, w: D_pre + w * (x0 - D_pre), "w times the scatter"),
         (lambda x0, D, D_pre, w: x0 + (1 - 1 / w) * (x0 - D_pre), "from D_pre to D"),
         (1.5, "expected a function"),
     ],

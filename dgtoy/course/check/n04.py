@@ -132,7 +132,7 @@ def _classes(n):
 _AT = 2 * normal(20, 2), torch.tensor(0.5).double()
 
 
-@function(cases=[(_classes(3), _classes(n), 1, w, *_AT) for n, w in ((5, 1.5), (8, 3.0))])
+@function(cases=[(_classes(3), _classes(n), c, w, *_AT) for n, c, w in ((5, 1, 1.5), (8, 2, 3.0))])
 def mended(model, base, c, w, x, sigma):
     """Domain Guidance's guess, from a fine-tuned model and a pre-trained one.
 

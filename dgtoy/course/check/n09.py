@@ -136,6 +136,8 @@ def learned(x0, D, D_pre, w):
         "that starts from D; the data come in through x0": D + (1 - 1 / w) * step,
         "x0 is missing: without it nothing ties the network to the data": D_pre + w * step,
         "with w it has no place to rest: at w above 1 each round carries it further away": x0 + w * step,
-        "that guides the noisy truth x0; the estimate D has to stand in for it": D_pre + w * (x0 - D_pre),
+        "that leads there too, with w times the scatter; keep x0 and change the factor alone": (
+            D_pre + w * (x0 - D_pre)
+        ),
         "you feed back x0 - D_pre; the network's own way is from D_pre to D": x0 + (1 - 1 / w) * (x0 - D_pre),
     }
