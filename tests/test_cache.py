@@ -118,6 +118,21 @@ def test_a_change_in_anything_that_is_reached_changes_the_code(toy, file, old, n
     assert toy.text() != before
 
 
+def test_what_functions_import_by_one_name_is_all_counted(toy, tmp_path):
+    """A name that is also the module's own, and in each of two functions stands for something else."""
+    folder = next(p for p in tmp_path.iterdir())
+    text = "SHIFT = 0\n"
+    for file in ("first", "second"):
+        (folder / f"{file}.py").write_text("SHIFT = 1")
+        text += f"def in_{file}():\n    from .{file} import SHIFT\n    return SHIFT\n"
+    toy.edit("tools.py", "def double", text + "def double")
+    toy.edit("tools.py", "return FACTOR * x", "return FACTOR * x + in_first() + in_second()")
+    for file in ("first", "second"):
+        before = toy.text()
+        toy.edit(f"{file}.py", "SHIFT = 1", "SHIFT = 2")
+        assert toy.text() != before
+
+
 def test_a_module_added_later_is_counted(toy, tmp_path):
     folder = next(p for p in tmp_path.iterdir())
     (folder / "new.py").write_text("SHIFT = 1")

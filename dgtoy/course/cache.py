@@ -7,6 +7,7 @@ without comments, layout and docstrings. A figure is never reached, so a figure 
 """
 
 import ast
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -165,10 +166,12 @@ class Code:
         source, inner = self._source(module), f"{module}.{name}".lstrip(".")
         if source:
             self._enter(module, "", source)
-        if source and name in source.definitions:
+        known = source and (name in source.definitions or name in source.imports)
+        if known and name in source.definitions:
             self._enter(module, name, source)
-        elif source and name in source.imports:
-            self._reach(*source.imports[name], *rest)
+        if known:
+            for origin in sorted(source.imports.get(name, ())):
+                self._reach(*origin, *rest)
         elif self._source(inner):
             for names in [rest] if rest else [[name] for name in self._source(inner).definitions]:
                 self._reach(inner, *names)
@@ -196,7 +199,7 @@ class Code:
 @dataclasses.dataclass(eq=False)  # what is told of one is kept
 class Source:
     """A module as read: definitions {name: syntax trees}, "" for its other statements and the data beside
-    it; imports {name: (module, name there)}."""
+    it; imports {name: {(module, name there)}}, several where functions import different things by it."""
 
     definitions: dict
     imports: dict
@@ -213,7 +216,7 @@ def told(source, name):
 def read(module, file, changed):
     """A module's `Source`; changed: when its file was, so that it is read again if it changes."""
     tree = _Effective().visit(ast.parse(file.read_bytes()))
-    definitions, imports, package = {"": []}, {}, module.rpartition(".")[0]
+    definitions, imports, package = {"": []}, collections.defaultdict(set), module.rpartition(".")[0]
     if file.name == "__init__.py":
         package = module
         definitions[""].append(ast.Constant(_data_beside(file)))
@@ -223,12 +226,13 @@ def read(module, file, changed):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
+            for alias in node.names:
+                imports[alias.asname or alias.name].add((origin, alias.name))
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 whole = alias.name if alias.asname else alias.name.partition(".")[0]
                 above, _, name = whole.rpartition(".")
-                imports[alias.asname or name] = above, name
+                imports[alias.asname or name].add((above, name))
     return Source(definitions, imports)
 
 
