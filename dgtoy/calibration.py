@@ -86,7 +86,9 @@ def calibrate(
     Raises ValueError for a level that is not positive, data without points, or models (with `middle`,
     directions) that do not differ; FloatingPointError, naming level and batch, where a model is not finite.
     """
-    check_denoisers(main=main, guide=guide, **({} if middle is None else dict(middle=middle)))
+    check_denoisers(main=main, guide=guide)
+    if middle is not None:
+        check_denoisers(middle=middle)
     check_generator(generator)
     check_whole("resamples", resamples, 1)
     check_whole("batch", batch, 1)
@@ -130,9 +132,11 @@ def calibrate_methods(main, null, pretrained, data, sigmas, seed=0, device="cpu"
     seed, device: of the noise.  -> {"DoG", "CFG", "plane": Calibration}
     """
     guides = dict(DoG=(pretrained, None), CFG=(null, None), plane=(pretrained, null))
-    noise = lambda: torch.Generator(device).manual_seed(seed)
-    of = lambda guide, middle: calibrate(main, guide, data, sigmas, middle, noise(), **options)
-    return {method: of(*pair) for method, pair in guides.items()}
+    found = {}
+    for method, (guide, middle) in guides.items():
+        noise = torch.Generator(device).manual_seed(seed)
+        found[method] = calibrate(main, guide, data, sigmas, middle, noise, **options)
+    return found
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ def device(name=None):
         return "cuda" if found else "cpu"
     if (name.startswith("cuda") and not found) or not _works(name):
         has = "has CUDA, expected cpu, cuda or cuda:N" if found else "has no CUDA device, expected cpu"
-        raise ValueError(f"--device is {name}; this machine {has}")
+        raise ValueError(f"device is {name}; this machine {has}")
     return name
 
 

@@ -1,5 +1,6 @@
 """How likely a point is under a denoiser's probability flow."""
 
+import itertools
 import math
 
 import torch
@@ -35,9 +36,8 @@ def log_likelihood(
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected points (B, *D)")
     check_finite(x=x)
-    levels = [sigma for sigma, _ in pairs(sigmas)]
-    end = pairs(sigmas)[-1][1]
-    levels = levels + [end] if end > 0 else levels
+    steps = pairs(sigmas)
+    levels = [steps[0][0]] + [end for _, end in steps if end > 0]
     if len(levels) < 2:
         raise ValueError(f"sigmas holds {len(levels)} level above 0; expected two or more")
     check_levels(levels, x)
@@ -51,8 +51,7 @@ def log_likelihood(
         directions = normal(shape, generator).sign() / math.sqrt(probes)  # (probes, B, *D)
     x = x.detach().clone(memory_format=torch.contiguous_format)
     total = x.new_zeros(len(x), dtype=torch.float64)
-    upward = levels[::-1]
-    for low, high in zip(upward[:-1], upward[1:]):
+    for low, high in itertools.pairwise(levels[::-1]):
         step, middle = math.log(high / low), math.sqrt(low * high)
         first, d_first = _slope(D, x, low, directions)
         second, d_second = _slope(D, x + step / 2 * first, middle, directions)
@@ -60,8 +59,8 @@ def log_likelihood(
         fourth, d_fourth = _slope(D, x + step * third, high, directions)
         x = x + step / 6 * (first + 2 * second + 2 * third + fourth)
         total += step / 6 * (d_first + 2 * d_second + 2 * d_third + d_fourth)
-    eps = (x - estimate(D, x, upward[-1])).detach().double().flatten(1) / upward[-1]  # (B, D)
-    prior = -(eps**2 / 2 + math.log(upward[-1]) + math.log(2 * math.pi) / 2).sum(1)
+    eps = (x - estimate(D, x, levels[0])).detach().double().flatten(1) / levels[0]  # (B, D)
+    prior = -(eps**2 / 2 + math.log(levels[0]) + math.log(2 * math.pi) / 2).sum(1)
     return prior + total
 
 

@@ -13,7 +13,6 @@ import torch
 
 from .checks import check_number, check_numbers, check_points, check_shape, check_whole, shown
 from .gmm import check_label
-from .samplers import normal
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
@@ -117,23 +116,6 @@ def _distances(x, y):
     return torch.cdist(x, y, compute_mode=f"{way}_mm_for_euclid_dist")
 
 
-def sliced_wasserstein(x, y, directions=128, generator=None):
-    """Mean 1-Wasserstein distance of random projections.  x, y (n, D) -> (). Rabin et al. 2011.
-
-    Raises ValueError for two numbers of samples, none, or any that is not finite.
-    """
-    x, y = _sets(x=x, y=y)
-    check_whole("directions", directions, 1)
-    if x.ndim != 2 or x.shape != y.shape or not len(x):
-        raise ValueError(
-            f"x, y have shapes {tuple(x.shape)}, {tuple(y.shape)}; expected (n, D), the same number of each"
-        )
-    generator = generator or torch.Generator(x.device).manual_seed(0)
-    v = normal(x.new_empty(x.shape[1], directions), generator)
-    v = v / v.norm(dim=0)
-    return ((x @ v).sort(0).values - (y @ v).sort(0).values).abs().mean()
-
-
 class Moments(NamedTuple):
     """Mean (D,), covariance (D, D) and its symmetric root, in float64: one side of a Fréchet distance."""
 
@@ -144,15 +126,14 @@ class Moments(NamedTuple):
 
 def moments(x):
     """The `Moments` of samples x (n, D); the root through eigenvalues, which few samples do not upset."""
-    mean, cov = _mean_and_cov(x=x)
+    mean, cov = _mean_and_cov("x", x)
     values, vectors = torch.linalg.eigh(cov)
     return Moments(mean, cov, vectors * values.clamp(min=0).sqrt() @ vectors.T)
 
 
-def _mean_and_cov(**given):
-    """Mean (D,) and covariance (D, D) of one set of samples (n, D), in float64."""
-    ((name, x),) = given.items()
-    (x,) = _sets(**given)
+def _mean_and_cov(name, x):
+    """Mean (D,) and covariance (D, D) of samples x (n, D), in float64."""
+    (x,) = _sets(**{name: x})
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (n, D), 2 samples or more")
     return x.double().mean(0), torch.atleast_2d(torch.cov(x.double().T))
@@ -165,7 +146,7 @@ def frechet_distance(x, y):
     equal counts only. Raises ValueError for fewer than 2 samples, or any that is not finite.
     """
     mean, cov, root = x if isinstance(x, Moments) else moments(x)
-    other_mean, other_cov = _mean_and_cov(y=y)
+    other_mean, other_cov = _mean_and_cov("y", y)
     if mean.shape != other_mean.shape:
         raise ValueError(f"x, y have points of {len(mean)}, {len(other_mean)} numbers; expected one D")
     cross = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
@@ -221,11 +202,12 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     return float(values.mean()), float(low), float(high)
 
 
-def _check_samples(x, name="x", D="D"):
-    """Raise ValueError unless x is (..., n, D) with samples in it."""
+def _check_samples(x, name="x", dim=None):
+    """Raise ValueError unless x is (..., n, D) with samples in it, of `dim` numbers if that is given."""
     check_points(**{name: x})
-    if x.ndim < 2 or not x.numel() or D not in ("D", x.shape[-1]):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected (..., n, {D}) with 1 sample or more")
+    if x.ndim < 2 or not x.numel() or dim not in (None, x.shape[-1]):
+        came, expected = tuple(x.shape), f"(..., n, {dim or 'D'})"
+        raise ValueError(f"{name} has shape {came}; expected {expected} with 1 sample or more")
 
 
 def _sets(**given):

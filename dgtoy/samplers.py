@@ -65,25 +65,6 @@ def exponential(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     return _then_zero(ln.exp(), f"{came}; expected room for {n} levels between them")
 
 
-def vp_levels(n: int, beta_d: float = 19.9, beta_min: float = 0.1, t_min: float = 1e-3) -> Tensor:
-    """n noise levels of the variance-preserving SDE, t from 1 to t_min evenly, then 0: (n + 1,) float64.
-
-    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1). Song et al. 2021; Karras et al. 2022, table 1.
-    Raises ValueError unless n >= 1, beta_d and beta_min are >= 0, not both 0, and 0 < t_min < 1, and for
-    levels that are not finite or coincide.
-    """
-    n = check_whole("n", n, 1)
-    beta_d = check_number("beta_d", beta_d, "[0, inf)")
-    beta_min = check_number("beta_min", beta_min, "[0, inf)")
-    t_min = check_number("t_min", t_min, "(0, 1)")
-    if beta_d + beta_min == 0:
-        raise ValueError("beta_d, beta_min are both 0; expected one above")
-    t = torch.linspace(1, t_min, n, dtype=torch.float64, device="cpu")
-    sigmas = torch.expm1(beta_d * t**2 / 2 + beta_min * t).sqrt()
-    came = f"beta_d, beta_min, t_min are {beta_d}, {beta_min}, {t_min}"
-    return _then_zero(sigmas, f"{came}; expected finite levels that differ")
-
-
 def _then_zero(levels, wrong):
     """Levels (n,), then 0. Raises ValueError, in these words, unless they are finite, positive and fall."""
     if not (levels.diff() < 0).all() or not 0 < levels[-1] <= levels[0] < math.inf:

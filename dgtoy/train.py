@@ -33,7 +33,7 @@ class Recipe(TrainingConfig):
         check_ranges(self, P_mean="(-inf, inf)", P_std="[0, inf)", w="[1, 2)", late="[0, 1]")
 
     def same_until(self, step):
-        """As above; with w > 1 the number of steps says when guidance starts."""
+        """As in TrainingConfig; but with w > 1 the number of steps says when guidance starts."""
         return super().same_until(step) and self.w == 1
 
 
@@ -65,8 +65,7 @@ def batches(data, seeds, recipe, null, block, dim, device="cpu"):
     """The inputs of BLOCK training steps, first axis the seed: x0, label, sigma, noisy x.
 
     data: anything with draw(u, z) -> x0, label: `Points`; a `LabelledMixture` or a `World` for unlimited
-    data.
-    dim: of a point, or the shape of an image.
+    data. dim: of a point, or the shape of an image.
     """
     shape = (dim,) if isinstance(dim, int) else tuple(dim)
     dim = math.prod(shape)
@@ -113,7 +112,7 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
     if (recipe.w > 1) != (guide is not None):
         raise ValueError(
             f"recipe.w is {recipe.w} and guide is {'missing' if guide is None else 'given'};"
-            f" expected a guide with w > 1 and none with w = 1"
+            " expected a guide with w > 1 and none with w = 1"
         )
     if guide is not None:
         check_denoisers(guide=guide)

@@ -350,7 +350,7 @@ class Flow:
 
     def __call__(self, net, x0, label, time, eps):
         t = time[:, None, None, None]
-        v = objectives.predicted(net, (1 - t) * x0 + t * eps, 1000 * time, label)[:, : x0.shape[1]]
+        v = net.predict((1 - t) * x0 + t * eps, 1000 * time, label)[:, : x0.shape[1]]
         return (v - (eps - x0)).square().mean()
 
 

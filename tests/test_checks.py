@@ -199,8 +199,6 @@ WRONG = {
     "y has shape (2, 5, 2); expected (m, D) or (3, 'm', 'D')": lambda: metrics.energy_distance(
         X.expand(3, 5, 2), X.expand(2, 5, 2)
     ),
-    "(3, 5, 2), (3, 5, 2); expected (n, D)": lambda: metrics.sliced_wasserstein(*[X.expand(3, 5, 2)] * 2),
-    "(0, 2), (0, 2); expected (n, D)": lambda: metrics.sliced_wasserstein(X[:0], X[:0]),
     "y has shape (1, 2); expected (n, D), 2 samples": lambda: metrics.frechet_distance(X, X[:1]),
     "k is 0": lambda: metrics.prdc(X, X, 0),
     "share is 2": lambda: metrics.threshold(MIXTURE, 9, 2),

@@ -115,7 +115,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert environment.device() == "cpu"
     for name in ("cuda", "cuda:1", "gpu", "meta", "cpu:x"):
-        with refuses(f"--device is {name}; this machine has no CUDA device", error=SystemExit):
+        with refuses(f"device is {name}; this machine has no CUDA device", error=SystemExit):
             main(["experiment", "exact", "--device", name])
     assert environment.device("cpu") == "cpu"
 

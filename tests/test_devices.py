@@ -75,7 +75,6 @@ def test_points_on_another_device_than_the_mixture_are_refused():
     [
         lambda: samplers.karras(5, 0.1, 2.0),
         lambda: samplers.exponential(5, 0.1, 2.0),
-        lambda: samplers.vp_levels(5),
         lambda: samplers.last(samplers.heun(guided(D, G, 2.0, (0.3, 2)), X, LEVELS)),
         lambda: guided(blurred(D, 0.5), G, [2.0, 1, 0, 1, 2, 3])(X, [1.0, 2, 3, 4, 5, 6]),
         lambda: NARROW.denoiser([0, 1, 0, 1, 2, 2])(X, 1.0),

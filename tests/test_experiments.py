@@ -275,7 +275,7 @@ def shuffled(record):
 CURVES = {
     "transfer": lambda r: records.family(r, "DoG", domain="moons"),
     "guides": lambda r: guides.of_guide(r, "ancestor"),
-    "nulls": lambda r: nulls.family(r, "own null", world="moons", stage="finished"),
+    "nulls": lambda r: nulls.of_guide(r, "own null", world="moons", stage="finished"),
     "blur": lambda r: blur.of_blur(r, "moons", 4.0),
 }
 

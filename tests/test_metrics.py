@@ -170,33 +170,6 @@ def test_numbers_whose_squares_overflow_are_refused(distance):
         distance(1e200 * cloud(9), cloud(12))
 
 
-@given(seeds, st.integers(2, 50))
-def test_sliced_wasserstein_in_one_dimension_is_scipy_s(seed, n):
-    x, y = cloud(n, 1, seed), cloud(n, 1, seed + 1, mean=0.5, std=2.0)
-    assert metrics.sliced_wasserstein(x, y).item() == pytest.approx(
-        scipy.stats.wasserstein_distance(x[:, 0], y[:, 0]), rel=1e-9
-    )
-
-
-def test_sliced_wasserstein_is_the_mean_of_scipy_s_over_the_directions():
-    x, y, v = (
-        cloud(40, 3, 1),
-        cloud(40, 3, 2, std=2.0),
-        torch.randn(3, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64),
-    )
-    truth = np.mean([scipy.stats.wasserstein_distance(x @ u / u.norm(), y @ u / u.norm()) for u in v.T])
-    assert metrics.sliced_wasserstein(x, y, 16, torch.Generator().manual_seed(5)).item() == pytest.approx(
-        truth, rel=1e-9
-    )
-
-
-def test_sliced_wasserstein_of_a_shift_is_its_length_times_the_mean_cosine():
-    x = cloud(30, 2)
-    assert metrics.sliced_wasserstein(x, x + torch.tensor([3.0, 0.0]), 20_000).item() == pytest.approx(
-        3 * 2 / math.pi, rel=0.02
-    )
-
-
 def exactly(mean, cov, n=50, seed=0):
     """n points whose sample mean and covariance are exactly these."""
     root = lambda c: torch.linalg.cholesky(torch.as_tensor(c, dtype=torch.float64))
@@ -336,8 +309,6 @@ def test_too_few_samples_are_refused():
         metrics.energy_distance(cloud(1), cloud(5))
     with refuses("real, fake hold 20, 5", "more than k = 5"):
         metrics.prdc(cloud(20), cloud(5))
-    with refuses("x, y have shapes (5, 2), (6, 2)", "same number"):
-        metrics.sliced_wasserstein(cloud(5), cloud(6))
 
 
 def test_samples_of_another_dimension_are_refused():

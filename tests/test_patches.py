@@ -5,7 +5,7 @@ from helpers import refuses
 
 from dgtoy import shipped
 from dgtoy.course.worlds import kmeans
-from dgtoy.pipeline import evaluate
+from dgtoy.pipeline.extractors import extractor
 from dgtoy.shipped.patches import PatchNet, patches
 
 close = torch.testing.assert_close
@@ -73,7 +73,7 @@ def test_patches_are_white_after_learning():
 
 @torch.no_grad()
 def test_the_shipped_ones_are_an_extractor():
-    net = evaluate.extractor("patches")
+    net = extractor("patches")
     images = some(3)
     assert net(images).shape == (3, 1280)
     close(net(images), shipped.load("patches")(images), rtol=1e-4, atol=1e-4)

@@ -8,9 +8,9 @@ import torch
 from helpers import refuses
 
 from dgtoy import metrics
+from dgtoy.course import photo_judge
 from dgtoy.course.photo_judge import PhotoJudge, PhotoSetting, Ridge, in_proportion, matched
 from dgtoy.course.worlds import packs, photos
-from dgtoy.pipeline import evaluate
 from dgtoy.pipeline.pictures import to_uint8
 
 close = torch.testing.assert_close
@@ -46,7 +46,7 @@ def judge(place, tmp_path_factory):
     few = dataclasses.replace(photos.COLLECTIONS["food10"], classes=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(evaluate, "extractor", lambda name, device: Corners())
+        patch.setattr(photo_judge, "extractor", lambda name, device: Corners())
         patch.setitem(photos.COLLECTIONS, "food10", few)
         yield PhotoJudge(PhotoSetting(domain="food10", size=5, samples=48, steps=4), folder=place)
 

@@ -24,13 +24,12 @@ from dgtoy.course.experiments import (
     posters,
 )
 from dgtoy.course.intervals import ratio
-from dgtoy.course.lab import replace
+from dgtoy.course.lab import FIELD, replace
 from dgtoy.course.photo_judge import PhotoSetting
 from dgtoy.course.records import rows, values
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 from dgtoy.guidance import blurred
-from dgtoy.pipeline import evaluate
 from dgtoy.pipeline.finetune import DogFit
 
 SETTING = PhotoSetting(
@@ -70,7 +69,7 @@ def world(tmp_path_factory, code_read_once):
     split = photos.Split(pictures(20, 0), pictures(20, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGTOY_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(evaluate, "extractor", lambda name, device: Corners())
+        patch.setattr(photo_judge, "extractor", lambda name, device: Corners())
         patch.setattr(photos, "source", lambda folder=None: split)
         patch.setattr(photos, "target", lambda name, folder=None, size=None: split)
         patch.setattr(shipped, "load", lambda name, device="cpu": net.clone())
@@ -87,7 +86,7 @@ def record(world):
 def test_every_method_is_scored_on_every_target(record):
     rows = record["results"]["rows"]
     names = {r["method"] for r in rows}
-    assert names == {"none", *study.METHODS, *study.ON_AN_INTERVAL, study.IN_PROPORTION}
+    assert names == {"none", *FIELD, study.IN_PROPORTION}
     assert len(rows) == 3 * len(names) and all(len(r["frechet"]) == 2 for r in rows)
     assert set(record["results"]["floor"]) == {"food", "insects", "art7"}
     one = [r for r in rows if r["target"] == "food"]
@@ -269,11 +268,11 @@ def test_dogfit_settles_where_guidance_of_its_weight_leads():
     """At v = v_guide + w (E v_flow - v_guide) the loss is flat; without a label at E v_flow."""
     x0, eps = torch.randn(2, 32, 3, 4, 4)
     other = torch.randn(1, 3, 4, 4)
-    guide = types.SimpleNamespace(net=lambda x, t, y: other, null=7, amp=False)
+    guide = types.SimpleNamespace(predict=lambda x, t, y: other, null=7)
     time, flow = torch.rand(32), (eps - x0).mean(0, keepdim=True)
     for label, aim in ((1, other + 2.5 * (flow - other)), (2, flow)):
         v = aim.clone().requires_grad_()
-        net = types.SimpleNamespace(net=lambda x, t, y: v, null=2, amp=False)
+        net = types.SimpleNamespace(predict=lambda x, t, y: v, null=2)
         loss = DogFit(guide, 2.5)(net, x0, torch.full((32,), label), time, eps)
         (slope,) = torch.autograd.grad(loss, v)
         assert slope.abs().max() < 1e-7

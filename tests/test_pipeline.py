@@ -29,7 +29,18 @@ from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
-from dgtoy.pipeline import cli, evaluate, finetune, losses, models, objectives, pace, sample, sheet
+from dgtoy.pipeline import (
+    cli,
+    evaluate,
+    extractors,
+    finetune,
+    losses,
+    models,
+    objectives,
+    pace,
+    sample,
+    sheet,
+)
 from dgtoy.pipeline import run as pipeline_run
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, Unshuffle, prepare
@@ -1202,8 +1213,8 @@ def test_a_gallery_is_one_page_that_needs_no_other_file(photos, whole, tmp_path,
 
 def test_a_run_of_enough_pictures_is_scored_against_the_folder(photos, whole, monkeypatch):
     monkeypatch.setattr("dgtoy.pipeline.run.SCORED", 6)
-    glyphs = evaluate.extractor("glyphs")
-    monkeypatch.setattr(evaluate, "extractor", lambda name, device: glyphs)
+    glyphs = extractors.extractor("glyphs")
+    monkeypatch.setattr(extractors, "extractor", lambda name, device: glyphs)
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 6, "--w", 1.5)
     run("run", photos / "images", "--out", whole, *words)
     held = json.loads((whole / "dog-1.5" / "scores.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgtoy import ancestral, dpmpp_2m, euler, guided, heun, karras, last, theory, trajectory
-from dgtoy.samplers import exponential, vp_levels
+from dgtoy.samplers import exponential
 
 close = torch.testing.assert_close
 SAMPLERS = (euler, heun, dpmpp_2m, ancestral)
@@ -326,23 +326,6 @@ def test_exponential_levels_are_karras_levels_of_a_large_rho():
         exponential(9, 2.0, 1.0)
     with refuses("expected room for 9 levels between them"):
         exponential(9, 1.0, 1.0 + 1e-15)
-    with refuses("beta_d, beta_min, t_min are 20000.0", "expected finite levels"):
-        vp_levels(3, beta_d=2e4)
-
-
-def test_vp_levels_are_the_integral_of_beta():
-    """1 + sigma^2 = exp(integral of beta_min + beta_d t from 0 to t): products of 1 / (1 - beta dt)."""
-    n = 200_000
-    dt = 1 / n
-    betas = 0.1 + 19.9 * (torch.arange(n, dtype=torch.float64) + 0.5) * dt
-    one_plus = torch.cumprod(1 / (1 - betas * dt), 0)
-    found = vp_levels(5, 19.9, 0.1, t_min=0.2)
-    assert len(found) == 6 and found[-1] == 0
-    for sigma, t in zip(found, (1.0, 0.8, 0.6, 0.4, 0.2)):
-        close(sigma, (one_plus[round(t * n) - 1] - 1).sqrt(), rtol=2e-3, atol=0)
-    for name, value in (("t_min", 1.0), ("t_min", 0.0), ("beta_d", -1.0), ("beta_min", math.inf)):
-        with refuses(name):
-            vp_levels(5, **{name: value})
 
 
 # noise on the way

@@ -18,7 +18,9 @@ from PIL import Image
 from dgtoy import metrics
 from dgtoy.course.worlds import glyphs
 from dgtoy.pipeline import evaluate, table
+from dgtoy.pipeline.extractors import extractor
 from dgtoy.pipeline.image_sets import read_images
+from dgtoy.pipeline.manifest import write_json
 from dgtoy.pipeline.pictures import centre_crop, to_uint8
 from dgtoy.pipeline.sample import image_path
 from dgtoy.pipeline.sheet import write_png
@@ -48,7 +50,7 @@ def said(samples, reference):
     """What `evaluate` warns of, by the judge of glyphs, and its result."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = evaluate.evaluate(samples, reference, evaluate.extractor("glyphs"), "glyphs")
+        result = evaluate.evaluate(samples, reference, extractor("glyphs"), "glyphs")
     return [str(w.message) for w in caught], result
 
 
@@ -66,7 +68,7 @@ def pictures(tmp_path):
 
 @few
 def test_scores_are_the_metrics_of_the_features(pictures):
-    net = evaluate.extractor("glyphs")
+    net = extractor("glyphs")
     fake, real = (evaluate.features(net, read_images(pictures / name))[0] for name in ("fake", "real"))
     scores = evaluate.evaluate(pictures / "fake", pictures / "real", net, "glyphs", batch=5)["scores"]
     assert scores["frechet"] == pytest.approx(metrics.frechet_distance(fake, real).item(), rel=1e-3)
@@ -99,7 +101,7 @@ def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
 @few
 def test_what_cannot_be_compared_is_refused(pictures):
     def score(name, reference="real", **options):
-        net = evaluate.extractor(name)
+        net = extractor(name)
         return evaluate.evaluate(pictures / "fake", pictures / reference, net, name, **options)
 
     for other, what in (
@@ -187,7 +189,7 @@ def test_too_few_images_for_a_score_are_refused_before_any_is_read(count, tmp_pa
 @few
 def test_only_a_manifest_of_samples_tells_their_making(pictures):
     made = pictures / "manifest.json"
-    net, pair = evaluate.extractor("glyphs"), (pictures / "fake", pictures / "real")
+    net, pair = extractor("glyphs"), (pictures / "fake", pictures / "real")
     for kind, known in (("other", False), ("samples", True)):
         made.write_text(json.dumps(dict(kind=kind, interval=3)))
         manifest = evaluate.evaluate(*pair, net, "glyphs", made=made)["manifest"]
@@ -199,7 +201,7 @@ def test_only_a_manifest_of_samples_tells_their_making(pictures):
 
 @few
 def test_scores_of_cfg_by_a_null_label_that_was_never_trained_say_so(pictures):
-    net, pair = evaluate.extractor("glyphs"), (pictures / "fake", pictures / "real")
+    net, pair = extractor("glyphs"), (pictures / "fake", pictures / "real")
     made, said = (
         pictures / "manifest.json",
         "guided by CFG, and their fine-tune was trained with dropout 0, so",
@@ -284,7 +286,7 @@ def test_rows_differ_by_every_setting_and_pictures_from_elsewhere_by_their_file(
     for name, more in (("one", made), ("two", made | dict(interval=[0.0, 5.0])), ("hers", {})):
         result = run(1.5, 20.0)
         result["manifest"]["made"] = more
-        evaluate.save(result, tmp_path / f"{name}.json")
+        write_json(tmp_path / f"{name}.json", result)
     lines = table.table(table.read(sorted(tmp_path.glob("*.json")))).splitlines()
     assert [line.split(" | ")[:5] for line in (lines[2], *lines[4:])] == [
         ["| method", "w", "interval", "seed", "finetuned"],
@@ -311,5 +313,5 @@ def test_what_is_no_score_is_named(content, tmp_path):
 
 
 def test_a_score_survives_the_disk(tmp_path):
-    evaluate.save(run(1.5, 20.0), tmp_path / "score.json")
+    write_json(tmp_path / "score.json", run(1.5, 20.0))
     assert table.read([tmp_path / "score.json"]) == (json.loads(json.dumps(run(1.5, 20.0))),)

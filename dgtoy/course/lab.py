@@ -83,7 +83,8 @@ def replace(config, **changes):
 
 ON_AN_INTERVAL = " on an interval"
 ALWAYS = ("CFG", "DoG", "autoguidance", "blurred self")
-FIELD = (*ALWAYS, *(name + ON_AN_INTERVAL for name in ALWAYS))  # whom every comparison has
+ON_INTERVALS = tuple(name + ON_AN_INTERVAL for name in ALWAYS)
+FIELD = (*ALWAYS, *ON_INTERVALS)  # whom every comparison has
 
 
 def methods(finetuned, pretrained, weights, names=("none", "CFG", "DoG"), interval=None, weaker=None, b=None):

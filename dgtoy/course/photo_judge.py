@@ -7,7 +7,7 @@ import torch
 
 from .. import metrics
 from ..checkpoint import alone, read_safetensors, write_safetensors
-from ..pipeline import evaluate
+from ..pipeline.extractors import extractor
 from ..pipeline.finetune import Config
 from ..pipeline.pictures import to_uint8
 from ..samplers import dpmpp_2m
@@ -22,7 +22,7 @@ class PhotoSetting(Setting):
 
     domain: such a target; "source" asks for the pre-trained model itself. size: None is all of the training
     half. samples: for each seed, fewer where the target has fewer true pictures. features: the judge's
-    network, of `evaluate.EXTRACTORS`.
+    network, of `extractors.EXTRACTORS`.
     """
 
     seeds: int = 2
@@ -57,9 +57,7 @@ class PhotoJudge(Judge):
 
     def __init__(self, setting, device="cpu", folder=None):
         super().__init__(setting, device)
-        self.net, self.other = (
-            evaluate.extractor(f, device=device) for f in (setting.features, setting.second)
-        )
+        self.net, self.other = (extractor(f, device=device) for f in (setting.features, setting.second))
         name = setting.domain
         train, truth = photos.source(folder) if name == "source" else photos.target(name, folder)
         n = min(setting.samples, len(train), len(truth))  # true pictures can stand for samples: `floor`

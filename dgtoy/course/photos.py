@@ -43,12 +43,4 @@ def finetuned(setting, seed, base, at=(), rows=None, objective=None):
         net = add_lora(base, len(data.classes), recipe.rank, seed)
     else:
         net = base.with_classes(len(data.classes), seed)
-    return averaged(compiled(net), data.to(net.device), recipe, {*at, recipe.steps}, objective)
-
-
-def compiled(net):
-    """A network with its blocks compiled on a CUDA device, as training wants it; elsewhere as it is."""
-    if net.device.type == "cuda":
-        for block in net.net.blocks:
-            block.compile()
-    return net
+    return averaged(net.compile_blocks(), data.to(net.device), recipe, {*at, recipe.steps}, objective)

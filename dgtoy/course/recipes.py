@@ -18,7 +18,6 @@ from ..pipeline.objectives import FlowObjective
 from ..shipped.judge import FeatureNet
 from ..train import Recipe, fit
 from ..trainer import Trainer, TrainingConfig, generator
-from .photos import compiled
 from .records import provenance
 from .worlds import features, kmeans, photos
 from .worlds.glyphs import World
@@ -140,8 +139,7 @@ def pretrain_photos(config, data, seed=0, device="cpu", state=None, progress=Fal
     """
     net = Flow(DiT(**config.network, num_classes=len(data.classes), seed=seed), seed).to(device)
     data, ema = data.to(device), net.clone()
-    compiled(net)
-    trainer = Trainer(net, FlowObjective(), config.train, ema)
+    trainer = Trainer(net.compile_blocks(), FlowObjective(), config.train, ema)
     batch_fn = functools.partial(photo_batch, data, seed, config.train, net.null)
     if state is None:
         steps = trainer.run(batch_fn)

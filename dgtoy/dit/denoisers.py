@@ -47,11 +47,11 @@ class Preconditioned:
         x = x.flatten(0, -4)  # (B, C, H, W)
         sigma, label = (torch.as_tensor(a, device=x.device).expand(lead).flatten() for a in (sigma, label))
         c_skip, c_out, scale = self.scalings(append_dims(sigma.to(x.dtype), x))
-        out = self._run(x / scale, self.sigma_to_t(sigma), label)
+        out = self.predict(x / scale, self.sigma_to_t(sigma), label)
         return (c_skip * x + c_out * out[:, : x.shape[1]]).unflatten(0, lead)
 
-    def _run(self, x, t, label):
-        """The network's output in x's own precision."""
+    def predict(self, x, t, label):
+        """The network's output F(x, t, label) in x's own precision, whatever `amp` has it computed in."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp and x.is_cuda):
             return self.net(x, t, label).to(x.dtype)
 
@@ -116,6 +116,11 @@ class Preconditioned:
         """
         if self.device.type == "cuda":
             self.graphs = Captured(self.__call__)
+        return self.compile_blocks()
+
+    def compile_blocks(self):
+        """The half of `compile` that training wants, whose steps are graphs by themselves.  -> self"""
+        if self.device.type == "cuda":
             for block in self.net.blocks:
                 block.compile()
         return self
@@ -169,7 +174,7 @@ class VP(Preconditioned):
     def noise(self, label):
         """The network of one label, (x (B, C, H, W), t (B,)) -> (B, 2C, H, W), for `vp`'s samplers."""
         label = self._label(label)
-        return lambda x, t: self._run(x, t, label.expand(len(x)))
+        return lambda x, t: self.predict(x, t, label.expand(len(x)))
 
 
 class Flow(Preconditioned):

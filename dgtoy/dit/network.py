@@ -85,9 +85,10 @@ class DiT(nn.Module):
         self.config = sizes | dict(learn_sigma=learn_sigma)
         self.null = sizes["num_classes"]
         self.shape = (in_channels, input_size, input_size)
-        for kind in [name for name, is_it in (("velocity", velocity), ("flow", flow)) if is_it]:
-            self.config[kind] = True
-            self.register_buffer(kind, torch.ones(()))  # so that a file of weights tells
+        for kind, is_it in dict(velocity=velocity, flow=flow).items():
+            if is_it:
+                self.config[kind] = True
+                self.register_buffer(kind, torch.ones(()))  # so that a file of weights tells
         self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = TimestepEmbedder(hidden_size)
         self.y_embedder = LabelEmbedder(num_classes, hidden_size)

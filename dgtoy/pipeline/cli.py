@@ -10,7 +10,7 @@ from tqdm import tqdm
 from .. import distributed, environment
 from ..checkpoint import write_text
 from . import options
-from .manifest import check_out
+from .manifest import check_out, write_json
 
 
 def parser():
@@ -147,12 +147,13 @@ def sample(args):
 
 def evaluate(args):
     """Score samples against reference images."""
-    from . import evaluate as scores
+    from .evaluate import evaluate as run
+    from .extractors import extractor
 
-    extractor = scores.extractor(args.features, args.weights, environment.device(args.device))
+    net = extractor(args.features, args.weights, environment.device(args.device))
     made = pathlib.Path(args.samples) / "manifest.json"
-    result = scores.evaluate(args.samples, args.reference, extractor, args.features, args.count, made=made)
-    scores.save(result, args.out)
+    result = run(args.samples, args.reference, net, args.features, args.count, made=made)
+    write_json(args.out, result)
     print("  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
 

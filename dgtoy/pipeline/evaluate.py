@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from .. import metrics
-from .extractors import EXTRACTORS, Glyphs, extractor  # noqa: F401  (whose names users ask for here)
+from .extractors import Glyphs
 from .image_sets import read_images
-from .manifest import read_json, write_json
+from .manifest import read_json
 
 FEWEST = 6  # images: precision and recall ask for five neighbours of each
 
@@ -145,11 +145,6 @@ def _warn(result, real, net):
             " none to them, so these scores say little; expected --features inception, dinov2 or lite0",
             stacklevel=3,
         )
-
-
-def save(result, path):
-    """A result as JSON into `path`."""
-    write_json(path, result)
 
 
 COMPARED = ("features", "weights", "crop", "resize", "reference", "references", "samples")

@@ -243,11 +243,7 @@ def start(pretrained, num_classes, config, device="cpu", num_heads=None):
     """What fine-tuning begins with: a pre-trained checkpoint with a fresh label table, and an adapter where
     config.rank asks for one.  -> VP or Flow"""
     net = pretrained_net(pretrained, device, num_heads)
-    net = adapted(net, num_classes, config.rank, config.seed)
-    if net.device.type == "cuda":
-        for block in net.net.blocks:
-            block.compile()
-    return net
+    return adapted(net, num_classes, config.rank, config.seed).compile_blocks()
 
 
 def remembered(out):

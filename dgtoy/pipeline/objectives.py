@@ -25,7 +25,7 @@ class NoiseObjective:
         """The mean loss () of a batch; on a CUDA device the network computes in bfloat16."""
         self.process = self.process.to(x0.device)
         x = self.process.noised(x0, time, eps)
-        loss, _, _ = vp.training_loss(predicted(net, x, time, label), x0, x, time, eps, self.process)
+        loss, _, _ = vp.training_loss(net.predict(x, time, label), x0, x, time, eps, self.process)
         return loss.mean()
 
     def linear(self, power, time):
@@ -98,11 +98,5 @@ def check_kind(net, kind, name="net"):
 def velocity(net, x, time, label):
     """eps - x0 as a `Flow`, or a `SiT`, tells it at x = (1 - t) x0 + t eps and t = time (B,), in float32."""
     official = isinstance(net, SiT)
-    out = predicted(net, x, 1 - time if official else 1000 * time, label)[:, : x.shape[1]]
+    out = net.predict(x, 1 - time if official else 1000 * time, label)[:, : x.shape[1]]
     return -out if official else out
-
-
-def predicted(net, x, time, label):
-    """What the network of a `VP` or `Flow` gives, in float32; computed in bfloat16 on a CUDA device."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda and net.amp):
-        return net.net(x, time, label).float()

@@ -4,9 +4,10 @@ import dataclasses
 import pathlib
 
 from ..checkpoint import write_text
-from . import evaluate, finetune, sample, table
+from . import evaluate, extractors, finetune, sample, table
 from .image_sets import ImageFolder
 from .latents import Latents
+from .manifest import write_json
 from .pictures import centre_crop
 from .sheet import contact_sheet, gallery, write_png
 
@@ -90,7 +91,7 @@ class Comparison:
             print(f"no scores: {came} are too few; expected --count {SCORED} or more")
             return ""
         try:
-            extractor = evaluate.extractor("lite0", device=device)
+            extractor = extractors.extractor("lite0", device=device)
         except (ImportError, FileNotFoundError) as e:
             print(f"no scores: {e}")
             return ""
@@ -98,7 +99,7 @@ class Comparison:
         for file in files:
             images, made = file.parent / "images", file.parent / "manifest.json"
             found = evaluate.evaluate(images, self.folder, extractor, "lite0", self.count, made=made)
-            evaluate.save(found, file)
+            write_json(file, found)
         text = table.table(table.read(files)) + "\n"
         write_text(self.out / "scores.md", text)
         print(text, end="")

@@ -225,11 +225,9 @@ def training_step(net, batch, peak, device):
 def finetune_step(net, batch, device):
     """A function that takes the next step of `dit finetune` on random latents."""
     g, model = torch.Generator().manual_seed(0), VP(copy.deepcopy(net).requires_grad_(True))
-    for block in model.net.blocks if model.device.type == "cuda" else ():
-        block.compile()
     x0, label = torch.randn(256, *net.shape, generator=g), torch.randint(net.null, (256,), generator=g)
     data, config = tuning.LatentTensors(x0, label, net.null), tuning.Config(batch=batch)
-    trainer, batch_fn = tuning.training(model, data, config, model.clone())
+    trainer, batch_fn = tuning.training(model.compile_blocks(), data, config, model.clone())
     return advance(trainer.run(batch_fn), 1)
 
 

@@ -89,7 +89,7 @@ def _exercise(judge):
     return functools.partial(Exercise, judge)
 
 
-def number(rtol=0.02, atol=1e-9):
+def number(rtol=0.02):
     """The check of a number.  declare() -> right, {mistake: what it gives, or an interval (low, high)}
 
     Of several mistakes within the tolerance the hint names the nearest.
@@ -108,7 +108,7 @@ def number(rtol=0.02, atol=1e-9):
             low, high = value if isinstance(value, tuple) else (value, value)
             return max(low - yours, yours - high, 0)
 
-        tolerance = max(rtol * abs(yours), atol)
+        tolerance = max(rtol * abs(yours), 1e-9)
         right, mistakes = declare()
         if distance(right) <= tolerance:
             return None

@@ -6,12 +6,10 @@ import math
 import numpy as np
 
 from ..experiments.blur import KEPT, of_blur
-from ..experiments.nulls import family
+from ..experiments.nulls import of_guide
 from ..intervals import ratio
 from ..lab import ON_AN_INTERVAL
-from ..records import family as of_method
-from ..records import load, rows, values
-from ..records import of_method as at_weight
+from ..records import family, load, of_method, rows, values
 from ..tradeoff import CONTRACTION, area, at_equal_cost, at_own_weight, with_contraction
 
 GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
@@ -70,12 +68,12 @@ def _to_complete(record, place, method, where):
     weights, levels = _weights(record, place, method)
     high = weights[levels >= 0.5].max()
     best = {
-        g: at_own_weight(family(record, g, **place), "energy", minimize="energy", budget=math.inf)
+        g: at_own_weight(of_guide(record, g, **place), "energy", minimize="energy", budget=math.inf)
         for g in GUIDES
     }
     guide = min(best, key=lambda g: best[g]["energy"].mean())
     lowest = best[guide]["energy"]
-    none = np.mean(family(record, guide, **place)[0]["energy"])
+    none = np.mean(of_guide(record, guide, **place)[0]["energy"])
     return (
         place["stage"],
         f"{ABOVE} {where} (up to {high:.1f})",
@@ -97,7 +95,7 @@ def _beside(guide, values):
 def _to_sharpen(record, place, out, notice):
     """A stage in which guidance only sharpens: the guide with the least area under its trade-off, at the
     weight that leaves least outside for a bounded loss of thickness."""
-    curves = {g: family(record, g, **place) for g in GUIDES}
+    curves = {g: of_guide(record, g, **place) for g in GUIDES}
     by_match = {g: area(c) for g, c in curves.items()}
     at_both = {g: at_equal_cost(c) for g, c in curves.items()}
     guide = min(GUIDES, key=lambda g: by_match[g].mean())
@@ -120,7 +118,7 @@ def _noise(out, method):
     except FileNotFoundError:
         return ""  # an interval was not tried
     domain = record["config"]["domains"][0]
-    on, always = (area(of_method(record, m, domain=domain)) for m in (method + ON_AN_INTERVAL, method))
+    on, always = (area(family(record, m, domain=domain)) for m in (method + ON_AN_INTERVAL, method))
     return f" at σ ≤ {record['config']['interval'][1]:g}" if ratio(on, always)[2] < 1 else ""
 
 
@@ -129,7 +127,7 @@ def _overfitted(record):
     levels = np.array(record["config"]["levels"])
     low = np.mean(fits["DoG"], 0)[levels <= 0.12, 0]
     none, found = (
-        at_weight(record, "energy", m, "calibrated", stage="overfitted").mean() for m in ("none", "DoG")
+        of_method(record, "energy", m, "calibrated", stage="overfitted").mean() for m in ("none", "DoG")
     )
     return (
         "overfitted",
@@ -149,7 +147,7 @@ def _outside(gaps, record):
         - np.mean(r["out_of_domain"])
         for r in far
     ]
-    curves = {m: of_method(record, m, world=FAR) for m in ("CFG", "DoG", "autoguidance")}
+    curves = {m: family(record, m, world=FAR) for m in ("CFG", "DoG", "autoguidance")}
     curves["blurred self"] = of_blur(record, FAR, KEPT)
     left = {m: at_equal_cost(curve) for m, curve in curves.items()}
     method = min(left, key=lambda m: left[m].mean())

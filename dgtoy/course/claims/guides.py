@@ -12,9 +12,9 @@ from .finding import listed, over_seeds
 from .points import W, at_equal_thickness, at_own_weights, left, over_all_w, ways
 
 
-def to_ancestor(record, guide, stage="finished"):
-    """What a guide leaves outside relative to the ancestor (`left`): above 1 it is worse."""
-    return left(*(of_guide(record, g, stage) for g in (guide, "ancestor")))
+def to_ancestor(record, guide):
+    """What a guide leaves outside relative to the ancestor (`left`), finished: above 1 it is worse."""
+    return left(*(of_guide(record, g) for g in (guide, "ancestor")))
 
 
 GUIDE_OF = {
@@ -25,10 +25,10 @@ GUIDE_OF = {
 }
 
 
-def by_method(record, name, stage="finished"):
+def by_method(record, name):
     """The rows of `of_guide` by the name that a method of the field has elsewhere."""
     method = name.removesuffix(ON_AN_INTERVAL)
-    return of_guide(record, GUIDE_OF[method] + name.removeprefix(method), stage)
+    return of_guide(record, GUIDE_OF[method] + name.removeprefix(method))
 
 
 def completed(record, guide):
@@ -38,9 +38,10 @@ def completed(record, guide):
     return ratio(*(held_out(of_guide(record, g, begun), "energy") for g in (guide, "ancestor")))
 
 
-def at_equal_w(record, guides, metric="out_of_domain", stage="finished"):
-    """A metric's means at w = W, in words."""
-    return listed({g: values(record, metric, stage=stage, guide=g, w=W).mean() for g in guides}, ".3f")
+def at_equal_w(record, guides):
+    """The out-of-domain rates of finished fine-tunes at w = W, in words."""
+    rate = lambda guide: values(record, "out_of_domain", stage="finished", guide=guide, w=W).mean()
+    return listed({guide: rate(guide) for guide in guides}, ".3f")
 
 
 def c9(record):

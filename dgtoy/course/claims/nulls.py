@@ -8,7 +8,7 @@ energy distance hardly sees thinner strokes.
 
 import functools
 
-from ..experiments.nulls import BETTER, family
+from ..experiments.nulls import BETTER, of_guide
 from ..intervals import LOGS, ratio
 from ..records import held_out
 from ..tradeoff import area, area_by_thickness, at_equal_cost
@@ -21,21 +21,21 @@ DONE = ("detail missing", "finished")  # stages where guidance can only sharpen
 def against(record, guide, rival, **where):
     """What a guide leaves by energy distance alone, relative to a rival: below 1 where it is better.
     -> (ratio, low, high)"""
-    curves = [family(record, g, **where) for g in (guide, rival)]
+    curves = [of_guide(record, g, **where) for g in (guide, rival)]
     left = area if where["stage"] in DONE else functools.partial(held_out, metric="energy")
     return ratio(*map(left, curves))
 
 
 def at_equal_thickness(record, guide, rival, **where):
     """`against`, with the loss of thickness as the cost in place of energy distance."""
-    return ratio(*(area_by_thickness(family(record, g, **where)) for g in (guide, rival)))
+    return ratio(*(area_by_thickness(of_guide(record, g, **where)) for g in (guide, rival)))
 
 
 def at_both_costs(record, guide, rival, **where):
     """`against`, with the loss of thickness bounded as well where guidance can only sharpen."""
     if where["stage"] not in DONE:
         return against(record, guide, rival, **where)
-    return ratio(*(at_equal_cost(family(record, g, **where)) for g in (guide, rival)))
+    return ratio(*(at_equal_cost(of_guide(record, g, **where)) for g in (guide, rival)))
 
 
 def places(record, *stages):

@@ -175,10 +175,10 @@ def figure(record):
     return fig
 
 
-def draw_map(ax, record, metric, world="moons"):
-    """A metric over b and w."""
+def draw_map(ax, record, metric):
+    """A metric over b and w, on the moons."""
     config = record["config"]
-    at = lambda **where: values(record, metric, world=world, method="blurred self", **where).mean()
+    at = lambda **where: values(record, metric, world="moons", method="blurred self", **where).mean()
     table = [[at(b=b, w=w) for b in config["widths"]] for w in config["weights"]]
     plot.heat(ax, config["widths"], config["weights"], table, None, bar=False)
     ax.set(xlabel="blur b / stroke", ylabel="guidance weight w")

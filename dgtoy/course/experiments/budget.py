@@ -14,16 +14,7 @@ from ...guidance import cfg, domain_guidance
 from ...samplers import dpmpp_2m, last, normal
 from ...train import Points
 from .. import plot
-from ..lab import (
-    ON_OTHER_SOURCES,
-    PointSetting,
-    Presets,
-    finetuned,
-    methods,
-    on_own_sources,
-    prepared,
-    replace,
-)
+from ..lab import PointConfig, PointSetting, finetuned, methods, on_own_sources, prepared, replace
 from ..records import caption, row, rows, values
 from .calibration import by_seed, calibrated, regime, rounded, stacked
 from .forgetting import of_classes
@@ -37,7 +28,7 @@ STAGES = ("hardly begun", "class unfinished", "finished", "overfitted")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """`stages`: (name, target points per class, fine-tuning steps, learning rate). `share`: of the points,
     kept from training to calibrate on, with `draws` of noise each. `stretches`: of noise levels, each with
     its weight out of `candidates`, where weights are chosen on samples. `fresh` points per class measure
@@ -59,10 +50,6 @@ class Config(Presets):
     def full(cls):
         """For one core of a CPU: five minutes."""
         return cls()
-
-    @classmethod
-    def replica(cls):
-        return cls(ON_OTHER_SOURCES)
 
 
 @recorded

@@ -14,9 +14,9 @@ import torch
 from ...gmm import GaussianMixture
 from ...guidance import blurred, guided
 from ...samplers import dpmpp_2m
-from .. import plot, records
+from .. import plot
 from ..lab import PointSetting, Presets, finetuned, prepared, replace, weaker_self
-from ..records import caption
+from ..records import caption, family
 from .calibration import regime, weigh_seeds
 from .guides import label_free
 from .panels import frame
@@ -151,9 +151,9 @@ def _results(config, device, found):
 compute, run = in_cells(cell, keys, _results, together=True)
 
 
-def family(record, guide, **where):
+def of_guide(record, guide, **where):
     """A guide's rows over w, that of no guidance first."""
-    return records.family(record, guide, "guide", **dict(main="learned") | where)
+    return family(record, guide, "guide", **dict(main="learned") | where)
 
 
 def figure(record):
@@ -174,7 +174,7 @@ def draw(ax, record, guides=SHOWN, **where):
     """Means over seeds of out-of-domain rate against energy distance, a curve for each guide."""
     for guide in guides:
         method, changes = SHOWN[guide]
-        points = family(record, guide, **where)
+        points = of_guide(record, guide, **where)
         mean = functools.partial(_means, points)
         ax.plot(mean("energy"), mean("out_of_domain"), label=guide, **plot.METHODS[method] | changes)
     ax.plot(mean("energy")[0], mean("out_of_domain")[0], **plot.METHODS["none"] | dict(markersize=10))

@@ -38,6 +38,12 @@ def over_weights(ax, record, metric, methods=("CFG", "DoG"), **where):
     ax.set(xlabel="guidance weight w", ylabel=plot.NAMES.get(metric, metric))
 
 
+def look_of(method):
+    """How a method is drawn: as itself, or as its guide where it has no look of its own."""
+    guide = next((g for g in ("CFG", "DoG") if method.startswith(g)), "plane")
+    return plot.METHODS.get(method, plot.METHODS[guide])
+
+
 def level(ax, y, **look):
     """A thin black horizontal line for comparison."""
     ax.axhline(y, color="black", linewidth=1, **look)

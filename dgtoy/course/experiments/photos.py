@@ -10,7 +10,7 @@ import numpy as np
 
 from ...guidance import blurred, guided
 from .. import plot
-from ..lab import Presets, methods, replace
+from ..lab import ALWAYS, ON_INTERVALS, Presets, methods, replace
 from ..photo_judge import PhotoJudge, PhotoSetting
 from ..photos import SECOND, chosen, finetuned, pretrained
 from ..pictures import tenth
@@ -18,25 +18,29 @@ from ..records import family, held_out
 from .panels import frame, over_weights, unguided
 from .runs import in_cells, merged
 
-METHODS = ("CFG", "DoG", "autoguidance", "blurred self")
-ON_AN_INTERVAL = tuple(f"{name} on an interval" for name in METHODS)
 IN_PROPORTION = "self blurred in proportion"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """targets: of `worlds.photos.TARGETS`. weights: of every guide; those of `narrow` on the interval.
-
-    base: what is fine-tuned, see `pretrained`. b: width of the blurred self, in units of pixels in
-    [-1, 1]. share: b / sigma of the one that is blurred in proportion to the noise. interval: noise levels
-    sigma within which the guides of `narrow` are on.
-    """
+class PhotoConfig(Presets):
+    """What configurations of experiments on photographs begin with. base: what is fine-tuned, see
+    `pretrained`. targets: of `worlds.photos.TARGETS`."""
 
     setting: PhotoSetting = PhotoSetting(
         samples=34, steps=4, size=4, finetune=replace(PhotoSetting().finetune, steps=20, batch=8)
     )
     base: str = "photos64"
     targets: tuple = ("food",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(PhotoConfig):
+    """weights: of every guide; those of `narrow` on the interval.
+
+    b: width of the blurred self, in units of pixels in [-1, 1]. share: b / sigma of the one that is blurred
+    in proportion to the noise. interval: noise levels sigma within which the guides of `narrow` are on.
+    """
+
     weights: tuple = (1.5,)
     narrow: tuple = (1.5,)
     interval: tuple = (0.2, 5.0)
@@ -58,6 +62,14 @@ class Config(Presets):
         return replace(cls.full(), base=SECOND, setting=dict(first=4), weights=(1.25, 1.5, 2.0, 3.0))
 
 
+def prepared(setting, base, seed, device):
+    """What a cell starts from: the judge, told which pictures the seed's fine-tune learns from, and what is
+    fine-tuned."""
+    judge = PhotoJudge(setting, device)
+    judge.learnt_from(chosen(setting, seed))
+    return judge, pretrained(base, device)
+
+
 def widened(D, share):
     """D's density blurred in proportion to the noise: `blurred` by b = share sigma at every noise level."""
     return lambda x, sigma: blurred(D, share * float(sigma))(x, sigma)
@@ -66,21 +78,20 @@ def widened(D, share):
 def _cell(config, device, target, seed):
     """Rows of target, method and w, with each metric."""
     setting, last = replace(config.setting, domain=target), config.setting.finetune.steps
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
-    judge.learnt_from(chosen(setting, seed))
+    judge, pre = prepared(setting, config.base, seed, device)
     kept = finetuned(setting, seed, pre, at=(tenth(last),))
     tuned, weaker, pre = (net.compile() for net in (kept[last], kept[tenth(last)], pre))
     options = dict(weaker=weaker, b=config.b, interval=config.interval)
-    found = [*methods(tuned, pre, config.weights, ("none", *METHODS), **options)]
-    found += methods(tuned, pre, config.narrow, ON_AN_INTERVAL, **options)
+    found = [*methods(tuned, pre, config.weights, ("none", *ALWAYS), **options)]
+    found += methods(tuned, pre, config.narrow, ON_INTERVALS, **options)
     for w in config.weights:
-        found.append((IN_PROPORTION, w, in_proportion(tuned, config.share, w)))
+        found.append((IN_PROPORTION, w, widened_self(tuned, config.share, w)))
     return [
         dict(target=target, method=name, w=w, score=judge.judged(method, seed)) for name, w, method in found
     ]
 
 
-def in_proportion(tuned, share, w):
+def widened_self(tuned, share, w):
     """A fine-tune guided by itself, blurred in proportion to the noise.  -> label -> denoiser"""
     return lambda y: guided(tuned.denoiser(y), widened(tuned.denoiser(y), share), w)
 
@@ -107,9 +118,9 @@ def figure(record):
     claim = "DoG is nearest at a small w and pays beyond it; as w grows it trades recall for precision"
     with frame([*targets, *[""] * len(targets)], size, foot, rows=2, claim=claim) as (fig, axes):
         for above, below, target in zip(axes, axes[len(targets) :], targets):
-            over_weights(above, record, "frechet", METHODS, target=target)
+            over_weights(above, record, "frechet", ALWAYS, target=target)
             unguided(above, record, "frechet", target=target)
-            for name in METHODS:
+            for name in ALWAYS:
                 trade_off(below, family(record, name, target=target), name)
         axes[0].legend(fontsize=10)
     return fig

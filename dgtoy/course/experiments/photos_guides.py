@@ -12,14 +12,15 @@ from ...checks import append_dims
 from ...guidance import blurred, guided
 from ...relatives import interpolated
 from .. import plot
-from ..lab import Presets, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import LARGE, chosen, finetuned, pretrained
+from ..lab import replace
+from ..photos import LARGE, finetuned
 from ..pictures import tenth
 from ..records import family, held_out
 from ..worlds import photos
+from .guides import label_free
 from .panels import frame
 from .photos import Config as Study
+from .photos import PhotoConfig, prepared
 from .runs import in_cells
 
 GUIDES = {  # name: what it is
@@ -46,12 +47,9 @@ MIXED = {"a quarter of the way": 0.25, "half-way": 0.5, "three quarters": 0.75}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base, targets, b: as in `photos`. stages: fine-tuning steps at which a cell is sampled."""
+class Config(PhotoConfig):
+    """stages: fine-tuning steps at which a cell is sampled. b: as in `photos`."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
-    targets: tuple = ("food",)
     stages: tuple = (10, 20)
     weights: tuple = (1.5,)
     b: float = 0.1
@@ -75,8 +73,7 @@ class Config(Presets):
 def _cell(config, device, target, seed):
     """Rows of target, stage, guide and w, with each metric; "none" has no guide."""
     setting = replace(config.setting, domain=target, finetune=dict(steps=config.stages[-1]))
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
-    judge.learnt_from(chosen(setting, seed))
+    judge, pre = prepared(setting, config.base, seed, device)
     steps = {*config.stages, *map(tenth, config.stages)}
     kept = finetuned(setting, seed, pre, at=steps)
     twice = replace(setting, finetune=dict(steps=2 * config.stages[-1], dropout=1.0))
@@ -101,13 +98,12 @@ def _cell(config, device, target, seed):
 
 def guides(tuned, pre, b, weaker, unconditional, gaussian):
     """Every guide of a fine-tune, in the order of GUIDES.  -> {name: label -> denoiser}"""
-    null = lambda net: lambda y: net.denoiser(net.null)
     return {
-        "pre-trained": null(pre),
-        "own null": null(tuned),
-        "unconditional": null(unconditional),
+        "pre-trained": label_free(pre),
+        "own null": label_free(tuned),
+        "unconditional": label_free(unconditional),
         "weaker self": weaker.denoiser,
-        **{name: null(mixed(pre, tuned, share)) for name, share in MIXED.items()},
+        **{name: label_free(mixed(pre, tuned, share)) for name, share in MIXED.items()},
         "own null, blurred": lambda y: blurred(tuned.denoiser(tuned.null), b),
         "self, blurred": lambda y: blurred(tuned.denoiser(y), b),
         "Gaussian": lambda y: gaussian,

@@ -11,13 +11,14 @@ import torch
 
 from ... import shipped
 from .. import plot
-from ..lab import Presets, methods, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
+from ..lab import methods, replace
+from ..photo_judge import PhotoJudge
 from ..photos import LARGE, chosen, finetuned, pretrained
 from ..records import family
 from . import posters
 from .panels import curve, over_weights, unguided
 from .photos import Config as Study
+from .photos import PhotoConfig
 from .runs import in_cells, merged
 
 SOURCE = "source"
@@ -25,14 +26,11 @@ ROWS = {name: way for name, way in posters.ROWS.items() if way[2] == posters.EVE
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base, targets, weights: as in `photos`. smaller: what base is compared with on the source. count:
-    pictures kept of each of ROWS and each target."""
+class Config(PhotoConfig):
+    """smaller: what `base` is compared with on the source. count: pictures kept of each of ROWS and each
+    target."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
     smaller: str = "photos64"
-    targets: tuple = ("food",)
     weights: tuple = (1.5,)
     count: int = 2
 

@@ -13,30 +13,26 @@ from ...guidance import domain_guidance
 from ...pipeline.objectives import DogFit
 from ...relatives import self_consistent
 from .. import plot
-from ..lab import Presets, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned, pretrained
+from ..lab import replace
+from ..photos import chosen, finetuned
 from ..records import best, caption, held_out, merge, rows, values
 from ..worlds import photos
 from . import plane
 from .calibration import calibrated, weigh
 from .panels import frame, level, plane_lines
 from .photos import Config as Study
+from .photos import PhotoConfig, prepared
 from .runs import in_cells
 
 LESS = "none, less data"  # what calibration costs: a fine-tune without the held-out pictures
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base, targets: as in `photos`. stages: fine-tuning steps at which a cell is sampled. a, b: weights of
-    domain and class. share: of the pictures, held out to calibrate. levels: of noise, at which weights are
-    found. tried: the weights that sampled trajectories choose from, with `few` pictures. learned: weights of
-    DogFit, at the last stage."""
+class Config(PhotoConfig):
+    """stages: fine-tuning steps at which a cell is sampled. a, b: weights of domain and class. share: of the
+    pictures, held out to calibrate. levels: of noise, at which weights are found. tried: the weights that
+    sampled trajectories choose from, with `few` pictures. learned: weights of DogFit, at the last stage."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
-    targets: tuple = ("food",)
     stages: tuple = (10, 20)
     a: tuple = (1.0, 1.5)
     b: tuple = (1.0, 1.5)
@@ -66,9 +62,8 @@ class Config(Presets):
 def _cell(config, device, target, seed):
     """rows of target, stage, method, a, b, with each metric; fits: the calibrated weights of every stage."""
     setting = replace(config.setting, domain=target, finetune=dict(steps=config.stages[-1]))
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
+    judge, pre = prepared(setting, config.base, seed, device)
     every = chosen(setting, seed)
-    judge.learnt_from(every)
     rest, apart = divided(every, config.share, seed)
     whole = finetuned(setting, seed, pre, config.stages, every)
     less = finetuned(setting, seed, pre, config.stages, rest)

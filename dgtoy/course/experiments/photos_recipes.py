@@ -11,12 +11,12 @@ import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
-from ..lab import Presets, methods, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned, pretrained
+from ..lab import methods, replace
+from ..photos import finetuned
 from ..records import best, family
 from .panels import frame
 from .photos import Config as Study
+from .photos import PhotoConfig, prepared
 from .runs import in_cells
 
 MAIN = "as in the main table"
@@ -40,13 +40,10 @@ METHODS = ("CFG", "DoG")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base, targets: as in `photos`. recipes: of RECIPES; MAIN is sampled by every sampler of `samplers`, the
-    others by the first of them."""
+class Config(PhotoConfig):
+    """recipes: of RECIPES; MAIN is sampled by every sampler of `samplers`, the others by the first of
+    them."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
-    targets: tuple = ("food",)
     recipes: tuple = (MAIN, "LoRA")
     samplers: tuple = ("DPM-Solver++(2M)", "DDPM, 50 steps")
     weights: tuple = (1.5,)
@@ -70,8 +67,7 @@ def of_recipe(setting, name):
 def _cell(config, device, target, recipe, seed):
     """Rows of target, recipe, sampler, method and w, with each metric."""
     setting = of_recipe(replace(config.setting, domain=target), recipe)
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
-    judge.learnt_from(chosen(setting, seed))
+    judge, pre = prepared(setting, config.base, seed, device)
     tuned = finetuned(setting, seed, pre)[setting.finetune.steps]
     tuned, pre, found = tuned.compile(), pre.compile(), []
     for sampler in config.samplers if recipe == MAIN else config.samplers[:1]:

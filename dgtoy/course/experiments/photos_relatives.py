@@ -9,25 +9,21 @@ import numpy as np
 
 from ...samplers import euler
 from .. import plot, rivals
-from ..lab import Presets, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import chosen, finetuned, pretrained
+from ..lab import replace
+from ..photos import finetuned
 from ..pictures import tenth
 from ..records import values
-from .panels import frame
+from .panels import frame, look_of
 from .photos import Config as Study
-from .photos import own
+from .photos import PhotoConfig, own, prepared
 from .photos_guides import mixed
 from .runs import in_cells
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base, targets, interval, b: as in `photos`. weights: of every method of `rivals`."""
+class Config(PhotoConfig):
+    """weights: of every method of `rivals`. interval, b: as in `photos`."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
-    targets: tuple = ("food",)
     weights: tuple = (1.5,)
     interval: tuple = Study().interval
     b: float = Study().b
@@ -41,8 +37,7 @@ class Config(Presets):
 def _cell(config, device, target, seed):
     """Rows of target, method and w, with each metric."""
     setting, last = replace(config.setting, domain=target), config.setting.finetune.steps
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
-    judge.learnt_from(chosen(setting, seed))
+    judge, pre = prepared(setting, config.base, seed, device)
     kept = finetuned(setting, seed, pre, at=(tenth(last),))
     nets = (net.compile() for net in (kept[last], pre, kept[tenth(last)], mixed(pre, kept[last], 0.5)))
     models = rivals.Models(*nets, setting.sigmas(), config.interval, config.b)
@@ -68,8 +63,7 @@ def figure(record):
         for above, below, target in zip(axes, axes[len(targets) :], targets):
             names = sorted(rivals.METHODS, key=lambda name: own(record, name, target).mean())
             for place, name in enumerate(names):
-                look = dict(color=_colour(name), marker="o", markersize=8, linestyle="")
-                above.plot(own(record, name, target).mean(), -place, **look)
+                above.plot(own(record, name, target).mean(), -place, **_dot(name))
             both = lambda name: [own(record, name, target, m).mean() for m in ("recall", "precision")]
             _named(below, {name: both(name) for name in names})
             above.set_yticks([-place for place in range(len(names))], names)
@@ -89,10 +83,9 @@ def _named(ax, points):
         line = dict(arrowstyle="-", color="0.8", shrinkA=0, relpos=(0, 0.5))
         where = dict(xytext=(1.03, height), textcoords="axes fraction", va="center", fontsize=11)
         ax.annotate(name, points[name], arrowprops=line, **where)
-        ax.plot(*points[name], color=_colour(name), marker="o", markersize=8, linestyle="")
+        ax.plot(*points[name], **_dot(name))
 
 
-def _colour(name):
-    """That of its guide: a method's own where it is one of the course's."""
-    guide = next((g for g in ("CFG", "DoG") if name.startswith(g)), "plane")
-    return plot.METHODS.get(name, plot.METHODS[guide])["color"]
+def _dot(name):
+    """A method as a dot, in the colour of its guide."""
+    return dict(color=look_of(name)["color"], marker="o", markersize=8, linestyle="")

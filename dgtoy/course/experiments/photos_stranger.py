@@ -8,12 +8,11 @@ import dataclasses
 
 from ...guidance import guided
 from .. import plot
-from ..lab import Presets, replace
-from ..photo_judge import PhotoJudge, PhotoSetting
-from ..photos import LARGE, SECOND, chosen, finetuned, pretrained
+from ..lab import replace
+from ..photos import LARGE, SECOND, finetuned, pretrained
 from ..records import family
 from .panels import curve, frame, unguided
-from .photos import Config as Study
+from .photos import PhotoConfig, prepared
 from .photos_guides import Config as Guides
 from .runs import in_cells
 
@@ -21,13 +20,10 @@ LOOKS = {"DoG": {}, "stranger": dict(color="black", linestyle="--")}  # of each 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
-    """base: what is fine-tuned; stranger: the other pre-trained model; both as in `photos`."""
+class Config(PhotoConfig):
+    """stranger: another pre-trained model, named as `base` is."""
 
-    setting: PhotoSetting = Study.quick().setting
-    base: str = "photos64"
     stranger: str = "photos64"
-    targets: tuple = ("food",)
     weights: tuple = (1.5,)
 
     @classmethod
@@ -45,8 +41,7 @@ class Config(Presets):
 def _cell(config, device, target, seed):
     """Rows of target, method and w, with each metric."""
     setting = replace(config.setting, domain=target)
-    judge, pre = PhotoJudge(setting, device), pretrained(config.base, device)
-    judge.learnt_from(chosen(setting, seed))
+    judge, pre = prepared(setting, config.base, seed, device)
     tuned = finetuned(setting, seed, pre)[setting.finetune.steps].compile()
     models = {"DoG": pre.compile(), "stranger": pretrained(config.stranger, device).compile()}
     found = []

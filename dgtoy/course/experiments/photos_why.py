@@ -356,10 +356,10 @@ def law(ax, record):
     ax.legend(fontsize=11)
 
 
-def closed_form(ax, record, methods=GUIDED):
+def closed_form(ax, record):
     """Measured against foretold change of log std, a dot for each direction and target; the line is the
     closed form of DoG."""
-    for method in methods:
+    for method in GUIDED:
         _dots(ax, forecast(record), measured(record, method), method)
     ax.axline((0, 0), slope=1, color="black", linewidth=1)
     ax.set(xlabel="DoG's closed form, (w − 1) ln r", ylabel="measured change of ln std")

@@ -12,13 +12,14 @@ from matplotlib.ticker import FixedLocator
 from ... import relatives
 from ...guidance import guided
 from ...samplers import euler
-from .. import plot, rivals
+from .. import rivals
 from ..intervals import ratio
 from ..lab import PointSetting, Presets, prepared, weaker_self
 from ..records import caption, family, held_out, values
 from ..tradeoff import area, area_by_thickness
-from .nulls import label_free, placed
-from .panels import frame
+from .guides import label_free
+from .nulls import placed
+from .panels import frame, look_of
 from .runs import in_cells
 
 OF_POINTS = [name for name in rivals.METHODS if name not in rivals.OF_PICTURES]
@@ -173,7 +174,7 @@ def draw(ax, record, column, world):
         if name in OWN_WEIGHTS and column != "unfinished":  # one weight is no trade-off
             continue
         value, low, high = ratio(measure(record, column, name, world), none)
-        look, reach = _look(name), [[value - low], [high - value]]
+        look, reach = look_of(name), [[value - low], [high - value]]
         ax.errorbar(value, -i, xerr=reach, fmt=look["marker"], color=look["color"], markersize=9, capsize=4)
     ax.axvline(1, color="black", linewidth=1)
     ax.set_yticks([-i for i in range(len(names))], names)
@@ -182,9 +183,3 @@ def draw(ax, record, column, world):
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
     ax.grid(axis="x", alpha=0.3)
-
-
-def _look(name):
-    """A method looks like its guide, or like itself where it has a look of its own."""
-    guide = next((g for g in ("CFG", "DoG") if name.startswith(g)), "plane")
-    return plot.METHODS.get(name, plot.METHODS[guide])

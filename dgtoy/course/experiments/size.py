@@ -10,18 +10,7 @@ import numpy as np
 import torch
 
 from .. import plot
-from ..lab import (
-    ALWAYS,
-    FIELD,
-    ON_OTHER_SOURCES,
-    PointSetting,
-    Presets,
-    methods,
-    on_own_sources,
-    prepared,
-    replace,
-    weaker_self,
-)
+from ..lab import ALWAYS, FIELD, PointConfig, methods, prepared, replace, weaker_self
 from ..records import caption, family
 from ..tradeoff import area, at_own_weight
 from .forgetting import excess
@@ -30,11 +19,10 @@ from .runs import recorded
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Presets):
+class Config(PointConfig):
     """Target points per class; `stages`: steps of fine-tuning, of which each size takes the best; `levels`:
     noise levels at which held-out error is measured. `interval`, `b`: as in `transfer`."""
 
-    setting: PointSetting = on_own_sources()
     sizes: tuple = (16, 64, 256)
     stages: tuple = (500, 2000)
     weights: tuple = (1.1, 1.25, 1.5)
@@ -47,10 +35,6 @@ class Config(Presets):
         """For one core of a CPU: half an hour."""
         sizes, stages = (8, 16, 32, 64, 128, 256, 512, 1024), (250, 500, 1000, 2000, 5000)
         return cls(sizes=sizes, stages=stages, weights=(1.05, 1.1, 1.25, 1.5, 2.0))
-
-    @classmethod
-    def replica(cls):
-        return cls(ON_OTHER_SOURCES)
 
 
 @recorded

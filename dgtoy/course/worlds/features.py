@@ -8,6 +8,7 @@ import math
 import torch
 from torch import nn
 
+from ...shipped.judge import HUE
 from ...trainer import Trainer, generator
 from .glyphs import GLYPHS, KNOBS, SOURCE, World
 
@@ -24,8 +25,8 @@ def loss_of(net, x, label, font, style):
     """Cross entropy of glyph and font plus 4 times the mean squared error of the style.  -> 0-d"""
     f = net(x)
     aim = fractions(style)
-    angle = 2 * math.pi * aim[:, 7]
-    aim = torch.cat([aim[:, :7], angle.cos()[:, None], aim[:, 8:], angle.sin()[:, None]], -1)
+    angle = 2 * math.pi * aim[:, HUE]
+    aim = torch.cat([aim[:, :HUE], angle.cos()[:, None], aim[:, HUE + 1 :], angle.sin()[:, None]], -1)
     entropy = nn.functional.cross_entropy
     return (
         entropy(net.glyph(f), label) + entropy(net.font(f), font) + 4 * (net.style(f) - aim).square().mean()
@@ -61,7 +62,7 @@ def accuracy(net, world, n=20_000, device="cpu", seed=1):
     own = torch.tensor([GLYPHS.index(g) for g in world.glyphs], device=device)
     seen = net.read(x)
     error = (seen.style - fractions(style)).abs()
-    error[:, 7] = torch.minimum(error[:, 7] % 1, 1 - error[:, 7] % 1)
+    error[:, HUE] = torch.minimum(error[:, HUE] % 1, 1 - error[:, HUE] % 1)
     right = lambda a, b: (a == b).float().mean().item()
     return dict(
         glyph=right(own[seen.glyph[:, own].argmax(-1)], own[label]),
