@@ -60,6 +60,8 @@ def test_few_points_do_not_tell_how_far_their_weight_is_off(n):
     found = calibrate(NARROW, WIDE, torch.ones(n, 1, dtype=torch.float64), LEVELS, generator=seeded())
     assert found.weights.isfinite().all()
     assert (found.low == -math.inf).all() and (found.high == math.inf).all()
+    enough = calibrate(NARROW, WIDE, torch.ones(6, 1, dtype=torch.float64), LEVELS, generator=seeded())
+    assert enough.low.isfinite().all() and enough.high.isfinite().all()
 
 
 def test_torch_s_default_device_changes_nothing():

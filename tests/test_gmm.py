@@ -135,6 +135,13 @@ def test_a_component_too_far_and_too_narrow_to_matter_pulls_nothing(dtype):
     close(pair.score(x), 0.1 - x)
 
 
+def test_a_component_may_be_as_narrow_as_its_variance_is_a_number():
+    std = torch.tensor(1e-100, dtype=torch.float64)
+    one = GaussianMixture([1.0], torch.zeros(1, 1).double(), (std**2)[None, None, None])
+    x = torch.tensor([[-1.0], [0.0], [3.0]]).double()
+    close(one.score(std * x), -x / std)
+
+
 def test_far_out_the_nearest_component_alone_decides():
     mixture = GaussianMixture([0.5, 0.5], [[0.0], [10.0]], [[[1.0]], [[1.0]]])
     x = torch.tensor([[1_000.0]])

@@ -142,6 +142,9 @@ def test_a_run_begins_at_a_level_that_is_not_lower_or_with_another_shape():
     run = Run()
     assert [run.begins(X, s) for s in (3.0, 2.0, 2.0, 1.0)] == [True, False, True, False]
     assert run.begins(X[:2], 0.5) and not run.begins(X[:2], 0.4)
+    levels = torch.linspace(1, 3, len(X))  # of several the highest counts
+    assert run.begins(X, levels) and not run.begins(X, levels / 2)
+    assert run.begins(X, torch.cat([levels[:1] / 9, levels[1:] / 2]))
 
 
 # CFG-Zero*

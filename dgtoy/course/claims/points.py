@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from ..experiments.plane import best_points
-from ..experiments.size import brought_closer, of_size, outliers_removed
+from ..experiments.size import brought_closer, outliers_removed
 from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
 from ..lab import ALWAYS, FIELD
 from ..records import HALVES, family, rows, values
@@ -40,19 +40,12 @@ def at_equal_thickness(one, other):
     return ratio(area_by_thickness(one), area_by_thickness(other))
 
 
-def thickness_told(one, other):
-    """`at_equal_thickness` in words, where the record measured it."""
-    measured = "thickness" in one[0]
-    return f", at equal loss of thickness {at_equal_thickness(one, other)[0]:.2f}" if measured else ""
-
-
 def over_all_w(curve, rival):
     """The area of every method of the field relative to a rival's, in words.
 
-    curve: name -> its rows, the one without guidance first, which is alone where the record lacks the method.
+    curve: name -> its rows, the one without guidance first.
     """
-    found = {name: curve(name) for name in FIELD if name != rival}
-    return listed({m: ratio(area(c), area(curve(rival))) for m, c in found.items() if len(c) > 1})
+    return listed({m: ratio(area(curve(m)), area(curve(rival))) for m in FIELD if m != rival})
 
 
 def at_own_weights(curve, names):
@@ -96,8 +89,9 @@ def c5(record):
         for way in found[d]
     }
     told = "; ".join(
-        f"{d}: area {dog[d]['by area'][0]:.2f}{thickness_told(curve[d]('DoG'), curve[d]('CFG'))}; outside at "
-        f"own weight none {outside(d, NONE):.3f}, {at_own_weights(curve[d], ('CFG', 'DoG'))}; at w = {W} CFG "
+        f"{d}: area {dog[d]['by area'][0]:.2f}, at equal loss of thickness "
+        f"{at_equal_thickness(curve[d]('DoG'), curve[d]('CFG'))[0]:.2f}; outside at own weight none "
+        f"{outside(d, NONE):.3f}, {at_own_weights(curve[d], ('CFG', 'DoG'))}; at w = {W} CFG "
         f"{outside(d, CFG):.3f}, DoG {outside(d, DOG):.3f}"
         for d in domains
     )
@@ -175,20 +169,16 @@ def c11(record):
     sizes = record["config"]["sizes"]
     removed, closer = outliers_removed(record), brought_closer(record)  # (sizes, S)
     per_halving = slope(sizes, -removed)
-    few = of_size(record, "DoG", sizes[0])
+    few = family(record, "DoG", size=sizes[0])
     copied = student(at_own_weight(few, "nearest")["nearest"] - np.array(few[0]["nearest"]))
     parts = {
         "more outliers removed": per_halving[1] > 0,
         "closer to fresh points": slope(sizes, -closer)[1] > 0,
         f"less than a tenth nearer to the training points at {sizes[0]} of them": copied[1] > -0.1,
     }
-    steps = [of_size(record, "none", size)[0]["steps"] for size in sizes]
+    steps = [family(record, "none", size=size)[0]["steps"] for size in sizes]
     by_size = lambda shares: ", ".join(f"{np.mean(s):.2f} at {n}" for n, s in zip(sizes, shares, strict=True))
-    ends = {
-        m: outliers_removed(record, m)[[0, -1]].mean(1)
-        for m in FIELD
-        if len(of_size(record, m, sizes[0])) > 1
-    }
+    ends = {m: outliers_removed(record, m)[[0, -1]].mean(1) for m in FIELD}
     return over_seeds(
         record,
         per_halving,
@@ -215,8 +205,7 @@ def c12(record):
     from_here = next((n for n in steps if all(c in kept["by area"] for c in cells if c[0] >= n)), None)
     parts = {f"everywhere: {way}": len(found) == len(cells) for way, found in kept.items()}
     parts |= {f"mostly: {way}": len(found) > len(cells) / 2 for way, found in kept.items()}
-    known = [m for m in ALWAYS if len(curve[cells[0]](m)) > 1]
-    first = [min(known, key=lambda m: area(curve[c](m)).mean()) for c in cells]
+    first = [min(ALWAYS, key=lambda m: area(curve[c](m)).mean()) for c in cells]
     return over_seeds(
         record,
         dog[worst]["by area"],
@@ -225,7 +214,7 @@ def c12(record):
         parts,
         f"DoG < CFG < none in {', '.join(f'{len(found)} {way}' for way, found in kept.items())}; by area "
         f"with every sampler {f'from {from_here} steps on' if from_here else 'at no number of steps'}; the "
-        f"smallest area is that of {', '.join(f'{m} in {first.count(m)}' for m in known)}",
+        f"smallest area is that of {', '.join(f'{m} in {first.count(m)}' for m in ALWAYS)}",
         LOGS,
     )
 

@@ -6,6 +6,7 @@ narrow direction.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -78,10 +79,10 @@ def with_strays(target, share, width):
     return LabelledMixture(weights, torch.cat([target.means] * 2), covs, torch.cat([target.labels] * 2))
 
 
-@recorded
+@functools.partial(recorded, where="cpu")
 def run(config, device, progress):
     """Rows of world, method, b (in strokes), w and each metric by seed, `shift` among them; `fits`: the
-    `gain` of held-out points by world and b. Always on the CPU."""
+    `gain` of held-out points by world and b."""
     found, fits = [], []
     for name, place, stroke, stray in config.worlds:
         setting = _setting(config, place, stroke)

@@ -109,9 +109,9 @@ def _covs(stds):
     return torch.stack([torch.diag(std**2) for std in stds])
 
 
-@recorded
+@functools.partial(recorded, where="cpu")
 def run(config, device, progress):
-    """Rows of shape, seed, method, each with a number for every direction. Always float64 on the CPU.
+    """Rows of shape, seed, method, each with a number for every direction, in float64.
 
     `change` of log std since the first level, that which the `law` gives, the guide's `push`; the change that
     a guide `made` of no guidance, the same `foretold` by its own closed form and `by_DoG`'s.

@@ -2,7 +2,7 @@
 it does to each direction (C3)."""
 
 import dataclasses
-import time
+import functools
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from ...guidance import guided
 from ...samplers import heun, karras, last
 from .. import plot
 from ..lab import Presets
-from ..records import record, rows
+from ..records import rows
 from .panels import frame
+from .runs import recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Config(Presets):
         return cls(seeds=64, points=2048, steps=400)
 
 
-def run(config, device="cpu", progress=False):
-    """Rows of claim and seed, each with what was predicted and what was found. Always float64 on the CPU."""
-    started, found = time.time(), []
+@functools.partial(recorded, where="cpu")
+def run(config, device, progress):
+    """Rows of claim and seed, each with what was predicted and what was found, in float64."""
     for seed in range(config.seeds):
         g = np.random.default_rng(seed)
-        found.append(dict(claim="C1", seed=seed, error=_decomposition(g, seed)))
-        found.append(dict(claim="C2", seed=seed, **_tilted(g, config)))
-        found += [dict(claim="C3", seed=seed, **direction) for direction in _directions(g, config)]
-    return record("exact", config, dict(rows=found), started, "cpu")
+        yield dict(claim="C1", seed=seed, error=_decomposition(g, seed))
+        yield dict(claim="C2", seed=seed, **_tilted(g, config))
+        for direction in _directions(g, config):
+            yield dict(claim="C3", seed=seed, **direction)
 
 
 def _decomposition(g, seed):

@@ -8,15 +8,18 @@ from .. import cache
 from ..records import merge, record
 
 
-def recorded(run):
-    """run(config, device, progress), which yields rows or returns results, made to return the record."""
+def recorded(run, where=None):
+    """run(config, device, progress), which yields rows or returns results, made to return the record.
+
+    where: the device that it always works on, whatever it is given.
+    """
 
     @functools.wraps(run)
     def made(config, device="cpu", progress=False):
         started, results = time.time(), run(config, device, progress)
         if inspect.isgenerator(results):
             results = dict(rows=list(results))
-        return record(_name(run), config, results, started, device)
+        return record(_name(run), config, results, started, where or device)
 
     del made.__wrapped__  # help shows the signature of `made`
     return made

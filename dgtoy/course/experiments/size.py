@@ -84,16 +84,11 @@ def nearest(x, data, truth):
     return [round(v, 6) for v in torch.stack(by_class).mean(0).tolist()]
 
 
-def of_size(record, method, size):
-    """A method's rows over w at one size, that of no guidance first."""
-    return family(record, method, size=size)
-
-
 def outliers_removed(record, method="DoG"):
     """The share of the samples outside that a method removes over its whole trade-off.  -> (sizes, S)"""
     shares = []
     for size in record["config"]["sizes"]:
-        rows = of_size(record, method, size)
+        rows = family(record, method, size=size)
         shares.append(1 - area(rows) / np.mean(rows[0]["out_of_domain"]))
     return np.array(shares)
 
@@ -103,7 +98,7 @@ def brought_closer(record, method="DoG"):
     the other half of the seeds.  -> (sizes, S)"""
     shares = []
     for size in record["config"]["sizes"]:
-        rows = of_size(record, method, size)
+        rows = family(record, method, size=size)
         own = at_own_weight(rows, "energy", minimize="energy", budget=np.inf)
         shares.append((rows[0]["energy"] - own["energy"]) / np.mean(rows[0]["energy"]))
     return np.array(shares)
@@ -122,7 +117,9 @@ def figure(record):
             plot.sweep(axes[0], config["sizes"], outliers_removed(record, method), method)
             plot.sweep(axes[1], config["sizes"], brought_closer(record, method), method)
         for method in ("none", *ALWAYS):
-            own = [at_own_weight(of_size(record, method, s), "nearest")["nearest"] for s in config["sizes"]]
+            own = [
+                at_own_weight(family(record, method, size=s), "nearest")["nearest"] for s in config["sizes"]
+            ]
             plot.sweep(axes[2], config["sizes"], own, method)
         axes[0].set_ylabel("share of outliers removed, over all w")
         axes[1].set_ylabel("fall of the energy distance, own w")

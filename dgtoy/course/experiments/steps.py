@@ -66,11 +66,6 @@ def _noise(setting, device):
     return dict(generator=[torch.Generator(device).manual_seed(900_000 + s) for s in setting.each_seed()])
 
 
-def left(record, method, **where):
-    """The share of samples outside that a method leaves over its whole trade-off.  -> (S,)"""
-    return area(family(record, method, **where))
-
-
 def figure(record):
     """What each method leaves outside at equal energy distance against the number of steps, one
     panel for each sampler."""
@@ -79,7 +74,7 @@ def figure(record):
     with frame(samplers, (4.2 * len(samplers), 4.6), caption(record), sharey=True) as (fig, axes):
         for ax, sampler in zip(axes, samplers, strict=True):
             for method in ("none", *DRAWN):
-                shares = [left(record, method, sampler=sampler, steps=n) for n in steps]
+                shares = [area(family(record, method, sampler=sampler, steps=n)) for n in steps]
                 plot.sweep(ax, steps, shares, method)
             ax.set(xscale="log", xlabel="steps")
             ax.set_xticks(steps, steps, minor=False)

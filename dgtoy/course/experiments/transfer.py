@@ -13,7 +13,7 @@ from ..lab import (
     replace,
     scores,
 )
-from ..records import caption, rows
+from ..records import caption
 from .calibration import regime, weigh_seeds
 from .panels import frame, level, over_weights, unguided
 from .runs import recorded
@@ -73,11 +73,9 @@ def figure(record):
         "coverage": "and in diversity",
     }
     ticks = [1, 1.5, 2, 2.5, 3] if max(record["config"]["weights"]) > 2 else [1, 1.25, 1.5, 1.75, 2]
-    known = {r["method"] for r in rows(record, domain="moons")}
-    drawn = [name for name in DRAWN if name in known]
     with frame(titles.values(), (15, 4.6), caption(record)) as (fig, axes):
         for ax, metric in zip(axes, titles, strict=True):
-            over_weights(ax, record, metric, drawn, domain="moons")
+            over_weights(ax, record, metric, DRAWN, domain="moons")
             unguided(ax, record, metric, domain="moons")
             ax.set(xticks=ticks)
         level(axes[0], 0.01)
