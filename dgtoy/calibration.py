@@ -95,6 +95,9 @@ def calibrate(
     sigmas = check_numbers("sigmas", sigmas, torch.float64).double().flatten()
     if not len(sigmas) or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas is {sigmas.tolist()}; expected positive, finite levels")
+    host = generator  # of the bootstrap, which is drawn on the CPU
+    if generator is not None and generator.device.type != "cpu":
+        host = torch.Generator().manual_seed(generator.initial_seed())
     directions = 1 if middle is None else 2
     points, sums = 0, 0  # the normal equations (1 + R, n, directions^2 + directions), summed over the points
     for k, (x0, label) in enumerate(_batches(data, batch)):
@@ -107,7 +110,6 @@ def calibrate(
                 f"the models are not finite at sigma = {sigmas[~finite][0]:g} in batch {k} of data"
             )
         counts = torch.ones(1 + resamples, len(x0), dtype=torch.float64, device="cpu")
-        host = generator if generator is not None and generator.device.type == "cpu" else None
         counts[1:] = torch.poisson(counts[1:], generator=host)
         sums += torch.einsum("rb,bns->rns", counts, rows.cpu())
         points += len(x0)

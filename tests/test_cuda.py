@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import refuses, together
 
-from dgtoy import distributed
+from dgtoy import calibrate, distributed
 from dgtoy.course import recipes
 from dgtoy.course.bench.dit import network
 from dgtoy.course.worlds.photos import Photos
@@ -189,3 +189,12 @@ def test_two_processes_pretrain_as_one_with_their_steps_captured(tmp_path):
         torch.cat([p.flatten() for p in torch.load(tmp_path / f"{n}.pt").values()]) for n in ("one", "two")
     )
     near(two, one, 2e-3)
+
+
+def test_the_bootstrap_of_a_calibration_is_drawn_by_its_generator_too():
+    before, x0 = torch.get_rng_state(), torch.randn(9, 2, device="cuda")
+    D, guide = lambda x, sigma: x / 2, lambda x, sigma: x / 3
+    a, b = (
+        calibrate(D, guide, x0, [0.5], generator=torch.Generator("cuda").manual_seed(3)) for _ in range(2)
+    )
+    assert torch.equal(a.low, b.low) and torch.equal(torch.get_rng_state(), before)
