@@ -6,6 +6,7 @@ from helpers import refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgtoy import LabelledMixture
 from dgtoy.course.worlds import domains
 
 close = torch.testing.assert_close
@@ -99,6 +100,13 @@ def test_data_are_samples_of_their_class():
         part = world.target.given(c)
         fresh = part.logp(part.sample(2_000, generator=torch.Generator().manual_seed(1)))
         assert part.logp(x).mean().item() == pytest.approx(fresh.mean().item(), abs=0.5)
+
+
+def test_data_have_the_covariance_of_their_class():
+    cov = torch.tensor([[2.0, 0.6], [0.6, 0.5]])
+    one = LabelledMixture([1.0], torch.zeros(1, 2), cov[None], [0])
+    x0 = domains.Domain("one", one, one).data(20_000, [3]).x0[0]
+    close(torch.cov(x0.T), cov, rtol=0.05, atol=0)
 
 
 @settings(max_examples=15)

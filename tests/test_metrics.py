@@ -332,10 +332,20 @@ def test_true_samples_are_as_thick_as_the_truth_and_contracted_ones_thinner():
 
 
 @pytest.mark.parametrize("broken", (math.nan, math.inf))
+def test_a_sample_that_is_not_finite_lies_outside_and_in_no_component_nor_class(broken):
+    x, label = CORNERS.means.clone(), CORNERS.labels
+    lost = x + torch.tensor([broken, 0.0])
+    assert metrics.out_of_domain(torch.cat([x, lost]), CORNERS) == 0.5
+    assert metrics.mode_coverage(x, CORNERS) == 1 and metrics.mode_coverage(lost, CORNERS) == 0
+    assert metrics.class_error(torch.cat([x, lost]), torch.cat([label, label]), CORNERS) == 0.5
+
+
+@pytest.mark.parametrize("broken", (math.nan, math.inf))
 def test_a_sample_that_is_not_finite_lies_infinitely_far(broken):
     mixture, x = random_mixture(), cloud(9)
     far = metrics.thickness(torch.cat([x, x[:1] + 1e9]), mixture, x)
     close(metrics.thickness(torch.cat([x, x[:1] + broken]), mixture, x), far)
+    assert far.dtype == x.dtype
     assert metrics.thickness(x + broken, mixture, x) == math.inf
 
 
