@@ -239,6 +239,15 @@ def test_denoising_keeps_no_graph():
     assert not MLP(**SMALL).denoiser(0)(x, 1.0).requires_grad
 
 
+@pytest.mark.parametrize("net", (awake(MLP(**SMALL)), awake(Ensemble.of([0, 1], **SMALL))))
+def test_a_network_computes_in_its_own_precision_and_answers_in_that_of_x(net):
+    x = points(2, 5, 2)
+    for dtype in (torch.float64, torch.float16):
+        found = net.denoiser(1)(x.to(dtype), 0.5)
+        assert found.dtype == dtype
+        close(found, net.denoiser(1)(x.to(dtype).float(), 0.5).to(dtype))
+
+
 @pytest.mark.parametrize("label", (4, -1, torch.tensor([0, 1, 4])))
 def test_a_label_out_of_range_is_refused_before_any_work(label):
     for net in (MLP(**SMALL), Ensemble.of([0], **SMALL)):

@@ -64,7 +64,8 @@ def test_the_mean_weight_of_cfg_plus_plus_is_the_w_that_was_asked(models):
 @pytest.mark.parametrize("share, end", ((0.0, "source"), (1.0, "null")))
 def test_half_way_networks_lead_from_the_guide_of_dog_to_that_of_cfg(models, share, end):
     between = study.half_way(models.finetuned, models.pretrained, share)
-    close(between.denoiser(between.null)(X, SIGMA), getattr(models, end)(X, SIGMA))
+    null = between.denoiser(between.null)(X, SIGMA)
+    close(null, getattr(models, end)(X, SIGMA), rtol=0, atol=1e-6)  # hardly trained, they differ by 1e-5
 
 
 def made(best):
