@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.adamw import adamw
 
 from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
@@ -151,17 +150,21 @@ class Trainer:
                 f"muon is {recipe.muon}; expected 0, as this {type(net).__name__} has no matrices in blocks"
             )
         params = [p for name, p in self.params.items() if name not in by_muon]
-        device = params[0].device
-        # on a GPU a captured update reads the learning rate from where it lies
-        self.lr = torch.tensor(recipe.lr, device=device) if device.type == "cuda" else recipe.lr
-        self.moments = {
-            p: dict(
+        on_cuda = params[0].is_cuda  # there a captured update reads the learning rate from where it lies
+        self.optimizer = torch.optim.AdamW(
+            params,
+            lr=torch.tensor(recipe.lr, device=params[0].device) if on_cuda else recipe.lr,
+            betas=tuple(recipe.betas),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+            capturable=on_cuda,
+        )
+        for p in params:
+            self.optimizer.state[p] = dict(
                 step=torch.zeros((), device=p.device),
                 exp_avg=torch.zeros_like(p),
                 exp_avg_sq=torch.zeros_like(p),
             )
-            for p in params
-        }
         self.muon = _muon([self.params[name] for name in by_muon], recipe) if by_muon else None
         self._halves = {}
 
@@ -237,7 +240,7 @@ class Trainer:
         for name, target in mine.items():
             target.detach().copy_(tensors[name])
         self.step = header["step"]
-        for state in self.moments.values():
+        for state in self.optimizer.state.values():
             state["step"].fill_(self.step)
 
     @property
@@ -250,9 +253,9 @@ class Trainer:
         found = {}
         for name, p in self.params.items():
             found[f"net.{name}"] = p
-            if p in self.moments:
-                found[f"m.{name}"] = self.moments[p]["exp_avg"]
-                found[f"v.{name}"] = self.moments[p]["exp_avg_sq"]
+            if p in self.optimizer.state:
+                found[f"m.{name}"] = self.optimizer.state[p]["exp_avg"]
+                found[f"v.{name}"] = self.optimizer.state[p]["exp_avg_sq"]
             else:
                 found[f"m.{name}"] = self.muon.state[p]["momentum_buffer"]
         return found | {f"ema.{name}": p for name, p in self.averages.items()}
@@ -308,46 +311,25 @@ class Trainer:
         loss.sum().backward()
         return loss.detach()
 
-    @torch.no_grad()
     def _update(self, loss):
-        """AdamW's step. loss: by its shape, of how many networks; and where they are."""
+        """The optimizer's step. loss: by its shape, of how many networks; and where they are."""
         params = list(self.params.values())
         if self.recipe.clip and loss.numel() == 1:
             nn.utils.clip_grad_norm_(params, self.recipe.clip)
         elif self.recipe.clip:
             clip_each_([p.grad for p in params if p.grad is not None], self.recipe.clip)
-        trained = [p for p in self.moments if p.grad is not None]
-        held = [self.moments[p] for p in trained]
-        beta1, beta2 = self.recipe.betas
-        adamw(  # what torch.optim.AdamW calls, without its bookkeeping, a tenth of a small network's step
-            trained,
-            [p.grad for p in trained],
-            [state["exp_avg"] for state in held],
-            [state["exp_avg_sq"] for state in held],
-            [],
-            [state["step"] for state in held],
-            fused=True,
-            capturable=torch.is_tensor(self.lr),
-            amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=self.lr,
-            weight_decay=self.recipe.weight_decay,
-            eps=1e-8,
-            maximize=False,
-        )
+        self.optimizer.step()
 
     def _set_lr(self, lr):
-        if torch.is_tensor(self.lr):
-            self.lr.fill_(lr)
+        group = self.optimizer.param_groups[0]
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(lr)
         else:
-            self.lr = lr
+            group["lr"] = lr
         if self.muon:
             self.muon.param_groups[0]["lr"] = self.recipe.muon * lr
 
     def _check(self, loss):
-        if math.isfinite(loss.sum()):
-            return
         finite = loss.reshape(-1).isfinite()
         if not bool(finite.all()):
             seeds = getattr(self.net, "seeds", range(len(finite)))
