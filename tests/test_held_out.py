@@ -16,6 +16,8 @@ from dgtoy.pipeline import calibrate
 from dgtoy.pipeline.image_sets import ImageFolder
 from dgtoy.pipeline.latents import Latents, Pixels, held_out_rows, prepare
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have one image")
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -68,6 +70,12 @@ def test_copies_are_told_where_a_copy_of_a_held_out_image_may_train(folder, tmp_
     prepared(folder, tmp_path / "all", 0)
     said = f"1 of {len(paths)} images are copies of others, first {paths[-1]} of {paths[0]}; expected none"
     with pytest.warns(UserWarning, match=re.escape(said)):
+        prepared(folder, tmp_path / "held", 0.2)
+
+
+def test_classes_of_one_image_are_told_as_none_of_theirs_is_held_out(folder, tmp_path):
+    prepared(folder, tmp_path / "all", 0)
+    with pytest.warns(UserWarning, match="1 of 3 classes have one image, first c, and none of theirs"):
         prepared(folder, tmp_path / "held", 0.2)
 
 

@@ -993,6 +993,8 @@ def test_size_and_codec_must_make_what_the_network_takes(photos, tmp_path):
         with pytest.raises(SystemExit) as ended:
             run("prepare", photos / "images", *words, *options)
         assert f"which make {came}" in ended.value.code and "takes (3, 8, 8)" in ended.value.code
+    with refuses("size is 1000000000", "at most 4096", error=SystemExit):
+        run("prepare", photos / "images", *words, "--size", 10**9)
     assert not (tmp_path / "l").exists()
 
 
@@ -1139,6 +1141,24 @@ def test_a_run_refuses_what_a_later_step_would_before_it_writes_anything(wrong, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_looks_at_its_pictures_before_it_tells_a_time(tmp_path, capsys):
+    with refuses("images, which is not there", error=SystemExit):
+        main(["dit", "run", str(tmp_path / "images"), "--out", str(tmp_path / "run")])
+    assert "about" not in capsys.readouterr().out
+
+
+def test_an_unknown_option_is_refused_by_the_step_that_it_was_given_to(capsys):
+    with pytest.raises(SystemExit):
+        run("sample", "run", "--out", "dog", "--rank", 4)
+    said = capsys.readouterr().err
+    assert "dit sample: error: unrecognized arguments: --rank 4" in said and "[--interval" in said
+
+
+def test_a_split_without_hub_is_refused(photos, tmp_path):
+    with refuses("split is test without --hub; expected --hub", error=SystemExit):
+        run("prepare", photos / "images", "--out", tmp_path / "l", "--split", "test")
+
+
 def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path, capsys):
     """Several lines, no UTF-8, markup, or longer than a sheet is wide. A class of one picture has none to
     hold out, so none to calibrate on."""
@@ -1233,6 +1253,11 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     after = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
     assert len(before) < len(after) == 30 and before.items() <= after.items()
     said = capsys.readouterr().out
+    main(["dit", "run", *map(str, (photos / "images", "--out", whole, *words, "--device", "cpu"))])
+    assert "held out\nthe rest takes about 1 s" in capsys.readouterr().out
+    compared = pipeline_run.Comparison(photos / "images", whole, [1.5, 3.0], 8)
+    recipe, net = dict(steps=3, batch=8), models.pretrained_net(photos / "flow.safetensors")
+    assert compared.passes(recipe, net) == 2 * 24 * (1 + 4 * 2)  # two more pictures: none, and both guides
     assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
     assert f"--latents {whole / 'latents'} --out {whole / 'weights'}\n" in said
     with refuses("steps is 4;", "holds samples after 3 steps; expected as many", error=SystemExit):
@@ -1280,7 +1305,8 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
     main(["dit", "finetune", str(tmp_path / "l"), *map(str, words)])
     made = models.header(tmp_path / "ft")
     assert {k: made[k] for k in laptop} == laptop
-    assert "about 15 min (cpu" in capsys.readouterr().out  # 2 steps of 3 pictures at 2.5 passes a minute each
+    said = capsys.readouterr().out
+    assert "about 63 min (cpu" in said  # 3 pictures a minute each: 2 steps of 2.5 passes, 16 for the own loss
     main(
         [
             "dit",
@@ -1292,7 +1318,7 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
     assert (tmp_path / "s" / "contact.png").exists()
 
 
-def test_an_estimate_counts_the_calls_that_are_made(photos):
+def test_an_estimate_counts_the_calls_that_are_made(photos, tmp_path):
     """Against a count of the passes themselves, one per picture."""
     net = models.pretrained_net(photos / "flow.safetensors")
     seen, forward = [], type(net.net).forward
@@ -1300,7 +1326,7 @@ def test_an_estimate_counts_the_calls_that_are_made(photos):
     for method, w, sampler in (("none", 2.0, "dpmpp_2m"), ("cfg", 1.0, "dpmpp_2m"), ("cfg", 2.0, "dpmpp_2m")):
         config = sample.Config(method, w, sampler, steps=4, count=3)
         sample.draw_latents(net, None, config, range(3), 2)
-        assert sum(seen) == pace.of_sample(config)
+        assert sum(seen) == pace.of_sample(config, tmp_path)
         seen.clear()
     assert [pace.duration(s) for s in (0, 40, 89, 400, 9000)] == ["1 s", "40 s", "89 s", "7 min", "2.5 h"]
 

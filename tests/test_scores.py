@@ -26,6 +26,7 @@ from dgtoy.pipeline.sample import image_path
 from dgtoy.pipeline.sheet import write_png
 
 few = pytest.mark.filterwarnings("ignore:.*too few", "ignore:.*say little", "ignore:.*are saturated")
+same = pytest.mark.filterwarnings("ignore:.*the same pictures")
 
 
 def saved(path, images):
@@ -67,6 +68,7 @@ def pictures(tmp_path):
 
 
 @few
+@same
 def test_scores_are_the_metrics_of_the_features(pictures):
     net = extractor("glyphs")
     fake, real = (evaluate.features(net, read_images(pictures / name))[0] for name in ("fake", "real"))
@@ -99,6 +101,7 @@ def test_reference_images_are_cut_as_training_images_are(pictures, tmp_path):
 
 
 @few
+@same
 def test_what_cannot_be_compared_is_refused(pictures):
     def score(name, reference="real", **options):
         net = extractor(name)
@@ -211,6 +214,13 @@ def test_scores_of_cfg_by_a_null_label_that_was_never_trained_say_so(pictures):
         wrong = (method, dropout) == ("cfg", 0.0)
         with pytest.warns(UserWarning, match=said) if wrong else contextlib.nullcontext():
             evaluate.evaluate(*pair, net, "glyphs", made=made)
+
+
+@few
+def test_a_set_against_itself_is_told(tmp_path):
+    one, other = (saved(tmp_path / f"{seed}.npz", smooth(6, seed)) for seed in (0, 1))
+    assert any("the same pictures" in line for line in said(one, one)[0])
+    assert not any("the same pictures" in line for line in said(one, other)[0])
 
 
 def test_a_folder_of_samples_is_read_without_its_contact_sheet_on_either_side(tmp_path):

@@ -24,13 +24,15 @@ def parser():
     for name, (add_options, run) in STEPS.items():
         step = steps.add_parser(name, help=run.__doc__, description=run.__doc__)
         add_options(step)
-        step.set_defaults(run=run)
+        step.set_defaults(run=run, refuse=step.error)
     return found
 
 
 def main(argv):
     """Run one step of the pipeline."""
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:  # said by the step, whose usage lists what it takes
+        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     if args.out:
         check_out(args.out, file=args.run in (evaluate, table))
     args.run(args)
@@ -41,11 +43,13 @@ def prepare(args):
     from . import image_sets, latents, models
     from .targets import TARGETS
 
+    if args.split and not args.hub:
+        raise ValueError(f"split is {args.split} without --hub; expected --hub, or a folder of that split")
     target = TARGETS.get(args.target)
     expected = target.classes if target else None
     try:
         if args.hub:
-            images = image_sets.HubImages(args.images, args.split, expected)
+            images = image_sets.HubImages(args.images, args.split or "train", expected)
         else:
             images = image_sets.ImageFolder(args.images, expected)
     except FileNotFoundError as e:
@@ -67,7 +71,7 @@ def prepare(args):
     ):
         bar.update(done - bar.n)
     held = latents.held_out_rows(torch.tensor(images.labels), args.held_out).sum()
-    kept = f", {held} of them held out" if held else ""
+    kept = f", {held} of them held out" if args.held_out else ""
     print(f"{len(images)} images of {len(images.classes)} classes in {args.out}{kept}")
 
 
@@ -82,7 +86,7 @@ def finetune(args):
     device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
     first = distributed.rank() == 0
     data = Latents(args.latents)
-    given, (held, done) = options.given(args, Config), remembered(out)
+    given, (held, _) = options.given(args, Config), remembered(out)
     suited = pace.RECIPES["cpu"] if device.type == "cpu" and "steps" not in given else {}
     config = Config(**(held or suited) | given)
     pretrained = args.pretrained or data.plan.get("pretrained")
@@ -94,7 +98,7 @@ def finetune(args):
     steps = interrupt.between(steps, out / "last.safetensors")
     if first:
         if not args.quiet and device.type == "cpu":
-            pace.tell(pace.of_finetune(config, done) * pace.seconds_a_pass(net), device)
+            pace.tell(pace.of_finetune(config, out) * pace.seconds_a_pass(net), device)
         if not (out / "losses.csv").exists():
             loss, spread = normal_loss(pretrained, data, config, device, args.heads)
             print(
@@ -125,9 +129,6 @@ def sample(args):
     )
     config = Config(**sampler_of(tuned) | held | given)
     on_cpu = tuned.device.type == "cpu"
-    if first and not args.quiet and on_cpu:
-        done = len(list((out / "images").glob("*.png")))
-        pace.tell(pace.of_sample(config, done) * pace.seconds_a_pass(tuned), device)
     if tuned.device.type == "cuda" or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
     made = models.header(args.finetuned)
@@ -135,8 +136,11 @@ def sample(args):
     coder = latents.decoder(args.vae, tuned.shape, device, made.get("codec"), args.finetuned)
     part = distributed.rank(), distributed.count()
     batch = (4 if on_cpu else 64) if args.batch is None else args.batch
+    draws = run(tuned, guide, coder, config, out, origin, batch, part)
+    if first and not args.quiet and on_cpu:
+        pace.tell(pace.of_sample(config, out) * pace.seconds_a_pass(tuned), device)
     bar = tqdm(desc="sample", disable=args.quiet or not first or None, mininterval=2)
-    for done, total in run(tuned, guide, coder, config, out, origin, batch, part):
+    for done, total in draws:
         bar.total = total
         bar.update(done - bar.n)
     distributed.barrier()
@@ -209,12 +213,12 @@ def run(args):
     compared.check(recipe)
     given = dict(device=args.device, heads=args.heads)
     common = [word for name, value in given.items() if value for word in (f"--{name}", value)]
-    if not args.quiet:
-        seconds = pace.seconds_a_pass(pretrained_net(args.pretrained, device, args.heads))
-        pace.tell(pace.of_run(recipe, args.w, args.count) * seconds, device)
     for words in compared.commands(args.pretrained, args.held_out, recipe, common):
         print("\npython -m dgtoy dit", *(shlex.quote(str(word)) for word in words), flush=True)
         main([*map(str, words), "--quiet"] if args.quiet else map(str, words))
+        if words[0] == "prepare" and not args.quiet:
+            net = pretrained_net(args.pretrained, device, args.heads)
+            pace.tell(compared.passes(recipe, net) * pace.seconds_a_pass(net), device, "the rest takes ")
     sheets = compared.show()
     if scores := compared.scores(device):
         compared.show(scores)

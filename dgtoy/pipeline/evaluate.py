@@ -126,6 +126,11 @@ def _warn(result, real, net):
             " never was: they say little of CFG; expected a fine-tune with --dropout above 0, as 0.1",
             stacklevel=3,
         )
+    if manifest["images"] == manifest["reference"]:
+        warnings.warn(
+            "samples and reference are the same pictures, so these scores say nothing; expected two sets",
+            stacklevel=3,
+        )
     if saturated(result):
         warnings.warn(
             f"{scores['saturated']:.0%} of the samples' pixel values are black or white, of the reference's"

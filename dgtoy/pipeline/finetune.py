@@ -27,6 +27,8 @@ from .manifest import data_checksum
 from .models import adapted, base_checksum, pretrained_net, warn_of_null
 from .objectives import DogFit, FlowObjective, NoiseObjective, check_kind, objective_of
 
+LOSS_BATCHES = 16  # from which the pre-trained model's own loss is known
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(TrainingConfig):
@@ -259,7 +261,7 @@ def remembered(out):
 
 
 @torch.no_grad()
-def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=16):
+def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=LOSS_BATCHES):
     """The loss of the pre-trained model itself, with its null label, on batches of the kind that training
     sees and does not reach.
 

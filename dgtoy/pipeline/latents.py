@@ -8,6 +8,7 @@ which is exact for grey images and needs no weights; `Pixels`, for networks that
 import collections
 import math
 import pathlib
+import warnings
 
 import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -122,12 +123,23 @@ def size_and_codec(size, vae, device, net=None, name=None):
         return 256 if size is None else size, codec(vae or next(iter(VAES)), device)
     coder = codec(vae or codec_name(net.shape), device)
     size = net.shape[1] * coder.shrink if size is None else size
+    _check_size(size, coder)
     made = tuple(coder.encode(torch.zeros(1, 3, size, size, device=device))[0].shape[1:])
     if made != net.shape:
         raise ValueError(
             f"size is {size} and codec {coder.name}, which make {made}; {name} takes {net.shape}"
         )
     return size, coder
+
+
+def _check_size(size, coder):
+    """Raise ValueError for a size that the codec cannot take, or that would fill the memory."""
+    check_whole("size", size, 1)
+    step = 2 * coder.shrink if coder.shrink > 1 else 1  # a codec's latents are cut into patches of 2
+    if size > LARGEST or size % step:
+        raise ValueError(
+            f"size is {size}; expected a multiple of {step} for codec {coder.name}, at most {LARGEST}"
+        )
 
 
 def decoder(vae, shape, device, trained_on=None, name=None):
@@ -154,12 +166,7 @@ def prepare(
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
         raise ValueError(f"out {out} lies in the folder of images, {images.folder}; expected another place")
-    check_whole("size", size, 1)
-    step = 2 * coder.shrink if coder.shrink > 1 else 1  # a codec's latents are cut into patches of 2
-    if size > LARGEST or size % step:
-        raise ValueError(
-            f"size is {size}; expected a multiple of {step} for codec {coder.name}, at most {LARGEST}"
-        )
+    _check_size(size, coder)
     plan = dict(
         count=len(images),  # what a reader knows comes before the fingerprint, in a refusal too
         classes=images.classes,
@@ -174,6 +181,8 @@ def prepare(
         raise ValueError(f"held_out is {held_out}; expected a share of each class, at least 0 and below 1")
     if not (out / "plan.json").exists():
         survey(images, size, grey=isinstance(coder, Unshuffle))
+        if held_out:
+            _warn_of_lone(images)
         if held_out and hasattr(images, "digests"):
             warn_of_copies(images)
     plan |= dict(pretrained=pretrained)
@@ -189,6 +198,18 @@ def prepare(
             yield rows.stop, len(images)
 
     return work()
+
+
+def _warn_of_lone(images):
+    """Say which classes have one image, which trains: none of theirs is held out."""
+    counts = collections.Counter(images.labels)
+    lone = [name for label, name in enumerate(images.classes) if counts[label] == 1]
+    if lone:
+        warnings.warn(
+            f"{len(lone)} of {len(images.classes)} classes have one image, first {lone[0]}, and none of"
+            " theirs is held out; expected two or more with --held-out",
+            stacklevel=3,
+        )
 
 
 def held_out_rows(label, share):
@@ -281,7 +302,10 @@ class Latents:
             )
         part = held_out_rows(self.label, self.plan.get("held_out")) == held_out
         if not part.any():
-            raise ValueError(f"latents {folder} hold no held-out images; expected --held-out 0.2 of prepare")
+            raise ValueError(
+                f"latents {folder} hold no held-out images; expected --held-out 0.2 of prepare,"
+                " of classes of two images or more"
+            )
         tensors = (self.mean, self.std, self.label)
         self.mean, self.std, self.label = (t if t is None else t[part] for t in tensors)
 

@@ -92,7 +92,7 @@ def prepare(parser):
     parser.add_argument(
         "--hub", action="store_true", help="images is a dataset's name, or a folder saved with save_to_disk"
     )
-    parser.add_argument("--split", default="train", help="split of a dataset with --hub; default: train")
+    parser.add_argument("--split", help="split of a dataset with --hub; default: train")
     parser.add_argument(
         "--pretrained",
         help="the network that will be fine-tuned, which says --size and --vae; default: none",

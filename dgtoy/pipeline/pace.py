@@ -1,8 +1,11 @@
 """What to ask of a machine by default, and how long it will take."""
 
+import pathlib
 import time
 
 import torch
+
+from .finetune import LOSS_BATCHES, remembered
 
 RECIPES = {  # of fine-tuning the model that ships on some hundred pictures
     "cpu": dict(rank=8, steps=300, batch=8, lr=1e-3, ema=0.99),  # about 5 minutes of two cores
@@ -23,20 +26,19 @@ def seconds_a_pass(net, batch=2):
     return (time.perf_counter() - began) / batch
 
 
-def of_finetune(config, done=0):
-    """Passes over a picture that are left of a fine-tune after `done` steps."""
-    return TRAINING * config.batch * max(0, config.steps - done)
+def of_finetune(config, out):
+    """Passes over a picture that are left of the fine-tune in `out`: its steps, and at first the pre-trained
+    model's own loss."""
+    out = pathlib.Path(out)
+    own = 0 if (out / "losses.csv").exists() else LOSS_BATCHES
+    return config.batch * (TRAINING * max(0, config.steps - remembered(out)[1]) + own)
 
 
-def of_sample(config, done=0):
-    """Passes over a picture that are left of a set of samples when `done` are there."""
+def of_sample(config, out):
+    """Passes over a picture that are left of the samples in `out`."""
+    done = len(list((pathlib.Path(out) / "images").glob("*.png")))
     calls = (1 if config.method == "none" or config.w == 1 else 2) * (2 if config.sampler == "heun" else 1)
     return calls * config.steps * max(0, config.count - done)
-
-
-def of_run(recipe, weights, count, steps=24):
-    """Passes over a picture of a whole run: the fine-tune, then samples with none, CFG and DoG."""
-    return TRAINING * recipe["batch"] * recipe["steps"] + count * steps * (1 + 4 * len(weights))
 
 
 def duration(seconds):
@@ -46,8 +48,8 @@ def duration(seconds):
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def tell(seconds, device):
-    """Say how long it will take, before it starts."""
+def tell(seconds, device, what=""):
+    """Say how long it, or `what`, will take, before it starts."""
     threads = torch.get_num_threads()
     machine = f"{device}, {threads} thread{'s' * (threads > 1)}" if str(device) == "cpu" else device
-    print(f"about {duration(seconds)} ({machine})", flush=True)
+    print(f"{what}about {duration(seconds)} ({machine})", flush=True)

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from ..checkpoint import write_text
-from . import evaluate, extractors, finetune, sample, table
+from . import evaluate, extractors, finetune, pace, sample, table
 from .image_sets import ImageFolder
 from .latents import Latents
 from .manifest import write_json
@@ -65,6 +65,14 @@ class Comparison:
         for name, (method, w) in self.settings().items():
             drawn = ("--method", method, "--w", w, "--count", self.count)
             yield ["sample", tuned, "--out", self.out / name, *drawn, *common]
+
+    def passes(self, recipe, net):
+        """Passes over a picture that are left of the fine-tune of `net` and of all samples."""
+        left = pace.of_finetune(finetune.Config(**recipe), self.out / "finetune")
+        for name, (method, w) in self.settings().items():
+            config = sample.Config(method=method, w=w, count=self.count, **sample.sampler_of(net))
+            left += pace.of_sample(config, self.out / name)
+        return left
 
     def show(self, notes=""):
         """Contact sheet and gallery, OUT/contact.png and OUT/index.html: the folder's own pictures, then a

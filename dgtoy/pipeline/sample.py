@@ -21,6 +21,7 @@ from .sheet import contact_sheet, write_png
 
 METHODS = ("none", "cfg", "dog", "autoguidance")
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
+MOST = 10_000  # steps: a slip of the finger would fill the memory
 IN_STEPS_OF_DIT = ("ddpm", "ddim")  # which a flow does not have
 
 
@@ -52,7 +53,7 @@ class Config:
             self,
             w="(-inf, inf)",
             count="[1, inf)",
-            steps="[1, inf)",
+            steps=f"[1, {MOST}]",
             channels="[0, inf)",
             seed="(-2e9, 2e9)",
         )
