@@ -88,10 +88,10 @@ def test_options_change_between_calls_are_checked_and_told():
     assert np.abs(draw(pipe) - plain).max() > 1e-3
     for name, value, words in (
         ("domain", math.nan, "domain is nan; expected a finite number, or None"),
-        ("domain", "1.3", "domain is 1.3; expected a finite number, or None"),
+        ("domain", "1.3", "domain is '1.3'; expected a finite number, or None"),
         ("domain", True, "domain is True; expected a finite number, or None"),
-        ("every", 0, "every is 0; expected 1 or more"),
-        ("every", 1.5, "every is 1.5; expected 1 or more"),
+        ("every", 0, "every is 0; expected a whole number, 1 or more"),
+        ("every", 1.5, "every is 1.5; expected a whole number, 1 or more"),
         ("interval", (3.0, 1.0), "interval is (3.0, 1.0); expected 0 <= lo < hi"),
         ("blur", 0.0, "blur is 0.0; expected a finite width above 0, or None"),
     ):
@@ -652,7 +652,7 @@ def test_a_guider_keeps_its_options_and_refuses_wrong_ones(tmp_path):
     guider.save_pretrained(tmp_path)
     again = DomainGuidance.from_pretrained(tmp_path)
     assert (again.domain, tuple(again.interval), again.every, again.blur) == (1.3, (0.3, 5.0), 2, None)
-    with refuses("every is 0; expected 1 or more"):
+    with refuses("every is 0; expected a whole number, 1 or more"):
         again.every = 0
 
 

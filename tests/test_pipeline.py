@@ -1147,11 +1147,15 @@ def test_a_run_looks_at_its_pictures_before_it_tells_a_time(tmp_path, capsys):
     assert "about" not in capsys.readouterr().out
 
 
-def test_an_unknown_option_is_refused_by_the_step_that_it_was_given_to(capsys):
+def test_an_unknown_option_is_refused_by_the_command_that_it_was_given_to(capsys):
     with pytest.raises(SystemExit):
         run("sample", "run", "--out", "dog", "--rank", 4)
     said = capsys.readouterr().err
     assert "dit sample: error: unrecognized arguments: --rank 4" in said and "[--interval" in said
+    with pytest.raises(SystemExit):
+        main(["notebooks", "00", "--preset", "full"])
+    said = capsys.readouterr().err
+    assert "dgtoy notebooks: error: unrecognized arguments: --preset full" in said and "[--jobs" in said
 
 
 def test_a_split_without_hub_is_refused(photos, tmp_path):

@@ -126,7 +126,7 @@ def test_options_of_other_kinds_of_numbers_are_saved_and_broken_ones_refused(fol
             json.dumps(whole | dict(guide="friend")),
             "tells of a guide 'friend'; expected one of adapter, blur",
         ),
-        (json.dumps(whole | dict(domain="1.5")), "domain is 1.5; expected a finite number, or None"),
+        (json.dumps(whole | dict(domain="1.5")), "domain is '1.5'; expected a finite number, or None"),
     ):
         told.write_text(text_)
         with refuses(words):

@@ -26,13 +26,15 @@ def parser():
     for name, (add_options, run) in COMMANDS.items():
         command = commands.add_parser(name, description=run.__doc__)
         add_options(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, refuse=command.error)
     return found
 
 
 def main(argv):
     """Run one command of the course."""
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:  # said by the command, whose usage lists what it takes
+        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     if out := getattr(args, "out", None):
         check_out(out, file=args.run is animation)
     args.run(args)

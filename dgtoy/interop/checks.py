@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..checks import check_interval
+from ..checks import check_interval, shown
 from .adapters import WithoutAdapter
 
 
@@ -244,12 +244,12 @@ def as_option(name, value):
     finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if name == "every":
         if not (finite and isinstance(value, numbers.Integral) and value >= 1):
-            raise ValueError(f"every is {value}; expected 1 or more")
+            raise ValueError(f"every is {shown(value)}; expected a whole number, 1 or more")
         return int(value)
     if name not in OPTIONS or value is None:
         return value
     if name == "domain" and not finite:
-        raise ValueError(f"domain is {value}; expected a finite number, or None")
+        raise ValueError(f"domain is {shown(value)}; expected a finite number, or None")
     if name == "blur" and not (finite and value > 0):
-        raise ValueError(f"blur is {value}; expected a finite width above 0, or None")
+        raise ValueError(f"blur is {shown(value)}; expected a finite width above 0, or None")
     return float(value)
