@@ -18,7 +18,7 @@ from dgtoy import MLP, Ensemble, LabelledMixture, Points, Recipe, fit, train
 from dgtoy.checkpoint import read_safetensors, write_safetensors, write_text
 from dgtoy.dit import VP, DiT
 from dgtoy.train import batches, denoising_loss
-from dgtoy.trainer import Trainer, TrainingConfig, generator, matrices
+from dgtoy.trainer import Trainer, TrainingConfig, clip_each_, generator, matrices
 
 close = torch.testing.assert_close
 # 70 steps: more than one block of random numbers
@@ -154,6 +154,20 @@ def test_each_network_s_gradient_is_clipped_alone():
     list(fit(alone, Points(data().x0[1:], data().label[1:]), recipe))
     for name, p in alone.params.items():
         close(together.params[name][1], p[0], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_gradients_are_clipped_as_torch_clips_them_and_short_ones_stay():
+    grads = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[4.0], [0.4]])]  # of norms 5 and 0.5
+    expected = [g.clone() for g in grads]
+    for k in range(2):
+        own = [torch.nn.Parameter(torch.zeros(g.shape[1])) for g in grads]
+        for p, g in zip(own, expected, strict=True):
+            p.grad = g[k]  # clipped in place
+        torch.nn.utils.clip_grad_norm_(own, 1.0)
+    clip_each_(grads, 1.0)
+    assert torch.equal(grads[1][1], torch.tensor([0.4]))
+    for found, right in zip(grads, expected, strict=True):
+        close(found, right)
 
 
 def test_a_seed_s_draws_do_not_depend_on_the_other_seeds():
