@@ -26,10 +26,12 @@ def log_likelihood(
     carried up to sigma_max = sigmas[0], by Runge-Kutta steps of fourth order in ln sigma:
         log p(x) = log N(x_T; D(x_T, sigma_max), sigma_max^2 I) + integral of div f dsigma.
     The prior is right to (std of the data / sigma_max)^2. sigmas (n + 1,): as samplers take it; a last level
-    of 0 is left out. probes: None for the exact divergence, one derivative for each number of a point; or how
-    many random directions estimate it (Hutchinson), drawn once, by `generator`. D may be called without a
-    gradient: the derivatives are forward ones. Chen et al. 2018; Song et al. 2021, eq. 39. Raises ValueError
-    for a schedule without two levels above 0, and as samplers do.
+    of 0 is left out. Where D jumps, as guidance on an interval does at its ends, one step is off, by up to a
+    tenth of a nat, unless a level lies close on either side of the jump. probes: None for the exact
+    divergence, one derivative for each number of a point; or how many random directions estimate it
+    (Hutchinson), drawn once, by `generator`. D may be called without a gradient: the derivatives are forward
+    ones. Chen et al. 2018; Song et al. 2021, eq. 39. Raises ValueError for a schedule without two
+    levels above 0, and as samplers do.
     """
     check_denoisers(D=D)
     check_points(x=x)

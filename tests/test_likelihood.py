@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from helpers import gaussian as gaussian_of
 from helpers import random_mixture, refuses
 
-from dgtoy import GaussianMixture, karras
+from dgtoy import GaussianMixture, guided, karras
 from dgtoy.interop import as_denoiser
 from dgtoy.likelihood import log_likelihood
 from dgtoy.samplers import exponential
+from dgtoy.theory import gaussian_guidance
 
 close = torch.testing.assert_close
 LEVELS = exponential(64, 0.01, 300.0)
@@ -31,6 +33,17 @@ def test_of_a_mixture_it_is_the_density_and_at_a_higher_level_that_of_the_noisy_
     for sigma in (0.1, 1.0):
         found = log_likelihood(world.denoise, x, exponential(40, sigma, 1000.0))
         close(found, world.logp(x, sigma), rtol=0, atol=1e-3)
+
+
+def test_guidance_on_an_interval_wants_a_level_on_either_side_of_each_end():
+    main, guide = gaussian_of(2.0, 0.3), gaussian_of(0.0, 3.0)
+    mean, std = gaussian_guidance((2.0, 0.3), (0.0, 3.0), 1.5, (0.0, 1.0))
+    x = torch.tensor([[mean], [mean + std]], dtype=torch.float64)
+    exact = torch.distributions.Normal(mean, std).log_prob(x[:, 0])
+    levels, D = exponential(100, 1e-4, 3000.0), guided(main.denoise, guide.denoise, 1.5, (0.0, 1.0))
+    both = torch.cat([levels, levels.new_tensor([1 - 1e-6, 1 + 1e-6])]).sort(descending=True).values
+    within, across = ((log_likelihood(D, x, s) - exact).abs().max() for s in (both, levels))
+    assert within < 5e-4 and across > 10 * within
 
 
 def test_random_directions_estimate_it_without_bias_and_are_drawn_by_their_generator(rng):
