@@ -1158,6 +1158,11 @@ def test_an_unknown_option_is_refused_by_the_command_that_it_was_given_to(capsys
     assert "dgtoy notebooks: error: unrecognized arguments: --preset full" in said and "[--jobs" in said
 
 
+def test_steps_that_would_fill_the_memory_are_refused():
+    with refuses("steps is 1000000000; expected a number in [1, 10000]"):
+        sample.Config(sampler="heun", steps=10**9)
+
+
 def test_a_split_without_hub_is_refused(photos, tmp_path):
     with refuses("split is test without --hub; expected --hub", error=SystemExit):
         run("prepare", photos / "images", "--out", tmp_path / "l", "--split", "test")
