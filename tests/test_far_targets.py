@@ -19,12 +19,12 @@ TINY = dict(input_size=8, patch_size=2, in_channels=3, hidden_size=16, depth=1, 
 class Filter:
     """Wiener's filter for white images of this variance, where an objective expects a network."""
 
-    amp, null = False, 1
+    null = 1
 
     def __init__(self, variance, flow):
         self.variance, self.flow, self.abar = variance, flow, vp.Process().alphas_cumprod
 
-    def net(self, x, time, label):
+    def predict(self, x, time, label):
         if self.flow:
             t = (time / 1000)[:, None, None, None]
             return x * (t - (1 - t) * self.variance) / ((1 - t) ** 2 * self.variance + t**2)

@@ -1177,7 +1177,8 @@ def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path, capsys)
         folder.mkdir(parents=True)
         shutil.copy(picture, folder)
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 1, "--count", 4, "--w", 2)
-    run("run", tmp_path / "odd", "--out", tmp_path / "run", *words)
+    with pytest.warns(UserWarning, match="4 of 4 classes have one image"):
+        run("run", tmp_path / "odd", "--out", tmp_path / "run", *words)
     assert "held-out" not in capsys.readouterr().out.rpartition("index.html")[2]
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
     assert "caf?" in page and "&lt;b&gt; &amp; co" in page
