@@ -9,6 +9,7 @@ sqrt(1/abar_t - 1).
 import copy
 import functools
 import inspect
+import itertools
 import math
 
 import torch
@@ -45,7 +46,7 @@ def respaced(n):
     if not 1 <= check_whole("n", n) <= TIMES:
         raise ValueError(f"n is {n}; expected 1 to {TIMES} steps")
     stride = (TIMES - 1) / max(1, n - 1)
-    return [round(i * stride) for i in range(n)]
+    return [round(t) for t in itertools.accumulate([stride] * (n - 1), initial=0.0)]  # rounds as official
 
 
 def strided(n):

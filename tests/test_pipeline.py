@@ -652,6 +652,16 @@ def test_ddim_draws_are_those_of_the_process(place, tuned):
     close(sample.draw_latents(main, guide, DRAWS, [2], 3), expected)
 
 
+def test_each_image_of_each_seed_starts_from_noise_of_its_own():
+    """Of a seed torch's CPU generator takes the lowest 32 bits alone."""
+    found = [
+        tuple(sample.noise(sample.Config(seed=seed), [i], (1, 2, 2))[0].flatten().tolist())
+        for seed in (-1, 0, 1, 2)
+        for i in (0, 1, 49_999)
+    ]
+    assert len(set(found)) == len(found)
+
+
 def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
     drawn(place, tuned, tmp_path)
     with refuses("was made with w 1.5; this run has 2.0"):

@@ -21,6 +21,16 @@ def test_respaced_times_are_the_official_ones(name):
     assert found == META["respacing"][name]
 
 
+def test_respaced_times_add_up_the_stride_as_the_official_code_does():
+    """It rounds running sums: ten times 49.95, the middle of 21 steps, adds up to just below 499.5."""
+    for n in range(2, 1001):
+        at, stride, times = 0.0, 999 / (n - 1), []
+        for _ in range(n):
+            times.append(round(at))
+            at += stride
+        assert vp.respaced(n) == times
+
+
 def test_betas_and_products_are_the_official_ones():
     betas, held = vp.linear_betas(), META["betas"]
     close(

@@ -14,7 +14,7 @@ from ..checks import check_interval, check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import dpmpp_2m, heun, karras, last
-from ..trainer import check_ranges
+from ..trainer import check_ranges, generator
 from .manifest import agree, read_json
 from .pictures import open_picture, to_uint8
 from .sheet import contact_sheet, write_png
@@ -70,7 +70,7 @@ class Config:
 
 def noise(config, images, shape):
     """Starting noise of each image, and its own generator after that.  -> x_T (B, C, h, w), generators"""
-    generators = [torch.Generator().manual_seed(config.seed * 2**32 + i) for i in images]
+    generators = [generator(config.seed, i) for i in images]
     return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators
 
 
