@@ -208,6 +208,14 @@ def test_a_function_is_told_what_is_off(answer, words, capsys):
     assert said(product, answer, capsys).endswith(words)
 
 
+def test_one_number_may_come_in_any_shape(capsys):
+    @check.function(cases=[(2.0, 3.0)])
+    def once(x, k):
+        return torch.tensor(k * x), {}
+
+    assert said(once, lambda x, k: torch.full((1, 1), k * x), capsys).endswith("✓ once")
+
+
 def in_a_notebook(line, **names):
     """Run a notebook's line, with its names."""
     exec(line, dict(half=half, letter=letter) | names)
