@@ -2,7 +2,9 @@
 
 import pathlib
 
+import pytest
 import torch
+from helpers import refuses
 from PIL import Image
 
 from dgtoy import heun
@@ -28,6 +30,12 @@ def test_an_animation_holds_the_levels_shown_and_the_samples(tmp_path):
     levels = [s for s in replace(SMALL, steps=8).sigmas() if 0.5 <= s <= 6]
     with Image.open(path) as gif:
         assert gif.n_frames == len(levels) + 1
+
+
+def test_an_animation_of_another_ending_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(animation, "prepared", lambda *_: pytest.fail("it works"))
+    with refuses("path is x.mp4; expected a name that ends in .gif"):
+        animation.write("x.mp4")
 
 
 def test_the_committed_animation_is_small_stops_and_names_its_command():

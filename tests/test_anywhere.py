@@ -9,6 +9,7 @@ import sys
 import tomllib
 
 import pytest
+from helpers import refuses
 from IPython.core.inputtransformer2 import TransformerManager
 
 from dgtoy.course import badges
@@ -134,6 +135,15 @@ def test_badges_twice_are_badges_once_and_another_address_takes_the_place_of_the
     assert not [name for name, text in texts(root).items() if "ada/course" in text]
     badges.insert("ada/course", root)
     assert texts(root) == texts(published)
+
+
+def test_badges_ask_for_the_repository_s_folder_before_they_write_anything(tmp_path):
+    with refuses(f"root {tmp_path} holds no README.md; expected the rep", error=FileNotFoundError):
+        badges.insert("ada/course", tmp_path)
+    (tmp_path / "README.md").write_text("# Mine\n")
+    with refuses("holds no pyproject.toml", error=FileNotFoundError):
+        badges.insert("ada/course", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
 @every_notebook

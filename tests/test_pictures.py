@@ -215,7 +215,12 @@ def test_a_name_that_is_no_utf_8_is_read(folder):
     assert len(ImageFolder(folder)) == 7
 
 
-# labels of hub data sets
+# hub data sets
+
+
+def test_a_folder_of_pictures_is_no_hub_data_set(folder):
+    with refuses(f"folder {folder} holds no data set", "of images, no --hub", error=FileNotFoundError):
+        HubImages(folder)
 
 
 def test_labels_are_names_numbers_or_refused_in_one_line(tmp_path):

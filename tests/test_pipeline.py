@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -852,7 +853,9 @@ def test_the_whole_pipeline_from_the_command_line(place, tmp_path, capsys):
         "--device",
         "cpu",
     )
-    assert "the fine-tune is" in capsys.readouterr().out and (tmp_path / "cal" / "calibration.png").exists()
+    said = capsys.readouterr().out
+    assert re.search(r"about 1 s \(cpu.*\nw\*.*the fine-tune is", said)
+    assert (tmp_path / "cal" / "calibration.png").exists()
     assert [line.split(",")[0] for line in (tmp_path / "ft" / "losses.csv").read_text().splitlines()] == [
         "0",
         "4",
@@ -1269,12 +1272,14 @@ def test_a_run_of_enough_pictures_is_scored_against_the_folder(photos, whole, mo
 def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, capsys):
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 6, "--w", 1.5, 3)
-    run("run", photos / "images", "--out", whole, *words)
+    again = ["dit", "run", *map(str, (photos / "images", "--out", whole, *words, "--device", "cpu"))]
+    main(again)
     after = {p: p.stat().st_mtime_ns for p in whole.rglob("images/*.png")}
     assert len(before) < len(after) == 30 and before.items() <= after.items()
     said = capsys.readouterr().out
-    main(["dit", "run", *map(str, (photos / "images", "--out", whole, *words, "--device", "cpu"))])
-    assert "held out\nthe rest takes about 1 s" in capsys.readouterr().out
+    assert "held out\nthe rest takes about 1 s" in said
+    main(again)
+    assert "about" not in capsys.readouterr().out  # nothing is left to do
     compared = pipeline_run.Comparison(photos / "images", whole, [1.5, 3.0], 8)
     recipe, net = dict(steps=3, batch=8), models.pretrained_net(photos / "flow.safetensors")
     assert compared.passes(recipe, net) == 2 * 24 * (1 + 4 * 2)  # two more pictures: none, and both guides
@@ -1327,6 +1332,8 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
     assert {k: made[k] for k in laptop} == laptop
     said = capsys.readouterr().out
     assert "about 63 min (cpu" in said  # 3 pictures a minute each: 2 steps of 2.5 passes, 16 for the own loss
+    main(["dit", "finetune", str(tmp_path / "l"), *map(str, words)])
+    assert "about" not in capsys.readouterr().out  # it is finished
     main(
         [
             "dit",
@@ -1348,6 +1355,11 @@ def test_an_estimate_counts_the_calls_that_are_made(photos, tmp_path):
         sample.draw_latents(net, None, config, range(3), 2)
         assert sum(seen) == pace.of_sample(config, tmp_path)
         seen.clear()
+    pixels = finetune.LatentTensors(torch.randn(5, 3, 8, 8), torch.arange(5) % 7, 7)
+    config = calibration.Config(levels=(2.0, 0.5), count=4)
+    zero = lambda x, sigma: (seen.append(len(x)), 0 * x)[1]
+    calibration.calibrate(net, types.SimpleNamespace(denoiser=lambda _: zero, null=7), pixels, config)
+    assert sum(seen) == pace.of_calibrate(config, 5)
     assert [pace.duration(s) for s in (0, 40, 89, 400, 9000)] == ["1 s", "40 s", "89 s", "7 min", "2.5 h"]
 
 

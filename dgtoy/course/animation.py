@@ -1,6 +1,7 @@
 """The animation of notebook 00: four ways to sample, from the same noise to the moons."""
 
 import io
+import pathlib
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,8 +26,10 @@ def write(
     """Sample by each of the four methods, and write where the points are, level by level.
 
     setting: its first seed is drawn. shown: from which noise level down to which; the samples follow. The
-    GIF plays three times and stops at the samples.  -> the path
+    GIF plays three times and stops at the samples.  -> the path. Raises ValueError for another ending.
     """
+    if pathlib.Path(path).suffix.lower() != ".gif":
+        raise ValueError(f"path is {path}; expected a name that ends in .gif, as the animation is a GIF")
     pre, ft, judge = prepared(setting, device)
     ways = methods(ft, pre, [w], NAMES, interval)
     flows = {name: flow(judge, method) for name, _, method in ways}

@@ -22,12 +22,16 @@ if Path("dgtoy/notebooks").is_dir():  # also after a restart of the session
 def insert(repository, root="."):
     """Write the address OWNER/NAME into README.md, the notebooks and pyproject.toml.  -> the paths
 
-    The same address again changes nothing, another takes its place. Raises ValueError for another form of it.
+    The same address again changes nothing, another takes its place. Raises ValueError for another form of it,
+    FileNotFoundError for a root without README.md or pyproject.toml.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"repository is {repository}; expected OWNER/NAME")
     root = pathlib.Path(root)
     readme, project = root / "README.md", root / "pyproject.toml"
+    for path in (readme, project):
+        if not path.is_file():
+            raise FileNotFoundError(f"root {root} holds no {path.name}; expected the repository's folder")
     pictures = _badges(repository, "figures", "notebooks", "")
     write_text(readme, _under_the_title(readme.read_text(encoding="utf-8"), pictures))
     write_text(project, _with_page(project.read_text(encoding="utf-8"), repository))

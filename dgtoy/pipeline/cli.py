@@ -98,7 +98,7 @@ def finetune(args):
     steps = interrupt.between(steps, out / "last.safetensors")
     if first:
         if not args.quiet and device.type == "cpu":
-            pace.tell(pace.of_finetune(config, out) * pace.seconds_a_pass(net), device)
+            pace.tell(pace.of_finetune(config, out), net)
         if not (out / "losses.csv").exists():
             loss, spread = normal_loss(pretrained, data, config, device, args.heads)
             print(
@@ -138,7 +138,7 @@ def sample(args):
     batch = (4 if on_cpu else 64) if args.batch is None else args.batch
     draws = run(tuned, guide, coder, config, out, origin, batch, part)
     if first and not args.quiet and on_cpu:
-        pace.tell(pace.of_sample(config, out) * pace.seconds_a_pass(tuned), device)
+        pace.tell(pace.of_sample(config, out), tuned)
     bar = tqdm(desc="sample", disable=args.quiet or not first or None, mininterval=2)
     for done, total in draws:
         bar.total = total
@@ -163,7 +163,7 @@ def evaluate(args):
 
 def calibrate(args):
     """Find the guidance weights that held-out images ask for."""
-    from . import models
+    from . import models, pace
     from .calibrate import Config, recommend, save, unseen
     from .calibrate import calibrate as run
 
@@ -180,7 +180,10 @@ def calibrate(args):
         data.matched(made["classes"])
     elif len(data.classes) != tuned.null:
         raise ValueError(f"latents hold {len(data.classes)} classes; expected {tuned.null}, as the fine-tune")
-    found = run(tuned, guide, data, Config(**options.given(args, Config)), device)
+    config = Config(**options.given(args, Config))
+    if not args.quiet and tuned.device.type == "cpu":
+        pace.tell(pace.of_calibrate(config, len(data)), tuned)
+    found = run(tuned, guide, data, config, device)
     save(found, args.out, names)
     print(recommend(found))
 
@@ -218,7 +221,7 @@ def run(args):
         main([*map(str, words), "--quiet"] if args.quiet else map(str, words))
         if words[0] == "prepare" and not args.quiet:
             net = pretrained_net(args.pretrained, device, args.heads)
-            pace.tell(compared.passes(recipe, net) * pace.seconds_a_pass(net), device, "the rest takes ")
+            pace.tell(compared.passes(recipe, net), net, "the rest takes ")
     sheets = compared.show()
     if scores := compared.scores(device):
         compared.show(scores)

@@ -109,8 +109,8 @@ class HubImages:
     """A Hugging Face data set with an `image` and a `label` column, by name or as a folder of `save_to_disk`.
 
     Labels are a ClassLabel's, or strings, or integers without gaps. Raises ImportError naming the extra
-    without `datasets`, ValueError if a column or the split is missing, for a label that is none of the
-    classes, or another number of classes than `expected`.
+    without `datasets`, FileNotFoundError for another kind of folder, ValueError if a column or the split is
+    missing, for a label that is none of the classes, or another number of classes than `expected`.
     """
 
     def __init__(self, name, split="train", expected=None):
@@ -118,6 +118,11 @@ class HubImages:
         import datasets
 
         if pathlib.Path(name).is_dir():
+            if not any((pathlib.Path(name) / f).is_file() for f in ("state.json", "dataset_dict.json")):
+                raise FileNotFoundError(
+                    f"folder {name} holds no data set of save_to_disk; expected one, or, for a folder of"
+                    " images, no --hub"
+                )
             data = datasets.load_from_disk(str(name))
         else:
             data = datasets.load_dataset(name, split=split)

@@ -41,6 +41,11 @@ def of_sample(config, out):
     return calls * config.steps * max(0, config.count - done)
 
 
+def of_calibrate(config, images):
+    """Passes over a picture that calibration takes: two networks for each line, three for the plane."""
+    return (2 + 2 + 3) * len(config.levels) * min(config.count, images)
+
+
 def duration(seconds):
     """A number of seconds as one says it: 40 s, 7 min, 2.5 h."""
     if seconds < 90:
@@ -48,8 +53,10 @@ def duration(seconds):
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def tell(seconds, device, what=""):
-    """Say how long it, or `what`, will take, before it starts."""
-    threads = torch.get_num_threads()
-    machine = f"{device}, {threads} thread{'s' * (threads > 1)}" if str(device) == "cpu" else device
+def tell(passes, net, what=""):
+    """Say how long so many passes of a network, of `what`, will take, before they start; of none nothing."""
+    if not passes:
+        return
+    seconds, device, threads = passes * seconds_a_pass(net), net.device, torch.get_num_threads()
+    machine = f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else device
     print(f"{what}about {duration(seconds)} ({machine})", flush=True)
