@@ -139,6 +139,18 @@ def test_thinner_strokes_are_a_cost(rule, hero, _):
     assert rule(record).verdict == "fails"
 
 
+def test_the_figure_s_title_is_what_its_panels_show():
+    record, ahead = json.loads(RECORD.read_text()), {}
+    for place in rules.places(record):
+        if place["world"] == "moons":
+            assert rules.against(record, "exact null", "own null", **place)[0] > 1
+            ahead[place["stage"]] = rules.against(record, "learned source", rules.WIDE, **place)
+    assert ahead.pop("hardly begun")[2] < 1 and len(ahead) == 3
+    assert all(left >= 1 for left, *_ in ahead.values())  # the source is no better than the Gaussian
+    claim = nulls.figure(record)._suptitle.get_text()
+    assert "unless training has hardly begun" in claim and claim.endswith("at least as well as the source")
+
+
 def test_the_regimes_that_captions_name_are_those_that_held_out_weights_tell():
     record = json.loads(RECORD.read_text())
     recipes = {name: (steps, lr) for name, steps, lr in record["config"]["stages"]}

@@ -161,7 +161,8 @@ def figure(record):
     config = record["config"]
     world, stages = config["worlds"][0][0], [name for name, *_ in config["stages"]]
     foot = caption(record, "; along each curve w grows, from no guidance (circle)", intervals=False)
-    claim = "An exact null makes CFG worse; one wide Gaussian guides about as well as the source"
+    claim = "An exact null makes CFG worse; unless training has hardly begun, one wide Gaussian guides"
+    claim += " at least as well as the source"
     with frame(stages, (5 * len(stages), 5), foot, claim=claim) as (fig, axes):
         for ax, stage in zip(axes, stages, strict=True):
             draw(ax, record, world=world, stage=stage)
