@@ -200,7 +200,7 @@ def test_a_file_tells_that_its_network_predicts_velocity(tmp_path):
     assert again.config == net.config | {"num_classes": 5} and again.config["velocity"]
 
 
-def test_a_file_tells_that_its_network_is_a_flow_and_how_many_heads_it_has(tmp_path):
+def test_a_file_tells_that_its_network_is_a_flow_and_what_its_sizes_are(tmp_path):
     net = awake(flow=True, learn_sigma=False)
     x, t, y = images(2), torch.tensor([3.0, 600.0]), torch.tensor([0, 1])
     save_checkpoint(net, tmp_path / "ours.safetensors", step=3)
@@ -213,6 +213,10 @@ def test_a_file_tells_that_its_network_is_a_flow_and_how_many_heads_it_has(tmp_p
         assert type(preconditioned(again)) is Flow
     with refuses("num_heads is 4", "ours.safetensors says 2"):
         load_pretrained(tmp_path / "ours.safetensors", num_heads=4)
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith("blocks.1.")}
+    write_safetensors(tmp_path / "cut.safetensors", state, dict(config=net.config))
+    with refuses("depth is 1", "cut.safetensors says 2"):
+        load_pretrained(tmp_path / "cut.safetensors")
     assert type(preconditioned(awake())) is VP
 
 

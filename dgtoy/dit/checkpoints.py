@@ -131,13 +131,15 @@ def load_pretrained(
 
     num_heads: by default as the file says, see `save_checkpoint`, or those of the named size of its width.
     Raises ValueError naming the first weight that is missing, superfluous or of another shape, and if the
-    file says another number of heads.
+    file says another size, as of one whose last block is missing.
     """
-    state, told = load_checkpoint(path), (header(path).get("config") or {}).get("num_heads")
-    if None not in (told, num_heads) and told != num_heads:
-        raise ValueError(f"num_heads is {num_heads}; {path} says {told}")
+    state, told = load_checkpoint(path), header(path).get("config") or {}
+    config = config_of(state, told.get("num_heads") if num_heads is None else num_heads, path)
+    for name, size in config.items():
+        if size != told.get(name, size):
+            raise ValueError(f"{name} is {size}; {path} says {told[name]}")
     with torch.device("meta"):  # no weights are drawn, only to be overwritten
-        net = DiT(**config_of(state, told if num_heads is None else num_heads, path))
+        net = DiT(**config)
     load_weights(net, state, path)
     return net if num_classes is None else net.with_classes(num_classes, seed)
 
