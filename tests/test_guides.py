@@ -75,6 +75,18 @@ def test_the_rescaling_of_guidance_sees_the_labelled_prediction():
     assert np.abs(found - draw(guide_pipeline(sd(main)[0], guide))).max() > 1e-3
 
 
+def test_a_scale_so_near_1_that_the_domain_s_part_is_rounded_is_told():
+    def off(w):
+        pipes = [guided_sd(domain=1.25).to(dtype) for dtype in (torch.bfloat16, torch.float32)]
+        found, exact = (draw(pipe, w, output_type="latent").float() for pipe in pipes)
+        return (found - exact).norm() / exact.norm()
+
+    said = "guidance_scale is 1.0005, so near 1 that torch.bfloat16 rounds .*; expected 1.0625 or more"
+    with pytest.warns(UserWarning, match=said):
+        assert off(1.0005) > 0.1
+    assert off(1.0625) < 0.01
+
+
 def test_options_change_between_calls_are_checked_and_told():
     pipe, main = guided_sd(), random(1, unet())
     plain = draw(pipe)
