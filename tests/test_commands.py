@@ -211,6 +211,17 @@ def test_all_records_are_made_and_judged(exact, capsys):
     assert "3 claims" in capsys.readouterr().out
 
 
+def test_a_check_of_records_lists_all_that_do_not_agree_and_refuses_what_is_not_true(monkeypatch, capsys):
+    said = {records.AGREE: ["a"], records.UNNAMED: ["b", "c"], records.OTHER: ["d"]}
+    monkeypatch.setattr(records, "by_source", lambda folders: said)
+    with refuses("d names a commit that is not its own", error=SystemExit):
+        main(["records", "--check"])
+    lines = [f"1 {records.AGREE}", f"2 {records.UNNAMED}", "  b", "  c", f"1 {records.OTHER}", "  d"]
+    assert capsys.readouterr().out.splitlines() == lines
+    said[records.OTHER] = []
+    main(["records", "--check"])
+
+
 def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     module, config = tiny()
     records.save(module.run(config), plt.figure(), tmp_path / "figures")

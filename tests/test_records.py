@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from dgtoy.checkpoint import write_text
 from dgtoy.course import experiments, records
 from dgtoy.course.lab import PointSetting
 
@@ -56,6 +57,34 @@ def test_the_revision_is_the_commit_and_whether_the_package_is_as_committed(tmp_
     assert records.revision(package) == (commit, True)
     (package / "code.py").write_text("2")
     assert records.revision(package) == (commit, False)
+
+
+def test_a_record_s_source_is_compared_with_the_commit_that_it_names(tmp_path, monkeypatch):
+    package, figures = tmp_path / "package", tmp_path / "figures"
+    monkeypatch.setattr(records, "PACKAGE", package)
+    git(tmp_path, "init", "-q")
+    (package / "sub").mkdir(parents=True)
+    for text in ("1", "2"):
+        for name in ("code.py", "sub/code.py", "sub.py", "data.bin"):
+            (package / name).write_text(f"{name} {text}")
+        git(tmp_path, "add", ".")
+        git(tmp_path, "commit", "-qm", text)
+    commit, before = git(tmp_path, "log", "--format=%H").split()
+    source = records.fingerprint()
+
+    def named(name, **made):
+        write_text(figures / "replica" / f"{name}.json", json.dumps(dict(provenance=made)))
+        return figures / "replica" / f"{name}.json"
+
+    write_text(figures / "claims.json", "[]")  # no record
+    own = named("own", source=source, commit=commit, clean=True)
+    changed = named("changed", source=source, commit=commit, clean=False)
+    none = named("none", source=source, commit=None)
+    expected = {records.AGREE: [own], records.UNNAMED: [changed, none], records.OTHER: []}
+    assert records.by_source([figures], package) == expected
+    older = named("older", source=source, commit=before, clean=True)
+    strange = named("strange", source=None, commit="f" * 40, clean=True)
+    assert records.by_source([figures], package)[records.OTHER] == [older, strange]
 
 
 def test_without_git_there_is_no_revision(tmp_path, monkeypatch):

@@ -93,8 +93,20 @@ def experiment(args):
         _run(name, args)
 
 
+def _records_options(parser):
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="instead: compare the source of each record in --out, by default figures, and of each shipped"
+        " network with the commit that it names",
+    )
+    _preset_options(parser)
+
+
 def records(args):
     """Run every experiment that has the preset, and print what the claims' rules say of the records."""
+    if args.check:
+        return _check_sources(args.out or PRESETS["full"])
     from .claims import report
     from .worlds import photos
 
@@ -107,6 +119,17 @@ def records(args):
         elif hasattr(experiments.get(name).Config, args.preset):
             _run(name, args)
     print(report.findings(report.judge(args.out or PRESETS[args.preset])))
+
+
+def _check_sources(folder):
+    from .. import shipped
+    from .records import AGREE, OTHER, by_source
+
+    found = by_source([folder, shipped.FOLDER])
+    for what, paths in found.items():
+        print(f"{len(paths)} {what}", *map(str, paths if what != AGREE else ()), sep="\n  ")
+    if found[OTHER]:
+        raise ValueError(f"{found[OTHER][0]} names a commit that is not its own; expected that of its source")
 
 
 def _run(name, args):
@@ -314,7 +337,7 @@ def badges(args):
 
 COMMANDS = {
     "experiment": (_experiment_options, experiment),
-    "records": (_preset_options, records),
+    "records": (_records_options, records),
     "claims": (_figures, claims),
     "notebooks": (_notebooks_options, notebooks),
     "assignments": (_assignments_options, assignments),

@@ -2,12 +2,15 @@
 and the best of them on other seeds."""
 
 import dataclasses
+import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
 import platform
 import subprocess
+import tarfile
 import time
 
 import numpy as np
@@ -74,6 +77,37 @@ def revision(folder=PACKAGE):
         return git("rev-parse", "HEAD").strip(), not git("status", "--porcelain", ".")
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+AGREE, UNNAMED = "agree with the commit that they name", "name no commit, or changes beside it"
+OTHER = "name a commit of another source, or none of this history"
+
+
+def by_source(folders, package=PACKAGE):
+    """The records in folders by what the commits that they name say of their source.  -> {words: [paths]}"""
+    found = {AGREE: [], UNNAMED: [], OTHER: []}
+    for path in sorted(path for folder in folders for path in pathlib.Path(folder).rglob("*.json")):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        made = held.get("provenance") if isinstance(held, dict) else None
+        if made and not made.get("clean"):
+            found[UNNAMED].append(path)
+        elif made:
+            found[AGREE if source_of(made["commit"], package) == made["source"] else OTHER].append(path)
+    return found
+
+
+@functools.cache
+def source_of(commit, package=PACKAGE):
+    """The `fingerprint` of the package in a commit of this history, "" for any other commit."""
+    git = functools.partial(subprocess.run, cwd=package, capture_output=True, check=True)
+    try:
+        git(["git", "merge-base", "--is-ancestor", commit, "HEAD"])
+        packed = git(["git", "archive", commit, "*.py"]).stdout
+    except subprocess.CalledProcessError:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        files = {pathlib.PurePath(file.name): tar.extractfile(file).read() for file in tar if file.isfile()}
+    return hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()[:12]
 
 
 # what held-out weights say of a fine-tune on 256 points per class (`calibration.regime`, record `nulls`)
