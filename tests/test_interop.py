@@ -131,10 +131,14 @@ def test_each_has_the_labels_of_its_own_table(tuned):
         lora_guide(tuned).denoiser(5)
 
 
-def test_the_global_generator_is_left_alone(base):
+def test_the_global_generators_are_left_alone(base, monkeypatch):
+    """A GPU's as well, which torch.manual_seed would set."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seen.append)
     before = torch.get_rng_state()
     add_lora(base, 2)
-    assert torch.equal(before, torch.get_rng_state())
+    shipped.FeatureNet()
+    assert torch.equal(before, torch.get_rng_state()) and not seen
 
 
 WRONG = {

@@ -78,7 +78,7 @@ def add_lora(net, num_classes, rank=16, seed=0):
         raise ValueError("net carries an adapter already; expected a network without one")
     dit = copy.deepcopy(net.net).requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGET_MODULES), dit)
         table = LabelEmbedder(num_classes, dit.config["hidden_size"])
     nn.init.normal_(table.embedding_table.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
