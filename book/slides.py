@@ -285,7 +285,7 @@ def deck(notebook):
             after = "".join(text["source"]) if text and text["cell_type"] == "markdown" else ""
             if text in tagged and continues(blocks(after)):
                 after = ""
-            plain = i > 0 and cells[i - 1]["cell_type"] == "code" and cells[i - 1] not in tagged
+            plain = i > 0 and (cells[i - 1]["cell_type"] == "markdown" or cells[i - 1] not in tagged)
             untold = plain and cell is not told
             told = text if after and cell["cell_type"] == "code" else told
             slides += (

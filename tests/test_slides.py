@@ -40,6 +40,18 @@ def test_tags_stand_on_cells_that_make_slides():
                 assert "slide" in tags, (path.name, "".join(cell["source"])[:80])
 
 
+def test_every_prediction_is_answered_on_the_next_slide():
+    pytest.importorskip("mdit_py_plugins")
+    import slides
+
+    for path in NOTEBOOKS:
+        _, shown = slides.deck(path)
+        for asked, answer in zip(shown, [*shown[1:], ""]):
+            if asked.startswith(slides.PREDICTION):
+                heading = asked.splitlines()[1]
+                assert heading in answer and not answer.startswith(slides.PREDICTION), (path.name, heading)
+
+
 def test_the_talk_takes_slides_from_several_notebooks_and_names_a_heading_that_is_gone(monkeypatch):
     pytest.importorskip("mdit_py_plugins")
     import slides
