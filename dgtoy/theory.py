@@ -56,7 +56,8 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
         inside = grow(weights, lo, np.clip(sigma, lo, hi))
         return grow(off, 0, np.minimum(sigma, lo)) + inside + grow(off, hi, np.maximum(sigma, hi))
 
-    v, dv = _gauss_legendre(np.log([near, lo, hi, far]))  # over v = ln sigma every scale counts alike
+    rate = abs(weights).sum() / 2  # of v = ln sigma, over which every scale counts alike, in e^(rate v)
+    v, dv = _gauss_legendre(np.log([near, lo, hi, far]), rate)
     sigma = np.exp(v).reshape(-1, *(1,) * stds.ndim)  # (nodes, 1, ...)
     lam = np.where((lo <= sigma) & (sigma <= hi), weights, off)
     centre = means[-1]  # moving all means moves the samples: integrate what is left
@@ -71,12 +72,14 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     return _plain(mean), _plain(std)
 
 
-def _gauss_legendre(breaks, order=16):
-    """Nodes and weights of a composite rule between `breaks`, in pieces of length 1 at most.
+def _gauss_legendre(breaks, rate, order=16):
+    """Nodes and weights of a composite rule between `breaks`, in pieces of length 1 and 30 / rate at most.
 
-    In v = ln sigma the integrands here have no pole nearer than pi / 2, so each piece is exact to 1e-16.
+    In v = ln sigma the integrands here have no pole nearer than pi / 2 and grow by e^(rate v) at most, so
+    each piece is exact to 1e-12.
     """
-    edges = [np.linspace(a, b, math.ceil(b - a) + 1)[1:] for a, b in zip(breaks, breaks[1:]) if b > a]
+    pieces = np.ceil(max(1, rate / 30) * np.diff(breaks)).astype(int)
+    edges = [np.linspace(a, b, n + 1)[1:] for a, b, n in zip(breaks, breaks[1:], pieces) if n]
     edges = np.concatenate([breaks[:1], *edges])
     node, weight = np.polynomial.legendre.leggauss(order)
     half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -86,8 +87,8 @@ def test_three_gaussians_end_where_the_simulated_flow_does(one, two, three, u, v
     agrees(found, simulated(parts), scale=1 + abs(found[0]) + sum(abs(p[1]) for p in parts))
 
 
-def adaptive(parts, interval):
-    """The mean by scipy's adaptive quadrature of the formula, piece by piece."""
+def adaptive(parts, interval, pieces=1):
+    """The mean by scipy's adaptive quadrature of the formula, piece by piece, each cut into so many."""
     weights, mus, sds = (np.array(c, dtype=float) for c in zip(*parts, strict=True))
     off = np.eye(len(weights))[-1]
     bounds = [-32.0, *np.log(np.clip(interval, math.exp(-32), math.exp(32))), 32.0]
@@ -102,8 +103,13 @@ def adaptive(parts, interval):
         return math.exp(-log_phi(sigma)) * sigma**2 * (lam * (mus - mus[-1]) / (sds**2 + sigma**2)).sum()
 
     tight = dict(epsabs=1e-11, epsrel=1e-11, limit=500)
-    pieces = zip(bounds, bounds[1:], (off, weights, off))
-    return mus[-1] + sum(quad(integrand, a, b, args=(lam,), **tight)[0] for a, b, lam in pieces if b > a)
+    spans = [
+        (*span, lam)
+        for a, b, lam in zip(bounds, bounds[1:], (off, weights, off))
+        for span in itertools.pairwise(np.linspace(a, b, pieces + 1))
+        if b > a
+    ]
+    return mus[-1] + sum(quad(integrand, a, b, args=(lam,), **tight)[0] for a, b, lam in spans)
 
 
 @settings(max_examples=10, deadline=None)
@@ -111,6 +117,15 @@ def adaptive(parts, interval):
 def test_the_mean_is_that_of_adaptive_quadrature(mu_s, s_s, mu_t, s_t, w, interval):
     parts = [(1 - w, mu_s, s_s), (w, mu_t, s_t)]
     found, truth = gaussian_endpoint(parts, interval)[0], adaptive(parts, interval)
+    assert found == pytest.approx(truth, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("interval", [(0.5, INF), (0.1, 3.0)])
+@pytest.mark.parametrize("w", [100.0, 300.0, 3000.0])
+def test_a_large_weight_that_ends_at_a_level_is_no_less_exact(w, interval):
+    """There the integrand falls within 1 / w of ln sigma."""
+    parts = [(1 - w, -0.5, 1.3), (w, 0.7, 0.4)]
+    found, truth = gaussian_endpoint(parts, interval)[0], adaptive(parts, interval, 500)
     assert found == pytest.approx(truth, rel=1e-9, abs=1e-9)
 
 
