@@ -79,7 +79,8 @@ def revision(folder=PACKAGE):
         return None, None
 
 
-AGREE, UNNAMED = "agree with the commit that they name", "name no commit, or changes beside it"
+AGREE = "agree with the commit that they name"
+UNNAMED = "name no commit, or changes beside it"
 OTHER = "name a commit of another source, or none of this history"
 
 

@@ -54,7 +54,7 @@ def duration(seconds):
 
 
 def tell(passes, net, what=""):
-    """Say how long so many passes of a network, of `what`, will take, before they start; of none nothing."""
+    """Before passes of a network start, say how long they take, behind the words `what`; of none nothing."""
     if not passes:
         return
     seconds, device, threads = passes * seconds_a_pass(net), net.device, torch.get_num_threads()
