@@ -1,5 +1,7 @@
 """Against diffusers: the network through a converter, and its DDPM and DDIM schedulers step for step."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel
@@ -35,6 +37,15 @@ def test_a_network_that_predicts_velocity_is_refused():
         to_diffusers(awake(**SIZES, velocity=True))
     with refuses("net is a flow; expected a DiT of the official kind"):
         to_diffusers(awake(**SIZES, flow=True))
+
+
+def test_positions_that_diffusers_could_not_hold_are_refused():
+    """As of a network that was tuned at another resolution, its positions stretched."""
+    net = awake(**SIZES)
+    to_diffusers(copy.deepcopy(net).half())  # rounded ones are still DiT's
+    net.pos_embed.mul_(0.9)
+    with refuses("net has a pos_embed of its own"):
+        to_diffusers(net)
 
 
 def test_without_the_two_constants_it_does_not(tmp_path):

@@ -54,7 +54,8 @@ def _names(depth):
 def to_diffusers(net):
     """A `DiTTransformer2DModel` with a DiT's weights, outputs and null label, num_classes.
 
-    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity` or `flow`.
+    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity` or `flow`, or
+    with positions of its own.
     """
     needs("dit", "diffusers")
     from diffusers import DiTTransformer2DModel
@@ -79,6 +80,8 @@ def to_diffusers(net):
         num_embeds_ada_norm=c["num_classes"],
     )
     model.load_state_dict(found)
+    if not torch.allclose(model.pos_embed.pos_embed, state["pos_embed"].float().cpu(), atol=0.01):
+        raise ValueError("net has a pos_embed of its own; expected DiT's, as diffusers' makes and saves none")
     return as_official(model).eval()
 
 
