@@ -183,7 +183,7 @@ def plane(
         weights = dict(pretrained=1 - at, finetuned_null=at - bt, finetuned=bt)
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
         used = [name for name, weight in weights.items() if weight.any() or followed(weight)]
-        parts = {name: nets[name](x, sigma) for name in used}
+        parts = {name: nets[name](x, sigma) for name in used or ["finetuned"]}  # of an empty batch none is
         check_alike(**parts)
         return sum(_times(weights[name], x0_hat, x) for name, x0_hat in parts.items())
 

@@ -267,6 +267,12 @@ def test_the_corners_of_the_plane_are_the_models_bit_for_bit():
         assert torch.equal(plane(WIDE, NARROW, CLASS, a, b)(X, 0.4), D(X, 0.4))
 
 
+def test_an_empty_batch_with_a_weight_per_sample_stays_one():
+    none = torch.zeros(0)
+    for D in (guided(CLASS, WIDE, none), plane(WIDE, NARROW, CLASS, none, none)):
+        assert D(X[:0], 1.0).shape == (0, 1)
+
+
 def test_outside_the_interval_the_plane_is_the_fine_tuned_model():
     pretrained, null, finetuned = Counted(WIDE), Counted(NARROW), Counted(CLASS)
     D = plane(pretrained, null, finetuned, 1.3, 2.0, interval=(0.5, 5.0))
