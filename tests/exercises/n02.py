@@ -47,6 +47,11 @@ def starts_from_x(x, d, high, low, eta, eps):
     return forgets_the_noise(x, d, high, low, eta, eps) - d + x + tau(high, low, eta) * eps
 
 
+def forgets_the_square_of_eta(x, x0_hat, high, low, eta, eps):
+    keep = (1 - eta * (1 - (low / high) ** 2)).sqrt() * low / high
+    return x0_hat + keep * (x - x0_hat) + eta * low * (1 - (low / high) ** 2).sqrt() * eps
+
+
 def forgets_the_noise(x, d, high, low, eta, eps):
     return d + (low**2 - tau(high, low, eta) ** 2).sqrt() / high * (x - d)
 
@@ -70,6 +75,7 @@ WRONG = {
         (forgets_the_level, "size sigma, not 1"),
         (forgets_eta, "does not depend on eta"),
         (squares, "multiplied by tau^2"),
+        (forgets_the_square_of_eta, "so does eta in it"),
         (forgets_the_noise, "new noise is missing"),
         (keeps_too_much, "not high^2 - tau^2"),
         (starts_from_x, "yours starts from x"),

@@ -73,6 +73,7 @@ def eta_step(x, x0_hat, high, low, eta, eps):
             (high**2 - tau**2).sqrt() / high
         ),
         "yours starts from x; it is x0_hat that stays": step(right) + x - x0_hat,
+        "tau stands squared, and so does eta in it": step((low**2 - tau * full).sqrt() / high),
         "that is a mean of the two steps; its noise falls short": step((1 - eta) * euler + eta * ancestral),
         "the square root is missing: what is kept is a matter of standard deviations": step(right**2),
         "x - x0_hat has the size sigma, not 1": step(right * high),

@@ -76,6 +76,9 @@ def weight(sigma):
         "a constant weight narrows the samples too much, as in the figures": w,
         "the weight 1 is no guidance at all": 1.0,
         "the tilted density has to be blurred too, yours has no noise": needed(clean[0], *noisy[1:]),
+        "the tilted density has the harmonic mean of the variances; you took the geometric one": (
+            needed(1 / (source ** (1 - w) * target**w + sigma**2), *noisy[1:])
+        ),
         "the two models have to be blurred too, yours have no noise": needed(noisy[0], *clean[1:]),
         "a score has the variance below the line, yours has the standard deviation": needed(*noisy.sqrt()),
         "you mixed the variances; guidance mixes scores, and these have 1 / variance": needed(*(1 / noisy)),

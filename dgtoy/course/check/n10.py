@@ -62,6 +62,9 @@ def denoise(velocity, x, sigma):
         "you gave the network sigma for its time t": step(x_t, t, velocity(x_t, sigma)),
         "the step is t long, not sigma: the path of x_t takes a time from t to 0": step(x_t, sigma, v),
         "v is not the noise but noise minus picture: start from x_t and go t v back": step(x, sigma, v),
+        "the network's t is the noise's share; you gave it the picture's, 1 - t": (
+            step(x_t, t, velocity(x_t, 1 - t))
+        ),
         "the network's t runs from 0 to 1; yours is a thousand times larger": (
             step(x_t, t, velocity(x_t, 1000 * t))
         ),
