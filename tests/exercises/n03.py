@@ -33,8 +33,9 @@ WRONG = {
             "tilted density has to be blurred",
         ),
         (
-            lambda sigma: (1 / (0.03**2 + sigma**2) - 1 / (9 + sigma**2))
-            / (1 / (0.09 + sigma**2) - 1 / (9 + sigma**2)),
+            lambda sigma: (
+                (1 / (0.03**2 + sigma**2) - 1 / (9 + sigma**2)) / (1 / (0.09 + sigma**2) - 1 / (9 + sigma**2))
+            ),
             "you took the geometric one",
         ),
         (lambda sigma: (1 / (V + sigma**2) - 1 / 9) / (1 / 0.09 - 1 / 9), "two models have to be blurred"),

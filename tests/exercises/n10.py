@@ -36,7 +36,7 @@ WRONG = {
         (lambda v, x, s: stepped(scaled(x, s), s, v(scaled(x, s), time(s))), "t long, not sigma"),
         (lambda v, x, s: stepped(x, s, v(scaled(x, s), time(s))), "v is not the noise"),
         (lambda v, x, s: stepped(scaled(x, s), -time(s), v(scaled(x, s), time(s))), "sign is turned"),
-        (lambda v, x, s: stepped(scaled(x, s), time(s), v(scaled(x, s), 1 - time(s))), "gave it the picture's"),
+        (lambda v, x, s: stepped(scaled(x, s), time(s), v(scaled(x, s), 1 - time(s))), "the picture's"),
         (lambda v, x, s: v(scaled(x, s), time(s)), "return the velocity"),
         (lambda v, x, s: stepped(scaled(x, s), time(s) - 1, v(scaled(x, s), time(s))), "that is the noise"),
         (lambda v, x, s: stepped(scaled(x, s), time(s), v(scaled(x, s), 1000 * time(s))), "a thousand"),
