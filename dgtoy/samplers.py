@@ -129,7 +129,7 @@ def _sampler(steps):
         check_denoisers(D=D)
         check_points(x_T=x_T)
         check_finite(x_T=x_T)
-        check_levels([sigma for sigma, _ in pairs(sigmas)], x_T)
+        check_levels([sigma for step in pairs(sigmas) for sigma in step if sigma > 0], x_T)
         given = bind(functools.partial(estimate, D), x_T, sigmas, *args, **kwargs).arguments
         for name in given.keys() & {"churn", "inflate", "eta"}:
             given[name] = check_number(name, given[name], "[0, inf)")

@@ -110,6 +110,7 @@ WRONG = {
     "w is not finite at sigma = 1 in torch.float32": lambda: guided(D, D, 1e60)(X.float(), 1.0),
     "sigma is 1e+39; expected a finite value > 0 in torch.float32": lambda: heun(D, X.float(), [1e39, 1.0]),
     "sigma is 1e-09; expected a finite value > 0 in torch.float16": lambda: heun(D, X.half(), [1, 1e-9, 0]),
+    "sigma is 1e-08; expected a finite value > 0 in torch.float16": lambda: heun(D, X.half(), [1, 1e-8]),
     "sigma is 1e+39; expected a finite value > 0": lambda: log_likelihood(D, X.float(), [1e39, 1.0]),
     "steps is empty": lambda: last([]),
     "every is nan": lambda: trajectory(X, heun(D, X, SIGMAS), NAN),

@@ -1,5 +1,6 @@
 """The library's front door on arguments of every kind: an identity holds, or one line names what is wrong."""
 
+import itertools
 import math
 import shutil
 
@@ -201,8 +202,8 @@ def schedules(draw):
 def test_a_schedule_is_followed_to_its_end_or_refused(schedule, x, sampler, tracked):
     """Where every estimate is 0, x falls with sigma; whatever comes, no graph is kept and the dtype stays."""
     sigmas, levels = schedule
-    if levels and float(torch.tensor(levels[-2], dtype=x.dtype)) == 0:
-        return  # sigma itself is 0 in this precision
+    if levels and min(v for v in levels if v) < 10 / torch.finfo(x.dtype).max:
+        return  # x / sigma overflows, or sigma itself is 0 in this precision
     nothing = lambda x, sigma: (0 * x).double()
     _, steps = refused(lambda: list(sampler(nothing, x.requires_grad_(tracked), sigmas)), levels is not None)
     if steps is not None:
@@ -211,7 +212,9 @@ def test_a_schedule_is_followed_to_its_end_or_refused(schedule, x, sampler, trac
         if sampler is not ancestral:
             rough = {torch.half: 1e-2, torch.bfloat16: 1e-1}.get(x.dtype, 1e-5)
             truth = x.detach().double() * levels[-1] / levels[0]
-            close(steps[-1].double(), truth, rtol=rough, atol=20 * rough)  # rounding is that of x_T
+            steep = max([a / b for a, b in itertools.pairwise(levels) if b], default=1)
+            bound = 20 * rough * max(1, steep / 500)  # rounding of x_T; heun divides it by a lower level
+            close(steps[-1].double(), truth, rtol=rough, atol=bound)
 
 
 # mixtures
@@ -402,7 +405,7 @@ def test_a_calibrated_weight_scales_with_what_it_weighs(data, dtype):
     points(),
 )
 def test_a_network_is_made_of_sizes_and_answers_in_kind(name, value, x):
-    whole = isinstance(value, (int, np.int64))
+    whole = isinstance(value, (int, np.int64)) and value is not True
     least = dict(dim=1, num_classes=0, width=1, depth=0, seed=-9, sigma_data=0)[name]
     sound = whole and value >= least
     if name == "sigma_data":
