@@ -381,6 +381,23 @@ def test_a_fine_tune_is_not_its_own_guide(tuned, tmp_path):
         models.guided_by("autoguidance", tuned, weaker=copied, num_heads=2)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_base_that_was_trained_on_since_guides_only_if_it_is_asked_for(rank, photos, tmp_path):
+    """A fine-tune of a fine-tune finds its guide by name; the name may hold other weights by now."""
+    first, second, latents = tmp_path / "first", tmp_path / "second", tmp_path / "l"
+    run("prepare", photos / "images", "--out", latents, "--pretrained", photos / "flow.safetensors")
+    tune = ("finetune", latents, "--batch", 2, "--lr", 0.1, "--ema", 0.1)
+    run(*tune, "--steps", 2, "--out", first)
+    run(*tune, "--steps", 2, "--out", second, "--pretrained", first, "--rank", rank)
+    models.guided_by("dog", second)
+    run(*tune, "--steps", 4, "--out", first)
+    with refuses(str(first), "expected"):
+        models.guided_by("dog", second)
+    if not rank:  # which is nothing without its base
+        models.guided_by("none", second)
+        models.guided_by("dog", second, first)
+
+
 def test_a_lora_fine_tune_is_a_base_as_any_other(photos, tmp_path):
     """As one network it estimates what base and adapter do together; the next LoRA knows it again."""
     base, first, second = photos / "flow.safetensors", tmp_path / "first", tmp_path / "second"

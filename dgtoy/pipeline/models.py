@@ -172,7 +172,7 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
 
     pretrained: by default what the fine-tune says that it was tuned from. weaker: autoguidance's guide, an
     earlier checkpoint of the same fine-tune. Warns of a null label that was never trained. Raises ValueError
-    if a guide is missing, of other classes, given to another method, or the fine-tune itself.
+    if a guide is missing, of other classes, given to another method, changed since, or the fine-tune itself.
     """
     if (method == "autoguidance") != (weaker is not None):
         wanted = "an earlier checkpoint of the same fine-tune"
@@ -196,6 +196,11 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
         tuned, guide = (load(path, base, device, num_heads) for path in (finetuned, weaker))
     elif base:
         tuned, guide = pair(finetuned, base, device, num_heads)
+        told = None if pretrained or made.get("rank") else made.get("base")  # of a LoRA `load` has asked
+        if told not in (None, base_checksum(guide)):
+            raise ValueError(
+                f"{base} has changed since {finetuned} was tuned from it; expected --pretrained as it was"
+            )
     else:
         tuned, guide = load(finetuned, None, device, num_heads), None
     if method == "cfg":
