@@ -115,7 +115,10 @@ def calibrate(
         points += len(x0)
     gram = sums[..., :-directions].unflatten(-1, (directions, directions))
     side = sums[..., -directions:]
-    flat = torch.linalg.eigvalsh(gram[0])[:, 0] <= 1e-14 * side[0].abs().amax(-1)
+    squares = gram[0].diagonal(dim1=1, dim2=2)  # (n, directions)
+    cosines = (gram[0] / (squares[:, None] * squares[:, :, None]).sqrt()).nan_to_num()
+    flat = torch.linalg.eigvalsh(cosines)[:, 0] <= 1e-10  # less is the rounding of models in float32
+    flat |= (squares <= 1e-14 * side[0].abs()).any(1)
     if flat.any():
         same = "models" if middle is None else "two directions of the plane"
         raise ValueError(

@@ -8,7 +8,7 @@ from helpers import Counted, gaussian, refuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgtoy import calibrate, domain_guidance, plane
+from dgtoy import calibrate, domain_guidance, guided, plane
 from dgtoy.calibration import Calibration
 from dgtoy.course.worlds import domains
 
@@ -306,5 +306,6 @@ def test_models_that_do_not_differ_are_refused():
     x0 = torch.arange(5.0)[:, None]
     with refuses("do not differ at sigma = 0.5"):
         calibrate(NARROW, NARROW, x0, [0.5])
-    with refuses("the two directions of the plane do not differ at sigma = 0.5"):
-        calibrate(NARROW, WIDE, x0, [0.5], middle=WIDE)
+    for middle in (WIDE, guided(NARROW, WIDE, 0.3)):  # no direction, and the same one but for rounding
+        with refuses("the two directions of the plane do not differ at sigma = 0.5"):
+            calibrate(NARROW, WIDE, x0, [0.5], middle=middle)
