@@ -98,7 +98,8 @@ def fit(net, data, recipe, ema=None, checkpoint=None, every=500, guide=None):
 
     data: see `batches`. ema: a clone of net that receives the moving average of its weights (warm-up: decay
     min(ema, (1 + t) / (10 + t))). checkpoint: a file written every `every` steps and at the end, complete or
-    not at all; where it exists already, training goes on from it as if it had never stopped.
+    not at all; where it exists already, training goes on from it as if it had never stopped; whether the
+    data are the same it does not ask, so give other data another file.
     guide: with recipe.w > 1, the pre-trained denoiser of DogFit (Bahram et al. 2025): labelled samples are
     then trained towards x0 + (w - 1) (D - D_guide), D the network's own estimate, held fixed. Where that has
     converged, D = D_guide + (D_x0 - D_guide) / (2 - w): Domain Guidance of weight 1 / (2 - w) in one call.
