@@ -143,34 +143,37 @@ def photographs(out):
 
 def whose_guide(out):
     """On photographs: guides that know only a width, or only the target, against kin of the old model."""
-    first, second = (load("photos_guides", folder) for folder in (out, f"{out}/replica"))
-    config = first["config"]
+    record = load("photos_guides", out)
+    config = record["config"]
     targets, last = config["targets"], config["stages"][-1]
 
-    def relative(record, guide, rival, target):
-        stage = record["config"]["stages"][-1]
-        return ratio(*(photos_guides.distance(record, target, stage, g) for g in (guide, rival)))
+    def relative(guide, rival, target):
+        return ratio(*(photos_guides.distance(record, target, last, g) for g in (guide, rival)))
 
-    def above(guide, rival="pre-trained", record=first):
+    def above(guide, rival="pre-trained"):
         """By how many percent the distance with a guide lies above a rival's, over targets."""
-        return [100 * (relative(record, guide, rival, t)[0] - 1) for t in targets]
+        return [100 * (relative(guide, rival, t)[0] - 1) for t in targets]
 
     def percent(target):
         """The blurred self against DoG, with its interval over fine-tunes."""
-        found = relative(first, "self, blurred", "pre-trained", target)
+        found = relative("self, blurred", "pre-trained", target)
         return _span([100 * (v - 1) for v in found], ".0f", "%")
 
     blurred = ", ".join(f"{percent(t)} ({t})" for t in targets)
-    other = load("photos_stranger", out)
-    stranger = [100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets]
+
+    def stranger(folder):
+        """By how many percent the distance with a stranger lies above the ancestor's, over targets."""
+        other = load("photos_stranger", folder)
+        return [100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets]
+
     return (
         "**On photographs the guide must know such pictures, but need not be the pre-trained model.** After "
-        f"{last:,} steps a width (the fine-tune's own density, blurred) in its place raises the Fréchet "
-        f"distance by {blurred} (second network, {len(second['seeds'])} fine-tunes, "
-        f"{_reach(above('self, blurred', record=second))}); an early checkpoint or [another model of these "
-        f"pictures](figures/photos_stranger.json) by {_reach(above('weaker self') + stranger)}. A separate "
-        f"null costs CFG {_reach(above('unconditional', rival='own null'))} ({len(first['seeds'])} "
-        f"fine-tunes each) {_source(first, '11_why_it_sharpens')}."
+        f"{last:,} steps the fine-tune's own density, blurred, in its place raises the Fréchet distance by "
+        f"{blurred}; an early checkpoint or [another model of these pictures](figures/photos_stranger.json) "
+        f"by {_reach(above('weaker self') + stranger(out))} (the latter, on a larger network, "
+        f"{_reach(stranger(f'{out}/replica'))}). A separate null costs CFG "
+        f"{_reach(above('unconditional', rival='own null'))} ({len(record['seeds'])} "
+        f"fine-tunes each) {_source(record, '11_why_it_sharpens')}."
     )
 
 

@@ -64,7 +64,7 @@ def figure(record):
     """Of each target the Fréchet distance over w, guided by the ancestor and by the stranger."""
     targets = record["config"]["targets"]
     foot = f"{len(record['seeds'])} fine-tunes of each target, 95% t intervals; dotted: no guidance"
-    claim = "A stranger that has seen the same pictures guides nearly as well as the ancestor"
+    claim = "A stranger that has seen the same pictures guides about as well as the ancestor"
     with frame(targets, (3.6 * len(targets) + 1, 4.3), foot, claim=claim) as (fig, axes):
         for ax, target in zip(axes, targets, strict=True):
             for method, look in LOOKS.items():
