@@ -86,6 +86,30 @@ def calibrate(
     Raises ValueError for a level that is not positive, data without points, or models (with `middle`,
     directions) that do not differ; FloatingPointError, naming level and batch, where a model is not finite.
     """
+    return _solved(*_summed(main, guide, middle, data, sigmas, generator, resamples, batch))
+
+
+def calibrate_methods(main, null, pretrained, data, sigmas, seed=0, device="cpu", resamples=400, batch=1024):
+    """w* of Domain Guidance, w* of CFG, and a*, b* of the plane, on the same noise: three calls per point.
+
+    The plane's normal equations hold those of both lines. With d = D_null - D_pre and c = D_main - D_null,
+    DoG's direction is d + c, which explains x0 - D_pre; CFG's is c, which explains (x0 - D_pre) - d.
+
+    main, data, sigmas, resamples, batch: of `calibrate`. null: the fine-tune's null branch. pretrained: the
+    guide. seed, device: of the noise.  -> {"DoG", "CFG", "plane": Calibration}. Raises what `calibrate` does.
+    """
+    noise = torch.Generator(device).manual_seed(seed)
+    sigmas, points, gram, side = _summed(main, pretrained, null, data, sigmas, noise, resamples, batch)
+    both = _solved(sigmas, points, gram.sum((-2, -1), keepdim=True), side.sum(-1, keepdim=True))
+    alone = _solved(sigmas, points, gram[..., 1:, 1:], side[..., 1:] - gram[..., 0, 1:])
+    return dict(DoG=both, CFG=alone, plane=_solved(sigmas, points, gram, side))
+
+
+def _summed(main, guide, middle, data, sigmas, generator, resamples, batch):
+    """The normal equations of `calibrate` summed over the points, and over those of each resample.
+
+    -> sigmas (n,), points, gram (1 + R, n, d, d), side (1 + R, n, d)
+    """
     check_denoisers(main=main, guide=guide)
     if middle is not None:
         check_denoisers(middle=middle)
@@ -114,13 +138,17 @@ def calibrate(
         sums += torch.einsum("rb,bns->rns", counts, rows.cpu())
         points += len(x0)
     gram = sums[..., :-directions].unflatten(-1, (directions, directions))
-    side = sums[..., -directions:]
+    return sigmas, points, gram, sums[..., -directions:]
+
+
+def _solved(sigmas, points, gram, side):
+    """The weights that solve the normal equations, with the resamples' intervals.  -> Calibration"""
     squares = gram[0].diagonal(dim1=1, dim2=2)  # (n, directions)
     cosines = (gram[0] / (squares[:, None] * squares[:, :, None]).sqrt()).nan_to_num()
     flat = torch.linalg.eigvalsh(cosines)[:, 0] <= 1e-10  # less is the rounding of models in float32
     flat |= (squares <= 1e-14 * side[0].abs()).any(1)
     if flat.any():
-        same = "models" if middle is None else "two directions of the plane"
+        same = "models" if side.shape[-1] == 1 else "two directions of the plane"
         raise ValueError(
             f"the {same} do not differ at sigma = {sigmas[flat][0]:g}: no weight can be estimated"
         )
@@ -130,20 +158,6 @@ def calibrate(
     return Calibration(sigmas, solved[0], tails[0] - beyond, tails[1] + beyond)
 
 
-def calibrate_methods(main, null, pretrained, data, sigmas, seed=0, device="cpu", **options):
-    """w* of Domain Guidance, w* of CFG, and a*, b* of the plane, each on the same noise.
-
-    main, data, sigmas, options: of `calibrate`. null: the fine-tune's null branch. pretrained: the guide.
-    seed, device: of the noise.  -> {"DoG", "CFG", "plane": Calibration}
-    """
-    guides = dict(DoG=(pretrained, None), CFG=(null, None), plane=(pretrained, null))
-    found = {}
-    for method, (guide, middle) in guides.items():
-        noise = torch.Generator(device).manual_seed(seed)
-        found[method] = calibrate(main, guide, data, sigmas, middle, noise, **options)
-    return found
-
-
 @torch.no_grad()
 def _equations(main, guide, middle, x0, sigma, generator):
     """Each point's normal equations: Gram matrix of the directions, then their products with the residual."""
@@ -151,8 +165,8 @@ def _equations(main, guide, middle, x0, sigma, generator):
     base = check_estimate("guide", guide(x, sigma), x)
     inner = [] if middle is None else [check_estimate("middle", middle(x, sigma), x)]
     inner.append(check_estimate("main", main(x, sigma), x))
-    steps = torch.stack([b - a for a, b in zip([base] + inner, inner)]).flatten(2).double()  # (d, B, D)
-    residual = (x0 - base).flatten(1).double()  # (B, D)
+    fields = torch.stack([base, *inner]).flatten(2).double()  # (1 + d, B, D)
+    steps, residual = fields.diff(dim=0), x0.flatten(1).double() - fields[0]  # (d, B, D), (B, D)
     gram = torch.einsum("ibd,jbd->bij", steps, steps).flatten(1)
     return torch.cat([gram, torch.einsum("ibd,bd->bi", steps, residual)], 1)
 

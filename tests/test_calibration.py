@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgtoy import calibrate, domain_guidance, guided, plane
-from dgtoy.calibration import Calibration
+from dgtoy.calibration import Calibration, calibrate_methods
 from dgtoy.course.worlds import domains
 
 close = torch.testing.assert_close
@@ -207,6 +207,22 @@ def test_each_model_is_called_once_a_level_and_batch():
         batch=10,
     )
     assert main.calls == guide.calls == middle.calls == 2 * 3
+
+
+@pytest.mark.parametrize("dtype, apart", [(torch.float64, 1.0), (torch.float32, 1e-3)])
+def test_all_methods_at_once_are_what_each_is_alone(world, dtype, apart):
+    """Also where the fine-tune is next to its ancestor, and its null branch is not."""
+    x0, label = held_out(world, 50)
+    cast = lambda D: lambda x, sigma: D(x.double(), sigma).to(dtype)
+    pre, null = cast(world.source.denoise), cast(world.target.denoise)
+    main = lambda label: unfinished(pre, cast(world.target.denoiser(label)), apart)
+    counted, data = [Counted(D) for D in (pre, null)], (x0.to(dtype), label)
+    found = calibrate_methods(main, counted[1], counted[0], data, LEVELS, seed=5, resamples=20, batch=30)
+    assert [D.calls for D in counted] == [4 * len(LEVELS)] * 2
+    for method, (guide, middle) in dict(DoG=(pre, None), CFG=(null, None), plane=(pre, null)).items():
+        alone = calibrate(main, guide, data, LEVELS, middle, seeded(5), resamples=20, batch=30)
+        for field in ("sigmas", "weights", "low", "high"):
+            close(getattr(found[method], field), getattr(alone, field), rtol=1e-6, atol=1e-6)
 
 
 def test_calibration_draws_from_its_generator_alone():

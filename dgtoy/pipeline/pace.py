@@ -42,8 +42,8 @@ def of_sample(config, out):
 
 
 def of_calibrate(config, images):
-    """Passes over a picture that calibration takes: two networks for each line, three for the plane."""
-    return (2 + 2 + 3) * len(config.levels) * min(config.count, images)
+    """Passes over a picture that calibration takes, of the fine-tune, its null branch and the guide."""
+    return 3 * len(config.levels) * min(config.count, images)
 
 
 def duration(seconds):
