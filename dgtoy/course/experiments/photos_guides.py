@@ -183,5 +183,5 @@ def figure(record):
     with frame(titles, size, foot, claim=claim, sharex=True, sharey=True) as (fig, axes):
         for ax, stage in zip(axes, stages, strict=True):
             at_stage(ax, record, stage)
-        axes[0].legend(fontsize=10)
+        axes[0].legend(fontsize=10, frameon=True)
     return fig
