@@ -11,9 +11,10 @@ import torch
 
 from ...samplers import ancestral, dpmpp_2m, euler, heun
 from .. import plot
+from ..intervals import student
 from ..lab import methods, replace
 from ..photos import finetuned
-from ..records import best, family
+from ..records import family, held_out
 from .panels import frame
 from .photos import Config as Study
 from .photos import PhotoConfig, prepared
@@ -88,22 +89,23 @@ def shown(name):
 
 
 def figure(record):
-    """The Fréchet distance of each method at its best weight, by recipe and by sampler."""
+    """The Fréchet distance of each method at its own weight, by recipe and by sampler."""
     config = record["config"]
     first, targets = config["samplers"][0], config["targets"]
     places = {recipe: dict(recipe=recipe, sampler=first) for recipe in config["recipes"]}
     places |= {sampler: dict(recipe=MAIN, sampler=sampler) for sampler in config["samplers"][1:]}
     size, foot = (
         (9 * len(targets), 4.2),
-        "each method at its best w; below, the first recipe by other samplers",
+        "each method at its own w, 95% t intervals; below, the first recipe by other samplers",
     )
     claim = "None, CFG, DoG: the same order by every recipe and every sampler"
     with frame([""] * len(targets), size, foot, claim=claim) as (fig, axes):
         for ax, target in zip(axes, targets, strict=True):
             for method in ("none", *METHODS):
-                rows = [best(family(record, method, target=target, **where)) for where in places.values()]
-                means = [np.mean(r["frechet"]) for r in rows]
-                ax.plot(means, range(len(places)), label=method, **plot.METHODS[method] | dict(linestyle=""))
+                rows = [family(record, method, target=target, **where) for where in places.values()]
+                mean, low, high = np.array([student(held_out(r)) for r in rows]).T
+                look = plot.METHODS[method] | dict(linestyle="", label=method)
+                ax.errorbar(mean, range(len(places)), xerr=(mean - low, high - mean), **look)
             ax.set_yticks(range(len(places)), map(shown, places))
             ax.axhline(len(config["recipes"]) - 0.5, color="#CCCCCC", linewidth=1)
             ax.invert_yaxis()
