@@ -71,6 +71,7 @@ def test_help_imports_neither_the_course_nor_the_pipeline():
         ["experiment", "images", "--part", "3/2"],
         ["dit", "prepare", "photos", "--out", ""],
         ["dit", "finetune", "latents", "--out=x", "--pretrained="],
+        ["bench", "--pipelines", "--commands"],
     ],
 )
 def test_a_wrong_call_is_usage_and_status_2(words, capsys):
@@ -92,6 +93,8 @@ def test_a_wrong_call_is_usage_and_status_2(words, capsys):
         ("dit evaluate a b --features vgg --out x", "dit evaluate: features is vgg"),
         ("notebooks 77", "notebooks: notebook is 77; expected 00_five_minutes"),
         ("notebooks --stamp", "notebooks: --stamp needs --in-place"),
+        ("notebooks 00 --in-place --out x", "notebooks: --out is x with --in-place"),
+        ("weights glyphs --study large", "weights: NAME is glyphs with --study large"),
         ("experiment exact --part 1/2", "experiment: --part is of exact, which is not computed in parts"),
         ("badges nobody", "badges: repository is nobody; expected OWNER/NAME"),
     ],

@@ -239,6 +239,15 @@ def test_labels_are_names_numbers_or_refused_in_one_line(tmp_path):
         assert on_hub(tmp_path / "some", [1, 1], known).classes == ["a", "b"]  # names make up for the gap
 
 
+def test_a_split_is_asked_of_a_folder_that_has_several(tmp_path):
+    known = datasets.ClassLabel(names=["a", "b"])
+    on_hub(tmp_path / "one", [0, 1], known)
+    with refuses("split is test;", "holds one, None; expected no --split"):
+        HubImages(tmp_path / "one", "test")
+    on_hub(tmp_path / "several", [0, 1], known, split="train")
+    assert len(HubImages(tmp_path / "several", "train")) == 2
+
+
 def test_a_damaged_picture_of_a_data_set_is_named(tmp_path):
     whole = io.BytesIO()
     Image.fromarray(noise(64, 64)).save(whole, "png")

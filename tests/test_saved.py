@@ -91,6 +91,8 @@ def test_an_adapter_and_the_blurred_self_come_back(tuned, tmp_path):  # noqa: F8
     torch.testing.assert_close(base.unet.state_dict(), random(1, unet()).state_dict(), rtol=0, atol=0)
     guide_pipeline(unguide(pipe), blur=0.5).save_pretrained(tmp_path)
     assert load_guide(sd(random(1, unet()))[0], tmp_path).unet.blur == 0.5
+    with refuses("pretrained is given", "tells of the guide 'blur'; expected None"):
+        load_guide(sd(random(1, unet()))[0], tmp_path, random(2, unet()))
 
 
 def test_a_guide_that_is_not_there_is_asked_for(folders):

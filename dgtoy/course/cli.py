@@ -17,6 +17,7 @@ PRESETS = {  # where each preset's records go
     "full": pathlib.Path("figures"),
     "replica": pathlib.Path("figures/replica"),
 }
+NOTEBOOKS = pathlib.Path("build/notebooks")  # as they are executed
 
 
 def parser():
@@ -181,7 +182,7 @@ def _notebooks_options(parser):
         help="with --in-place: write the seconds into the notebooks' first cells",
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time; default: 2")
-    _folder(parser, "--out", "folder of the executed notebooks", "build/notebooks")
+    _folder(parser, "--out", "folder of the executed notebooks", NOTEBOOKS)
 
 
 def notebooks(args):
@@ -190,6 +191,8 @@ def notebooks(args):
 
     if args.stamp and not args.in_place:
         raise ValueError("--stamp needs --in-place: it writes into the notebooks of notebooks/")
+    if args.in_place and args.out != NOTEBOOKS:
+        raise ValueError(f"--out is {args.out} with --in-place, which writes into notebooks/; expected one")
     out = None if args.in_place else args.out
     books.execute(args.names, out=out, stamp=args.stamp, jobs=args.jobs)
     if not args.in_place:
@@ -285,6 +288,8 @@ def weights(args):
     unknown = [name for name in args.names if name not in shipped.NAMES]
     if unknown:
         raise ValueError(f"NAME is {unknown[0]}; expected of {', '.join(shipped.NAMES)}")
+    if args.study and args.names:
+        raise ValueError(f"NAME is {args.names[0]} with --study {args.study}; expected one of them")
     device = distributed.join(environment.device(args.device))
     told = dict(device=device, progress=distributed.rank() == 0)
     if args.study:
@@ -296,12 +301,13 @@ def weights(args):
 
 
 def _bench_options(parser):
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--pipelines",
         action="store_true",
         help="instead: what guidance costs in a text-to-image pipeline, of SDXL's size on a CUDA device",
     )
-    parser.add_argument(
+    instead.add_argument(
         "--commands",
         action="store_true",
         help="instead: time `make run` and `make test` from an empty cache into OUT/notebooks.json",

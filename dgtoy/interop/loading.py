@@ -14,10 +14,15 @@ def load_guide(pipe, folder, pretrained=None):
 
     pretrained: the guide, a pipeline, a network, a folder or a name; by default the one that the folder
     refers to. It is read from this disk, not fetched. A LoRA is loaded first, by `load_lora_weights`.
-    Raises ValueError if the folder tells of no guide, or the guide is not there or does not fit.
+    Raises ValueError if the folder tells of no guide, the guide is not there or does not fit, or `pretrained`
+    is given where the guide is no second network.
     """
     name = network_name(pipe)
     told, options, null = read_guide(pathlib.Path(folder) / name)
+    if pretrained is not None and told["guide"] != "network":
+        raise ValueError(
+            f"pretrained is given, and {folder} tells of the guide {told['guide']!r}; expected None"
+        )
     if told["guide"] == "adapter":
         return lora_guide(pipe, told["adapter"], null, **options)
     if told["guide"] == "blur":

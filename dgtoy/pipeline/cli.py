@@ -45,11 +45,13 @@ def prepare(args):
 
     if args.split and not args.hub:
         raise ValueError(f"split is {args.split} without --hub; expected --hub, or a folder of that split")
+    if args.heads is not None and not args.pretrained:
+        raise ValueError(f"heads is {args.heads} without --pretrained; expected the network that has them")
     target = TARGETS.get(args.target)
     expected = target.classes if target else None
     try:
         if args.hub:
-            images = image_sets.HubImages(args.images, args.split or "train", expected)
+            images = image_sets.HubImages(args.images, args.split, expected)
         else:
             images = image_sets.ImageFolder(args.images, expected)
     except FileNotFoundError as e:

@@ -108,12 +108,13 @@ class ImageFolder:
 class HubImages:
     """A Hugging Face data set with an `image` and a `label` column, by name or as a folder of `save_to_disk`.
 
-    Labels are a ClassLabel's, or strings, or integers without gaps. Raises ImportError naming the extra
-    without `datasets`, FileNotFoundError for another kind of folder, ValueError if a column or the split is
-    missing, for a label that is none of the classes, or another number of classes than `expected`.
+    split: by default "train", and of a folder without splits all that it holds. Labels are a ClassLabel's, or
+    strings, or integers without gaps. Raises ImportError naming the extra without `datasets`,
+    FileNotFoundError for another kind of folder, ValueError if a column or the split is missing, for a label
+    that is none of the classes, or another number of classes than `expected`.
     """
 
-    def __init__(self, name, split="train", expected=None):
+    def __init__(self, name, split=None, expected=None):
         needs("dit", "datasets")
         import datasets
 
@@ -124,9 +125,12 @@ class HubImages:
                     " images, no --hub"
                 )
             data = datasets.load_from_disk(str(name))
+            if isinstance(data, datasets.Dataset) and split not in (None, str(data.split)):
+                raise ValueError(f"split is {split}; {name} holds one, {data.split}; expected no --split")
         else:
-            data = datasets.load_dataset(name, split=split)
+            data = datasets.load_dataset(name, split=split or "train")
         if isinstance(data, datasets.DatasetDict):
+            split = split or "train"
             if split not in data:
                 raise ValueError(f"dataset {name} has no split {split}; expected --split {' or '.join(data)}")
             data = data[split]

@@ -215,7 +215,7 @@ def calibrate(parser):
         levels="noise levels sigma, in units of the latents",
         count="number of held-out images",
         seed="seed of the noise",
-        batch="images at a time",
+        batch="images at a time; another number draws other noise",
     )
 
 
