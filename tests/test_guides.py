@@ -645,6 +645,18 @@ def test_a_modular_pipeline_draws_what_the_one_of_one_piece_does(options):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_scale_of_a_guider_that_is_replaced_keeps_its_meaning():
+    """In Ho & Salimans' own formula 0 is off, and w is one less."""
+    from diffusers.guiders import ClassifierFreeGuidance
+
+    make = unet(**XL)
+    pipe = modular_sdxl(random(1, make))
+    pipe.update_components(guider=ClassifierFreeGuidance(3.0, use_original_formulation=True))
+    plain = latents_of(pipe)
+    close(latents_of(guide_pipeline(pipe, random(2, make), domain=1.0)), plain, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_modular_pipeline_with_a_lora_and_one_with_a_guided_network():
     from peft import LoraConfig
 

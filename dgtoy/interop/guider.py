@@ -132,6 +132,8 @@ def replace_guider(pipe, guide, null, domain, **options):
     old = getattr(pipe.guider, "replaced", pipe.guider)
     names = ("guidance_scale", "guidance_rescale", "start", "stop")
     kept = {name: old.config[name] for name in names if name in old.config}
+    if old.config.get("use_original_formulation"):  # labelled + w (labelled - null)
+        kept["guidance_scale"] += 1
     guider = DomainGuidance(guide, domain=domain, **options, **kept)
     guider.null, guider.replaced = null, old
     pipe.update_components(guider=guider)
