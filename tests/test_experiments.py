@@ -206,6 +206,13 @@ def test_an_experiment_or_preset_that_is_not_there_is_refused():
         experiments.config("exact", "replica")
 
 
+@pytest.mark.parametrize("name", ["posters", "photos_why"])
+def test_where_noise_is_drawn_once_no_record_can_say_more_seeds(name):
+    assert experiments.config(name, "full").seeds == 1
+    with pytest.raises(TypeError, match="seeds"):
+        experiments.get(name).Config(seeds=2)
+
+
 def test_a_seed_s_networks_and_scores_do_not_depend_on_the_number_of_seeds():
     one = replace(TINY, seeds=2)
     few, many = lab.finetuned(one), lab.finetuned(TINY)

@@ -41,7 +41,7 @@ class Config(Presets):
 
     base: str = "photos64"
     targets: tuple = ("food", "art7")
-    seeds: int = 1  # draws of noise
+    seeds: int = dataclasses.field(default=1, init=False)  # draws of noise
     label: int = 0
     pictures: int = 4
     w: float = 2.0

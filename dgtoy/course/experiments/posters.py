@@ -36,7 +36,7 @@ class Config(Presets):
     and so many, for the price: DoG at the weights `prices`."""
 
     targets: tuple = ("photos64-food",)
-    seeds: int = 1
+    seeds: int = dataclasses.field(default=1, init=False)  # of the noise, which is drawn once
     count: int = 2
     steps: int = 4
     crowd: tuple = (14, 2)  # pizza
