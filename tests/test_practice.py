@@ -157,7 +157,9 @@ def test_a_toy_family_draws_from_its_prompt_and_its_calls_are_counted(family):
 def test_a_lora_on_disk_is_loaded_and_switched_off_for_its_guide(tmp_path):
     pipe = practice.text_to_image("StableDiffusionXLPipeline")
     plain, _ = practice.drawn(pipe, 1.0)
+    state = torch.random.get_rng_state()
     pipe.load_lora_weights(practice.with_lora(pipe, tmp_path) / "pytorch_lora_weights.safetensors")
+    assert torch.equal(torch.random.get_rng_state(), state)  # a reader's own random numbers go on
     assert np.abs(practice.drawn(pipe, 1.0)[0] - plain).max() > 1e-3
     pipe = lora_guide(pipe)
     assert practice.drawn(pipe, 4.0)[1] == 3

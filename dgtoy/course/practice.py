@@ -74,8 +74,9 @@ def with_lora(pipe, folder, seed=0):
     from peft.utils import get_peft_model_state_dict
 
     part, net = network_name(pipe), copy.deepcopy(network(pipe))
-    torch.manual_seed(seed)
-    net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     layers = {f"{part}_lora_layers": get_peft_model_state_dict(net)}
     pipe.save_lora_weights(folder, **layers)
     return pathlib.Path(folder)
