@@ -82,7 +82,7 @@ def calibrate(
     main, guide, middle: denoisers. data: x0 (N, *D), a pair (x0, label (N,)), or an iterable of either, read
     once; where it has labels, `main` is the function label -> denoiser. sigmas (n,): the levels. generator:
     of the noise and the bootstrap, which is a Poisson one, so that memory does not grow with the data. batch:
-    points at a time; another draws other noise.  -> Calibration
+    points at a time; another number draws other noise.  -> Calibration
     Raises ValueError for a level that is not positive, data without points, or models (with `middle`,
     directions) that do not differ; FloatingPointError, naming level and batch, where a model is not finite.
     """

@@ -38,10 +38,11 @@ def calibrate_pipeline(
     pictures: a folder that the fine-tune was not trained on. captions: one for all, a list in order of name,
     or None for NAME.txt beside each picture, empty where there is none. levels: noise levels sigma, in units
     of the latents; those count that the scheduler has. size: of the pictures in pixels, by default the
-    network's. call: what the pipeline's call needs besides, with one row for each picture; `class_labels` or
-    `prompt_embeds` stand in for captions. out: a folder for calibration.json and calibration.png, w* over
-    sigma. `advice` says in two sentences what it means. Raises ValueError for a pipeline that is not guided
-    by a second network, or whose latents are not those of its autoencoder.
+    network's. batch: pictures at a time; another number draws other noise. call: what the pipeline's call
+    needs besides, with one row for each picture; `class_labels` or `prompt_embeds` stand in for captions.
+    out: a folder for calibration.json and calibration.png, w* over sigma. `advice` says in two sentences what
+    it means. Raises ValueError for a pipeline that is not guided by a second network, or whose latents are
+    not those of its autoencoder.
     """
     guided = getattr(pipe, network_name(pipe))
     if type(guided) is not DomainGuidedModel or guided.blur is not None:
