@@ -1196,8 +1196,6 @@ def test_steps_that_would_fill_the_memory_are_refused():
 def test_a_split_without_hub_is_refused(photos, tmp_path):
     with refuses("split is test without --hub; expected --hub", error=SystemExit):
         run("prepare", photos / "images", "--out", tmp_path / "l", "--split", "test")
-    with refuses("heads is 3 without --pretrained; expected the network", error=SystemExit):
-        run("prepare", photos / "images", "--out", tmp_path / "l", "--heads", 3)
 
 
 def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path, capsys):

@@ -45,8 +45,6 @@ def prepare(args):
 
     if args.split and not args.hub:
         raise ValueError(f"split is {args.split} without --hub; expected --hub, or a folder of that split")
-    if args.heads is not None and not args.pretrained:
-        raise ValueError(f"heads is {args.heads} without --pretrained; expected the network that has them")
     target = TARGETS.get(args.target)
     expected = target.classes if target else None
     try:
