@@ -397,6 +397,23 @@ def test_the_larger_model_is_what_the_pages_call_it():
     assert told["vehicles"] == ["19%", "23%"] and told["insects"] == ["5%", "9%"]
 
 
+def test_a_stranger_guides_about_as_well_and_the_network_trained_for_longer_is_ahead():
+    """What the figures' title, notebook 11 and claims.md say.
+
+    The shipped model, which was trained longest, is the ancestor in one record, the stranger in the other.
+    """
+    for folder, sure, told in (
+        ("figures", {"food", "vehicles", "insects"}, ["2%", "5%"]),
+        ("figures/replica", {"food", "insects"}, ["1%", "3%"]),
+    ):
+        record, sign = records.load("photos_stranger", ROOT / folder), 1 if folder == "figures" else -1
+        of = lambda target: photo_claims.against(record, "stranger", "DoG", target)
+        found = {t: sorted(sign * (end - 1) for end in of(t)) for t in record["config"]["targets"]}
+        assert {t for t, (low, _, _) in found.items() if low > 0} == sure
+        gaps = [gap for _, gap, _ in found.values()]
+        assert [f"{gap:.0%}" for gap in (min(gaps), max(gaps))] == told
+
+
 def test_an_early_checkpoint_nearly_replaces_the_pretrained_guide_and_a_width_does_not():
     """What pages say beside C15: on each target by itself, after 4,000 steps; and on average, after 2,000."""
     found, study = (records.load(name, ROOT / "figures") for name in ("photos_guides", "photos"))

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from helpers import refuses
 
 from dgtoy.checkpoint import write_text
 from dgtoy.course import experiments, records
@@ -85,6 +86,18 @@ def test_a_record_s_source_is_compared_with_the_commit_that_it_names(tmp_path, m
     older = named("older", source=source, commit=before, clean=True)
     strange = named("strange", source=None, commit="f" * 40, clean=True)
     assert records.by_source([figures], package)[records.OTHER] == [older, strange]
+
+
+def test_without_the_whole_history_no_record_is_said_to_be_of_another_source(tmp_path):
+    git(tmp_path, "init", "-q", "whole")
+    for text in ("1", "2"):
+        git(tmp_path / "whole", "commit", "-q", "--allow-empty", "-m", text)
+    git(tmp_path, "clone", "-q", "--depth", "1", (tmp_path / "whole").as_uri(), "shallow")
+    (tmp_path / "archive").mkdir()
+    assert not any(records.by_source([], tmp_path / "whole").values())
+    for name in ("shallow", "archive"):
+        with refuses(f"{name} has no history, or a part of one; expected a full clone"):
+            records.by_source([], tmp_path / name)
 
 
 def test_without_git_there_is_no_revision(tmp_path, monkeypatch):

@@ -85,7 +85,19 @@ OTHER = "name a commit of another source, or none of this history"
 
 
 def by_source(folders, package=PACKAGE):
-    """The records in folders by what the commits that they name say of their source.  -> {words: [paths]}"""
+    """The records in folders by what the commits that they name say of their source.  -> {words: [paths]}
+
+    Raises ValueError where the history is not there, as in an archive, or not whole.
+    """
+    asked = ["git", "rev-parse", "--is-shallow-repository"]
+    try:
+        whole = subprocess.run(asked, cwd=package, capture_output=True, check=True).stdout.split() == [
+            b"false"
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{package} has no history, or a part of one; expected a full clone")
     found = {AGREE: [], UNNAMED: [], OTHER: []}
     for path in sorted(path for folder in folders for path in pathlib.Path(folder).rglob("*.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
