@@ -415,15 +415,29 @@ def test_a_stranger_guides_about_as_well_and_the_network_trained_for_longer_is_a
 
 
 def test_an_early_checkpoint_nearly_replaces_the_pretrained_guide_and_a_width_does_not():
-    """What pages say beside C15: on each target by itself, after 4,000 steps; and on average, after 2,000."""
-    found, study = (records.load(name, ROOT / "figures") for name in ("photos_guides", "photos"))
-    targets, last = found["config"]["targets"], found["config"]["stages"][-1]
-    behind = lambda guide: [photo_claims.ahead(found, guide, t, last) for t in targets]
+    """What pages say beside C15 and C24: on each target by itself, after 4,000 steps, on a larger network
+    after 1,000; and on average, after 2,000."""
+    found, larger = (
+        records.load("photos_guides", ROOT / folder) for folder in ("figures", "figures/replica")
+    )
+    study = records.load("photos", ROOT / "figures")
     broad = ("own null", "unconditional", "own null, blurred", "self, blurred", "Gaussian")
-    assert all(high < 1 for guide in broad for _, _, high in behind(guide))
-    assert [t for t, r in zip(targets, behind("weaker self"), strict=True) if r[2] < 1] == ["food"]
-    assert {f"{1 / r[0] - 1:.0%}" for r in behind("weaker self")} == {"2%", "5%"}
-    assert not any(held for part, held in photo_claims.c15(found).parts.items() if part.startswith(str(last)))
+    for record, sure, told, null in (
+        (found, ["food"], {"2%", "5%"}, {"1%", "3%"}),
+        (larger, ["food", "vehicles", "insects"], {"5%", "6%", "7%"}, {"4%"}),
+    ):
+        targets, last = record["config"]["targets"], record["config"]["stages"][-1]
+        behind = lambda guide: [photo_claims.ahead(record, guide, t, last) for t in targets]
+        assert all(high < 1 for guide in broad for _, _, high in behind(guide))
+        checkpoint = behind("weaker self")
+        assert [t for t, r in zip(targets, checkpoint, strict=True) if r[2] < 1] == sure
+        assert {f"{1 / r[0] - 1:.0%}" for r in checkpoint} == told
+        dear = [b[0] / a[0] - 1 for a, b in zip(behind("unconditional"), behind("own null"), strict=True)]
+        assert {f"{min(dear):.0%}", f"{max(dear):.0%}"} == null
+        for guide in ("a quarter of the way", "half-way", "three quarters"):
+            assert min(r[0] for r in behind(guide)) < 1  # none is ahead of the old model on all three
+    last = str(found["config"]["stages"][-1])
+    assert not any(held for part, held in photo_claims.c15(found).parts.items() if part.startswith(last))
     level = [photo_claims.against(study, "autoguidance", "DoG", t) for t in study["config"]["targets"]]
     assert photo_claims.over_targets(level)[0] == pytest.approx(1, abs=0.01)
 

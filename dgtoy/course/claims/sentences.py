@@ -143,37 +143,36 @@ def photographs(out):
 
 def whose_guide(out):
     """On photographs: guides that know only a width, or only the target, against kin of the old model."""
-    record = load("photos_guides", out)
-    config = record["config"]
-    targets, last = config["targets"], config["stages"][-1]
+    records = {folder: load("photos_guides", folder) for folder in (out, f"{out}/replica")}
+    last, later = (record["config"]["stages"][-1] for record in records.values())
+    means = lambda found: _reach([mean for mean, _, _ in found])
 
-    def relative(guide, rival, target):
-        return ratio(*(photos_guides.distance(record, target, last, g) for g in (guide, rival)))
+    def above(folder, guide, rival="pre-trained"):
+        """By how many percent the distance with a guide lies above a rival's, at the last stage.
 
-    def above(guide, rival="pre-trained"):
-        """By how many percent the distance with a guide lies above a rival's, over targets."""
-        return [100 * (relative(guide, rival, t)[0] - 1) for t in targets]
+        -> {target: (mean, low, high)}
+        """
+        found, config = records[folder], records[folder]["config"]
+        at = lambda t, g: photos_guides.distance(found, t, config["stages"][-1], g)
+        return {t: _more(ratio(at(t, guide), at(t, rival))) for t in config["targets"]}
 
-    def percent(target):
-        """The blurred self against DoG, with its interval over fine-tunes."""
-        found = relative("self, blurred", "pre-trained", target)
-        return _span([100 * (v - 1) for v in found], ".0f", "%")
-
-    blurred = ", ".join(f"{percent(t)} ({t})" for t in targets)
-
-    def stranger(folder):
-        """By how many percent the distance with a stranger lies above the ancestor's, over targets."""
+    def kin(folder):
+        """The same of an early checkpoint and of a stranger, all targets."""
         other = load("photos_stranger", folder)
-        return [100 * (on_photographs(other, "stranger", "DoG", t)[0] - 1) for t in targets]
+        strangers = [_more(on_photographs(other, "stranger", "DoG", t)) for t in other["config"]["targets"]]
+        return means([*above(folder, "weaker self").values(), *strangers])
 
+    blur = [above(folder, "self, blurred") for folder in records]
+    told = ", ".join(f"{_span(found, '.0f', '%')} ({t})" for t, found in blur[0].items())
+    kindred, there = map(kin, records)
     return (
-        "**On photographs the guide must know such pictures, but need not be the pre-trained model.** After "
-        f"{last:,} steps the fine-tune's own density, blurred, in its place raises the Fréchet distance by "
-        f"{blurred}; an early checkpoint or [another model of these pictures](figures/photos_stranger.json) "
-        f"by {_reach(above('weaker self') + stranger(out))} (the latter, on a larger network, "
-        f"{_reach(stranger(f'{out}/replica'))}). A separate null costs CFG "
-        f"{_reach(above('unconditional', rival='own null'))} ({len(record['seeds'])} "
-        f"fine-tunes each) {_source(record, '11_why_it_sharpens')}."
+        "**On photographs the guide must know such pictures, but need not be the pre-trained model.** "
+        f"After {last:,} steps the fine-tune's density, blurred, in its place raises the Fréchet distance by "
+        f"{told}; an early checkpoint or [another model of these pictures](figures/photos_stranger.json) by "
+        f"{kindred} ([larger network](figures/replica/photos_guides.json), after {later:,}: "
+        f"{means(blur[1].values())}; {there}). A separate null costs CFG "
+        f"{means(above(out, 'unconditional', 'own null').values())} "
+        f"({len(records[out]['seeds'])} fine-tunes each) {_source(records[out], '11_why_it_sharpens')}."
     )
 
 
@@ -199,6 +198,11 @@ def one_call(out):
         f"lowers the Fréchet distance of photographs by {trained}; DoG, in two calls per step, by {two} "
         f"({len(record['seeds'])} fine-tunes each) {_source(record, '10_photographs')}."
     )
+
+
+def _more(found):
+    """By how many percent a ratio lies above 1.  (ratio, low, high) -> (mean, low, high)"""
+    return [100 * (r - 1) for r in found]
 
 
 def _less(found):
