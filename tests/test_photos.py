@@ -18,7 +18,7 @@ from dgtoy.course import cli, recipes, records
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as photo_claims
 from dgtoy.course.experiments import photos as photos_study
-from dgtoy.course.experiments import photos_guides, photos_large, photos_stranger
+from dgtoy.course.experiments import photos_guides, photos_large, photos_plane, photos_stranger
 from dgtoy.course.intervals import ratio
 from dgtoy.course.records import values
 from dgtoy.course.worlds import packs, photos
@@ -362,8 +362,9 @@ def test_a_further_pre_trained_model_lies_in_a_folder_of_its_own(study, few_phot
 def test_the_studies_name_the_folders_of_the_further_models():
     assert {tuning.SECOND, tuning.LARGE} == {f"build/{name}" for name in recipes.STUDY}
     assert photos_study.Config.replica().base == photos_stranger.Config.full().stranger == tuning.SECOND
-    assert photos_large.Config.full().base == photos_guides.Config.replica().base == tuning.LARGE
-    assert photos_stranger.Config.replica().base == tuning.LARGE
+    assert photos_large.Config.full().base == tuning.LARGE
+    again = (photos_guides, photos_plane, photos_stranger)
+    assert {study.Config.replica().base for study in again} == {tuning.LARGE}
 
 
 def test_the_larger_model_is_what_the_pages_call_it():

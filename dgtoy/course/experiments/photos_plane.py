@@ -14,7 +14,7 @@ from ...pipeline.objectives import DogFit
 from ...relatives import self_consistent
 from .. import plot
 from ..lab import replace
-from ..photos import chosen, finetuned
+from ..photos import LARGE, chosen, finetuned
 from ..records import best, caption, held_out, merge, rows, values
 from ..worlds import photos
 from . import plane
@@ -57,6 +57,12 @@ class Config(PhotoConfig):
             few=256,
             learned=(1.5, 2.2),
         )
+
+    @classmethod
+    def replica(cls):
+        grid = (1.0, 1.6, 2.2, 3.5)
+        again = dict(base=LARGE, stages=(500,), a=grid, b=grid, learned=(2.2,))
+        return replace(cls.full(), setting=dict(first=4), **again)
 
 
 def _cell(config, device, target, seed):
