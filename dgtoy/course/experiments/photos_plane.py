@@ -61,8 +61,8 @@ class Config(PhotoConfig):
     @classmethod
     def replica(cls):
         grid = (1.0, 1.6, 2.2, 3.5)
-        again = dict(base=LARGE, stages=(500,), a=grid, b=grid, learned=(2.2,))
-        return replace(cls.full(), setting=dict(first=4), **again)
+        smaller = dict(targets=("vehicles",), stages=(500,), a=grid, b=grid, learned=(2.2,))
+        return replace(cls.full(), setting=dict(first=4), base=LARGE, **smaller)
 
 
 def _cell(config, device, target, seed):
