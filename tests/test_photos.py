@@ -443,6 +443,28 @@ def test_an_early_checkpoint_nearly_replaces_the_pretrained_guide_and_a_width_do
     assert photo_claims.over_targets(level)[0] == pytest.approx(1, abs=0.01)
 
 
+def test_the_larger_model_finds_the_same_of_the_plane_the_learned_field_and_calibration():
+    """Notebook 10's third column: vehicles from DiT-B after 500 steps, the shipped model's after 2,000."""
+    first, larger = (records.load("photos_plane", ROOT / folder) for folder in ("figures", "figures/replica"))
+    for rule in (photo_claims.c17_photos, photo_claims.c18_photos, photo_claims.c19_photos):
+        parts, again = (
+            {part.replace("500", "2000"): held for part, held in rule(r).parts.items()}
+            for r in (first, larger)
+        )
+        assert again.items() <= parts.items()
+    for record, target, lost in (
+        (first, "food", -0.04),
+        (first, "vehicles", 0.03),
+        (larger, "vehicles", 0.04),
+    ):
+        where = target, record["config"]["stages"][-1]
+        own = {m: photos_plane.own(record, m, *where).mean() for m in ("none", "DoG", "plane", "DogFit")}
+        assert round(own["plane"] / own["DoG"] - 1, 2) == lost
+        assert own["DogFit"] < 1.05 * own["DoG"] and 0.17 <= round(1 - own["DoG"] / own["none"], 2) <= 0.27
+        asked = values(record, "frechet", target=target, stage=where[1], method="DoG").mean()
+        assert own["none"] < asked
+
+
 @pytest.mark.parametrize("rank, files", [(0, 2), (1, 0)])
 def test_of_several_processes_the_first_writes_what_was_made(rank, files, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.MAKERS, "photos64", lambda *given: (dict(w=torch.ones(2)), {}))
