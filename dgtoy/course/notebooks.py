@@ -30,7 +30,7 @@ def execute(names=(), folder="notebooks", out="build/notebooks", figures="figure
     """
     environment.needs("notebooks", "nbclient", "ipykernel")
     check_whole("jobs", jobs, 1)
-    paths, known = _find(names, pathlib.Path(folder)), _timed(figures)
+    paths, known = _find(names, pathlib.Path(folder)), timed(figures)
     expected = {path.stem: known["seconds"].get(path.stem, 60) for path in paths}
     paths.sort(key=lambda path: -expected[path.stem])
     progress = Progress(expected, jobs)
@@ -52,8 +52,8 @@ def time_commands(figures="figures"):
             started = time.time()
             _make(command, cache)
             took[f"make {command}"] = round(time.time() - started, 1)
-    timed = _timed(figures) | dict(commands=took)
-    write_text(pathlib.Path(figures) / "notebooks.json", json.dumps(timed, indent=1) + "\n")
+    found = timed(figures) | dict(commands=took)
+    write_text(pathlib.Path(figures) / "notebooks.json", json.dumps(found, indent=1) + "\n")
     return "\n".join(f"{command} {seconds:.0f} s" for command, seconds in took.items())
 
 
@@ -176,7 +176,7 @@ def _find(names, folder):
     return [path for path in every if not names or path.stem.startswith(tuple(names))]
 
 
-def _timed(folder):
+def timed(folder):
     """What notebooks.json says of the last run, or of none."""
     path = pathlib.Path(folder) / "notebooks.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(seconds={})
@@ -186,7 +186,7 @@ def _record(seconds, jobs, folder):
     """Seconds and the machine's own speed into notebooks.json; a notebook that did not run keeps its own."""
     from .bench import machine_speed
 
-    found = _timed(folder)
+    found = timed(folder)
     found["seconds"] = dict(sorted((found["seconds"] | seconds).items()))
     found |= dict(device=f"{os.cpu_count()}-core CPU", jobs=jobs, machine_speed=round(machine_speed(), 5))
     write_text(folder / "notebooks.json", json.dumps(found, indent=1) + "\n")

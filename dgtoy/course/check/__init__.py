@@ -84,11 +84,6 @@ class Exercise:
             print("There are no more hints.")
 
 
-def _exercise(judge):
-    """The decorator that makes a check.  judge(answer, declare) -> None if right, else a hint"""
-    return functools.partial(Exercise, judge)
-
-
 def number(rtol=0.02):
     """The check of a number.  declare() -> right, {mistake: what it gives, or an interval (low, high)}
 
@@ -122,7 +117,7 @@ def number(rtol=0.02):
             return f"yours is {yours:.5g}: close, but {asked}"
         return f"yours is {yours:.4g}, {_compared(yours, right)}"
 
-    return _exercise(judge)
+    return functools.partial(Exercise, judge)
 
 
 def _compared(yours, right):
@@ -183,7 +178,7 @@ def function(cases, rtol=1e-4, atol=1e-5):
             return f"its values are all {_compared(ratio, 1)}"
         return f"its values are off by up to {(yours - right).abs().max():.3g}"
 
-    return _exercise(judge)
+    return functools.partial(Exercise, judge)
 
 
 def _chosen(answer, declare):
@@ -197,4 +192,4 @@ def _chosen(answer, declare):
     return why.get(yours, f"{str(answer)[:40]!r} is none of the options; expected one of {options}")
 
 
-choice = _exercise(_chosen)
+choice = functools.partial(Exercise, _chosen)

@@ -93,8 +93,9 @@ def share():
 
 
 @functools.cache
-def _ceiling(miss, target=0.5, source=1.0, above=False, mu=10.0, w=1.5):
+def _ceiling(miss, target=0.5, source=1.0, above=False):
     """The ceiling at which the mean overshoots by `miss`; with above=True the floor."""
+    mu, w = 10.0, 1.5
 
     def overshoot(edge):
         interval = (edge, math.inf) if above else (0.0, edge)

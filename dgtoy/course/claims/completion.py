@@ -124,9 +124,6 @@ def c18(record):
         inside = (levels >= low) & (levels <= high)
         return student(fits[stage][:, inside, column].mean(1))
 
-    def energy(stage, method, w):
-        return values(record, "energy", stage=stage, method=method, w=w)
-
     def excess(method, family):
         """Energy distance of a calibrated method over that of the best constant
         weight, at the worst stage."""
@@ -134,11 +131,12 @@ def c18(record):
         for stage in fits:
             tried = [r for r in rows(record, stage=stage) if r["w"] != "calibrated" and r["method"] in family]
             found = np.min([np.mean(r["energy"]) for r in tried])
-            ratios.append(energy(stage, method, "calibrated").mean() / found)
+            ratios.append(energy(record, stage, method).mean() / found)
         return float(np.max(ratios))
 
     stages = ("100 steps", "300 steps", "finished", "overfitted")
-    gain = {s: student(energy(s, "none", 1.0) - energy(s, "plane", "calibrated")) for s in stages}
+    none = {s: energy(record, s, "none", 1.0) for s in stages}
+    gain = {s: student(none[s] - energy(record, s, "plane")) for s in stages}
     above, classes = level("100 steps", 1, 8), level("300 steps", 1, 8, column=1)
     done, below = level("finished", 0.1, 8), level("overfitted", 0, 0.1)
     dog, plane = excess("DoG", ("none", "DoG")), excess("plane", ("none", "CFG", "DoG"))
@@ -152,7 +150,7 @@ def c18(record):
         "no search needed within 10% at every stage: DoG": dog <= 1.1,
         "no search needed within 10% at every stage: plane": plane <= 1.1,
     }
-    cut = ", ".join(f"{gain[s][0] / energy(s, 'none', 1.0).mean():.0%} ({s})" for s in stages)
+    cut = ", ".join(f"{gain[s][0] / none[s].mean():.0%} ({s})" for s in stages)
     return over_seeds(
         record,
         above,

@@ -11,6 +11,7 @@ from ..intervals import ratio
 from ..lab import ON_AN_INTERVAL
 from ..records import family, load, of_method, rows, values
 from ..tradeoff import CONTRACTION, area, at_equal_cost, at_own_weight, with_contraction
+from .finding import either
 
 GUIDES = {  # what a reader has: its name in `nulls`, in `transfer`, in words
     "own null": ("CFG", "CFG"),
@@ -78,7 +79,7 @@ def _to_complete(record, place, method, where):
         place["stage"],
         f"{ABOVE} {where} (up to {high:.1f})",
         GUIDES[guide][1],
-        _common(best[guide]["w"]),
+        either(best[guide]["w"]),
         f"energy distance {none:.3f} to {lowest.mean():.3f}",
         "energy distance: " + _beside(guide, {g: best[g]["energy"] for g in GUIDES}),
     )
@@ -168,9 +169,4 @@ def _thinned(curve):
     curve = with_contraction(curve)
     own = at_own_weight(curve, "out_of_domain", "thickness", cost="contraction", budget=CONTRACTION)
     change = lambda metric: f"{np.mean(curve[0][metric]):.3f} to {own[metric].mean():.3f}"
-    return _common(own["w"]), f"outside {change('out_of_domain')}, thickness {change('thickness')}"
-
-
-def _common(weights):
-    """The weights that were chosen, as text."""
-    return " or ".join(f"{w:g}" for w in np.unique(weights))
+    return either(own["w"]), f"outside {change('out_of_domain')}, thickness {change('thickness')}"

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from ..intervals import STUDENT
 from ..records import regime
 
@@ -35,6 +37,11 @@ def listed(found, digits=".2f"):
     """Numbers by name, in words; of a number with its interval the number alone."""
     numbers = {name: v[0] if isinstance(v, tuple) else v for name, v in found.items()}
     return ", ".join(f"{name} {value:{digits}}" for name, value in numbers.items())
+
+
+def either(weights):
+    """The weights that each half of the seeds chose, in words."""
+    return " or ".join(f"{w:g}" for w in np.unique(weights))
 
 
 def drawn(record):

@@ -14,7 +14,7 @@ from ..intervals import LOGS, RESAMPLED, STUDENT, ratio, resampled, student
 from ..lab import ALWAYS, FIELD
 from ..records import HALVES, family, rows, values
 from ..tradeoff import area, area_by_thickness, at_own_weight
-from .finding import Finding, drawn, listed, over_seeds
+from .finding import Finding, drawn, either, listed, over_seeds
 
 W = 1.25  # the weight at which claims compare methods
 NONE, CFG, DOG = dict(method="none"), dict(method="CFG", w=W), dict(method="DoG", w=W)
@@ -51,8 +51,7 @@ def over_all_w(curve, rival):
 def at_own_weights(curve, names):
     """The out-of-domain rate of methods, each at its own weight, in words."""
     own = {name: at_own_weight(curve(name), "out_of_domain") for name in names}
-    chosen = {name: " or ".join(f"{w:g}" for w in np.unique(found["w"])) for name, found in own.items()}
-    return ", ".join(f"{m} {found['out_of_domain'].mean():.3f} (w = {chosen[m]})" for m, found in own.items())
+    return ", ".join(f"{m} {r['out_of_domain'].mean():.3f} (w = {either(r['w'])})" for m, r in own.items())
 
 
 def slope(x, y):
@@ -63,17 +62,6 @@ def slope(x, y):
 def share(part, whole):
     """mean(part) / mean(whole) over the last axis, for `resampled`."""
     return part.mean(-1) / whole.mean(-1)
-
-
-def off_lines(at, words):
-    """What a point off both lines of the plane gains over the best point of each.
-
-    at(family, metric): of that family's point, by seed. words: {metric: what is better if it is lower}.
-    -> {(line, metric): (mean, low, high)}, the parts of the claim
-    """
-    pairs = [(line, metric) for line in ("CFG", "DoG") for metric in words]
-    gain = {(line, m): student(at(line, m) - at("plane", m)) for line, m in pairs}
-    return gain, {f"{words[m]} than {line}": gain[line, m][1] > 0 for line, m in pairs}
 
 
 def c5(record):
@@ -135,7 +123,8 @@ def c7(record):
     lost, saved = energy(dog) - energy(NONE), energy(dog) - energy(interval)
     regained = resampled(share, saved, lost)
     covered = paired(record, dog, interval, "coverage", **where)
-    better = {d: interval_against_all(record, d) for d in learned_domains(record)}
+    curve = {d: functools.partial(family, record, domain=d) for d in learned_domains(record)}
+    better = {d: left(curve[d]("DoG on an interval"), curve[d]("DoG")) for d in curve}
     rate = values(record, "out_of_domain", **where, **interval).mean()
     return over_seeds(
         record,
@@ -152,11 +141,6 @@ def c7(record):
         + "; ".join(f"{d} {ways(found)}" for d, found in better.items()),
         RESAMPLED,
     )
-
-
-def interval_against_all(record, domain):
-    """DoG on an interval against DoG (`left`)."""
-    return left(*(family(record, m, domain=domain) for m in ("DoG on an interval", "DoG")))
 
 
 def ways(found):
@@ -220,14 +204,17 @@ def c12(record):
 
 
 def c19(record):
+    """What the best point of the plane, off both lines, gains over the best point of each."""
     even, odd = HALVES
     chosen = best_points(record, on=even)
     at = lambda name, metric: np.array(chosen[name][metric])[odd]
-    gain, parts = off_lines(at, dict(energy="closer", out_of_domain="fewer outside"))
+    better = dict(energy="closer", out_of_domain="fewer outside")
+    gain = {(m, line): student(at(line, m) - at("plane", m)) for line in ("CFG", "DoG") for m in better}
+    parts = {f"{better[m]} than {line}": low > 0 for (m, line), (_, low, _) in gain.items()}
     means = {n: ", ".join(f"{at(n, m).mean():.4f}" for m in ("out_of_domain", "energy")) for n in chosen}
     describe = "; ".join(f"{n} at (a, b) = {(r['a'], r['b'])}: {means[n]}" for n, r in chosen.items())
     return Finding(
-        *min((gain[n, "energy"] for n in ("CFG", "DoG")), key=lambda g: g[0]),
+        *min((gain["energy", line] for line in ("CFG", "DoG")), key=lambda g: g[0]),
         len(at("plane", "energy")),
         "energy distance saved by the plane over the better line",
         parts,

@@ -7,6 +7,7 @@ import re
 
 from ...checkpoint import write_text
 from ..bench.pipelines import TOGETHER
+from ..notebooks import timed
 from ..records import load
 from . import CLAIMS, decisions
 from .sentences import sentences
@@ -136,20 +137,16 @@ def told(parts):
 
 def notebooks_table(out):
     """The notebooks by their titles, with the runtimes that `python -m dgtoy notebooks` measured."""
-    path = out / "notebooks.json"
-    timed = (
-        json.loads(path.read_text(encoding="utf-8"))
-        if path.exists()
-        else dict(seconds={}, device="not measured")
-    )
-    lines = [f"| | it asks | seconds ({timed['device']}) |", "|---|---|---|"]
+    measured = timed(out)
+    device = measured.get("device", "not measured")
+    lines = [f"| | it asks | seconds ({device}) |", "|---|---|---|"]
     for notebook in sorted((out.parent / "notebooks").glob("[0-9]*.ipynb")):
         opening = "".join(json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"])
         title = opening.splitlines()[0].removeprefix("# ")
-        seconds = timed["seconds"].get(notebook.stem)
+        seconds = measured["seconds"].get(notebook.stem)
         took = "–" if seconds is None else f"{seconds:.0f}"
         lines.append(f"| {notebook.stem[:2]} | [{title}](notebooks/{notebook.name}) | {took} |")
-    for command, seconds in timed.get("commands", {}).items():
+    for command, seconds in measured.get("commands", {}).items():
         lines.append(f"| | all of them: `{command}` | {seconds:.0f} |")
     return "\n".join(lines)
 
