@@ -52,7 +52,7 @@ def folder(tmp_path):
     calibrated = [row(stage="overfitted", method=m, w=w) for m, w in (("none", 1.0), ("DoG", "calibrated"))]
     fits = [dict(stage="overfitted", DoG=[[[0.97], [0.52]]] * 4)]
     save(dict(name="calibration", config=dict(levels=[2.0, 0.1]), results=dict(rows=calibrated, fits=fits)))
-    cells = [row(gap=2.0, breadth=1.0, method=m, w=1.0) for m in ("none", "DoG")]
+    cells = [row(gap=2.0, breadth=1.0, method=m, w=1.0, predicted=[1.0] * 4) for m in ("none", "DoG")]
     save(dict(name="gap", config={}, results=dict(rows=cells)))
     save(blur("DoG"))
     return tmp_path, save

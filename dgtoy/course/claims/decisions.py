@@ -6,10 +6,11 @@ import math
 import numpy as np
 
 from ..experiments.blur import KEPT, of_blur
+from ..experiments.gap import helped, rule_of_thumb
 from ..experiments.nulls import of_guide
 from ..intervals import ratio
 from ..lab import ON_AN_INTERVAL
-from ..records import family, load, of_method, rows, values
+from ..records import family, load, of_method
 from ..tradeoff import CONTRACTION, area, at_equal_cost, at_own_weight, with_contraction
 from .finding import either
 
@@ -142,12 +143,8 @@ def _overfitted(record):
 
 def _outside(gaps, record):
     """A target off the source's middle: how often DoG helps, and which guide leaves least outside there."""
-    far = [r for r in rows(gaps, method="DoG") if r["gap"] > 0.75 * r["breadth"]]
-    saved = [
-        values(gaps, "out_of_domain", method="none", gap=r["gap"], breadth=r["breadth"]).mean()
-        - np.mean(r["out_of_domain"])
-        for r in far
-    ]
+    cells, saved, _ = helped(gaps)
+    saved = saved[~rule_of_thumb(cells)].mean(1)
     curves = {m: family(record, m, world=FAR) for m in ("CFG", "DoG", "autoguidance")}
     curves["blurred self"] = of_blur(record, FAR, KEPT)
     left = {m: at_equal_cost(curve) for m, curve in curves.items()}
@@ -160,7 +157,7 @@ def _outside(gaps, record):
         w,
         change,
         f"outside, {BOUNDED}, densities exact: {_beside(method, left)}; "
-        f"DoG helps in {np.mean(np.array(saved) > 0):.0%} of {len(far)} such cells",
+        f"DoG helps in {np.mean(saved > 0):.0%} of {len(saved)} such cells",
     )
 
 
