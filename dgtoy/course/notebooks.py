@@ -16,34 +16,35 @@ from .. import environment
 from ..checkpoint import write_text
 from ..checks import check_whole
 
+NOTEBOOKS, FIGURES = pathlib.Path("notebooks"), pathlib.Path("figures")
 TIMEOUT = 600  # seconds that a cell may take; `make test` has the same
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # so that two kernels fit on two cores
 
 
-def execute(names=(), folder="notebooks", out="build/notebooks", figures="figures", stamp=False, jobs=2):
+def execute(names=(), out="build/notebooks", stamp=False, jobs=2):
     """Run notebooks top to bottom, each in a fresh kernel, `jobs` at a time, the longest first.
 
     names: how their names begin; none is all. out: where the executed ones go, with the seconds of each in
-    notebooks.json. None is in place: FOLDER, where one is rewritten only if it ran to its end, and FIGURES.
+    notebooks.json. None is in place: NOTEBOOKS and FIGURES; a notebook is rewritten only if it ran to its
+    end.
     stamp: also write the seconds into each notebook's "Runtime" line, for a release.
     Raises ImportError, naming the extra, without nbclient; ValueError at the end if a notebook failed.
     """
     environment.needs("notebooks", "nbclient", "ipykernel")
     check_whole("jobs", jobs, 1)
-    paths, known = _find(names, pathlib.Path(folder)), timed(figures)
+    paths, known = _find(names), timed(FIGURES)
     expected = {path.stem: known["seconds"].get(path.stem, 60) for path in paths}
     paths.sort(key=lambda path: -expected[path.stem])
     progress = Progress(expected, jobs)
-    place = pathlib.Path(out) if out else pathlib.Path(folder)
-    asyncio.run(_execute_all(paths, place, jobs, stamp, progress))
+    asyncio.run(_execute_all(paths, pathlib.Path(out or NOTEBOOKS), jobs, stamp, progress))
     progress.close()
     if progress.errors:
         failed = "; ".join(f"{name}: {error}" for name, error in sorted(progress.errors.items()))
         raise ValueError(f"{len(progress.errors)} of {len(paths)} notebooks failed: {failed}")
-    _record(progress.seconds, jobs, pathlib.Path(out or figures))
+    _record(progress.seconds, jobs, pathlib.Path(out or FIGURES))
 
 
-def time_commands(figures="figures"):
+def time_commands(figures=FIGURES):
     """Time `make run` and `make test`, each from an empty cache, into FIGURES/notebooks.json.  -> as text"""
     took = {}
     _make("env", None)
@@ -165,11 +166,11 @@ async def _execute_one(path, place, jobs, stamp, progress):
     write_text(place / path.name, nbformat.writes(book) + "\n")
 
 
-def _find(names, folder):
-    """The notebooks of a folder, or those whose names begin so."""
-    every = sorted(folder.glob("[0-9]*.ipynb"))
+def _find(names):
+    """All notebooks, or those whose names begin so."""
+    every = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if not every:
-        raise FileNotFoundError(f"folder is {folder}; expected notebooks named 00_... there")
+        raise FileNotFoundError(f"folder is {NOTEBOOKS}; expected notebooks named 00_... there")
     unknown = [name for name in names if not any(path.stem.startswith(name) for path in every)]
     if unknown:
         raise ValueError(f"notebook is {unknown[0]}; expected {', '.join(path.stem for path in every)}")

@@ -66,11 +66,11 @@ def style():
             plt.figure(number).draw_without_rendering()  # ticks are made when first drawn: in this style
 
 
-def points(ax, x, method="truth", size=3, label=None, limit=None):
+def points(ax, x, method="truth", size=3, limit=None):
     """A scatter of samples x (n, 2) in the method's colour, on square axes, from -limit to limit if given."""
     x = torch.as_tensor(x).cpu()
     color = METHODS[method]["color"]
-    ax.scatter(*x.T, s=size, color=color, alpha=0.5, linewidths=0, label=label, rasterized=True)
+    ax.scatter(*x.T, s=size, color=color, alpha=0.5, linewidths=0, rasterized=True)
     ax.set(aspect="equal", xticks=[], yticks=[])
     if limit:
         ax.set(xlim=(-limit, limit), ylim=(-limit, limit))
@@ -153,19 +153,16 @@ def described(fig):
     return ". ".join(sentences) or "A figure without titles"
 
 
-def contours(ax, mixture, limit, method="truth", levels=(0.99,), n=200, sigma=0.0):
-    """Lines that enclose the given shares of the mass of a 2-D mixture, blurred by sigma.
-
-    They are drawn on a grid of n x n points over [-limit, limit]^2.
-    """
+def contours(ax, mixture, limit, method="truth", n=200):
+    """Lines that enclose 99% of a 2-D mixture's mass, on a grid of n x n points over [-limit, limit]^2."""
     grid = torch.linspace(-limit, limit, n)
     x = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)  # (n, n, 2)
-    logp = mixture.logp(x, sigma).double()
+    logp = mixture.logp(x).double()
     ordered = logp.flatten().sort(descending=True).values
     mass = ordered.exp().cumsum(0) / ordered.exp().sum()
-    heights = sorted(ordered[(mass < share).sum().clamp(max=len(mass) - 1)].item() for share in levels)
+    height = ordered[(mass < 0.99).sum().clamp(max=len(mass) - 1)].item()
     look = dict(colors=METHODS[method]["color"], linewidths=1.0, linestyles="solid")  # not dashed below 0
-    ax.contour(grid, grid, logp, levels=heights, **look)
+    ax.contour(grid, grid, logp, levels=[height], **look)
 
 
 def sweep(ax, x, values, method, label=None, **changes):

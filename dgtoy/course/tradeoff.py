@@ -31,9 +31,9 @@ def best_within(family, budgets, metric="out_of_domain", cost="energy"):
     return np.where(inside, value, np.inf).min(1)
 
 
-def area(family, metric="out_of_domain", cost="energy", reach=REACH):
+def area(family, cost="energy", reach=REACH):
     """The mean of `best_within` over budgets from 0 to `reach`: the area under the trade-off.  -> (S,)"""
-    return best_within(family, np.linspace(0, reach, 31), metric, cost).mean(0)
+    return best_within(family, np.linspace(0, reach, 31), cost=cost).mean(0)
 
 
 def with_contraction(family):
