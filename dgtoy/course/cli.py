@@ -9,7 +9,6 @@ import time
 
 from .. import environment
 from ..pipeline import options
-from ..pipeline.manifest import check_out
 from . import experiments
 
 PRESETS = {  # where each preset's records go
@@ -22,23 +21,12 @@ NOTEBOOKS = pathlib.Path("build/notebooks")  # as they are executed
 
 def parser():
     """The parser of all commands of the course; each command's function is its `run`."""
-    found = argparse.ArgumentParser(prog="python -m dgtoy")
-    commands = found.add_subparsers(metavar="COMMAND", required=True)
-    for name, (add_options, run) in COMMANDS.items():
-        command = commands.add_parser(name, description=run.__doc__)
-        add_options(command)
-        command.set_defaults(run=run, refuse=command.error)
-    return found
+    return options.commands(argparse.ArgumentParser(prog="python -m dgtoy"), COMMANDS, "COMMAND")
 
 
 def main(argv):
     """Run one command of the course."""
-    args, unknown = parser().parse_known_args(argv)
-    if unknown:  # said by the command, whose usage lists what it takes
-        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
-    if out := getattr(args, "out", None):
-        check_out(out, file=args.run is animation)
-    args.run(args)
+    options.call(parser(), argv, into_files=(animation,))
 
 
 # experiment, records

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from .. import distributed, environment
 from ..checkpoint import write_text
 from . import options
-from .manifest import check_out, write_json
+from .manifest import write_json
 
 
 def parser():
@@ -20,22 +20,12 @@ def parser():
         description="From a folder of pictures and a DiT checkpoint to guided samples and their scores.",
         epilog="Several GPUs: accelerate launch -m dgtoy dit finetune|sample ...",
     )
-    steps = found.add_subparsers(metavar="STEP", required=True)
-    for name, (add_options, run) in STEPS.items():
-        step = steps.add_parser(name, help=run.__doc__, description=run.__doc__)
-        add_options(step)
-        step.set_defaults(run=run, refuse=step.error)
-    return found
+    return options.commands(found, STEPS, "STEP")
 
 
 def main(argv):
     """Run one step of the pipeline."""
-    args, unknown = parser().parse_known_args(argv)
-    if unknown:  # said by the step, whose usage lists what it takes
-        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
-    if args.out:
-        check_out(args.out, file=args.run in (evaluate, table))
-    args.run(args)
+    options.call(parser(), argv, into_files=(evaluate, table))
 
 
 def prepare(args):

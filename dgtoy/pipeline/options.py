@@ -1,6 +1,8 @@
-"""The options of `python -m dgtoy dit`, step by step."""
+"""The options of `python -m dgtoy dit`, step by step, and how a command line is read."""
 
 import dataclasses
+
+from .manifest import check_out
 
 
 def _fields(parser, config, **words):
@@ -21,6 +23,28 @@ def given(args, config):
     """The fields of a configuration that the options say, by name."""
     held = {f.name: getattr(args, f.name) for f in dataclasses.fields(config)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items() if v is not None}
+
+
+def commands(parser, known, metavar):
+    """A command of a parser for each of `known`, {name: (add_options, run)}; run's docstring describes it.
+    -> parser"""
+    found = parser.add_subparsers(metavar=metavar, required=True)
+    for name, (add_options, run) in known.items():
+        command = found.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_options(command)
+        command.set_defaults(run=run, refuse=command.error)
+    return parser
+
+
+def call(parser, argv, into_files):
+    """Run the command that these words ask for, once its --out can be written. into_files: the `run`s whose
+    --out is a file, not a folder."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command, whose usage lists what it takes
+        args.refuse(f"unrecognized arguments: {' '.join(unknown)}")
+    if out := getattr(args, "out", None):
+        check_out(out, file=args.run in into_files)
+    args.run(args)
 
 
 def device(parser):
