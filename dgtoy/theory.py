@@ -72,7 +72,7 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     return _plain(mean), _plain(std)
 
 
-def _gauss_legendre(breaks, rate, order=16):
+def _gauss_legendre(breaks, rate):
     """Nodes and weights of a composite rule between `breaks`, in pieces of length 1 and 30 / rate at most.
 
     In v = ln sigma the integrands here have no pole nearer than pi / 2 and grow by e^(rate v) at most, so
@@ -81,7 +81,7 @@ def _gauss_legendre(breaks, rate, order=16):
     pieces = np.ceil(max(1, rate / 30) * np.diff(breaks)).astype(int)
     edges = [np.linspace(a, b, n + 1)[1:] for a, b, n in zip(breaks, breaks[1:], pieces) if n]
     edges = np.concatenate([breaks[:1], *edges])
-    node, weight = np.polynomial.legendre.leggauss(order)
+    node, weight = np.polynomial.legendre.leggauss(16)
     half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
     return (middle[:, None] + half[:, None] * node).ravel(), (half[:, None] * weight).ravel()
 

@@ -12,7 +12,7 @@ import torch
 
 from ..calibration import calibrate_methods
 from ..checks import check_numbers, check_seed, check_whole
-from .calls import each_tensor, latents_of, pipeline_call, rows_in
+from .calls import each_tensor, latents_of, pipeline_call, rows_in, unlabelled
 from .checks import network_name
 from .denoisers import PLACES, denoiser
 from .guided import DomainGuidedModel
@@ -66,13 +66,13 @@ def calibrate_pipeline(
         by_picture = lambda v: isinstance(v, list | torch.Tensor) and len(v) == len(images)
         few = {k: v[rows] if by_picture(v) else v for k, v in call.items()}
         z = encode(pipe, images[rows])
-        labelled, unlabelled, unadapted = condition(pipe, z, few, images.shape[-1])
+        labelled, for_null, for_guide = condition(pipe, z, few, images.shape[-1])
         latents.append((z, torch.full((len(z),), start // batch)))
         conditions.append(labelled)
         if null is None:
-            null, prompt = first_row(unlabelled, len(z)), first_row(unadapted, len(z))
+            null, prompt = first_row(for_null, len(z)), first_row(for_guide, len(z))
     main = lambda k: denoiser(guided.finetuned, pipe.scheduler, **conditions[k[0]])
-    own = denoiser(guided.finetuned, pipe.scheduler, **guided.own_null(null))
+    own = denoiser(guided.finetuned, pipe.scheduler, **unlabelled(guided.finetuned, null))
     guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1, prompt))
     found = calibrate_methods(main, own, guide, latents, levels, seed, z.device, resamples=100, batch=batch)
     if out is not None:

@@ -392,10 +392,6 @@ class DomainGuidedModel(StandIn):
             own[name] = kwargs[name] | own[name] if isinstance(own[name], dict) else own[name]
         return unlabelled(self.pretrained, kwargs) | own
 
-    def own_null(self, kwargs):
-        """The null half's inputs as the fine-tuned network sees them."""
-        return unlabelled(self.finetuned, kwargs)
-
     @torch.compiler.disable(recursive=False)
     def _blurred(self, main, args, kwargs, call):
         """The fine-tuned network's prediction for its own density blurred by `blur`."""

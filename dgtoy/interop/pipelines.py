@@ -44,7 +44,7 @@ def guide_pipeline(
     return pipe
 
 
-def put_guide(pipe, guide, null=None, domain="default", **options):
+def put_guide(pipe, guide, null, domain, **options):
     """A guided network, or guider, in its place in a pipeline.  -> the pipeline"""
     name = network_name(pipe)
     network = unguided(getattr(pipe, name))

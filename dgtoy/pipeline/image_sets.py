@@ -144,7 +144,7 @@ class HubImages:
             raise ValueError(
                 f"dataset {name} has an image column of {data.features['image']}; expected Image()"
             )
-        self.data, self.fingerprint, self.name = data, data._fingerprint, name
+        self.fingerprint, self.name = data._fingerprint, name
         self.data = data.cast_column("image", datasets.Image(decode=False))  # decoded by `open_picture`
         self.classes, self.labels = _classes(
             name, data["label"], getattr(data.features["label"], "names", None)

@@ -210,15 +210,15 @@ def image_path(out, i):
     return pathlib.Path(out) / "images" / f"{i:06d}.png"
 
 
-def contact(out, classes, columns=8, rows=12):
-    """The first pictures of each class as OUT/contact.png, a class a row.  -> its path
+def contact(out, classes):
+    """The first 8 pictures of each of the first 12 classes as OUT/contact.png, a class a row.  -> its path
 
     classes: their names; image i is of class i mod len(classes).
     """
     out = pathlib.Path(out)
     shown = {}
-    for label, name in enumerate(classes[:rows]):
-        paths = (image_path(out, label + k * len(classes)) for k in range(columns))
+    for label, name in enumerate(classes[:12]):
+        paths = (image_path(out, label + k * len(classes)) for k in range(8))
         shown[str(name)] = [path for path in paths if path.exists()]
     shown = {name: paths for name, paths in shown.items() if paths}
     longest = max(map(len, shown.values()))

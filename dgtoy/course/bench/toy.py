@@ -20,6 +20,7 @@ from . import fit_seconds, plain_loss, rates, row, seconds
 
 NETWORK = dict(num_classes=10, width=64, depth=4)
 SIGMAS = (0.005, 20.0)
+W = 1.5
 
 
 def benchmarks(device):
@@ -81,7 +82,7 @@ def sampling(device, plain_n=4096):
     """Guided samples per second of a 2-D network, all at once, against the plain loop over batches of 256."""
     n = 1_000_000 if torch.device(device).type == "cuda" else 50_000
     main, guide = (MLP(**NETWORK, seed=seed).to(device) for seed in (0, 1))
-    D = domain_guidance(main.denoiser(0), guide.denoiser(guide.null), 1.5)
+    D = domain_guidance(main.denoiser(0), guide.denoiser(guide.null), W)
     sigmas = karras(32, *SIGMAS)
 
     def plain():
@@ -98,14 +99,14 @@ def _sample(D, n, sigmas, device):
 
 
 @torch.no_grad()
-def plain_heun(main, guide, n, sigmas, device, w=1.5):
+def plain_heun(main, guide, n, sigmas, device):
     """Heun's method and Domain Guidance written out, at n points."""
     x = sigmas[0] * torch.randn(n, 2, device=device)
 
     def slope(x, sigma):
         level = torch.full((n,), sigma, device=device)
         a, b = main(x, level, 0), guide(x, level, guide.null)
-        return (x - b - w * (a - b)) / sigma
+        return (x - b - W * (a - b)) / sigma
 
     for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
         d = slope(x, high)
@@ -129,13 +130,14 @@ def memory(device):
     return row("peak memory, 4x samples | 4x steps", samples / one, steps / one, "times", note)
 
 
-def photographs(nets=None, pictures=12, steps=20, batch=4):
-    """Seconds of guided pictures from the photo model that ships, `batch` at a time, and with PyTorch's GELU.
+def photographs(nets=None):
+    """Seconds of guided pictures from the photo model that ships, four at a time, and with PyTorch's GELU.
 
     nets: a fine-tune and its base, by default "photos64-food" and "photos64".
     """
+    pictures, steps, batch = 12, 20, 4
     tuned, base = nets or (shipped.load("photos64-food"), shipped.load("photos64"))
-    D = domain_guidance(tuned.denoiser(torch.arange(batch)), base.denoiser(base.null), 1.5)
+    D = domain_guidance(tuned.denoiser(torch.arange(batch)), base.denoiser(base.null), W)
     x, sigma = torch.randn(batch, *base.shape), torch.tensor(1.0)
     took = seconds(dict(ours=lambda: D(x, sigma), plain=lambda: in_plain_gelu(D, x, sigma)), "cpu")
     ours, plain = (took[name] * steps * pictures / batch for name in ("ours", "plain"))
