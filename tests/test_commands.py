@@ -225,6 +225,21 @@ def test_a_check_of_records_lists_all_that_do_not_agree_and_refuses_what_is_not_
     main(["records", "--check"])
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("records --check --preset quick", "--preset is quick with --check, which does not use it"),
+        ("records --check --device cpu", "--device is cpu with --check"),
+        ("bench --commands --device cpu", "--device is cpu with --commands"),
+    ],
+)
+def test_an_option_that_means_nothing_beside_another_is_refused(words, said, monkeypatch):
+    for does in (notebooks, "time_commands"), (cli, "_check_sources"):
+        monkeypatch.setattr(*does, lambda _: pytest.fail("it runs"))
+    with refuses(said, "expected none", error=SystemExit):
+        main(words.split())
+
+
 def test_the_claims_command_writes_claims_and_their_page(tmp_path, capsys):
     module, config = tiny()
     records.save(module.run(config), plt.figure(), tmp_path / "figures")

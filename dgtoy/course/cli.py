@@ -29,6 +29,13 @@ def main(argv):
     options.call(parser(), argv, into_files=(animation,))
 
 
+def _without(args, instead, *options):
+    """Raise ValueError for options that mean nothing to the one by which a command does something else."""
+    for option in options:
+        if (value := getattr(args, option)) is not None:
+            raise ValueError(f"--{option} is {value} with --{instead}, which does not use it; expected none")
+
+
 # experiment, records
 
 
@@ -90,12 +97,15 @@ def _records_options(parser):
         " network with the commit that it names",
     )
     _preset_options(parser)
+    parser.set_defaults(preset=None)
 
 
 def records(args):
     """Run every experiment that has the preset, and print what the claims' rules say of the records."""
     if args.check:
+        _without(args, "check", "preset", "device")
         return _check_sources(args.out or PRESETS["full"])
+    args.preset = args.preset or "quick"
     from .claims import report
     from .worlds import photos
 
@@ -310,6 +320,7 @@ def bench(args):
     from . import notebooks as books
 
     if args.commands:
+        _without(args, "commands", "device")
         print(books.time_commands(args.out))
     elif args.pipelines:
         print(benchmarks.refresh_pipelines(args.out, environment.device(args.device)))
