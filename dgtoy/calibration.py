@@ -16,6 +16,7 @@ from .checks import (
     check_generator,
     check_numbers,
     check_points,
+    check_seed,
     check_whole,
     readable,
     shown,
@@ -98,7 +99,7 @@ def calibrate_methods(main, null, pretrained, data, sigmas, seed=0, device="cpu"
     main, data, sigmas, resamples, batch: of `calibrate`. null: the fine-tune's null branch. pretrained: the
     guide. seed, device: of the noise.  -> {"DoG", "CFG", "plane": Calibration}. Raises what `calibrate` does.
     """
-    noise = torch.Generator(device).manual_seed(seed)
+    noise = torch.Generator(device).manual_seed(check_seed("seed", seed))
     sigmas, points, gram, side = _summed(main, pretrained, null, data, sigmas, noise, resamples, batch)
     both = _solved(sigmas, points, gram.sum((-2, -1), keepdim=True), side.sum(-1, keepdim=True))
     alone = _solved(sigmas, points, gram[..., 1:, 1:], side[..., 1:] - gram[..., 0, 1:])

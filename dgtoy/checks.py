@@ -62,10 +62,11 @@ def check_integers(name, value):
 
 
 def check_seed(name, value):
-    """value as an int. Raises as `check_whole`, and for one that leaves no room for the numbers of steps."""
+    """value as an int. Raises as `check_whole`, and for one of more than 32 bits: of those torch's generator
+    on the CPU reads the last 32, so that 2^32 would draw what 0 does."""
     found = check_whole(name, value)
-    if abs(found) > 2**40:
-        raise ValueError(f"{name} is {found}; expected -2^40 to 2^40")
+    if not -(2**31) <= found < 2**31:
+        raise ValueError(f"{name} is {found}; expected -2^31 to 2^31 - 1")
     return found
 
 

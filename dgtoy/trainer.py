@@ -17,7 +17,7 @@ from torch import nn
 
 from . import distributed
 from .checkpoint import check_shapes, load_state, save_state
-from .checks import append_dims, check_number, check_whole, shown
+from .checks import append_dims, check_number, check_seed, check_whole, shown
 from .graphs import Captured
 
 
@@ -105,7 +105,7 @@ class Step(NamedTuple):
 
 def generator(seed, step, device="cpu"):
     """The random numbers of a step of a seed."""
-    return torch.Generator(device).manual_seed(1_000_003 * seed + step)
+    return torch.Generator(device).manual_seed(1_000_003 * check_seed("seed", seed) + step)
 
 
 def matrices(params):

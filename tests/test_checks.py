@@ -35,7 +35,13 @@ from dgtoy import (
     trajectory,
     vp,
 )
+from dgtoy.calibration import calibrate_methods
+from dgtoy.course.worlds import domains, glyphs
+from dgtoy.dit import EDM, VP, DiT
+from dgtoy.interop import add_lora
 from dgtoy.likelihood import log_likelihood
+from dgtoy.shipped.judge import FeatureNet
+from dgtoy.train import batches
 
 close = torch.testing.assert_close
 T, NAN = torch.tensor, math.nan
@@ -45,6 +51,8 @@ X = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.fl
 SIGMAS = karras(3, 0.1, 5.0)
 WEIGHTS, MEANS, COVS = random_parts(3, 2, 0)
 TWO = Ensemble.of([0, 1], num_classes=3)
+SMALL = dict(input_size=4, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=3)
+LABEL = torch.zeros(5, dtype=torch.long)
 DATA = Points(torch.randn(2, 9, 2), torch.zeros(2, 9).long())
 RECIPE = Recipe(steps=1, batch=2)
 FLAT = lambda x, sigma: x[:, :1]
@@ -222,12 +230,44 @@ WRONG = {
     "sigma is -1; expected noise levels": lambda: calibrate(D, CLASS, X, [1.0], resamples=2).w(-1.0),
 }
 CLASS = LABELLED.denoiser(0)
+SEEDED = {  # every public entry that takes a seed, the pipeline's settings apart
+    "MLP": lambda seed: MLP(seed=seed),
+    "MLP.with_classes": lambda seed: NET.with_classes(2, seed),
+    "Ensemble.of": lambda seed: Ensemble.of([0, seed]),
+    "Ensemble.with_classes": lambda seed: TWO.with_classes(2, [0, seed]),
+    "batches": lambda seed: batches(DATA, [0, seed], RECIPE, 3, 0, 2),
+    "DiT": lambda seed: DiT(**SMALL, seed=seed),
+    "DiT.with_classes": lambda seed: DiT(**SMALL).with_classes(2, seed),
+    "EDM": lambda seed: EDM(DiT(**SMALL), seed=seed),
+    "EDM.with_classes": lambda seed: EDM(DiT(**SMALL)).with_classes(2, seed),
+    "add_lora": lambda seed: add_lora(VP(DiT(**SMALL)), 2, 1, seed),
+    "calibrate_methods": lambda seed: calibrate_methods(lambda c: D, D, FLAT, (X, LABEL), [1.0], seed),
+    "judge": lambda seed: FeatureNet(seed=seed),
+    "domains.make": lambda seed: domains.make(layout=seed),
+    "glyphs.target": lambda seed: glyphs.target(layout=seed),
+    "Domain.data": lambda seed: domains.make().data(1, [0, seed]),
+}
 
 
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_argument_is_named(words):
     with refuses(words, error=(TypeError, ValueError)):
         WRONG[words]()
+
+
+@pytest.mark.parametrize("entry", SEEDED)
+def test_a_seed_is_refused_that_torch_would_take_for_another(entry):
+    for seed in (2**31, -(2**31) - 1, 2**32):
+        with refuses(f" is {seed}; expected -2^31 to 2^31 - 1"):
+            SEEDED[entry](seed)
+
+
+def test_seeds_draw_alike_that_differ_by_32_bits_so_of_those_allowed_none_do():
+    def drawn(seed):
+        return torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist()
+
+    assert drawn(3) == drawn(3 + 2**32) and drawn(-(2**31)) == drawn(2**31)
+    assert drawn(-(2**31)) != drawn(2**31 - 1) != drawn(-1) != drawn(0)
 
 
 def test_a_model_that_is_not_finite_stops_a_calibration_at_its_level_and_batch():

@@ -96,7 +96,7 @@ class Preconditioned:
     def with_classes(self, num_classes, seed=0):
         """A copy with a fresh label table for new classes; `seed` draws it, and later the training data."""
         new = self.with_net(self.net.with_classes(num_classes, seed))
-        new.seeds = [seed]
+        new.seeds = [check_seed("seed", seed)]
         return new
 
     def clone(self):

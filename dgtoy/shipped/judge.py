@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from ..checks import check_seed
+
 SIZE = 64  # features
 HUE = 7  # the style knob that is a circle
 
@@ -22,7 +24,7 @@ class FeatureNet(nn.Module):
         super().__init__()
         self.config = dict(glyphs=glyphs, fonts=fonts, knobs=knobs)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(check_seed("seed", seed))
             layers = []
             for i, o in itertools.pairwise((3, 32, 32, 64, 64, 96, 96, 128, 128)):
                 stride = 2 if o > i > 3 else 1  # where it widens: 32 pixels, 16, 8, 4

@@ -6,6 +6,7 @@ import numbers
 
 import torch
 
+from ...checks import check_seed
 from ...gmm import LabelledMixture
 from ...train import Points
 
@@ -33,7 +34,7 @@ class Domain:
         classes = range(target.num_classes)
 
         def points(seed):
-            streams = [torch.Generator().manual_seed(7_919 * seed + c) for c in classes]
+            streams = [torch.Generator().manual_seed(7_919 * check_seed("seed", seed) + c) for c in classes]
             return torch.cat([_in_order(target.given(c), size, streams[c]) for c in classes])
 
         x0 = torch.stack([points(seed) for seed in seeds])
@@ -104,7 +105,7 @@ def _in_order(mixture, size, generator):
 
 def _source(breadth, layout, components=40, classes=10):
     """Gaussians of random place, direction and width over breadth * [-4, 4]^2, of each class in turn."""
-    g = torch.Generator().manual_seed(layout)
+    g = torch.Generator().manual_seed(check_seed("layout", layout))
 
     def rand(*shape):  # the same numbers in every precision
         return torch.rand(*shape, generator=g, dtype=torch.float32).to(torch.get_default_dtype())

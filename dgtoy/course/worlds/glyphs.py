@@ -15,6 +15,8 @@ import string
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
+from ...checks import check_seed
+
 GLYPHS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 FONTS = (
     "DejaVuSans",
@@ -182,7 +184,7 @@ def _layout(layout, narrow):
         centre = dict.fromkeys(KNOBS, 0.5)
         centre |= {"hue": 0.6, "contrast": min(0.85, highest), "paper": min(0.8, highest)}
         return serif + tuple(f for f in FONTS if f not in serif), centre
-    g = torch.Generator().manual_seed(layout)
+    g = torch.Generator().manual_seed(check_seed("layout", layout))
     fonts = tuple(FONTS[i] for i in torch.randperm(len(FONTS), generator=g).tolist())
     middle = narrow / 2 + (1 - narrow) * torch.rand(len(KNOBS), generator=g, dtype=torch.float64)
     return fonts, dict(zip(KNOBS, middle.tolist(), strict=True))
