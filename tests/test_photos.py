@@ -9,11 +9,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, together
 from PIL import Image
 
-from dgtoy import shipped
-from dgtoy.checkpoint import read_safetensors
+from dgtoy import distributed, shipped
+from dgtoy.checkpoint import load_state, read_safetensors
 from dgtoy.course import cli, recipes, records
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as photo_claims
@@ -25,7 +25,7 @@ from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
 from dgtoy.pipeline.finetune import Config, finetune
-from dgtoy.pipeline.image_sets import ImageFolder
+from dgtoy.pipeline.image_sets import HubImages, ImageFolder
 from dgtoy.trainer import TrainingConfig
 
 close = torch.testing.assert_close
@@ -192,17 +192,24 @@ def test_pictures_of_your_own_are_split_alike(tmp_path):
     )
 
 
-def test_a_hub_data_set_is_packed_as_a_folder_is(few, tmp_path):
+def test_a_hub_data_set_is_packed_as_a_folder_is(few, tmp_path, monkeypatch):
+    """By its name, which the hub is asked for, or saved in a folder."""
     import datasets
 
     root = folder_of(tmp_path / "food", {"pizza": 2, "salad": 1}, "png")
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["pizza", "salad"]))
     rows = dict(image=[str(p) for p in sorted(root.rglob("*.png"))], label=[0, 0, 1])
-    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "hub"))
-    for images, out in ((root, "a"), (tmp_path / "hub", "b")):
-        hub = ["--hub"] if out == "b" else []
-        cli.main(["photos", "food10", str(images), "--out", str(tmp_path / out), *hub])
-    assert (tmp_path / "a" / "food10.npz").read_bytes() == (tmp_path / "b" / "food10.npz").read_bytes()
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.save_to_disk(str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: {("me/food", "train"): data}[name, split]
+    )
+    cli.main(["photos", "food10", str(root), "--out", str(tmp_path / "a")])
+    for images, out in ((tmp_path / "hub", "b"), ("me/food", "c")):
+        cli.main(["photos", "food10", str(images), "--hub", "--out", str(tmp_path / out)])
+        assert (tmp_path / "a" / "food10.npz").read_bytes() == (tmp_path / out / "food10.npz").read_bytes()
+    own, named = photos.split(ImageFolder(root)), photos.split(HubImages("me/food"))
+    assert [half.fingerprint for half in named] == [half.fingerprint for half in own]
 
 
 def test_what_is_missing_says_how_to_get_it(few, tmp_path, monkeypatch):
@@ -300,6 +307,30 @@ def test_pretraining_goes_on_as_if_it_had_never_stopped(few_photos, tmp_path):
     assert max(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= 16 * 2**20
     for name, p in rest.params.items():
         assert torch.equal(p, never.params[name])
+
+
+def goes_on(config, data, state):
+    distributed.join("cpu")
+    recipes.pretrain_photos(config, data, state=state)
+
+
+@pytest.mark.parametrize("first, then", [(1, 2), (2, 1)])
+def test_pretraining_goes_on_with_another_number_of_processes(first, then, few_photos, tmp_path):
+    """Its global batch stays the same, and so does the run, but for rounding."""
+    train = dataclasses.replace(SMALL.train, steps=8, batch=8)
+    config, half = (dataclasses.replace(SMALL, train=dataclasses.replace(train, steps=n)) for n in (8, 4))
+    for part, processes in ((half, first), (config, then)):
+        assert together(goes_on, part, few_photos, tmp_path, processes=processes) == [0] * processes
+    went, header = load_state(tmp_path)
+    assert header["step"] == 8
+    start = recipes.pretrain_photos(
+        dataclasses.replace(SMALL, train=dataclasses.replace(train, steps=0)), few_photos
+    )
+    never = recipes.pretrain_photos(config, few_photos)
+    flat = lambda params: torch.cat([p.detach().flatten() for p in params])
+    wanted = flat(never.params.values())
+    found = flat(went[f"ema.{name}"] for name in never.params)
+    assert (found - wanted).norm() < 1e-3 * (wanted - flat(start.params.values())).norm()
 
 
 def test_a_batch_of_pretraining_is_a_function_of_seed_and_step(few_photos):
