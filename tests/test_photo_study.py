@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import types
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -164,6 +165,13 @@ def test_every_guide_is_tried_at_every_stage(world):
     assert set(claims.c15(record).parts) == {f"{s} steps: ahead of {g}" for s in (4, 10) for g in guides}
     assert len(claims.c24(record).parts) == 4
     photos_guides.figure(record)
+    ax = plt.figure().gca()
+    photos_guides.over_class_error(ax, record, ("none", "half-way"))
+    none, *_ = (line.get_xydata() for line in ax.lines)
+    named = [r["class_accuracy"] for r in rows if r["stage"] == 10 and r["guide"] == "none"]
+    ratios = [photos_guides.relative(record, t, 10, "none") for t in config.targets]
+    assert none[1] == pytest.approx([1 - np.mean(named), np.prod(ratios) ** 0.5])
+    plt.close("all")
 
 
 def test_a_mixture_of_weights_ends_at_both_networks(world):

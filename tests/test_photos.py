@@ -474,6 +474,38 @@ def test_an_early_checkpoint_nearly_replaces_the_pretrained_guide_and_a_width_do
     assert photo_claims.over_targets(level)[0] == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("folder, ahead", [("figures", 1), ("figures/replica", 0)])
+def test_a_blur_falls_behind_an_early_checkpoint_as_classes_are_learnt(folder, ahead):
+    """Notebook 11; ahead: at how many stages, the first, the blur is nearer."""
+    record = records.load("photos_guides", ROOT / folder)
+    targets, stages = record["config"]["targets"], record["config"]["stages"]
+    mean = lambda guide, stage: np.exp(
+        np.mean([np.log(photos_guides.relative(record, t, stage, guide)) for t in targets])
+    )
+    for guide in ("none", "self, blurred", "own null", "weaker self", "half-way"):
+        assert min(mean(guide, stage) for stage in stages) > 1
+    gap = [mean("self, blurred", stage) / mean("weaker self", stage) for stage in stages]
+    assert gap == sorted(gap) and [g < 1 for g in gap] == [True] * ahead + [False] * (len(stages) - ahead)
+    error = [photos_guides.class_error(record, stage) for stage in stages]
+    assert error == sorted(error, reverse=True)
+    if ahead:
+        assert error[0] == pytest.approx(0.9, abs=0.02) and error[1] == pytest.approx(5 / 6, abs=0.02)
+
+
+def test_samples_at_their_own_weights_are_seldom_copies_and_the_means_bring_a_part_of_the_gain():
+    """Notebook 11."""
+    study = records.load("photos", ROOT / "figures")
+    inside = [t for t in study["config"]["targets"] if t != photo_claims.OUTSIDE]
+    own = lambda method, metric: [photos_study.own(study, method, t, metric).mean() for t in inside]
+    for method in ("none", "CFG", "DoG", "autoguidance", "blurred self"):
+        assert max(own(method, "copies")) < 0.01
+    gain, of_means = (np.mean(own("none", m)) - np.mean(own("DoG", m)) for m in ("frechet", "frechet_means"))
+    assert (round(gain), round(of_means)) == (15, 6)
+    assert own(photos_study.IN_PROPORTION, "frechet") == own("none", "frechet")
+    for target in ("food", "food10"):
+        assert 0.016 < records.of_method(study, "copies", "DoG", 3.0, target=target).mean() < 0.02
+
+
 def test_the_larger_model_finds_the_same_of_the_plane_the_learned_field_and_calibration():
     """Notebook 10's third column: vehicles from DiT-B after 500 steps, the shipped model's after 2,000."""
     first, larger = (records.load("photos_plane", ROOT / folder) for folder in ("figures", "figures/replica"))

@@ -6,6 +6,7 @@ D_guide + w (D_ft - D_guide), and every guide has its own weight, chosen on othe
 
 import dataclasses
 
+import numpy as np
 import torch
 
 from ...checks import append_dims
@@ -15,7 +16,7 @@ from .. import plot
 from ..lab import replace
 from ..photos import LARGE, finetuned
 from ..pictures import tenth
-from ..records import family, held_out
+from ..records import family, held_out, rows
 from ..worlds import photos
 from .guides import label_free
 from .panels import frame
@@ -35,14 +36,8 @@ GUIDES = {  # name: what it is
     "self, blurred": "the fine-tune's own density with its label, blurred",
     "Gaussian": "no network: a Gaussian with the source's mean and spectrum",
 }
-COLOUR = {  # of the guides that are methods of their own
-    guide: plot.METHODS[method]["color"]
-    for guide, method in (
-        ("own null", "CFG"),
-        ("weaker self", "autoguidance"),
-        ("self, blurred", "blurred self"),
-    )
-}
+METHOD = {"none": "none", "own null": "CFG", "weaker self": "autoguidance", "self, blurred": "blurred self"}
+COLOUR = {guide: plot.METHODS[method]["color"] for guide, method in METHOD.items()}
 MIXED = {"a quarter of the way": 0.25, "half-way": 0.5, "three quarters": 0.75}
 
 
@@ -171,6 +166,24 @@ def at_stage(ax, record, stage):
     ax.set_ylim(len(others) - 0.5, -0.5)
     ax.grid(axis="y", color="#EEEEEE")
     ax.set_axisbelow(True)
+
+
+def class_error(record, stage):
+    """The share of samples without guidance that miss their class, mean over targets."""
+    return 1 - np.mean([r["class_accuracy"] for r in rows(record, stage=stage, guide="none")])
+
+
+def over_class_error(ax, record, guides, **look):
+    """As training goes on and the class error falls: guides' distances relative to the pre-trained model's,
+    geometric means over targets."""
+    targets, stages = record["config"]["targets"], record["config"]["stages"]
+    error = [class_error(record, stage) for stage in stages]
+    for guide in guides:
+        ratios = [[relative(record, target, stage, guide) for target in targets] for stage in stages]
+        own = plot.METHODS[METHOD[guide]] if guide in METHOD else dict(color="black", marker=">")
+        ax.plot(error, np.exp(np.log(ratios).mean(1)), **own | dict(label=guide) | look)
+    ax.axhline(1, color=plot.METHODS["DoG"]["color"])
+    ax.set(xlabel="class error without guidance", ylabel="distance relative to DoG", yscale="log")
 
 
 def figure(record):
