@@ -473,4 +473,8 @@ def test_a_poster_names_its_rows_and_shows_what_the_record_holds_under_its_title
     assert [ax.get_ylabel() for ax in fig.axes] == ["DoG", "none"]
     for ax in fig.axes:
         assert np.array_equal(ax.images[0].get_array(), posters.strip(row))
-    plt.close(fig)
+    fig = posters.poster(record, ["food"], ["none"], columns=1)  # a longer row goes on in the next line
+    assert [ax.get_ylabel() for ax in fig.axes] == ["none", ""]
+    lines = [ax.images[0].get_array() for ax in fig.axes]
+    assert np.array_equal(np.concatenate(lines, 1), posters.strip(row))
+    plt.close("all")

@@ -99,25 +99,31 @@ def figure(record):
 
 
 def price(record, title=""):
-    """Pictures of one class at growing weights, together as wide as a slide."""
-    fig = poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]], title)
-    width, height = fig.get_size_inches()
-    fig.set_size_inches(14, 14 / width * height)
-    return fig
+    """Pictures of one class at growing weights, in lines of eight."""
+    return poster(record, ["one class"], [f"DoG, w = {w:g}" for w in record["config"]["prices"]], title, 8)
 
 
-def poster(record, targets, rows, title=""):
-    """Rows of pictures, each 96 pixels wide on the page, under a title."""
+def poster(record, targets, rows, title="", columns=None):
+    """Rows of pictures, each 96 pixels wide on the page, under a title.
+
+    columns: pictures of a line, which a longer row continues in the next; by default all of a row.
+    """
     by_row = {(r["target"], r["row"]): strip(r) for r in record["results"]["rows"]}
-    wanted = [(target, row) for target in targets for row in rows]
-    height, width, _ = by_row[wanted[0]].shape
-    label, pictures = 1.2, width / height  # inches, of one inch a picture
-    size = (label + pictures, 1.03 * len(wanted))
-    titles = [title] + [""] * (len(wanted) - 1)
-    with frame(titles, size, rows=len(wanted), dpi=96, layout="none") as (fig, axes):
+    lines = []  # of name, pixels
+    for target in targets:
+        for row in rows:
+            pixels = by_row[target, row]
+            side, width, _ = pixels.shape
+            step = columns * side if columns else width
+            parts = np.split(pixels, list(range(step, width, step)), axis=1)
+            lines += zip([row] + [""] * (len(parts) - 1), parts, strict=True)
+    label, pictures = 1.2, lines[0][1].shape[1] / side  # inches, of one inch a picture
+    size = (label + pictures, 1.03 * len(lines))
+    titles = [title] + [""] * (len(lines) - 1)
+    with frame(titles, size, rows=len(lines), dpi=96, layout="none") as (fig, axes):
         fig.subplots_adjust(label / size[0], 0, 1, 1, hspace=0.02)
-        for ax, (target, row) in zip(axes, wanted, strict=True):
-            show(ax, row, by_row[target, row])
+        for ax, (name, pixels) in zip(axes, lines, strict=True):
+            show(ax, name, pixels)
     return fig
 
 
