@@ -237,7 +237,7 @@ def test_two_processes_make_a_shared_file_once(place):
 def test_a_process_that_is_killed_lets_the_next_one_in(place):
     path, log = place / "net.safetensors", place / "log"
     killed = started(make_once, path, log, 600)
-    while not log.exists():
+    while not (log.exists() and log.read_text()):
         time.sleep(0.01)
     killed.kill()
     started(make_once, path, log, 0).join(60)
