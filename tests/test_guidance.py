@@ -88,9 +88,10 @@ def test_the_ends_of_the_interval_count_in_single_precision_too():
 
 def test_networks_of_two_precisions_meet_in_the_finer():
     half = lambda x, sigma: WIDE(x, sigma).half()
-    found = guided(NARROW, half, 1.5)(X, 0.7)
-    assert found.dtype == torch.float64
-    close(found, half(X, 0.7) + 1.5 * (NARROW(X, 0.7) - half(X, 0.7)))
+    for main, guide in ((NARROW, half), (half, NARROW)):
+        found = guided(main, guide, 1.5)(X, 0.7)
+        assert found.dtype == torch.float64
+        close(found, guide(X, 0.7) + 1.5 * (main(X, 0.7).double() - guide(X, 0.7)))
 
 
 @pytest.mark.parametrize("w, D, calls", [(1, NARROW, (1, 0)), (0.0, WIDE, (0, 1))])
