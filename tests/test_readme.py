@@ -174,3 +174,9 @@ def test_every_figure_of_the_records_hangs_in_the_gallery():
     text = (ROOT / "book" / "gallery.md").read_text()
     drawn = {p.stem for p in (ROOT / "figures").glob("*.png")} - {"idea", "posters"}
     assert drawn == set(re.findall(r"\(\.\./figures/(\w+)\.png\)", text))
+
+
+def test_every_picture_says_in_words_what_it_shows():
+    for path in (ROOT / "README.md", *(ROOT / "book").glob("*.md")):
+        for said, picture in re.findall(r"!\[(.*?)\]\((.*?)\)", path.read_text(encoding="utf-8")):
+            assert len(said.split()) > 5, (path.name, picture)
