@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+SEEDS = "[-2147483648, 4294967295]"
+
 # numbers
 
 
@@ -63,10 +65,9 @@ def check_integers(name, value):
 
 def check_seed(name, value):
     """value as an int. Raises as `check_whole`, and for one of more than 32 bits: of those torch's generator
-    on the CPU reads the last 32, so that 2^32 would draw what 0 does."""
+    on the CPU reads the last 32, so that 2^32 would draw what 0 does. (-1 is 2^32 - 1, as torch has it.)"""
     found = check_whole(name, value)
-    if not -(2**31) <= found < 2**31:
-        raise ValueError(f"{name} is {found}; expected -2^31 to 2^31 - 1")
+    check_number(name, found, SEEDS)
     return found
 
 

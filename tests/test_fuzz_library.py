@@ -454,8 +454,8 @@ def test_a_recipe_holds_numbers_in_range(kind, name, value):
 )
 def test_settings_of_samples_are_in_range(name, value):
     whole = isinstance(value, int)
-    least = dict(w=-math.inf, count=1, channels=0, seed=-2e9, steps=1)[name]
-    most = dict(steps=1000, seed=2e9).get(name, math.inf)
+    least = dict(w=-math.inf, count=1, channels=0, seed=-(2**31), steps=1)[name]
+    most = dict(steps=1000, seed=2**32 - 1).get(name, math.inf)
     sound = math.isfinite(value) and least <= value <= most and (whole or name == "w")
     refused(lambda: sample.Config(**{name: value}), sound)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..calibration import calibrate_methods
+from ..checks import SEEDS
 from ..trainer import check_ranges
 from .latents import Latents
 from .manifest import write_json
@@ -29,7 +30,7 @@ class Config:
     batch: int = 64
 
     def __post_init__(self):
-        check_ranges(self, count="[1, inf)", batch="[1, inf)", seed="(-2e9, 2e9)")
+        check_ranges(self, count="[1, inf)", batch="[1, inf)", seed=SEEDS)
 
 
 def calibrate(tuned, guide, data, config, device="cpu"):

@@ -18,7 +18,7 @@ import torch
 
 from .. import distributed
 from ..checkpoint import check_room, write_safetensors
-from ..checks import check_points, check_whole, shown
+from ..checks import SEEDS, check_points, check_whole, shown
 from ..dit import VP, Flow, Preconditioned
 from ..dit.checkpoints import header
 from ..gmm import check_label
@@ -50,7 +50,7 @@ class Config(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_ranges(self, steps="[1, inf)", rank="[0, inf)", seed="(-2e9, 2e9)")
+        check_ranges(self, steps="[1, inf)", rank="[0, inf)", seed=SEEDS)
         if not isinstance(self.checkpointing, bool):
             raise TypeError(f"checkpointing is {shown(self.checkpointing)}; expected True or False")
         if not isinstance(self.keep, tuple | list):

@@ -10,7 +10,7 @@ import torch
 
 from .. import vp
 from ..checkpoint import whole
-from ..checks import check_interval, check_whole
+from ..checks import SEEDS, check_interval, check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import dpmpp_2m, heun, karras, last
@@ -55,7 +55,7 @@ class Config:
             count="[1, inf)",
             steps=f"[1, {MOST}]",
             channels="[0, inf)",
-            seed="(-2e9, 2e9)",
+            seed=SEEDS,
         )
         if self.channels and self.sampler not in IN_STEPS_OF_DIT:
             raise ValueError(
