@@ -264,7 +264,7 @@ def test_a_shown_figure_says_in_words_what_it_shows(monkeypatch):
     monkeypatch.setattr("IPython.display.display", seen.append)
     fig, ax = plt.subplots()
     ax.plot([0, 1], [1, 0], label="DoG")
-    ax.set(xlabel="weight w", ylabel="energy distance", title="Guidance\nhelps")
+    ax.set(xlabel="weight w", ylabel="energy distance", title="Guidance\nhelps ...")
     plot.show(fig)
     assert seen[0]._repr_png_()[1]["alt"] == "Guidance helps. energy distance against weight w. shown: DoG"
     plot.show(plt.figure(), alt="two humps")

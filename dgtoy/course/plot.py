@@ -149,7 +149,8 @@ def described(fig):
         curves = dict.fromkeys(ax.get_legend_handles_labels()[1])
         if curves:
             said.append(f"shown: {', '.join(curves)}")
-    sentences = dict.fromkeys(" ".join(text.split()) for text in said if text.strip())  # each once
+    texts = (" ".join(text.split()).strip(" .") for text in said)  # without the dots of "falls ..."
+    sentences = dict.fromkeys(filter(None, texts))  # each once
     return ". ".join(sentences) or "A figure without titles"
 
 
