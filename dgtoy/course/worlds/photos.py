@@ -217,11 +217,13 @@ def read(name, folder=None, classes=None):
 def pack(name, images, out, words=None):
     """Pack the pictures of a collection, an `ImageFolder` or `HubImages`; yields the path of each file.
 
-    Each file in OUT holds an equal share of each class, in order. words {class: name}: what the WordNet ids
-    of Tiny ImageNet mean. Raises ValueError for another number of classes than the collection has.
+    Each file in OUT holds an equal share of each class, in order, and the classes in order of their names.
+    words {class: name}: what the WordNet ids of Tiny ImageNet mean. Raises ValueError for another number of
+    classes than the collection has.
     """
     kind = COLLECTIONS[name]
     kept = [k for k, c in enumerate(images.classes) if c != "BACKGROUND_Google"]  # of Caltech-101: no class
+    kept.sort(key=images.classes.__getitem__)  # as in a folder, and as HELD_OUT counts
     if len(kept) != kind.classes:
         raise ValueError(f"images hold {len(kept)} classes; expected {kind.classes}, as {name} has")
     names = [images.classes[k] for k in kept]
