@@ -189,6 +189,7 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     fewer than 2 finite values.
     """
     check_whole("resamples", resamples, 1)
+    seed = check_whole("seed", seed, 0)
     level = check_number("level", level, "[0, 1]")
     values = check_numbers("values", values, torch.float64).detach().double().cpu().numpy()
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():

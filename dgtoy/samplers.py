@@ -265,6 +265,8 @@ def ancestral(
 
 def last(steps: Iterable[Tensor]) -> Tensor:
     """The last item of a sampler (or of any iterable), holding one at a time. Raises ValueError for none."""
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"steps is {shown(steps)}; expected a sampler, or another iterable")
     found = collections.deque(steps, maxlen=1)
     if not found:
         raise ValueError("steps is empty; expected a sampler, or an iterable that holds something")

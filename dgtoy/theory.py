@@ -95,6 +95,9 @@ def tilted(target, source, w, x, sigma=0.0):
     ValueError if w is not finite.
     """
     w = check_number("w", w, "(-inf, inf)")
+    for name, mixture in dict(target=target, source=source).items():
+        if not hasattr(mixture, "logp"):
+            raise TypeError(f"{name} is {shown(mixture)}; expected a mixture")
     return ((1 - w) * source.logp(x, sigma) + w * target.logp(x, sigma)).log_softmax(0)
 
 

@@ -43,7 +43,8 @@ def respaced(n):
 
     Nichol & Dhariwal 2021. Raises ValueError unless 1 <= n <= 1000.
     """
-    if not 1 <= check_whole("n", n) <= TIMES:
+    n = check_whole("n", n)
+    if not 1 <= n <= TIMES:
         raise ValueError(f"n is {n}; expected 1 to {TIMES} steps")
     stride = (TIMES - 1) / max(1, n - 1)
     return [round(t) for t in itertools.accumulate([stride] * (n - 1), initial=0.0)]  # rounds as official
@@ -54,6 +55,7 @@ def strided(n):
 
     Raises ValueError if no stride k gives exactly n.
     """
+    n = check_whole("n", n)
     for k in range(1, TIMES):
         times = list(range(0, TIMES, k))
         if len(times) == n:

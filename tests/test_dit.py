@@ -317,11 +317,11 @@ def test_a_network_of_diffusers_is_refused_with_the_way_to_read_it(size, tmp_pat
     to_diffusers(net).save_pretrained(tmp_path / "theirs", max_shard_size=size)
     files = sorted((tmp_path / "theirs").glob("diffusion_pytorch_model*"))
     assert len(files) == (1 if size == "1GB" else 6)
-    for place in (tmp_path / "theirs", *files):
+    for place, read in itertools.product((tmp_path / "theirs", *files), (pretrained_net, load_checkpoint)):
         with refuses(
             "save_checkpoint(dgtoy.dit.convert.from_diffusers(DiTTransformer2DModel.from_pretrained"
         ):
-            pretrained_net(place)
+            read(place)
     theirs = DiTTransformer2DModel.from_pretrained(tmp_path / "theirs")
     save_checkpoint(from_diffusers(theirs), tmp_path / "ours.safetensors")
     read = pretrained_net(tmp_path / "ours.safetensors", num_heads=2).net.state_dict()
@@ -364,6 +364,13 @@ def test_whole_numbers_of_numpy_are_whole_numbers_in_a_file_too(tmp_path):
     assert load_pretrained(tmp_path / "net.safetensors", np.int64(5)).config == net.config | {
         "num_classes": 5
     }
+
+
+@pytest.mark.parametrize("config", ([1], "DiT-S/2", 3))
+def test_what_another_tool_calls_its_config_is_not_taken_for_sizes(config, tmp_path):
+    net = awake()
+    save_file(net.state_dict(), tmp_path / "net.safetensors", {"json": json.dumps(dict(config=config))})
+    identical(load_pretrained(tmp_path / "net.safetensors", num_heads=2).state_dict(), net.state_dict())
 
 
 @pytest.mark.parametrize("name", ("none.pt", "none.safetensors"))

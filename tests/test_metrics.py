@@ -304,6 +304,12 @@ def test_values_without_an_interval_are_refused(values):
         metrics.bootstrap(values)
 
 
+@pytest.mark.parametrize("seed", (-1, 1.5, "1", None, torch.ones(2)))
+def test_a_bootstrap_of_no_seed_is_refused(seed):
+    with refuses("seed is", error=(TypeError, ValueError)):
+        metrics.bootstrap([1.0, 2.0], seed=seed)
+
+
 def test_too_few_samples_are_refused():
     with refuses("x, y hold 1, 5", "at least 2"):
         metrics.energy_distance(cloud(1), cloud(5))

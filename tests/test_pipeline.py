@@ -1016,6 +1016,12 @@ def test_steps_that_would_fill_the_memory_are_refused():
         sample.Config(sampler="heun", steps=10**9)
 
 
+@pytest.mark.parametrize("levels", ((), (0.0,), (1.0, -1.0), (math.nan,), (1.0, math.inf)))
+def test_noise_levels_that_no_picture_has_are_refused_by_the_name_of_their_option(levels):
+    with refuses("levels is", "expected positive, finite noise levels"):
+        calibration.Config(levels=levels)
+
+
 def test_a_split_without_hub_is_refused(photos, tmp_path):
     with refuses("split is test without --hub; expected --hub", error=SystemExit):
         run("prepare", photos / "images", "--out", tmp_path / "l", "--split", "test")

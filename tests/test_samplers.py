@@ -395,6 +395,8 @@ def test_a_strength_below_0_is_refused_at_the_call(sampler, name):
 @given(st.lists(st.integers(), min_size=1))
 def test_last_is_the_last_item(items):
     assert last(iter(items)) == items[-1]
+    with refuses("steps is None; expected a sampler", error=TypeError):
+        last(None)
 
 
 def test_last_agrees_with_the_list():

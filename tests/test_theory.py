@@ -280,6 +280,12 @@ def test_the_tilted_density_sums_to_1_over_its_grid():
     close(log - log[0], (lambda q: q - q[0])(1.5 * target.logp(grid) - 0.5 * source.logp(grid)))
 
 
+def test_what_has_no_density_is_not_tilted():
+    for name, pair in dict(target=(None, gaussian(0.0, 1.0)), source=(gaussian(0.0, 1.0), "a")).items():
+        with refuses(f"{name} is", "expected a mixture", error=TypeError):
+            theory.tilted(*pair, 1.5, torch.zeros(1, 1))
+
+
 def test_guided_sampling_is_narrower_than_the_tilted_density():
     """N(0, 3^2) and N(2, .3^2) at w = 1.5: std .0949 against .2454."""
     x = torch.linspace(0, 4, 8_001, dtype=torch.float64)

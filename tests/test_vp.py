@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import refuses
@@ -19,6 +20,14 @@ TINY = dict(input_size=4, patch_size=2, in_channels=3, hidden_size=16, depth=2, 
 def test_respaced_times_are_the_official_ones(name):
     found = vp.strided(int(name[4:])) if name.startswith("ddim") else vp.respaced(int(name))
     assert found == META["respacing"][name]
+
+
+@pytest.mark.parametrize("times", (vp.respaced, vp.strided))
+def test_a_number_of_steps_is_a_whole_one_of_any_kind(times):
+    assert times(torch.tensor(20)) == times(np.int64(20)) == times(20)
+    for n in (20.0, None, "20", True, torch.ones(2)):
+        with refuses("n is", "expected a whole number", error=TypeError):
+            times(n)
 
 
 def test_respaced_times_add_up_the_stride_as_the_official_code_does():

@@ -35,6 +35,8 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     """
     if str(path).endswith(".index.json"):
         raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; {FROM_DIFFUSERS}, or another file of weights")
     try:
         if is_safetensors(path):
             state = load_file(path)
@@ -133,7 +135,8 @@ def load_pretrained(
     Raises ValueError naming the first weight that is missing, superfluous or of another shape, and if the
     file says another size, as of one whose last block is missing.
     """
-    state, told = load_checkpoint(path), header(path).get("config") or {}
+    state, told = load_checkpoint(path), header(path).get("config")
+    told = told if isinstance(told, dict) else {}  # another tool's means other things
     config = config_of(state, told.get("num_heads") if num_heads is None else num_heads, path)
     for name, size in config.items():
         if size != told.get(name, size):

@@ -31,6 +31,8 @@ class Config:
 
     def __post_init__(self):
         check_ranges(self, count="[1, inf)", batch="[1, inf)", seed=SEEDS)
+        if not self.levels or not all(0 < sigma < math.inf for sigma in self.levels):
+            raise ValueError(f"levels is {self.levels}; expected positive, finite noise levels")
 
 
 def calibrate(tuned, guide, data, config, device="cpu"):
