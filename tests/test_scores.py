@@ -293,7 +293,8 @@ def test_a_little_less_precision_or_coverage_is_no_fault():
 
 def test_rows_differ_by_every_setting_and_pictures_from_elsewhere_by_their_file(tmp_path):
     made = dict(method="dog", w=1.5, interval=[0.3, None], seed=1, finetuned="a")
-    for name, more in (("one", made), ("two", made | dict(interval=[0.0, 5.0])), ("hers", {})):
+    others = dict(two=made | dict(interval=[0.0, 5.0]), three=made | dict(method="none"), hers={})
+    for name, more in dict(one=made, **others).items():
         result = run(1.5, 20.0)
         result["manifest"]["made"] = more
         write_json(tmp_path / f"{name}.json", result)
@@ -303,6 +304,7 @@ def test_rows_differ_by_every_setting_and_pictures_from_elsewhere_by_their_file(
         ["| dog", "1.5", "0 to 5", "1", "a"],
         ["| dog", "1.5", "0.3 to inf", "1", "a"],
         ["| hers", "", "", "", ""],
+        ["| none", "1.0", "0.3 to inf", "1", "a"],  # whatever its w says
     ]
 
 
