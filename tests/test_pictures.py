@@ -11,7 +11,7 @@ from helpers import refuses
 from PIL import Image
 
 from dgtoy.pipeline.evaluate import Glyphs, evaluate
-from dgtoy.pipeline.image_sets import HubImages, ImageFolder, picture_paths, read_images
+from dgtoy.pipeline.image_sets import HubImages, ImageFolder, picture_paths, read_images, survey
 from dgtoy.pipeline.pictures import open_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -237,6 +237,13 @@ def test_labels_are_names_numbers_or_refused_in_one_line(tmp_path):
         on_hub(tmp_path / "split", [0, 1], known, split="test")
     with pytest.warns(UserWarning, match="holds no images of 1 of 2 classes, first a"):
         assert on_hub(tmp_path / "some", [1, 1], known).classes == ["a", "b"]  # names make up for the gap
+
+
+def test_a_row_without_a_picture_is_named(tmp_path):
+    known = datasets.ClassLabel(names=["a", "b"])
+    images = on_hub(tmp_path / "hole", [0, 1], known, images=[Image.fromarray(noise()), None])
+    with refuses("image 1 of", "cannot be read", "it is empty"):
+        survey(images, 16)
 
 
 def test_a_split_is_asked_of_a_folder_that_has_several(tmp_path):

@@ -648,6 +648,9 @@ def test_the_table_of_losses_forgets_steps_that_a_stopped_run_was_ahead(tmp_path
     (tmp_path / "losses.csv").write_text("step,loss\n50,1.0\n")
     losses.append(tmp_path / "losses.csv", 100, 0.5)
     assert (tmp_path / "losses.csv").read_text() == "50,1.0\n100,0.500000\n"
+    (tmp_path / "losses.csv").write_bytes(b"\xff\xfe\n50,1.0\n")  # as another program left it
+    losses.append(tmp_path / "losses.csv", 100, 0.5)
+    assert (tmp_path / "losses.csv").read_text() == "50,1.0\n100,0.500000\n"
 
 
 # calibration and commands

@@ -157,7 +157,8 @@ class HubImages:
     def source(self, i):
         """What `open_picture` opens, and what it is called."""
         image = self.data[i]["image"] or {}
-        return io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path"), f"{i} of {self.name}"
+        held, path = image.get("bytes") or b"", image.get("path")
+        return io.BytesIO(held) if held or not path else path, f"{i} of {self.name}"
 
     def __getitem__(self, i):
         return open_picture(*self.source(i)), self.labels[i]

@@ -28,9 +28,10 @@ def logged(steps, config, log, quiet):
 def append(log, step, loss):
     """A line to a table of losses, each the mean since the line before; step 0 is the pre-trained model.
 
-    Lines of later steps, which a run that was stopped had written, go.
+    Lines of later steps, which a run that was stopped had written, go, and what is no such line. After a stop
+    between two lines the next one is the mean of the steps since then.
     """
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     number = [line.split(",")[0] for line in lines]  # a table program may have added a head
     kept = [line for line, n in zip(lines, number) if n.isdigit() and int(n) < step]
     write_text(log, "\n".join([*kept, f"{step},{loss:.6f}"]) + "\n")
