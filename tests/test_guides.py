@@ -204,9 +204,8 @@ def test_an_interval_in_timesteps_is_warned_of_once_a_run():
     pipe, plain = guided_sd(), draw(sd(random(1, unet()))[0], 1.0)
     pipe.unet.interval = (200, 800)
     for _ in range(2):
-        with pytest.warns(
-            UserWarning, match=r"interval is \(200.0, 800.0\): .* lies in it; expected sigma"
-        ) as said:
+        lost = r"interval is \(200.0, 800.0\): .* lies in it; expected sigma"
+        with pytest.warns(UserWarning, match=lost) as said:
             assert np.abs(draw(pipe) - plain).max() < 1e-5
         assert len(said) == 1
 
@@ -298,10 +297,8 @@ def test_the_blurred_self_adds_to_the_pipelines_own_guidance(kind):
 # how networks are held
 
 
-def lora_sd(seed=1):
-    from peft import LoraConfig
-
-    net = random(seed, unet())
+def lora_sd():
+    net = random(1, unet())
     torch.manual_seed(3)
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
     return sd(net)[0]
@@ -385,7 +382,7 @@ def test_the_library_s_own_denoisers_compile_whole(name):
 
 
 def test_a_peft_model_is_guided_by_its_base():
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     pipe, net = lora_sd(), random(1, unet())
     torch.manual_seed(3)
@@ -583,18 +580,18 @@ def modular_sdxl(net):
     return pipe
 
 
+PROMPTS = dict(
+    prompt_embeds=text(1, 5, 12, seed=3),
+    negative_prompt_embeds=text(1, 5, 12, seed=4),
+    pooled_prompt_embeds=text(1, 10, seed=5),
+    negative_pooled_prompt_embeds=text(1, 10, seed=6),
+)
+
+
 def latents_of(pipe):
-    return pipe(
-        prompt_embeds=text(1, 5, 12, seed=3),
-        negative_prompt_embeds=text(1, 5, 12, seed=4),
-        pooled_prompt_embeds=text(1, 10, seed=5),
-        negative_pooled_prompt_embeds=text(1, 10, seed=6),
-        num_inference_steps=3,
-        height=64,
-        width=64,
-        generator=torch.Generator().manual_seed(0),
-        output="latents",
-    )
+    noise = torch.Generator().manual_seed(0)
+    size = dict(num_inference_steps=3, height=64, width=64)
+    return pipe(**PROMPTS, **size, generator=noise, output="latents")
 
 
 def whole_sdxl(net):
@@ -605,10 +602,7 @@ def whole_sdxl(net):
     pipe.scheduler = EulerDiscreteScheduler()
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        prompt_embeds=text(1, 5, 12, seed=3),
-        negative_prompt_embeds=text(1, 5, 12, seed=4),
-        pooled_prompt_embeds=text(1, 10, seed=5),
-        negative_pooled_prompt_embeds=text(1, 10, seed=6),
+        **PROMPTS,
         num_inference_steps=3,
         latents=torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
         height=16,
@@ -658,8 +652,6 @@ def test_the_scale_of_a_guider_that_is_replaced_keeps_its_meaning():
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_modular_pipeline_with_a_lora_and_one_with_a_guided_network():
-    from peft import LoraConfig
-
     net = random(1, unet(**XL))
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False), "style")
     pipe = lora_guide(modular_sdxl(net))

@@ -17,6 +17,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from helpers import refuses
+from peft import LoraConfig
 from tiny import (
     KINDS,
     WIDE,
@@ -46,6 +47,7 @@ from dgtoy import calibrate, guided, plane
 from dgtoy.course import families
 from dgtoy.interop import DomainGuidedModel, denoiser, guide_pipeline, lora_guide, t_to_sigma
 from dgtoy.interop.adapters import WithoutAdapter, adapter_off, mixable_layers, mixed_batch, peft_layers
+from dgtoy.interop.guider import DomainGuidance
 
 
 def off(kind):
@@ -112,14 +114,9 @@ def test_the_fine_tunes_own_null_branch_on_the_plane_has_its_own_null_label():
     (_, tuned), (_, guide) = dit(5, 1), dit(7, 2)
     by_itself = dit_images(DomainGuidedModel(tuned, tuned), W)
     assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=1.0), W) - by_itself).max() < 1e-4
-    assert (
-        np.abs(
-            dit_images(DomainGuidedModel(tuned, guide, domain=W), W)
-            - dit_images(DomainGuidedModel(tuned, guide), W)
-        ).max()
-        < 1e-4
-    )
-    assert np.abs(dit_images(DomainGuidedModel(tuned, guide), W) - by_itself).max() > 1e-3
+    dog = dit_images(DomainGuidedModel(tuned, guide), W)
+    assert np.abs(dit_images(DomainGuidedModel(tuned, guide, domain=W), W) - dog).max() < 1e-4
+    assert np.abs(dog - by_itself).max() > 1e-3
 
 
 # what pipelines do with their network besides calling it
@@ -150,12 +147,8 @@ def test_a_guided_pipeline_saves_and_loads_as_the_fine_tuned_one(tmp_path):
 def test_it_answers_for_its_network():
     finetuned, pretrained = random(1, unet()), random(2, unet())
     both = DomainGuidedModel(finetuned, pretrained)
-    assert (
-        both.config is finetuned.config
-        and both.dtype == torch.float32
-        and both.device.type == "cpu"
-        and isinstance(both, UNet2DConditionModel)
-    )
+    assert both.config is finetuned.config and isinstance(both, UNet2DConditionModel)
+    assert both.dtype == torch.float32 and both.device.type == "cpu"
     both.to(torch.float64)
     assert next(finetuned.parameters()).dtype == next(pretrained.parameters()).dtype == torch.float64
 
@@ -175,8 +168,6 @@ def test_the_guide_can_be_given_its_own_null_condition():
 
 @pytest.fixture
 def tuned():
-    from peft import LoraConfig
-
     net = random(1, unet())
     plain = {k: v.clone() for k, v in net.state_dict().items()}
     torch.manual_seed(3)
@@ -201,7 +192,7 @@ def test_a_lora_is_guided_by_its_base_without_a_second_copy(tuned):
 @pytest.mark.parametrize("make, order", [(unet(), "second"), (lambda: dit(5, 1)[1], "first")])
 def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     """The reference is the plain way: the network twice, the adapter off the second time."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import inject_adapter_in_model
 
     net = random(1, make)
     torch.manual_seed(3)
@@ -211,30 +202,21 @@ def test_one_forward_serves_a_lora_and_its_base(make, order, monkeypatch):
     guided, calls = DomainGuidedModel(net, WithoutAdapter(net)), []
     net.register_forward_pre_hook(lambda *a: calls.append(1))
     x = text(2, 4, 8, 8, seed=1).repeat(2, 1, 1, 1)
-    given = (
-        dict(encoder_hidden_states=text(4, 5, 12, seed=2))
-        if order == "second"
-        else dict(class_labels=torch.tensor([0, 2, 1000, 1000]))
-    )
-    found = guided(x, timestep=torch.full((4,), 10), **given).sample
+    given = dict(encoder_hidden_states=text(4, 5, 12, seed=2))
+    if order == "first":
+        given = dict(class_labels=torch.tensor([0, 2, 1000, 1000]))
+    time = torch.full((4,), 10)
+    found = guided(x, timestep=time, **given).sample
     assert len(calls) == 1
     monkeypatch.setattr("dgtoy.interop.guided.mixable_layers", lambda *a: [])
-    plain = guided(x, timestep=torch.full((4,), 10), **given).sample
+    plain = guided(x, timestep=time, **given).sample
     assert len(calls) == 3
     close(found, plain, rtol=1e-4, atol=1e-5)
-    assert (
-        found
-        - net(
-            x,
-            timestep=torch.full((4,), 10),
-            **{k: v.clamp(max=5) if k == "class_labels" else v for k, v in given.items()},
-        ).sample
-    ).abs().max() > 1e-3
+    own = {k: v.clamp(max=5) if k == "class_labels" else v for k, v in given.items()}  # its null label is 5
+    assert (found - net(x, timestep=time, **own).sample).abs().max() > 1e-3
 
 
 def test_adapters_that_cannot_be_mixed_take_two_forwards(tuned):
-    from peft import LoraConfig
-
     net, _ = tuned
     assert mixable_layers(net) == mixable_layers(net, "style") == peft_layers(net) != []
     assert mixable_layers(net, "other") == []
@@ -281,8 +263,6 @@ def test_the_adapter_is_back_after_each_call_and_after_an_error(tuned):
 
 
 def test_one_of_two_adapters_can_be_the_domain(tuned):
-    from peft import LoraConfig
-
     net, _ = tuned
     torch.manual_seed(4)
     with warnings.catch_warnings():
@@ -474,8 +454,6 @@ def test_a_null_condition_that_the_guide_cannot_read_is_refused(kind):
 
 
 def test_the_lora_guide_of_a_pipeline_is_its_base():
-    from peft import LoraConfig
-
     net = random(1, unet())
     net.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
     pipe, _ = sd(net)
@@ -499,9 +477,8 @@ def test_one_seed_for_two_prompts_with_guidance_off_is_the_plain_pipeline():
 def test_a_weight_below_one_is_warned_of_once_per_weight():
     pipe = guided_sd()
     for w in (0.5, 0.0):
-        with pytest.warns(
-            UserWarning, match=f"guidance_scale is {w}: this StableDiffusionPipeline is not"
-        ) as said:
+        off = f"guidance_scale is {w}: this StableDiffusionPipeline is not"
+        with pytest.warns(UserWarning, match=off) as said:
             draw(pipe, w)
         assert len(said) == 1
     draw(pipe, 0.0)
@@ -671,7 +648,7 @@ def test_class_labels_of_other_networks_are_theirs():
 
 
 def test_the_guide_of_any_adapter_is_the_base():
-    from peft import LoHaConfig, LoraConfig
+    from peft import LoHaConfig
 
     low = dict(r=2, target_modules=["to_q", "conv1"])
     kinds = [
@@ -703,7 +680,6 @@ def test_the_guide_of_any_adapter_is_the_base():
 
 
 def test_adapters_that_hide_the_base_are_refused(tuned):
-    from peft import LoraConfig
     from transformers import CLIPTextConfig, CLIPTextModel
 
     low = dict(r=2, target_modules=["to_q"])
@@ -791,12 +767,8 @@ def test_a_domain_weight_makes_it_a_point_of_the_guidance_plane(a, b, modular):
     call = lambda net, y: lambda x, sigma: net(x, t, encoder_hidden_states=y).sample
     counted = Counted(guide)
     found = halves(DomainGuidedModel(main, counted, domain=a), x, t, labelled, null, b)
-    close(
-        found,
-        plane(call(guide, null), call(main, null), call(main, labelled), a, b)(x, 1.0),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    point = plane(call(guide, null), call(main, null), call(main, labelled), a, b)
+    close(found, point(x, 1.0), rtol=1e-4, atol=1e-4)
     assert counted.calls == (a != 1)
     if a == b:  # the line of Domain Guidance
         close(found, halves(DomainGuidedModel(main, guide), x, t, labelled, null, b), rtol=1e-4, atol=1e-4)
@@ -822,27 +794,20 @@ def test_outside_the_interval_the_guide_rests_and_the_prompts_guidance_goes_on(m
         found = halves(both, x, torch.tensor(time), labelled, null, W)
         assert counted.calls == calls
         if calls == 0 or time > 500:
-            close(
-                found,
-                main(x, torch.tensor(time), encoder_hidden_states=labelled).sample,
-                rtol=1e-4,
-                atol=1e-5,
-            )
+            alone = main(x, torch.tensor(time), encoder_hidden_states=labelled).sample
+            close(found, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_every_second_step_uses_the_guides_last_answer(modular):
     main, guide, x, _, labelled, null = modular
     counted = Counted(guide)
     both, seen = DomainGuidedModel(main, counted, every=2), []
+    twice, hidden = torch.cat([x, x]), torch.cat([null, labelled])
     for time in (900, 600, 300):
-        seen.append(
-            both(
-                torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled])
-            ).sample[:2]
-        )
+        seen.append(both(twice, torch.tensor(time), encoder_hidden_states=hidden).sample[:2])
     assert counted.calls == 2 and torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
     for time in (300, 300):  # a new run never starts with what the last one left
-        both(torch.cat([x, x]), torch.tensor(time), encoder_hidden_states=torch.cat([null, labelled]))
+        both(twice, torch.tensor(time), encoder_hidden_states=hidden)
     assert counted.calls == 4
 
 
@@ -876,15 +841,8 @@ def test_a_network_that_knows_the_answer_is_a_denoiser_that_does():
                 if kind == "flow":
                     t = t / 1000
                     return ((x - x0) / t,)  # noise - x0, from x = (1 - t) x0 + t noise
-                abar = torch.from_numpy(
-                    np.exp(
-                        np.interp(
-                            t.flatten().numpy(),
-                            np.arange(1000),
-                            scheduler.alphas_cumprod.double().log().numpy(),
-                        )
-                    )
-                ).reshape(t.shape)
+                log_abar = scheduler.alphas_cumprod.double().log().numpy()
+                abar = torch.from_numpy(np.exp(np.interp(t.numpy(), np.arange(1000), log_abar)))
                 noise = (x - abar.sqrt() * x0) / (1 - abar).sqrt()
                 return (noise if kind == "epsilon" else abar.sqrt() * noise - (1 - abar).sqrt() * x0,)
 
@@ -945,8 +903,6 @@ def modular():
 
 
 def test_the_guider_is_the_formula_and_leaves_the_network_as_it_was(modular):
-    from dgtoy.interop.guider import DomainGuidance
-
     main, guide, x, t, labelled, null = modular
     call = lambda net, y: net(x, t, encoder_hidden_states=y).sample
     expected = call(guide, null) + W * (call(main, labelled) - call(guide, null))
@@ -962,8 +918,6 @@ def test_the_guider_is_the_formula_and_leaves_the_network_as_it_was(modular):
 def test_a_hook_on_the_networks_forward_stays(modular):
     """Offloading puts one there: it runs in the labelled call and afterwards, also after an error."""
     from accelerate.hooks import ModelHook, add_hook_to_module
-
-    from dgtoy.interop.guider import DomainGuidance
 
     main, guide, x, t, labelled, null = modular
     expected, runs = one_step(DomainGuidance(guide, W), main, x, t, labelled, null), []
@@ -985,8 +939,6 @@ def test_a_hook_on_the_networks_forward_stays(modular):
 
 
 def test_outside_its_steps_the_guide_is_not_called(modular):
-    from dgtoy.interop.guider import DomainGuidance
-
     main, guide, x, t, labelled, null = modular
     guider = DomainGuidance(guide, W, start=0.5)
     plain = main(x, t, encoder_hidden_states=labelled).sample
@@ -995,18 +947,13 @@ def test_outside_its_steps_the_guide_is_not_called(modular):
 
 
 def test_a_guider_with_a_folder_is_saved_and_loaded_with_its_reference(modular, tmp_path):
-    from dgtoy.interop.guider import DomainGuidance
-
     main, guide, x, t, labelled, null = modular
     guide.save_pretrained(tmp_path / "guide")
     guider = DomainGuidance(tmp_path / "guide", W, stop=0.75)
     guider.save_pretrained(tmp_path / "guider")
     again = DomainGuidance.from_pretrained(tmp_path / "guider")
-    assert (
-        again.config.pretrained == str(tmp_path / "guide")
-        and again.guidance_scale == W
-        and again.config.stop == 0.75
-    )
+    assert again.config.pretrained == str(tmp_path / "guide")
+    assert again.guidance_scale == W and again.config.stop == 0.75
     close(
         one_step(again, main, x, t, labelled, null),
         one_step(DomainGuidance(guide, W), main, x, t, labelled, null),
@@ -1014,8 +961,6 @@ def test_a_guider_with_a_folder_is_saved_and_loaded_with_its_reference(modular, 
 
 
 def test_a_guider_without_a_fitting_network_is_refused(modular):
-    from dgtoy.interop.guider import DomainGuidance
-
     main, _, x, t, labelled, null = modular
     with refuses("pretrained is missing; expected the pre-trained network"):
         one_step(DomainGuidance(None, W), main, x, t, labelled, null)
