@@ -206,6 +206,13 @@ def test_a_folder_that_may_not_be_read_is_named(folder, monkeypatch):
         ImageFolder(folder)
 
 
+def test_pictures_come_in_order_of_name_whatever_the_order_of_the_disk(tmp_path):
+    names = [f"{i}.png" for i in (3, 0, 7, 1, 9, 5, 2, 8, 4, 6)]
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert [path.name for path in picture_paths(tmp_path)] == sorted(names)
+
+
 def test_a_name_that_is_no_utf_8_is_read(folder):
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     try:

@@ -568,15 +568,16 @@ def test_at_weight_one_every_method_is_none_and_guidance_differs(place, tuned, t
     assert same == {(m, w): m == "none" or w == 1 for m, w in made}
 
 
-def test_ddim_draws_are_those_of_the_process(place, tuned):
-    """Image 2, of class 2, from its own noise, through `vp` alone."""
-    main, guide = models.pair(tuned, place / "pre.safetensors", num_heads=2)
+@pytest.mark.parametrize("method, file, label", [("dog", "pre", 7), ("autoguidance", "ft/ema", 2)])
+def test_ddim_draws_are_those_of_the_process(method, file, label, place, tuned):
+    """Image 2, of class 2, from its own noise, through `vp` alone; a weaker self has the label as well."""
+    main, guide = models.pair(tuned, place / f"{file}.safetensors", num_heads=2)
+    shaken(guide.net, 4)
     x_T = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))[None]
     eps = lambda net, y: lambda x, t: net.net(x, t, torch.tensor([y]))
-    expected = list(
-        vp.ddim(vp.guided_noise(eps(main, 2), eps(guide, 7), 1.5), x_T, vp.Process(vp.strided(4)))
-    )[-1]
-    close(sample.draw_latents(main, guide, DRAWS, [2], 3), expected)
+    model = vp.guided_noise(eps(main, 2), eps(guide, label), 1.5)
+    expected = last(vp.ddim(model, x_T, vp.Process(vp.strided(4))))
+    close(sample.draw_latents(main, guide, dataclasses.replace(DRAWS, method=method), [2], 3), expected)
 
 
 def test_each_image_of_each_seed_starts_from_noise_of_its_own():
