@@ -88,10 +88,11 @@ def wrapped(name, n):
         dit=lambda: as_denoiser(OfficialDiT(), "epsilon", vp.sigma_to_t, y=y),
         sit=lambda: as_denoiser(lambda x, t, y: -sit(x, 1 - t, y), "flow", y=y),
         velocity=lambda: as_denoiser(Velocity(), "v_prediction", torch.log),
+        timed=lambda: as_denoiser(lambda x, sigma: Velocity()(x, sigma.log()), "v_prediction"),
     )[name]()
 
 
-NAMES = ["kdiffusion", "edm2", "smalldiffusion", "dit", "sit", "velocity"]
+NAMES = ["kdiffusion", "edm2", "smalldiffusion", "dit", "sit", "velocity", "timed"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -594,7 +594,7 @@ def test_samples_made_otherwise_are_refused(place, tuned, tmp_path):
     drawn(place, tuned, tmp_path)
     with refuses("was made with w 1.5; this run has 2.0"):
         drawn(place, tuned, tmp_path, dataclasses.replace(DRAWS, w=2.0))
-    with refuses("method is dog and there is no guide"):
+    with refuses("method is dog and there is no guide; expected --pretrained CHECKPOINT"):
         sample.sample(None, None, Unshuffle(), DRAWS, tmp_path, {})
     assert sample.remembered(tmp_path)["w"] == 1.5
     (tmp_path / "manifest.json").write_text(json.dumps(dict(interval=3)))  # of another tool

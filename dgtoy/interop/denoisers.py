@@ -50,9 +50,10 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
     """Any network net(x, t, **condition) as D(x, sigma) -> x0_hat, without a gradient.
 
     predicts: "x0", or "epsilon", "v_prediction" or "flow". sigma_to_t: gives the network's time (B,) of
-    sigma (B,); with it "epsilon" and "v_prediction" see x / sqrt(1 + sigma^2), as in a variance-preserving
-    process. Without it t is sigma, and they see x itself; a flow, u = eps - x0, sees x / (1 + sigma) and t =
-    sigma / (1 + sigma). Of the network's channels the first, as many as x has, enter.
+    sigma (B,); without it t is sigma. "v_prediction" sees x / sqrt(1 + sigma^2), as in a variance-preserving
+    process, and so does "epsilon" with sigma_to_t; without it "epsilon" sees x itself, as "x0" does. A flow,
+    u = eps - x0, sees x / (1 + sigma), and by default t = sigma / (1 + sigma). Of the network's channels the
+    first, as many as x has, enter.
     Raises ValueError for another prediction, and in a call for an output of another shape.
 
         k-diffusion, EDM2       as_denoiser(net, "x0", class_labels=y)

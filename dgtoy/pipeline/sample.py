@@ -106,9 +106,8 @@ def check_models(tuned, guide, config):
     to be guided than there are; if the sampler steps as DiT's process does and a network is a flow."""
     guided = config.method in ("dog", "autoguidance")
     if guided and guide is None:
-        raise ValueError(
-            f"method is {config.method} and there is no guide; expected --pretrained or --weaker"
-        )
+        option = "--pretrained" if config.method == "dog" else "--weaker"
+        raise ValueError(f"method is {config.method} and there is no guide; expected {option} CHECKPOINT")
     if config.method == "autoguidance" and guide.null != tuned.null:
         raise ValueError(
             f"guide has {guide.null} classes; expected {tuned.null}: autoguidance takes --weaker, an earlier"
