@@ -36,6 +36,16 @@ def gaussian(mean, std, dtype=torch.float64):
     )
 
 
+def seeded(seed):
+    """A generator of random numbers on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def same_tensors(one, other):
+    """Whether two dicts hold the same tensors by the same names, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
 def shaken(net, seed=0, by=0.1):
     """A module with all its weights moved at random: gates and output, which begin as 0, are open."""
     generator = torch.Generator().manual_seed(seed)

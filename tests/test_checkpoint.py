@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import refuses, shaken
+from helpers import refuses, same_tensors, shaken
 
 from dgtoy import checkpoint, dit
 from dgtoy.checkpoint import load_state, save_state, write_safetensors
@@ -59,10 +59,6 @@ def run(path=None, stop=None, recipe=RECIPE, compact=False, every=3):
     return trainer._state()
 
 
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
 def parts(path):
     """The files of the one save in a folder."""
     (save,) = path.iterdir()
@@ -74,7 +70,7 @@ def test_what_is_saved_in_parts_is_read_back_and_no_part_is_larger(part_bytes, t
     save_state(tmp_path, TENSORS, {"step": 3, "name": "σ"}, part_bytes)
     found, header = load_state(tmp_path)
     assert header == {"step": 3, "name": "σ"} == json.loads(json.dumps(header))
-    assert equal(found, TENSORS) and all(found[k].dtype == v.dtype for k, v in TENSORS.items())
+    assert same_tensors(found, TENSORS) and all(found[k].dtype == v.dtype for k, v in TENSORS.items())
     sizes = [p.stat().st_size for p in parts(tmp_path)]
     total = sum(v.nbytes for v in TENSORS.values())
     assert max(sizes) <= part_bytes and len(sizes) <= math.ceil(2 * total / part_bytes) + 1
@@ -90,7 +86,7 @@ def test_tied_tensors_and_views_are_written_each_in_full(tmp_path):
     whole = torch.arange(12.0).reshape(3, 4)
     given = {"a": whole, "tied": whole, "rows": whole[:2], "turned": whole.T}
     save_state(tmp_path / "x.safetensors", given, {"step": 0})
-    assert equal(load_state(tmp_path / "x.safetensors")[0], given)
+    assert same_tensors(load_state(tmp_path / "x.safetensors")[0], given)
 
 
 def test_a_row_larger_than_a_part_is_refused(tmp_path):
@@ -112,7 +108,7 @@ def test_a_folder_that_holds_anything_else_is_refused_and_spared(tmp_path):
 @pytest.mark.parametrize("stop", (3, 4, 11))
 def test_a_run_that_goes_on_from_parts_ends_as_if_it_never_stopped(stop, tmp_path):
     run(tmp_path / "state", stop)
-    assert equal(run(tmp_path / "state"), run()) and len(parts(tmp_path / "state")) > 5
+    assert same_tensors(run(tmp_path / "state"), run()) and len(parts(tmp_path / "state")) > 5
 
 
 def test_a_compact_state_is_smaller_and_ends_close(tmp_path):
@@ -279,7 +275,7 @@ def test_a_run_goes_on_for_longer_where_its_schedule_allows_it(tmp_path):
     wsd = dataclasses.replace(RECIPE, schedule="wsd", decay=0.25)  # falls from step 9 on
     longer = dataclasses.replace(wsd, steps=20)
     run(tmp_path / "a", 9, recipe=wsd)
-    assert equal(run(tmp_path / "a", recipe=longer), run(recipe=longer))
+    assert same_tensors(run(tmp_path / "a", recipe=longer), run(recipe=longer))
     run(tmp_path / "b", 10, recipe=wsd, every=1)
     with refuses("was made with recipe"):
         run(tmp_path / "b", recipe=longer)

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 import torch
-from helpers import refuses
+from helpers import refuses, seeded
 
 from dgtoy import Recipe, shipped
 from dgtoy.checkpoint import floats, one_byte, read_safetensors, write_safetensors
@@ -25,10 +25,6 @@ from dgtoy.trainer import TrainingConfig, generator
 close = torch.testing.assert_close
 RECIPE = TrainingConfig(steps=2, batch=4, dropout=0.0, schedule="cosine")
 QUICK = recipes.Config(16, 1, 2, 8, Recipe(steps=2, batch=2))
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from helpers import refuses
+from helpers import refuses, seeded
 from torch.nn.functional import affine_grid, grid_sample
 
 from dgtoy.course.worlds.glyphs import (
@@ -27,10 +27,6 @@ PLAIN = dict(
     rotation=0, shear=0, scale=1, x=0, y=0, weight=0, blur=0.1, hue=0, contrast=1, paper=1, texture=0
 )
 NARROW = tuple((knob, (lo + 0.4 * (hi - lo), lo + 0.5 * (hi - lo))) for knob, (lo, hi) in SOURCE.items())
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def picture(glyph="R", size=64, **knobs):

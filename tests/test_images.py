@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import refuses, shaken
+from helpers import refuses, same_tensors, shaken
 
 from dgtoy import Ensemble, Points, Recipe, fit
 from dgtoy.checkpoint import read_safetensors
@@ -33,10 +33,6 @@ def trained(net, data=WORLD, recipe=RECIPE, average=None, **how):
 
 def weights(net):
     return {k: v.detach().clone() for k, v in net.params.items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def guide(x, sigma):
@@ -127,8 +123,8 @@ def test_a_run_on_images_killed_at_any_step_ends_as_if_it_never_was(stop, tmp_pa
             if step.step == last:
                 break
         steps.close()
-    assert same(weights(again), weights(net)) and same(weights(mean), weights(average))
-    assert same(read_safetensors(tmp_path / "run.safetensors")[0], read_safetensors(path)[0])
+    assert same_tensors(weights(again), weights(net)) and same_tensors(weights(mean), weights(average))
+    assert same_tensors(read_safetensors(tmp_path / "run.safetensors")[0], read_safetensors(path)[0])
 
 
 def test_the_averages_of_an_edm_are_those_of_a_plain_loop(never_stopped):
@@ -137,7 +133,7 @@ def test_the_averages_of_an_edm_are_those_of_a_plain_loop(never_stopped):
     for t, _ in enumerate(fit(net, WORLD, RECIPE)):
         decay = min(RECIPE.ema, (1 + t) / (10 + t))
         by_hand = {k: decay * v + (1 - decay) * net.params[k].detach() for k, v in by_hand.items()}
-    assert same(weights(net), weights(never_stopped[0]))  # asking for averages changes nothing
+    assert same_tensors(weights(net), weights(never_stopped[0]))  # asking for averages changes nothing
     for k, v in weights(never_stopped[2]).items():
         close(v, by_hand[k], rtol=1e-5, atol=1e-6)
 
@@ -197,7 +193,7 @@ def test_until_late_a_run_is_the_plain_one_bit_for_bit(late, first):
         fit(plain, WORLD, RECIPE),
         strict=True,
     ):
-        assert same(weights(net), weights(plain)) == (step.step <= first)
+        assert same_tensors(weights(net), weights(plain)) == (step.step <= first)
 
 
 def test_the_guide_is_asked_only_when_it_is_needed():
@@ -215,7 +211,7 @@ def test_samples_without_a_label_are_trained_towards_the_data_alone():
     change = dict(dropout=1.0, steps=10, late=0.0)
     learned, losses = trained(tiny(), recipe=dataclasses.replace(DOGFIT, **change), guide=guide)
     plain, plain_losses = trained(tiny(), recipe=dataclasses.replace(RECIPE, **change))
-    assert same(weights(learned), weights(plain)) and losses == plain_losses
+    assert same_tensors(weights(learned), weights(plain)) and losses == plain_losses
 
 
 def test_a_labelled_sample_s_target_is_moved_by_the_guide_s_difference():
@@ -250,7 +246,7 @@ def test_dogfit_killed_late_ends_as_if_it_never_was(tmp_path):
             break
     steps.close()
     again, losses = trained(tiny(), checkpoint=tmp_path / "run.safetensors", **how)
-    assert same(weights(again), weights(whole)) and 20 <= len(losses) <= 25
+    assert same_tensors(weights(again), weights(whole)) and 20 <= len(losses) <= 25
 
 
 @pytest.mark.parametrize("w", (1.3, 1.5))

@@ -19,7 +19,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import refuses, shaken, started, together
+from helpers import refuses, same_tensors, shaken, started, together
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -90,8 +90,7 @@ def tuned(place):
 
 
 def equal(one, other):
-    one, other = load_file(one), load_file(other)
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    return same_tensors(load_file(one), load_file(other))
 
 
 # fine-tuning
