@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from diffusers import (
     DiTPipeline,
@@ -425,14 +426,18 @@ def in_thread(do):
     return thread, found
 
 
+def flux_inputs(x):
+    """What Flux' network is given with tokens x (2, 4, C)."""
+    ids = dict(img_ids=torch.zeros(4, 3), txt_ids=torch.zeros(5, 3), timestep=torch.ones(2) / 2)
+    more = dict(encoder_hidden_states=text(2, 5, 12, seed=3), pooled_projections=text(2, 10, seed=5))
+    return dict(hidden_states=x, **ids, **more)
+
+
 def test_two_threads_may_draw_with_one_guided_network():
     """Between the two branches of a picture another one is drawn."""
     make = KINDS["Flux, true CFG"][0]
     both = DomainGuidedModel(random(1, make), random(2, make), every=2)
-    x = lambda seed: text(2, 4, 16, seed=seed)
-    ids = dict(img_ids=torch.zeros(4, 3), txt_ids=torch.zeros(5, 3), timestep=torch.ones(2))
-    more = dict(encoder_hidden_states=text(2, 5, 12, seed=3), pooled_projections=text(2, 10, seed=5))
-    given = lambda seed: dict(hidden_states=x(seed), **ids, **more)
+    given = lambda seed: flux_inputs(text(2, 4, 16, seed=seed))
 
     def null(seed, between=lambda: None):
         both.answer_labelled((), given(seed))
@@ -542,6 +547,20 @@ def test_the_blur_leaves_a_mask_behind_the_latents_as_it_is():
     x = text(1, 9, 8, 8, seed=1)
     both(torch.cat([x, x]), torch.tensor(300), encoder_hidden_states=text(2, 5, 12, seed=2))
     assert torch.equal(seen[1][:, 4:], x[:, 4:]) and not torch.equal(seen[1][:, :4], x[:, :4])
+
+
+def test_the_blur_of_tokens_leaves_the_channels_behind_the_latents_as_they_are():
+    """As Flux' inpainting has them: tokens (B, L, C), of whose channels the first are noisy."""
+    net = random(1, tiny.made("Flux", **tiny.WIDE, in_channels=20, out_channels=16))
+    both, seen = DomainGuidedModel(net, blur=0.5, scheduler=FlowMatchEulerDiscreteScheduler()), []
+    net.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True
+    )
+    given = flux_inputs(text(2, 4, 20, seed=1))
+    both.answer_labelled((), given)
+    both.answer_null((), given, {}, None)
+    x, blurred_x = seen
+    assert torch.equal(x[..., 16:], blurred_x[..., 16:]) and not torch.equal(x[..., :16], blurred_x[..., :16])
 
 
 @pytest.mark.filterwarnings("ignore")
