@@ -180,6 +180,9 @@ def test_levels_and_timesteps_are_inverses():
         for wrong in (1200.0, math.nan):
             with refuses(f"t is {wrong}; expected timesteps from 0 to 1000"):
                 t_to_sigma(wrong, scheduler)
+    assert t_to_sigma(-20.0, process) == t_to_sigma(0.0, process)  # where a solver that inverts begins
+    with refuses("t is -20.0; expected timesteps from 0 to 1000"):
+        t_to_sigma(-20.0, FlowMatchEulerDiscreteScheduler())
     with refuses("scheduler is a EDMEulerScheduler; expected one with alphas_cumprod, or of flow matching"):
         t_to_sigma(1.0, EDMEulerScheduler())
     pipe = sd(random(1, unet()))[0]
