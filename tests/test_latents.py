@@ -143,6 +143,16 @@ def test_missing_weights_of_a_vae_say_where_they_are_published():
         latents.codec("sd-vae-ft-ema")
 
 
+@pytest.mark.parametrize(
+    "vae, shape", (("pixels", (4, 8, 8)), ("unshuffle", (3, 8, 8)), ("pixels", (1, 8, 8)))
+)
+def test_a_codec_of_other_channels_than_a_network_makes_is_refused(vae, shape):
+    """Pixels of four channels would be written as colours and an opacity."""
+    with refuses(f"codec is {vae}", f"expected one of {shape[0]}, as NET makes latents {shape}"):
+        latents.decoder(vae, shape, "cpu", name="NET")
+    assert latents.decoder("pixels", (3, 8, 8), "cpu").name == "pixels"
+
+
 # prepare
 
 

@@ -31,7 +31,7 @@ VAES = {  # name: where its weights are published, and their licence
 class Pixels:
     """No codec at all: pixels in [-1, 1], colour kept; shards hold the bytes themselves."""
 
-    name, shrink = "pixels", 1
+    name, shrink, channels = "pixels", 1, 3
 
     def encode(self, x):
         """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 3, H, W); the std is 0"""
@@ -50,7 +50,7 @@ class Unshuffle:
     1, as DiT's process expects of its data.
     """
 
-    name, shrink, centre, scale = "unshuffle", 2, 0.5, 3.7
+    name, shrink, channels, centre, scale = "unshuffle", 2, 4, 0.5, 3.7
 
     def encode(self, x):
         """x (B, 3, H, W) in [-1, 1] -> mean, std (B, 4, H/2, W/2); the std is 0"""
@@ -87,6 +87,7 @@ class VAE:
         self.net = net.to(device, torch.float32).eval().requires_grad_(False)
         self.name = f"vae-{weights_checksum(self.net.state_dict())[:12]}"
         self.shrink = 2 ** (len(self.net.config.block_out_channels) - 1)
+        self.channels = self.net.config.latent_channels
         self.scale, self.shift = self.net.config.scaling_factor, self.net.config.shift_factor or 0.0
 
     def encode(self, x):
@@ -144,10 +145,13 @@ def _check_size(size, coder):
 
 def decoder(vae, shape, device, trained_on=None, name=None):
     """The codec of a network's samples, of shape (C, h, w): as the option `vae` says, or what it was trained
-    on. Raises ValueError if that, of the fine-tune `name`, was another."""
+    on. Raises ValueError if that, of the fine-tune `name`, was another, or it decodes other latents."""
     coder = codec(vae or (trained_on if trained_on in EXACT else codec_name(shape)), device)
     if trained_on not in (None, coder.name):
         raise ValueError(f"codec is {coder.name}; {name} was trained on latents of {trained_on}")
+    if coder.channels != shape[0]:
+        came = f"codec is {coder.name}, of {coder.channels} channels"
+        raise ValueError(f"{came}; expected one of {shape[0]}, as {name} makes latents {shape}")
     return coder
 
 
