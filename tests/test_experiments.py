@@ -369,6 +369,7 @@ def test_which_parts_of_a_claim_hold_is_told_in_one_sentence():
     assert report.told(parts) == "**Holds: a. Holds in part: b (2 of 3: not y). Not so: c (x / y).**"
     parts |= {"b: z": False}
     assert "b (1 of 3: only x)" in report.told(parts)
+    assert "b (1 of 2: only x)" in report.told({"b: x": True, "b: y": False})
     assert report.told({"a*": True, "b": False}) == r"**Holds: a\*. Not so: b.**"  # a weight, no Markdown
 
 

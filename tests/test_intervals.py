@@ -38,11 +38,16 @@ def test_a_resampled_statistic_is_covered(n):
     assert 0.9 < found < 0.99 if n > 5 else found == 1  # of few numbers it has no end
 
 
-def clustered(g, clusters=8, each=8):
+def test_of_a_mean_of_normal_numbers_the_bootstrap_s_interval_is_student_s():
+    x = scipy.stats.norm.ppf((np.arange(20) + 0.5) / 20)
+    found = intervals.resampled(lambda x: x.mean(-1), x, resamples=200_000)
+    assert found == pytest.approx(intervals.student(x), rel=0.015, abs=1e-12)
+
+
+def clustered(g):
     """Numbers around 5 in which those of a cluster share a draw, and the cluster of each."""
-    shared = g.normal(0, 1, clusters)
-    cluster = np.repeat(np.arange(clusters), each)
-    return 5 + shared[cluster] + g.normal(0, 1, clusters * each), cluster
+    shared, cluster = g.normal(0, 1, 8), np.repeat(np.arange(8), 8)
+    return 5 + shared[cluster] + g.normal(0, 1, 64), cluster
 
 
 def test_numbers_that_share_a_draw_are_covered_by_clusters_and_not_without():

@@ -198,6 +198,7 @@ def test_the_time_left_follows_what_was_measured_on_this_machine(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: clock.now)
     progress = Progress({"a": 10, "b": 20, "c": 30}, 2, io.StringIO())
     assert progress.left() == 30
+    assert Progress({"a": 10, "c": 30}, 2, io.StringIO()).left() == 30  # of the longest, while one rests
     progress.start("a")
     progress.start("c")
     clock.now = 20.0
