@@ -842,6 +842,15 @@ def test_a_flow_refuses_steps_that_it_does_not_have_before_any_file_is_written(p
     assert not (tmp_path / "s").exists()
 
 
+def test_a_network_without_variance_refuses_ddpm_before_any_file_is_written(tmp_path):
+    net, config = VP(DiT(**TINY, num_classes=2, learn_sigma=False)), sample.Config(method="none", count=1)
+    with refuses("sampler is ddpm and the network gives no variance; expected ddim"):
+        sample.sample(net, None, Unshuffle(), config, tmp_path / "s", {})
+    assert not (tmp_path / "s").exists()
+    list(sample.sample(net, None, Unshuffle(), dataclasses.replace(config, sampler="ddim"), tmp_path, {}))
+    assert (tmp_path / "images" / "000000.png").exists()
+
+
 def test_heads_that_a_file_tells_are_not_overruled(photos):
     with refuses("num_heads is 4", "flow.safetensors says 2"):
         models.pretrained_net(photos / "flow.safetensors", num_heads=4)

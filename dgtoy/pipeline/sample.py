@@ -103,7 +103,8 @@ def draw_latents(tuned, guide, config, images, num_classes):
 
 def check_models(tuned, guide, config):
     """Raise ValueError if the method has no guide, or autoguidance one of other classes; if more channels are
-    to be guided than there are; if the sampler steps as DiT's process does and a network is a flow."""
+    to be guided than there are; if the sampler steps as DiT's process does and a network is a flow, or is
+    ddpm and the fine-tune gives no variance."""
     guided = config.method in ("dog", "autoguidance")
     if guided and guide is None:
         option = "--pretrained" if config.method == "dog" else "--weaker"
@@ -118,6 +119,8 @@ def check_models(tuned, guide, config):
     nets = (tuned, guide) if guided else (tuned,)
     if config.sampler in IN_STEPS_OF_DIT and any(isinstance(net, Flow) for net in nets):
         raise ValueError(f"sampler is {config.sampler} and the network a flow; expected dpmpp_2m or heun")
+    if config.sampler == "ddpm" and not tuned.config["learn_sigma"]:
+        raise ValueError("sampler is ddpm and the network gives no variance; expected ddim, heun or dpmpp_2m")
 
 
 def _finite(states, config, images):
