@@ -579,6 +579,11 @@ def test_ddim_draws_are_those_of_the_process(method, file, label, place, tuned):
     close(sample.draw_latents(main, guide, dataclasses.replace(DRAWS, method=method), [2], 3), expected)
 
 
+def test_a_run_starts_with_the_variance_of_data_and_noise():
+    """x = x0 + sigma eps, of data of unit variance."""
+    close(sample.scaled(torch.ones(1), torch.tensor([2.0, 1.0])), torch.tensor([5**0.5]))
+
+
 def test_each_image_of_each_seed_starts_from_noise_of_its_own():
     """Of a seed torch's CPU generator takes the lowest 32 bits alone."""
     found = [
