@@ -488,19 +488,14 @@ def test_a_shipped_network_is_whole_or_refused(kind):
     assert kind == "right" and all(torch.equal(v, mine[k]) for k, v in net.state_dict().items())
 
 
-@examples(40)
-@given(st.data(), st.sampled_from(("x0", "epsilon", "v_prediction", "flow", "sample", None)))
-def test_a_network_from_elsewhere_is_a_denoiser(data, predicts):
+@pytest.mark.parametrize("predicts", ("x0", "epsilon", "v_prediction", "flow"))
+@examples(20)
+@given(st.data())
+def test_a_network_from_elsewhere_is_a_denoiser(predicts, data):
     """Each kind of network, made from the exact denoiser of a mixture, gives that denoiser back."""
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigma, level, sound = data.draw(numbers(3, 0.05, 20.0))
-    net = exact_network(predicts)
-    _, D = refused(
-        lambda: interop.as_denoiser(net, predicts), predicts in ("x0", "epsilon", "v_prediction", "flow")
-    )
-    if D is None:
-        return
-    _, out = refused(lambda: D(x, sigma), sound)
+    _, out = refused(lambda: interop.as_denoiser(exact_network(predicts), predicts)(x, sigma), sound)
     if out is not None:
         level = torch.as_tensor(level, dtype=torch.float64).expand(3, 1)[:, 0]
         close(out, MAIN(x, level), rtol=1e-6, atol=1e-6)
