@@ -28,15 +28,18 @@ BETTER = "better null"  # a network of its own, sixteen times the data
 MORE = ("own null, b = 0.4", "exact null, b = 0.4", BETTER, "Gaussian, std 0.5", "Gaussian, std 1")
 MORE += ("Gaussian, std 4", "blurred self, b = 0.2", "blurred self, b = 1")
 OF_THE_EXACT = tuple(name for name in FEW if name != "weaker self")
-SHOWN = {  # guide: whose colour it has, and how it differs from that
+LOOKS = {  # guide: whose colour it has, and how it differs from that
     "own null": ("CFG", {}),
     "exact null": ("CFG", dict(linestyle=":", markerfacecolor="white")),
+    BETTER: ("CFG", dict(linestyle="-.", marker="^")),
+    "own null, b = 0.4": ("CFG", dict(linestyle="-", marker="*", markersize=11)),
     "learned source": ("DoG", {}),
     "exact source": ("DoG", dict(linestyle=":", markerfacecolor="white")),
     "Gaussian, std 2": ("source", dict(color="black", marker="h", linestyle="--")),
     "weaker self": ("autoguidance", {}),
     "blurred self, b = 0.4": ("blurred self", {}),
 }
+SHOWN = tuple(guide for guide in LOOKS if guide not in (BETTER, "own null, b = 0.4"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +175,9 @@ def figure(record):
 
 
 def draw(ax, record, guides=SHOWN, **where):
-    """Means over seeds of out-of-domain rate against energy distance, a curve for each guide."""
+    """Means over seeds of out-of-domain rate against energy distance, a curve for each guide of LOOKS."""
     for guide in guides:
-        method, changes = SHOWN[guide]
+        method, changes = LOOKS[guide]
         points = of_guide(record, guide, **where)
         mean = functools.partial(_means, points)
         ax.plot(mean("energy"), mean("out_of_domain"), label=guide, **plot.METHODS[method] | changes)
