@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from helpers import refuses
-from test_images import SHAPE, WORLD, same, tiny, trained
+from helpers import refuses, same_tensors
+from test_images import SHAPE, WORLD, tiny, trained
 
 from dgtoy import Recipe, domain_guidance
 from dgtoy import shipped as shipped
@@ -23,7 +23,7 @@ def base():
     net = tiny(num_classes=4)
     before = {k: v.clone() for k, v in net.net.state_dict().items()}
     yield net
-    assert same(before, net.net.state_dict())
+    assert same_tensors(before, net.net.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_only_the_adapter_and_the_new_table_train(base, tuned):
         for k, v in after.items()
         if k not in tuned.params
     }
-    assert same(kept, base.net.state_dict())
+    assert same_tensors(kept, base.net.state_dict())
 
 
 def test_the_guide_shares_every_weight_in_memory(tuned):
@@ -102,7 +102,7 @@ def test_training_with_the_guide_inside_is_training_with_the_pretrained_model(ba
     )
     inside = trained(one, WORLD, recipe, guide=lora_guide(one).denoiser(4))
     beside = trained(two, WORLD, recipe, guide=base.denoiser(4))
-    assert inside[1] == beside[1] and same(one.net.state_dict(), two.net.state_dict())
+    assert inside[1] == beside[1] and same_tensors(one.net.state_dict(), two.net.state_dict())
 
 
 def test_averages_and_clones_have_a_guide_of_their_own(base):
