@@ -516,6 +516,9 @@ def test_the_larger_model_finds_the_same_of_the_plane_the_learned_field_and_cali
             for r in (first, larger)
         )
         assert again.items() <= parts.items()
+    of_vehicles = lambda record: np.mean(record["results"]["fits"][-1]["plane"], 0)  # (levels, 2)
+    assert (of_vehicles(larger)[-1] < of_vehicles(first)[-1]).all()  # the gallery: less at low noise,
+    assert of_vehicles(larger)[0, 1] > 1.2 * of_vehicles(first)[0, 1]  # and more of the class at high
     for record, target, lost in (
         (first, "food", -0.04),
         (first, "vehicles", 0.03),

@@ -39,7 +39,7 @@ LOOKS = {  # guide: whose colour it has, and how it differs from that
     "weaker self": ("autoguidance", {}),
     "blurred self, b = 0.4": ("blurred self", {}),
 }
-SHOWN = tuple(guide for guide in LOOKS if guide not in (BETTER, "own null, b = 0.4"))
+SHOWN = tuple(guide for guide in LOOKS if guide in FEW)
 
 
 @dataclasses.dataclass(frozen=True)
