@@ -16,7 +16,7 @@ from dgtoy.course.experiments import directions, photos_why
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 
-CONFIG = photos_why.Config.quick()
+CONFIG = dataclasses.replace(photos_why.Config.quick(), labels=(0, 1))
 
 
 def pictures(n, seed, tint):
@@ -60,10 +60,10 @@ def test_a_record_holds_every_method_at_every_level_and_can_be_drawn_and_judged(
         assert len(cell["on_truth"]) == len(CONFIG.levels)
         assert set(cell["odds"]) == {"right", "truth", "source", "none", *photos_why.GUIDED}
         assert all(len(v) == CONFIG.steps for v in cell["odds"].values())
-        assert all(len(v) == CONFIG.rank for found in cell["directions"].values() for v in found.values())
+        assert all(len(v) == 2 * CONFIG.rank for found in cell["directions"].values() for v in found.values())
         changes = [tuple(found["change"]) for found in cell["directions"].values()]
         assert len(set(changes)) == len(changes)  # no method is another
-        assert cell["directions"]["none"]["push"] == [0.0] * CONFIG.rank
+        assert cell["directions"]["none"]["push"] == [0.0] * 2 * CONFIG.rank
     assert c20(record).verdict in ("holds", "holds in part", "fails")
     photos_why.figure(record)
 

@@ -1,7 +1,7 @@
 """What guidance does to photographs on their way: the two terms of Domain Guidance over sigma, the log odds
 of the domain, and how much each direction narrows. (C20; notebook 11)
 
-A cell is a fine-tune that is shipped, and one of its classes. Methods start from the same noise. What a guide
+A cell is a fine-tune that is shipped, and some of its classes. Methods start from the same noise. What a guide
 adds to the change of a direction, its push, is by the law of `directions`.
 """
 
@@ -31,7 +31,8 @@ GUIDED = ("DoG", "CFG", "blurred self")  # blurred in proportion to the noise, f
 
 @dataclasses.dataclass(frozen=True)
 class Config(Presets):
-    """targets: fine-tunes of `base` that are shipped. pictures: of class `label`, by each method at weight w.
+    """targets: fine-tunes of `base` that are shipped. pictures: of each class of `labels`, by each method at
+    weight w; the first class also shows terms and odds.
 
     share: b / sigma of the blurred self. sigma_max, sigma_min, steps: levels, log-uniform. every: steps from
     one look at the terms to the next. levels, held_out: where true pictures, so many, show the terms.
@@ -42,7 +43,7 @@ class Config(Presets):
     base: str = "photos64"
     targets: tuple = ("food", "art7")
     seeds: int = dataclasses.field(default=1, init=False)  # draws of noise
-    label: int = 0
+    labels: tuple = (0,)
     pictures: int = 4
     w: float = 2.0
     share: float = 0.3
@@ -61,12 +62,14 @@ class Config(Presets):
     def full(cls):
         return cls(
             targets=("food", "vehicles", "insects", "art7"),
-            pictures=4,
-            steps=35,  # as dense in ln sigma as 100 steps from 80 to 0.004
+            labels=(0, 1, 2, 3),
+            pictures=256,
+            steps=120,
+            sigma_min=0.01,
             every=8,
             levels=(30.0, 10.0, 4.0, 1.5, 0.6, 0.2),
-            held_out=6,
-            rank=12,  # broad directions, done at sigma_min
+            held_out=200,
+            rank=12,
             reference=2000,
             classifier=300,
             judged=200,
@@ -93,18 +96,27 @@ def _cell(config, device, target):
     source, known = photos.source(), photos.target(target)
     pre = shipped.load(config.base, device)
     tuned = shipped.load(f"{config.base}-{target}", device)
-    axes, ratio = _directions(config, source.train, known)
-    paths = walks(config, pre, tuned, axes.float().to(device))
+    pre.amp = tuned.amp = False  # slopes at fine steps want float32
+    found, first = [], None
+    for label in config.labels:
+        axes, ratio = _directions(config, source.train, known, label)
+        paths = walks(config, pre, tuned, axes.float().to(device), label)
+        first = first or paths
+        ways = {name: narrowing(path, config.sigmas, config.w) for name, path in paths.items()}
+        found.append((listed(ratio), listed(axes.norm(dim=0)), ways))
     ends = config.sigma_min, config.sigma_max
     classifier = domain_classifier(source.train, known.train, config.classifier, ends, device)
+    ratios, lengths, ways = zip(*found, strict=True)
     return dict(
         target=target,
         on_truth=_on_truth(config, pre, tuned, known.truth),
-        on_path=_on_path(config, pre, tuned, paths["DoG"]["states"]),
-        odds=_odds(config, classifier, source.truth, known.truth, paths),
-        ratio=listed(ratio),
-        length=listed(axes.norm(dim=0)),
-        directions={name: narrowing(path, config.sigmas, config.w) for name, path in paths.items()},
+        on_path=_on_path(config, pre, tuned, first["DoG"]["states"]),
+        odds=_odds(config, classifier, source.truth, known.truth, first),
+        ratio=sum(ratios, []),
+        length=sum(lengths, []),
+        directions={
+            name: {key: sum((way[name][key] for way in ways), []) for key in ways[0][name]} for name in first
+        },
     )
 
 
@@ -141,7 +153,7 @@ def _on_truth(config, pre, tuned, truth):
 
 def _on_path(config, pre, tuned, states):
     """`terms` at every config.every-th of the states of a path."""
-    label = torch.full((config.pictures,), config.label)
+    label = torch.full((config.pictures,), config.labels[0])
     at = range(0, config.steps, config.every)
     return [
         dict(sigma=short(config.sigmas[i])) | terms(pre, tuned, states[i], config.sigmas[i], label)
@@ -158,27 +170,27 @@ def _pictures(data, rows, device):
 # the way of each direction
 
 
-def _directions(config, source, known):
-    """Directions that the class `label` is narrow in, of std 1 in the source, and its std along each.
+def _directions(config, source, known, label):
+    """Directions that a class is narrow in, of std 1 in the source, and its std along each.
     -> V (D, rank), r (rank,); see `directions.generalized`"""
     g = torch.Generator().manual_seed(21)
     rows = torch.randperm(len(source), generator=g)[: config.reference]
     broad = _pictures(source, rows, "cpu")[0]
-    narrow = torch.cat([_pictures(part, _mine(config, part), "cpu")[0] for part in known])
+    narrow = torch.cat([_pictures(part, _mine(part, label), "cpu")[0] for part in known])
     one_class = torch.zeros(len(narrow), dtype=torch.long)
     return generalized(broad.flatten(1).double(), narrow.flatten(1).double(), one_class, config.rank)
 
 
-def _mine(config, data):
-    """Which pictures are of the class that methods make.  -> rows (n,)"""
-    return (data.label == config.label).nonzero()[:, 0]
+def _mine(data, label):
+    """Which pictures are of a class.  -> rows (n,)"""
+    return (data.label == label).nonzero()[:, 0]
 
 
-def walks(config, pre, tuned, axes):
+def walks(config, pre, tuned, axes, label):
     """The path of no guidance and of each method in GUIDED from the same noise.  -> {method: `walk`}"""
     noise = torch.randn(config.pictures, *tuned.shape, generator=torch.Generator().manual_seed(22))
     x_T = config.sigma_max * noise.to(axes.device)
-    main = tuned.denoiser(config.label)
+    main = tuned.denoiser(label)
     guides = {
         "none": main,
         "DoG": pre.denoiser(pre.null),
@@ -198,7 +210,10 @@ def _odds(config, classifier, source, target, paths):
     """Mean log odds of the target where each step begins: of each method's pictures, of true pictures of
     their class, and of the source's. `right`: the share of true pictures, half of each, told apart."""
     g = torch.Generator().manual_seed(24)
-    mine, any_of_source = _mine(config, target)[: config.judged], torch.randperm(len(source), generator=g)
+    mine, any_of_source = (
+        _mine(target, config.labels[0])[: config.judged],
+        torch.randperm(len(source), generator=g),
+    )
     true = {
         "truth": _pictures(target, mine, "cpu")[0],
         "source": _pictures(source, any_of_source[: config.judged], "cpu")[0],
