@@ -24,7 +24,7 @@ NETWORKS = {  # name: a fresh network of the sizes in its page of facts
     "photos64": lambda facts: Flow(DiT(**facts["config"])),
     "patches": lambda facts: PatchNet(**facts["config"]),
 }
-FINE_TUNES = tuple(f"photos64-{target}" for target in ("food", "vehicles", "insects", "art7"))
+FINE_TUNES = tuple(f"photos64-{target}" for target in ("food", "vehicles", "insects", "art7", "sketch7"))
 NAMES = (*NETWORKS, *FINE_TUNES)
 
 

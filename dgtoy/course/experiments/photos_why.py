@@ -1,8 +1,8 @@
 """What guidance does to photographs on their way: the two terms of Domain Guidance over sigma, the log odds
 of the domain, and how much each direction narrows. (C20; notebook 11)
 
-A cell is a fine-tune that is shipped, and some of its classes. Methods start from the same noise. What a guide
-adds to the change of a direction, its push, is by the law of `directions`.
+A cell is a fine-tune that is shipped, and some of its classes. Methods start from the same noise. What a
+guide adds to the change of a direction, its push, is by the law of `directions`.
 """
 
 import dataclasses
