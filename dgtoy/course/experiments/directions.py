@@ -81,7 +81,7 @@ def walk(main, guide, w, x_T, sigmas, axes):
 
     D = guided(watched(main, "main"), watched(guide, "guide"), w)
     last(dpmpp_2m(D, x_T, sigmas, at_start))
-    return dict(states=states) | {name: torch.stack(v).double() for name, v in seen.items() if v}
+    return dict(states=states) | {name: torch.stack(v).double().cpu() for name, v in seen.items() if v}
 
 
 def beta(x, x0_hat):
