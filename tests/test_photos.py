@@ -494,7 +494,7 @@ def test_a_blur_falls_behind_an_early_checkpoint_as_classes_are_learnt(folder, a
 
 
 def test_samples_at_their_own_weights_are_seldom_copies_and_the_means_bring_a_part_of_the_gain():
-    """Notebook 11."""
+    """Notebook 10; its class shares in 11, too."""
     study = records.load("photos", ROOT / "figures")
     inside = [t for t in study["config"]["targets"] if t != photo_claims.OUTSIDE]
     own = lambda method, metric: [photos_study.own(study, method, t, metric).mean() for t in inside]
@@ -503,6 +503,14 @@ def test_samples_at_their_own_weights_are_seldom_copies_and_the_means_bring_a_pa
     gain, of_means = (np.mean(own("none", m)) - np.mean(own("DoG", m)) for m in ("frechet", "frechet_means"))
     assert (round(gain), round(of_means)) == (15, 6)
     assert own(photos_study.IN_PROPORTION, "frechet") == own("none", "frechet")
+    named, found = (np.mean(own("none", metric)) for metric in ("class_accuracy", "precision"))
+    for method in ("CFG", "DoG", "autoguidance"):
+        assert 1.7 < np.mean(own(method, "class_accuracy")) / named < 2
+    assert np.mean(own("blurred self", "precision")) < found
+    lost = {
+        m: 1 - np.mean(own(m, "recall")) / np.mean(own("none", "recall")) for m in ("DoG", "autoguidance")
+    }
+    assert lost["DoG"] > 1 / 4 and lost["autoguidance"] < 0.05
     for target in ("food", "food10"):
         assert 0.016 < records.of_method(study, "copies", "DoG", 3.0, target=target).mean() < 0.02
 

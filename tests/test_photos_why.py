@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from helpers import shaken
 
 from dgtoy import shipped, theory
+from dgtoy.course import records
 from dgtoy.course.claims.photos_why import c20, fitted
 from dgtoy.course.domain_classifier import domain_classifier
 from dgtoy.course.experiments import directions, photos_why
+from dgtoy.course.intervals import student
 from dgtoy.course.worlds import photos
 from dgtoy.dit import DiT, Flow
 
@@ -190,3 +193,43 @@ def test_principal_directions_are_those_of_the_covariance(n):
     torch.testing.assert_close(
         (v.T @ torch.linalg.eigh(torch.cov(x.T))[1][:, -5:]).abs(), torch.eye(5, dtype=torch.float64)
     )
+
+
+def test_the_record_says_what_the_pages_say():
+    """Notebook 11's suspects 4 and 5, and the gallery."""
+    found = records.load("photos_why", pathlib.Path(__file__).parents[1] / "figures")
+    # the domain term is about twice as large, and DoG goes beyond true pictures, early in the noise
+    domain, by_class = (photos_why._terms(found, "on_path", name).sum(1) for name in ("domain", "by_class"))
+    assert (domain / by_class).mean() == pytest.approx(2, abs=0.3) and (domain > 1.4 * by_class).all()
+    known = np.isin(found["config"]["targets"], photos_why.told_apart(found))
+    odds = {
+        name: photos_why.by_target(found, lambda cell: cell["odds"][name])[known]
+        for name in ("truth", "none", *photos_why.GUIDED)
+    }
+    ends = {name: (values - odds["truth"])[:, -1] for name, values in odds.items()}
+    assert known.sum() == 3 and (ends["DoG"] > 0.6).all()
+    assert all(abs(ends[name].mean()) < 0.15 for name in ("none", "CFG"))
+    assert ends["blurred self"].mean() < -0.4
+    at_high_noise = np.abs(photos_why.levels(found) - 10).argmin()
+    assert (odds["DoG"].mean(0) > 2 * odds["truth"].mean(0))[at_high_noise]
+    # the law and the closed form
+    law, change = (photos_why.accounted(found, name) for name in ("law", "change"))
+    assert np.abs(law - change).max() < 1e-3
+    narrower = photos_why.forecast(found) < 0
+    moved = {name: photos_why.measured(found, name) for name in photos_why.GUIDED}
+    narrowed = {name: (m[narrower] < 0).mean() for name, m in moved.items()}
+    widened = {name: (m[~narrower] > 0).mean() for name, m in moved.items()}
+    assert [round(share[name], 1) for share in (narrowed, widened) for name in ("DoG", "CFG")] == [
+        *(0.9, 0.7),
+        *(0.9, 0.9),
+    ]
+    assert (
+        moved["CFG"][narrower].mean() > -0.05 and narrowed["blurred self"] == 1 == 1 - widened["blurred self"]
+    )
+    finding = c20(found)
+    assert round(finding.value, 1) == 0.6 and [part for part, held in finding.parts.items() if not held] == [
+        "the amount"
+    ]
+    spread = {name: np.exp(student(photos_why.breadth(found, name))) for name in ("none", "DoG")}
+    assert [round(end, 2) for end in spread["none"][1:]] == [1.03, 1.10]
+    assert spread["DoG"][1] < 1 < spread["DoG"][2]

@@ -41,10 +41,11 @@ def c20(record):
         *amount,
         n,
         f"slope of the measured change of log std against the closed form's, {config['rank']} directions of "
-        f"photographs, w = {config['w']:g}",
+        f"each class of photographs, w = {config['w']:g}",
         parts,
         f"correlation {correlation[0]:.2f} [{correlation[1]:.2f}, {correlation[2]:.2f}]; slope and "
-        f"correlation of {of_rivals}; the law misses by {missed:.3f} of ln std on average; spread "
+        f"correlation of {of_rivals}; the law misses by {missed:.1g} of ln std on average; spread "
         f"relative to true pictures: {broader}",
-        f"{STUDENT} over {n} fine-tunes of one network, {config['pictures']} pictures of each",
+        f"{STUDENT} over {n} fine-tunes of one network, {config['pictures']} pictures of each of "
+        f"{len(config['labels'])} classes",
     )

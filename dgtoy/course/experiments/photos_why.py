@@ -304,7 +304,7 @@ def _over_sigma(ax, sigmas, curves, ylabel):
 def _falling(ax):
     """A legend, and sigma along the axis, falling from left to right."""
     ax.set(xscale="log", xlabel="noise level σ")
-    ax.xaxis.set_major_locator(FixedLocator([50, 20, 10, 5, 2, 1, 0.5, 0.2]))
+    ax.xaxis.set_major_locator(FixedLocator([50, 10, 2, 0.5, 0.1, 0.02]))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.invert_xaxis()
@@ -356,7 +356,7 @@ def _dots(ax, x, y, method):
         x.ravel(),
         y.ravel(),
         label=method,
-        **plot.METHODS[method] | dict(linestyle="", alpha=0.6, markersize=5),
+        **plot.METHODS[method] | dict(linestyle="", alpha=0.6, markersize=4, zorder=2 + (method == "DoG")),
     )
 
 
