@@ -323,6 +323,7 @@ def sizes(ax, record):
     }
     sigmas = [at["sigma"] for at in record["results"]["cells"][0]["on_path"]]
     _over_sigma(ax, sigmas, curves, "rms of the term")
+    ax.set_ylim(0)
 
 
 def best_weights(ax, record):
@@ -367,7 +368,7 @@ def law(ax, record):
     ):
         _dots(ax, foretold, found, method)
     ax.axline((-3, -3), slope=1, color="black", linewidth=1)
-    ax.set(xlabel="∫ (1 − β) d ln σ", ylabel="change of ln std")
+    ax.set(xlabel="∫ (1 − β) d ln σ", ylabel="ln std, from start to end")
     ax.legend(fontsize=11)
 
 
@@ -377,7 +378,7 @@ def closed_form(ax, record):
     for method in GUIDED:
         _dots(ax, forecast(record), measured(record, method), method)
     ax.axline((0, 0), slope=1, color="black", linewidth=1)
-    ax.set(xlabel="DoG's closed form, (w − 1) ln r", ylabel="measured change of ln std")
+    ax.set(xlabel="DoG's closed form, (w − 1) ln r", ylabel="ln std against no guidance")
     ax.legend(fontsize=11)
 
 
