@@ -141,6 +141,13 @@ def test_links_are_followed_and_a_circle_of_links_ends(folder, tmp_path):
     assert sorted(names) == ["0.png", "1.png", "2.png", "9.png"]
 
 
+def test_a_link_up_to_the_folder_of_classes_brings_no_other_class_in(folder):
+    plain = ImageFolder(folder)
+    (folder / "a" / "up").symlink_to("..", target_is_directory=True)
+    found = ImageFolder(folder)
+    assert (found.paths, found.labels) == (plain.paths, plain.labels)
+
+
 def test_pictures_of_a_kind_that_is_not_read_are_named(folder):
     (folder / "a" / "IMG_1.HEIC").write_bytes(b"phone")
     (folder / "a" / "cat.gif").write_bytes(b"GIF89a")

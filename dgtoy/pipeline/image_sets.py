@@ -309,8 +309,8 @@ def _npz(path):
 def picture_paths(folder, beside=()):
     """Every picture below a folder and the folders it links to, by its ending, in order of name.
 
-    Hidden names and __MACOSX are passed over; files that are not read are warned about, but for those of the
-    endings `beside`. Raises OSError for a folder that may not be read.
+    Hidden names, __MACOSX and links to a folder that holds this one are passed over; files that are not read
+    are warned about, but for those of the endings `beside`. Raises OSError for a folder that may not be read.
     """
     found, skipped = _files(folder)
     _warn_of_skipped(folder, [path for path in skipped if path.suffix not in beside])
@@ -319,7 +319,8 @@ def picture_paths(folder, beside=()):
 
 def _files(folder):
     """The visible files below a folder, in order of name: pictures by their ending, and the others."""
-    found, skipped, seen = [], [], set()
+    found, skipped = [], []
+    seen = set(map(str, pathlib.Path(folder).resolve().parents))  # a link up would bring in other classes
     for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         place = os.path.realpath(here)
         folders[:] = sorted(filter(_visible, folders)) if place not in seen else []  # links may make a circle
