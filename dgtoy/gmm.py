@@ -108,7 +108,7 @@ class GaussianMixture:
             raise ValueError(f"x is on {x.device}; expected {self.means.device}, as the mixture")
         level = check_sigma(sigma, x, zero)
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
-        if x.numel() and readable(x):
+        if x.numel() and readable(x) and readable(level):
             least, most = self.variances.min().sqrt(), self.variances.max().sqrt()
             lengths = x.abs().max().double(), self.means.abs().max(), level.max().double(), most
             reach = torch.stack(lengths).max()
@@ -150,7 +150,7 @@ class GaussianMixture:
             levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)
         wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
         given = (x, sigma, self.weights, self.means, self.axes)
-        graph = any(map(followed, given)) or traced(x)
+        graph = any(map(followed, given)) or traced(x) or traced(sigma)
 
         axes = self.axes.permute(2, 1, 0).contiguous()  # (axis, D, K)
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)

@@ -209,7 +209,7 @@ def test_a_forward_derivative_passes_by_the_noise_level_too(rng):
         close(found, (f(x, level + 1e-5) - f(x, level - 1e-5)) / 2e-5, rtol=1e-6, atol=1e-6)
 
 
-def test_torch_func_maps_over_points(rng):
+def test_torch_func_maps_over_points_and_noise_levels(rng):
     """The score is the gradient of logp, and what noise hides, Cov(x0 | x) = sigma^2 dD/dx."""
     mixture, sigma = random_mixture(), 0.7
     x = torch.randn(5, 2, generator=rng, dtype=torch.float64)
@@ -220,6 +220,10 @@ def test_torch_func_maps_over_points(rng):
     close(cov, sigma**2 * (torch.eye(2, dtype=torch.float64) + sigma**2 * curved))
     D = guided(mixture.denoise, random_mixture(seed=1).denoise, 1.5)
     close(torch.func.vmap(D)(x, level), D(x, sigma))
+    levels = torch.tensor([0.1, 1.0, 9.0], dtype=torch.float64)
+    for f in (mixture.logp, mixture.denoise, D):  # one set of points at many levels
+        found = torch.func.vmap(lambda s, f=f: f(x, s))(levels)
+        close(found, torch.stack([f(x, s) for s in levels]))
 
 
 @pytest.mark.parametrize("n", (1, 6, 7, 8, 21, 50))
