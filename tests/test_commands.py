@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import refuses
+from PIL import Image
 
 from dgtoy import environment
 from dgtoy.__main__ import COURSE, DIT, main
@@ -357,3 +358,11 @@ def test_the_findings_of_make_run_keep_the_words_of_their_links(capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "one eight times as large" in told and "another model of these pictures by" in told
     assert "(notebooks/10_photographs.ipynb, figures/photos.json)" in told and "](" not in told
+
+
+def test_the_figure_of_posters_has_an_inch_of_96_dots_for_each_picture(tmp_path, monkeypatch):
+    record = records.load("posters", ROOT / "figures")
+    monkeypatch.setattr(experiments.get("posters"), "run", lambda *_, **__: record)
+    main(["experiment", "posters", "--out", str(tmp_path)])
+    with Image.open(tmp_path / "posters.png") as picture:
+        assert picture.width == round(96 * (1.2 + record["config"]["count"]))

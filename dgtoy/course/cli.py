@@ -144,7 +144,8 @@ def _run(name, args):
         print(f"{name:12s} {time.time() - started:6.1f} s   {len(found)} cells of its part, kept", flush=True)
         return
     record = module.run(config, device, progress=True)
-    path = save(record, module.figure(record), args.out or PRESETS[args.preset])
+    folder, dpi = args.out or PRESETS[args.preset], getattr(module, "DPI", 200)
+    path = save(record, module.figure(record), folder, dpi)
     print(f"{name:12s} {time.time() - started:6.1f} s   {path}", flush=True)
 
 

@@ -154,11 +154,12 @@ def caption(record, more="", intervals=True):
 WIDTH = 2400  # pixels of a record's figure at most, three for each of a page's
 
 
-def save(record, figure, folder):
-    """The record as folder/name.json and its figure as folder/name.png.  -> the record's path"""
+def save(record, figure, folder, dpi=200):
+    """The record as folder/name.json and its figure, at so many dots per inch at most, as folder/name.png.
+    -> the record's path"""
     folder = pathlib.Path(folder)
     with whole(folder / f"{record['name']}.png") as part:
-        part.write_bytes(plot.png(figure, dpi=min(200, WIDTH / figure.get_figwidth())))
+        part.write_bytes(plot.png(figure, dpi=min(dpi, WIDTH / figure.get_figwidth())))
     write_text(folder / f"{record['name']}.json", json.dumps(record, separators=(",", ":")) + "\n")
     return folder / f"{record['name']}.json"
 

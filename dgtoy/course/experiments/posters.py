@@ -19,6 +19,7 @@ from ..lab import Presets
 from .panels import frame
 from .runs import recorded
 
+DPI = 96  # a picture has 64 pixels, and an inch of the page
 EVERYWHERE, INSIDE = (0.0, math.inf), (0.2, 5.0)  # noise levels at which guidance is on
 ROWS = {  # name: method, w, noise levels
     "none": ("none", 1.0, EVERYWHERE),
@@ -120,7 +121,7 @@ def poster(record, targets, rows, title="", columns=None):
     label, pictures = 1.2, lines[0][1].shape[1] / side  # inches, of one inch a picture
     size = (label + pictures, 1.03 * len(lines))
     titles = [title] + [""] * (len(lines) - 1)
-    with frame(titles, size, rows=len(lines), dpi=96, layout="none") as (fig, axes):
+    with frame(titles, size, rows=len(lines), dpi=DPI, layout="none") as (fig, axes):
         fig.subplots_adjust(label / size[0], 0, 1, 1, hspace=0.02)
         for ax, (name, pixels) in zip(axes, lines, strict=True):
             show(ax, name, pixels)
