@@ -230,6 +230,7 @@ def test_the_record_says_what_the_pages_say():
     assert round(finding.value, 1) == 0.6 and [part for part, held in finding.parts.items() if not held] == [
         "the amount"
     ]
+    assert round(fitted(found, "DoG", photos_why.pushed)[0].mean(), 2) == 0.35
     spread = {name: np.exp(student(photos_why.breadth(found, name))) for name in ("none", "DoG")}
     assert [round(end, 2) for end in spread["none"][1:]] == [1.03, 1.10]
     assert spread["DoG"][1] < 1 < spread["DoG"][2]

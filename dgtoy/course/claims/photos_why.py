@@ -9,10 +9,10 @@ from .finding import Finding
 ERROR = 0.05  # of ln std, by which the law may miss a direction on average
 
 
-def fitted(record, method):
-    """Slope and correlation of a method's change of log std against DoG's closed form, over directions.
-    -> (targets,), (targets,)"""
-    pairs = list(zip(forecast(record), measured(record, method), strict=True))
+def fitted(record, method, change=measured):
+    """Slope and correlation of a method's change of log std, or of its guide's push, against DoG's closed form,
+    over directions.  -> (targets,), (targets,)"""
+    pairs = list(zip(forecast(record), change(record, method), strict=True))
     slopes = [np.polyfit(foretold, found, 1)[0] for foretold, found in pairs]
     return np.array(slopes), np.array([np.corrcoef(foretold, found)[0, 1] for foretold, found in pairs])
 

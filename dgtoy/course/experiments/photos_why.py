@@ -268,6 +268,11 @@ def measured(record, method):
     return np.log(std(method) / std("none"))
 
 
+def pushed(record, method):
+    """The part of a method's change of log std that is its guide's push.  -> (targets, d)"""
+    return by_target(record, lambda cell: cell["directions"][method]["push"])
+
+
 def accounted(record, name):
     """`law` or `change` of every method.  -> (methods, targets, d)"""
     methods = ("none", *GUIDED)
