@@ -10,7 +10,7 @@ ERROR = 0.05  # of ln std, by which the law may miss a direction on average
 
 
 def fitted(record, method, change=measured):
-    """Slope and correlation of a method's change of log std, or of its guide's push, against DoG's closed form,
+    """Slope and correlation of a method's change of log std, or of its guide's push, on DoG's closed form,
     over directions.  -> (targets,), (targets,)"""
     pairs = list(zip(forecast(record), change(record, method), strict=True))
     slopes = [np.polyfit(foretold, found, 1)[0] for foretold, found in pairs]
