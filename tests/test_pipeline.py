@@ -444,6 +444,28 @@ def test_two_processes_sample_as_one(place, tuned, tmp_path):
     assert np.array_equal(np.load(tmp_path / "samples.npz")["arr_0"], drawn(place, tuned, tmp_path / "one"))
 
 
+def logged(words, log):
+    """A command that writes down which process draws which images with which method."""
+    draw = sample.draw_latents
+
+    def draw_latents(tuned, guide, config, images, classes):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{distributed.rank()} {config.method} {list(images)}\n")
+        return draw(tuned, guide, config, images, classes)
+
+    sample.draw_latents = draw_latents  # in a process of its own
+    main(words)
+
+
+def test_of_two_processes_the_first_draws_the_sheet_when_both_have_their_samples(place, tuned, tmp_path):
+    words = sampling(place, tuned, tmp_path / "s", "--count", 6, "--steps", 4, "--sheet", 3)
+    assert together(logged, words, tmp_path / "log") == [0, 0]
+    drawn = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert sorted(drawn[:2]) == ["0 dog [0, 2, 4]", "1 dog [1, 3, 5]"]
+    assert drawn[2:] == ["0 none [0, 1, 2]", "0 cfg [0, 1, 2]"]
+    assert (tmp_path / "s" / "contact.png").exists()
+
+
 def killed(words, out, times, seed):
     """Start a command `times` times and kill it within 0.3 s of its first new file in `out`; then let it end.
 
@@ -939,6 +961,129 @@ def test_a_fine_tune_that_the_disk_has_no_room_for_is_refused_before_its_first_s
     assert not any((tmp_path / "out").iterdir())
 
 
+# the contact sheet beside the samples
+
+
+def holds(path, rows, names):
+    """Whether a contact sheet holds these rows of picture files, the last ones, and nothing to their right;
+    of the `names` of all its rows and columns something is written."""
+    found, step, top = np.asarray(Image.open(path)), sheet.CELL + sheet.GAP, 16 + 2 * sheet.GAP
+    left, above = found.shape[1] - len(rows[0]) * step, found.shape[0] - len(rows) * step
+    assert (above - top) % step == 0
+    for y, row in enumerate(rows):
+        for x, file in enumerate(row):
+            picture = Image.open(file).resize((sheet.CELL, sheet.CELL), Image.Resampling.BICUBIC)
+            at = np.s_[above + y * step :, left + x * step :]
+            assert np.array_equal(found[at][: sheet.CELL, : sheet.CELL], np.asarray(picture))
+    written = [*np.split(found[top:, :left], range(step, len(found) - top, step))]
+    written += [found[:top, left + x * step :][:, :step] for x in range(len(rows[0]))]
+    return len(written) == names and all((part < 100).any() for part in written)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+def test_the_rows_of_a_sheet_are_what_sample_writes_with_each_method(sampler, place, tuned, tmp_path):
+    """To the byte, with ddpm's own noise of each picture; the last row is the samples themselves."""
+    settings = ("--count", 6, "--steps", 4, "--w", 3, "--seed", 2, "--sampler", sampler)
+    main(sampling(place, tuned, tmp_path / "dog", *settings))
+    for method in ("none", "cfg"):
+        words = ("--method", method, *settings, "--sheet", 0, "--out", tmp_path / method)
+        main(command("sample", tuned, "--vae", "unshuffle", *words))
+        for i in range(6):
+            shown, alone = (sample.image_path(tmp_path / k, i) for k in (f"dog/sheet/{method}", method))
+            assert shown.read_bytes() == alone.read_bytes()
+        assert not (tmp_path / method / "contact.png").exists()
+    rows = [[sample.image_path(tmp_path / k, i) for i in range(6)] for k in ("none", "cfg", "dog")]
+    assert holds(tmp_path / "dog" / "contact.png", rows, names=3 + 6)
+    assert len({path.read_bytes() for row in rows for path in row}) == 18
+    held = json.loads((tmp_path / "dog" / "sheet" / "cfg" / "manifest.json").read_text(encoding="utf-8"))
+    assert held == json.loads((tmp_path / "cfg" / "manifest.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "method, w, shown, null, names",
+    [
+        ("dog", 1.5, 8, True, "no guidance, CFG 1.5, DoG 1.5"),
+        ("autoguidance", 2.0, 8, True, "no guidance, CFG 2, autoguidance 2"),
+        ("cfg", 1.5, 8, True, "no guidance, CFG 1.5"),
+        ("none", 1.5, 8, True, "no guidance, CFG 1.5"),
+        ("dog", 1.5, 8, False, "no guidance, DoG 1.5"),
+        ("cfg", 1.5, 8, False, "no guidance, CFG 1.5"),  # it was asked for
+        ("none", 1.5, 8, False, "no guidance"),
+        ("dog", 1.0, 8, True, "DoG 1"),  # which is no guidance
+        ("dog", 1.5, 0, True, "DoG 1.5"),
+    ],
+)
+def test_no_row_of_a_sheet_comes_twice(method, w, shown, null, names):
+    config = sample.Config(method, w, count=20, seed=4)
+    rows = sample.sheet_rows(config, "out", shown, null)
+    assert ", ".join(sample.named(row.method, row.w) for row in rows.values()) == names
+    for folder, row in rows.items():
+        own = row.method == method
+        assert row == (config if own else dataclasses.replace(config, method=row.method, count=8))
+        assert str(folder) == ("out" if own else os.path.join("out", "sheet", row.method))
+
+
+def test_a_sheet_asks_for_no_other_model_and_shows_no_null_label_that_was_never_trained(
+    place, photos, tmp_path, recwarn
+):
+    run("sample", photos / "flow.safetensors", "--method", "none", "--count", 3, "--out", tmp_path / "s")
+    rows = [[sample.image_path(tmp_path / k, i) for i in range(3)] for k in ("s", "s/sheet/cfg")]
+    assert holds(tmp_path / "s" / "contact.png", rows, names=2 + 3)
+    train(place, tmp_path / "ft", dataclasses.replace(RECIPE, dropout=0.0))
+    main(sampling(place, tmp_path / "ft", tmp_path / "d", "--count", 3, "--steps", 2))
+    assert [path.name for path in (tmp_path / "d" / "sheet").iterdir()] == ["none"]
+    assert not [str(w.message) for w in recwarn if "null label" in str(w.message)]
+
+
+def test_a_sheet_that_is_there_is_not_drawn_again(place, tuned, tmp_path, monkeypatch):
+    """Of more samples it shows the first 8, and draws those that it lacks."""
+    draw, seen = sample.draw_latents, []
+
+    def counted(tuned, guide, config, images, classes):
+        seen.append((config.method, list(images)))
+        return draw(tuned, guide, config, images, classes)
+
+    monkeypatch.setattr(sample, "draw_latents", counted)
+    words = lambda count: sampling(place, tuned, tmp_path, "--count", count, "--steps", 2, "--batch", 9)
+    for count, missing in ((3, range(3)), (10, range(3, 8)), (10, ()), (11, ())):
+        seen.clear()
+        main(words(count))
+        others = [draws for draws in seen if draws[0] != "dog"]
+        assert others == [(method, list(missing)) for method in ("none", "cfg") if missing]
+    rows = [[sample.image_path(tmp_path / k, i) for i in range(8)] for k in ("sheet/none", "sheet/cfg", "")]
+    assert holds(tmp_path / "contact.png", rows, names=3 + 8)
+
+
+def test_an_interrupted_run_has_its_samples_and_no_half_sheet(place, tuned, tmp_path, monkeypatch):
+    draw = sample.draw_latents
+
+    def interrupted(tuned, guide, config, images, classes):
+        if config.method == "cfg" and 4 in images:
+            raise KeyboardInterrupt
+        return draw(tuned, guide, config, images, classes)
+
+    words = lambda out: sampling(place, tuned, tmp_path / out, "--count", 6, "--steps", 2)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        patch.setattr(sample, "draw_latents", interrupted)
+        main(words("s"))
+    assert (tmp_path / "s" / "samples.npz").exists() and not (tmp_path / "s" / "contact.png").exists()
+    for out in ("s", "t"):
+        main(words(out))
+    assert len({(tmp_path / out / "contact.png").read_bytes() for out in ("s", "t")}) == 1
+
+
+def test_a_row_that_is_not_finite_is_left_out_and_named_beside_samples_that_are(photos, tmp_path):
+    weights = load_file(photos / "flow.safetensors")
+    weights["y_embedder.embedding_table.weight"][-1] = 1e38
+    write_safetensors(tmp_path / "ft.safetensors", weights, {})
+    words = ("sample", tmp_path / "ft.safetensors", "--pretrained", photos / "flow.safetensors", "--heads", 2)
+    with pytest.warns(UserWarning, match="contact.png is without CFG 1.5, as image 0 of seed 0 is not fin"):
+        run(*words, "--count", 3, "--out", tmp_path / "s")
+    rows = [[sample.image_path(tmp_path / k, i) for i in range(3)] for k in ("s/sheet/none", "s")]
+    assert holds(tmp_path / "s" / "contact.png", rows, names=2 + 3)
+    assert len(np.load(tmp_path / "s" / "samples.npz")["arr_0"]) == 3
+
+
 # the whole way
 
 
@@ -1058,8 +1203,11 @@ def test_names_of_classes_may_be_any_that_a_folder_has(photos, tmp_path, capsys)
     assert "held-out" not in capsys.readouterr().out.rpartition("index.html")[2]
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
     assert "caf?" in page and "&lt;b&gt; &amp; co" in page
-    with Image.open(tmp_path / "run" / "none" / "contact.png") as found:
-        assert found.width < 500
+    head = lambda *names: np.asarray(
+        sheet.contact_sheet({"": [np.zeros((8, 8, 3), np.uint8)] * len(names)}, names)
+    )[: 16 + 2 * sheet.GAP]
+    assert (head("x" * 200, "")[:, -sheet.CELL :] == 255).all()  # no name goes on above the next picture
+    assert np.array_equal(head("n07615774 lolly", "n07615774"), head("lolly", "n07615774"))
 
 
 def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):
@@ -1076,24 +1224,14 @@ def test_a_run_makes_all_methods_from_the_same_noise(photos, whole):
     images = {name: np.load(whole / name / "samples.npz")["arr_0"] for name in names}
     assert images["none"].shape == (5, 8, 8, 3)
     assert len({image.tobytes() for image in images.values()}) == 5
+    assert list(whole.rglob("contact.png")) == [whole / "contact.png"]  # sheets that no one asked for cost
 
 
-def test_a_contact_sheet_holds_every_picture_in_its_place(photos, whole):
-    found = np.asarray(Image.open(whole / "contact.png"))
-    cell, gap = sheet.CELL, sheet.GAP
-    height = 16 + 2 * gap + 6 * (cell + gap)
-    assert found.shape[0] == height and (found.shape[1] - 5 * (cell + gap)) > 5 * gap
-    left, top = found.shape[1] - 5 * (cell + gap), 16 + 2 * gap
+def test_a_contact_sheet_holds_every_picture_in_its_place(whole):
     order = [0, 2, 4, 1, 3]  # by class, then by number
-    for row, name in enumerate(["none", "cfg-1.5", "dog-1.5", "cfg-3", "dog-3"], 1):
-        for column, i in enumerate(order):
-            picture = Image.open(sample.image_path(whole / name, i)).resize(
-                (cell, cell), Image.Resampling.BICUBIC
-            )
-            y, x = top + row * (cell + gap), left + column * (cell + gap)
-            assert np.array_equal(found[y : y + cell, x : x + cell], np.asarray(picture))
-    names = found[:, :left]
-    assert (names < 100).any()  # they are written
+    folders = [whole / name for name in ("none", "cfg-1.5", "dog-1.5", "cfg-3", "dog-3")]
+    rows = [[sample.image_path(folder, i) for i in order] for folder in folders]
+    assert holds(whole / "contact.png", rows, names=6 + 5)
 
 
 def test_a_gallery_is_one_page_that_needs_no_other_file(photos, whole, tmp_path, monkeypatch):
@@ -1185,9 +1323,13 @@ def test_on_a_cpu_the_default_recipe_is_a_laptop_s_and_the_time_is_told_first(
     assert "about 63 min (cpu" in said  # 3 pictures a minute each: 2 steps of 2.5 passes, 16 for the own loss
     loud(*tune)
     assert "about" not in capsys.readouterr().out  # it is finished
-    loud("sample", tmp_path / "ft", "--out", tmp_path / "s", "--count", 2)
-    assert "about 1.6 h (cpu" in capsys.readouterr().out  # 2 pictures, 24 steps, 2 calls
-    assert (tmp_path / "s" / "contact.png").exists()
+    for count, told in ((2, "4.0 h"), (10, "13.6 h"), (12, "1.6 h")):
+        # with none, CFG and DoG 5 calls for each of 24 steps; from the ninth picture on only 2, of DoG
+        loud("sample", tmp_path / "ft", "--out", tmp_path / "s", "--count", count)
+        said = capsys.readouterr().out
+        assert f"about {told} (cpu" in said and said.endswith(f"{tmp_path / 's' / 'contact.png'}\n")
+    loud("sample", tmp_path / "ft", "--out", tmp_path / "s", "--count", 12)
+    assert "about" not in capsys.readouterr().out
 
 
 def test_an_estimate_counts_the_calls_that_are_made(photos, tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import shlex
+import warnings
 
 import torch
 from tqdm import tqdm
@@ -104,10 +105,10 @@ def finetune(args):
 
 
 def sample(args):
-    """Sample a fine-tune with guidance, as PNGs and one .npz."""
+    """Sample a fine-tune with guidance: PNGs, one .npz of them, and a contact sheet that compares methods."""
     from ..dit.fast import fast
     from . import latents, models, pace
-    from .sample import Config, collect, contact, remembered, sampler_of
+    from .sample import Config, collect, contact, named, remembered, sampler_of, sheet_rows
     from .sample import sample as run
 
     device, out = distributed.join(environment.device(args.device)), pathlib.Path(args.out)
@@ -118,6 +119,7 @@ def sample(args):
         method, args.finetuned, args.pretrained, args.weaker, device, args.heads
     )
     config = Config(**sampler_of(tuned) | held | given)
+    rows = sheet_rows(config, out, args.sheet, models.null_is_trained(args.finetuned))
     on_cpu = tuned.device.type == "cpu"
     if tuned.device.type == "cuda" or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
@@ -126,17 +128,35 @@ def sample(args):
     coder = latents.decoder(args.vae, tuned.shape, device, made.get("codec"), args.finetuned)
     part = distributed.rank(), distributed.count()
     batch = (4 if on_cpu else 64) if args.batch is None else args.batch
-    draws = run(tuned, guide, coder, config, out, origin, batch, part)
-    if first and not args.quiet and on_cpu:
-        pace.tell(pace.of_sample(config, out), tuned)
-    bar = tqdm(desc="sample", disable=args.quiet or not first or None, mininterval=2)
+    draws = {out: run(tuned, guide, coder, config, out, origin, batch, part)}
+    if first:
+        alone = {k: v for k, v in origin.items() if k != "guide"}
+        for folder, row in rows.items():
+            if folder != out:
+                draws[folder] = run(tuned, None, coder, row, folder, alone, batch)
+        if not args.quiet and on_cpu:
+            pace.tell(sum(pace.of_sample(row, folder) for folder, row in rows.items()), tuned)
+    _follow(draws.pop(out), "sample", args.quiet or not first)
+    distributed.barrier()
+    if not first:
+        return
+    print(collect(out, config.count))
+    for folder, row_draws in draws.items():
+        try:
+            _follow(row_draws, "sheet", args.quiet)
+        except FloatingPointError as e:  # the samples that were asked for are there
+            row = rows.pop(folder)
+            warnings.warn(f"contact.png is without {named(row.method, row.w)}, as {e}", stacklevel=2)
+    if args.sheet:
+        print(contact(out, rows, made.get("classes") or range(tuned.null), args.sheet))
+
+
+def _follow(draws, name, quiet):
+    """Draw to the end, behind a bar of this name."""
+    bar = tqdm(desc=name, disable=quiet or None, mininterval=2)
     for done, total in draws:
         bar.total = total
         bar.update(done - bar.n)
-    distributed.barrier()
-    if first:
-        contact(out, made.get("classes") or range(tuned.null))
-        print(collect(out, config.count))
 
 
 def evaluate(args):

@@ -67,10 +67,15 @@ def header(path):
     return checkpoints.header(weights_file(path))
 
 
+def null_is_trained(path):
+    """Whether the null label of a fine-tune was. `finetune` begins with a new label table, whose last row
+    stays as it was drawn without label dropout."""
+    return header(path).get("dropout") != 0
+
+
 def warn_of_null(path, use):
-    """Warn where the null label of a fine-tune was never trained. `finetune` begins with a new label table,
-    whose last row stays as it was drawn without label dropout. use: what asks for it."""
-    if header(path).get("dropout") == 0:
+    """Warn where the null label of a fine-tune was never trained. use: what asks for it."""
+    if not null_is_trained(path):
         warnings.warn(
             f"{path} was trained with dropout 0, so its null label never was, and {use} asks for it;"
             " expected a fine-tune with --dropout above 0, as 0.1",

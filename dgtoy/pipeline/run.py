@@ -9,11 +9,9 @@ from .image_sets import ImageFolder
 from .latents import Latents
 from .manifest import write_json
 from .pictures import centre_crop
-from .sheet import contact_sheet, gallery, write_png
+from .sheet import SHOWN, contact_sheet, gallery, write_png
 
 SCORED = 50  # pictures per method from which on scores are computed: they scatter much with fewer
-SHOWN = 60  # pictures per method on a sheet: a thousand would be 134,000 pixels wide, and 225 MB
-NAMES = dict(none="no guidance", cfg="CFG", dog="DoG")
 TEXT = (
     "Each column starts from the same noise. No guidance: the fine-tune as it is. CFG: guided by its own"
     " branch without a label. DoG, Domain Guidance: guided by the pre-trained model. The number is the"
@@ -63,7 +61,7 @@ class Comparison:
         yield ["prepare", self.folder, "--out", latents, "--pretrained", pretrained, *split, *common]
         yield ["finetune", latents, "--out", tuned, *tune, *common]
         for name, (method, w) in self.settings().items():
-            drawn = ("--method", method, "--w", w, "--count", self.count)
+            drawn = ("--method", method, "--w", w, "--count", self.count, "--sheet", 0)
             yield ["sample", tuned, "--out", self.out / name, *drawn, *common]
 
     def passes(self, recipe, net):
@@ -83,8 +81,7 @@ class Comparison:
         order = sorted(range(min(self.count, SHOWN)), key=lambda i: (i % len(classes), i))
         rows = {"your pictures": _own(images, order, Latents(self.out / "latents").plan["size"])}
         for name, (method, w) in self.settings().items():
-            label = NAMES[method] if method == "none" else f"{NAMES[method]} {w:g}"
-            rows[label] = [sample.image_path(self.out / name, i) for i in order]
+            rows[sample.named(method, w)] = [sample.image_path(self.out / name, i) for i in order]
         columns = [classes[i % len(classes)] for i in order]
         sheet, page = self.out / "contact.png", self.out / "index.html"
         write_png(contact_sheet(rows, columns), sheet)

@@ -10,16 +10,17 @@ import torch
 
 from .. import vp
 from ..checkpoint import whole
-from ..checks import SEEDS, check_interval, check_whole
+from ..checks import SEEDS, check_interval, check_number, check_whole
 from ..dit import VP, Flow
 from ..guidance import guided
 from ..samplers import dpmpp_2m, heun, karras, last
 from ..trainer import check_ranges, generator
 from .manifest import agree, read_json
 from .pictures import open_picture, to_uint8
-from .sheet import contact_sheet, write_png
+from .sheet import SHOWN, contact_sheet, write_png
 
-METHODS = ("none", "cfg", "dog", "autoguidance")
+NAMES = dict(none="no guidance", cfg="CFG", dog="DoG", autoguidance="autoguidance")
+METHODS = tuple(NAMES)
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 MOST = 10_000  # steps: a slip of the finger would fill the memory
 IN_STEPS_OF_DIT = ("ddpm", "ddim")  # which a flow does not have
@@ -212,20 +213,44 @@ def image_path(out, i):
     return pathlib.Path(out) / "images" / f"{i:06d}.png"
 
 
-def contact(out, classes):
-    """The first 8 pictures of each of the first 12 classes as OUT/contact.png, a class a row.  -> its path
+def named(method, w):
+    """A method with its weight, as a sheet names it."""
+    return NAMES[method] if method == "none" else f"{NAMES[method]} {w:g}"
 
-    classes: their names; image i is of class i mod len(classes).
+
+def sheet_rows(config, out, shown, null=True):
+    """The rows of OUT/contact.png from the same noise, each the samples of a folder: without guidance, CFG at
+    the same w, and the method of `config`, whose folder is OUT itself.  -> {folder: Config}
+
+    shown: the pictures in a row, of which the other folders hold no more; 0: OUT alone. null: whether the
+    fine-tune's null label was trained, which CFG asks for. No row comes twice: at w = 1 all methods are one.
+    Raises ValueError for a number of pictures that does not fit on a sheet.
     """
+    check_number("sheet", shown, f"[0, {SHOWN}]")
     out = pathlib.Path(out)
-    shown = {}
-    for label, name in enumerate(classes[:12]):
-        paths = (image_path(out, label + k * len(classes)) for k in range(8))
-        shown[str(name)] = [path for path in paths if path.exists()]
-    shown = {name: paths for name, paths in shown.items() if paths}
-    longest = max(map(len, shown.values()))
-    write_png(contact_sheet(shown, [""] * longest), out / "contact.png")
-    return out / "contact.png"
+    if not shown or config.w == 1:
+        return {out: config}
+    rows, few = {}, min(shown, config.count)
+    for method in dict.fromkeys(("none", *(["cfg"] if null else []), config.method)):
+        if method == config.method:
+            rows[out] = config
+        else:
+            rows[out / "sheet" / method] = dataclasses.replace(config, method=method, count=few)
+    return rows
+
+
+def contact(out, rows, classes, shown):
+    """The first pictures of each row of `sheet_rows` as OUT/contact.png, a row per method.  -> its path
+
+    classes: their names, which head the columns; image i is of class i mod len(classes).
+    """
+    images = range(min(shown, rows[pathlib.Path(out)].count))
+    pictures = {
+        named(row.method, row.w): [image_path(folder, i) for i in images] for folder, row in rows.items()
+    }
+    path = pathlib.Path(out) / "contact.png"
+    write_png(contact_sheet(pictures, [str(classes[i % len(classes)]) for i in images]), path)
+    return path
 
 
 def collect(out, n):

@@ -5,6 +5,7 @@ import html
 import importlib.util
 import io
 import pathlib
+import re
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..checkpoint import whole, write_text
 from .pictures import open_picture
 
 CELL, GAP = 128, 6  # pixels
+SHOWN = 60  # pictures in a row: a thousand would be 134,000 pixels wide, and 225 MB
 
 
 def contact_sheet(rows, columns):
@@ -23,15 +25,14 @@ def contact_sheet(rows, columns):
     from PIL import Image, ImageDraw
 
     font = _font(16)
-    names = [_fitted(name, font, 2 * CELL) for name in rows]
-    margin = round(max(map(font.getlength, names))) + 2 * GAP
+    margin = round(max(map(font.getlength, rows))) + 2 * GAP
     step, top = CELL + GAP, 16 + 2 * GAP
     size = margin + len(columns) * step, top + len(rows) * step
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     for x, name in enumerate(columns):
-        pen.text((margin + x * step, GAP), _fitted(name, font, CELL), "black", font)
-    for y, (name, pictures) in enumerate(zip(names, rows.values())):
+        pen.text((margin + x * step, GAP), _fitted(name, font), "black", font)
+    for y, (name, pictures) in enumerate(rows.items()):
         pen.text((GAP, top + y * step + CELL / 2), name, "black", font, anchor="lm")
         for x, picture in enumerate(pictures):
             image = open_picture(picture).resize((CELL, CELL), Image.Resampling.BICUBIC)
@@ -50,12 +51,13 @@ def _font(size):
     return ImageFont.load_default(size)
 
 
-def _fitted(name, font, width):
-    """As much of a name as fits on a line of this width, with dots for what does not."""
-    name = " ".join(name.split())
-    if font.getlength(name) <= width:
+def _fitted(name, font):
+    """As much of a name as fits above a picture, with dots for what does not. ImageNet's number before a word
+    would leave it no room."""
+    name = re.sub(r"^n\d{8} (?=.)", "", " ".join(name.split()))
+    if font.getlength(name) <= CELL:
         return name
-    while name and font.getlength(name + "...") > width:
+    while name and font.getlength(name + "...") > CELL:
         name = name[:-1]
     return name + "..."
 
