@@ -9,6 +9,7 @@ import os
 import random
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -1142,6 +1143,15 @@ def whole(photos, tmp_path_factory):
     words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 5, "--w", 1.5, 3)
     run("run", photos / "images", "--out", out, *words)
     return out
+
+
+def test_a_run_ends_with_a_command_that_works_as_it_stands(photos, whole, capsys):
+    words = ("--pretrained", photos / "flow.safetensors", "--steps", 3, "--count", 5, "--w", 1.5, 3)
+    run("run", photos / "images", "--out", whole, *words, "--heads", 2, "--device", "cpu")
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("python -m dgtoy ")[2])
+    assert command[-4:] == ["--device", "cpu", "--heads", "2"]
+    main(command)
+    assert (whole / "weights" / "calibration.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -238,11 +238,9 @@ def run(args):
     print("", *sheets, sep="\n")
     data = Latents(out / "latents")
     if len(data) < data.plan["count"]:
-        tuned, held, weights = (shlex.quote(str(out / name)) for name in ("finetune", "latents", "weights"))
-        print(
-            "held-out pictures suggest a weight:"
-            f" python -m dgtoy dit calibrate {tuned} --latents {held} --out {weights}"
-        )
+        places = ("calibrate", out / "finetune", "--latents", out / "latents", "--out", out / "weights")
+        command = shlex.join(map(str, [*places, *common]))
+        print(f"held-out pictures suggest a weight: python -m dgtoy dit {command}")
 
 
 STEPS = {
