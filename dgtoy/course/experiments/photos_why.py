@@ -384,6 +384,7 @@ def closed_form(ax, record):
         _dots(ax, forecast(record), measured(record, method), method)
     ax.axline((0, 0), slope=1, color="black", linewidth=1)
     ax.set(xlabel="DoG's closed form, (w − 1) ln r", ylabel="ln std against no guidance")
+    ax.locator_params(axis="x", nbins=5)
     ax.legend(fontsize=11)
 
 
