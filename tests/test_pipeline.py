@@ -1290,7 +1290,7 @@ def test_a_second_run_goes_on_and_draws_only_what_is_missing(photos, whole, caps
     recipe, net = dict(steps=3, batch=8), models.pretrained_net(photos / "flow.safetensors")
     assert compared.passes(recipe, net) == 2 * 24 * (1 + 4 * 2)  # two more pictures: none, and both guides
     assert said.count("\npython -m dgtoy dit ") == 7  # the single steps, as one could type them
-    assert f"--latents {whole / 'latents'} --out {whole / 'weights'}\n" in said
+    assert f"--latents {whole / 'latents'} --out {whole / 'weights'} --device cpu\n" in said
     with refuses("steps is 4;", "holds samples after 3 steps; expected as many", error=SystemExit):
         run("run", photos / "images", "--out", whole, *words[:2], "--steps", 4)  # before it trains on
     assert models.header(whole / "finetune")["step"] == 3
