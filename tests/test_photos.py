@@ -18,7 +18,7 @@ from dgtoy.course import cli, recipes, records
 from dgtoy.course import photos as tuning
 from dgtoy.course.claims import photos as photo_claims
 from dgtoy.course.experiments import photos as photos_study
-from dgtoy.course.experiments import photos_guides, photos_large, photos_plane, photos_stranger
+from dgtoy.course.experiments import photos_guides, photos_large, photos_plane, photos_stranger, posters
 from dgtoy.course.intervals import ratio
 from dgtoy.course.records import values
 from dgtoy.course.worlds import packs, photos
@@ -556,3 +556,19 @@ def test_a_fine_tune_that_does_not_fit_its_base_is_refused(few_photos, tmp_path,
     shutil.copy(shipped.FOLDER / "photos64-food.json", path.with_suffix(".json"))
     with refuses("photos64-food.safetensors"):
         shipped.load("photos64-food", folder=tmp_path)
+
+
+def test_paintings_burn_and_sketches_do_not():
+    """Notebook 10: how many channels are at their ends; and the judge likes burnt paintings."""
+    found = records.load("posters", ROOT / "figures")
+
+    def burnt(target, row):
+        pixels = posters.strip(records.row(found, target=target, row=row)).astype(int)
+        return np.mean(abs(pixels - 127.5) > 125)
+
+    grows = lambda target, row: burnt(target, row) / burnt(target, "none")
+    assert grows("photos64-art7", "DoG, w = 3") > 4 and grows("photos64-art7", "CFG, w = 3") < 2
+    assert grows("photos64-sketch7", "DoG, w = 3") < 1.2
+    study = records.load("photos", ROOT / "figures")
+    of_truth = np.mean(study["results"]["floor"]["art7"]["precision"])
+    assert records.of_method(study, "precision", "DoG", 3.0, target="art7").mean() > of_truth + 0.1

@@ -240,6 +240,12 @@ def test_a_folder_of_several_sets_of_samples_is_not_one(tmp_path):
         (tmp_path / name / "manifest.json").write_text("{}")
     with refuses("holds the samples cfg-1.5, none; expected one of these"):
         read_images(tmp_path)
+    write_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "more" / "s" / "images" / "000000.png")
+    for row in ("cfg", "none"):  # of a sheet, where the manifest of the samples themselves was lost
+        (tmp_path / "more" / "s" / "sheet" / row).mkdir(parents=True)
+        (tmp_path / "more" / "s" / "sheet" / row / "manifest.json").write_text("{}")
+    with refuses("holds the samples cfg, none; expected one of these"):
+        read_images(tmp_path / "more" / "s")
 
 
 # the table

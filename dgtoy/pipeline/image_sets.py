@@ -272,6 +272,7 @@ def read_images(source, n=None, size=None, least=1):
     if (source / "images").is_dir() and (source / "manifest.json").exists():
         source = source / "images"
     sets = sorted(path.parent.name for path in source.glob("*/manifest.json"))
+    sets = sets or sorted(path.parent.name for path in source.glob("*/*/manifest.json"))  # those of a sheet
     if sets:
         raise ValueError(f"images {source} holds the samples {', '.join(sets)[:60]}; expected one of these")
     if source.suffix.lower() == ".npz":
