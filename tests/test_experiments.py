@@ -168,6 +168,7 @@ def test_presets_have_enough_seeds(name):
         photos=(4, 2),
         photos_guides=(4, 2),
         photos_large=(4, 2),
+        photos_length=(4, 2),
         photos_recipes=(4, 2),
         photos_plane=(4, 2),
         photos_relatives=(4, 2),

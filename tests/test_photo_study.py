@@ -18,6 +18,7 @@ from dgtoy.course.experiments import photos as study
 from dgtoy.course.experiments import (
     photos_guides,
     photos_large,
+    photos_length,
     photos_plane,
     photos_recipes,
     photos_relatives,
@@ -338,3 +339,41 @@ def test_another_model_is_another_guide(world, monkeypatch):
     record = photos_stranger.run(photos_stranger.Config(SETTING, stranger="other"))
     at = lambda method: values(record, "frechet", method=method)
     assert not np.array_equal(at("DoG"), at("stranger"))
+
+
+def test_fine_tunes_are_judged_at_every_length_with_the_loss_on_pictures_they_have_not_seen(world):
+    config = photos_length.Config(SETTING, stages=(4, 10), targets=("food", "insects"), share=0.2)
+    record = photos_length.run(config)
+    rows = record["results"]["rows"]
+    assert len(rows) == 2 * 2 * 3 and all(set(r["lr"]) <= set(config.rates) for r in rows)
+    loss = {stage: values(record, "loss", target="food", stage=stage, method="none") for stage in (4, 10)}
+    assert not np.array_equal(loss[4], loss[10])
+    photos_length.figure(record)
+    plt.close("all")
+
+    def parts(dog, last):
+        told = dict(none=2.0, CFG=1.5, DoG=dog)
+        changed = [
+            r | dict(frechet=[told[r["method"]]] * 2, loss=[last if r["stage"] == 10 else 1.0] * 2)
+            for r in rows
+        ]
+        return list(claims.c36(record | dict(results=dict(rows=changed))).parts.values())
+
+    assert parts(1.0, 1.1) == [True] * 6
+    assert parts(1.6, 0.9) == [False] * 2 + [True] * 2 + [False] * 2
+    assert parts(2.1, 1.1) == [True] * 2 + [False] * 4
+
+
+def test_the_loss_is_that_of_training_with_the_same_draws_for_every_network():
+    data = photos.Photos(
+        torch.randint(0, 255, (6, 3, 64, 64), dtype=torch.uint8), torch.arange(6) % 2, ["a", "b"]
+    )
+    net = Flow(shaken(DiT(64, 16, 3, 16, 1, 2, 2, learn_sigma=False, flow=True), 1))
+    x0, label = data.draw(torch.arange(12) % 6, torch.zeros(12, dtype=torch.bool))
+    g = torch.Generator().manual_seed(40_000)
+    t, eps = torch.sigmoid(0.3 + torch.randn(12, generator=g)), torch.randn(x0.shape, generator=g)
+    s = t[:, None, None, None]
+    with torch.no_grad():
+        v = net.predict((1 - s) * x0 + s * eps, 1000 * t, label)
+    plain = (v - eps + x0).square().mean().item()
+    assert photos_length.loss_on(net, data, 2) == pytest.approx(plain, rel=1e-5)

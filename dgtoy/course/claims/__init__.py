@@ -15,7 +15,7 @@ from .exact import c1, c2, c3, c8
 from .guides import c9, c10
 from .images import c14_glyphs, c17
 from .nulls import c21, c22, c23
-from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25, c33, c34
+from .photos import c13, c14, c15, c16, c17_photos, c18_photos, c19_photos, c24, c25, c33, c34, c36
 from .photos_why import c20
 from .points import c5, c6, c7, c11, c12, c19
 from .relatives import c28
@@ -238,6 +238,13 @@ CLAIMS = (
         "photos_large",
         c13,
         "19.6% better FID than standard fine-tuning",
+        before=True,
+    ),
+    Claim(
+        "C36",
+        "Photographs: what DoG gives outlasts fine-tuning, as far as the loss on held-out pictures falls",
+        "photos_length",
+        c36,
         before=True,
     ),
     Claim(

@@ -9,7 +9,7 @@ over fewer it is the part that speaks least for the claim, or where the claim fa
 
 import numpy as np
 
-from ..experiments import photos_guides, photos_plane, photos_recipes
+from ..experiments import photos_guides, photos_length, photos_plane, photos_recipes
 from ..experiments.photos import own
 from ..intervals import LOGS, ratio, student
 from ..records import family, held_out, values
@@ -212,6 +212,27 @@ def c34(record):
         parts,
         f"by target {_listed(level)}; relative to no guidance {_listed(helps)}",
         f"{LOGS} over {len(targets)} targets; by target",
+    )
+
+
+def c36(record):
+    """What guidance gives where the loss on held-out pictures no longer falls."""
+    config = record["config"]
+    done = {t: photos_length.finished(record, t) for t in config["targets"]}
+    of = lambda method, t: held_out(family(record, method, target=t, stage=done[t]))
+    lead = {t: ratio(of("DoG", t), of("CFG", t)) for t in done}
+    gain = {t: ratio(of("DoG", t), of("none", t)) for t in done}
+    parts = {f"the loss rises again: {t}": stage < config["stages"][-1] for t, stage in done.items()}
+    parts |= {f"DoG < none: {t}": r[2] < 1 for t, r in gain.items()}
+    parts |= {f"DoG < CFG: {t}": r[2] < 1 for t, r in lead.items()}
+    reached = ", ".join(f"{t} after {stage:,} steps" for t, stage in done.items())
+    return over_seeds(
+        record,
+        max(lead.values(), key=lambda r: r[0]),
+        "largest Fréchet distance of DoG relative to CFG, each at its own w, where the loss is lowest",
+        parts,
+        f"the loss is lowest on {reached}; DoG relative to CFG {_listed(lead)}; to none {_listed(gain)}",
+        LOGS,
     )
 
 

@@ -9,8 +9,8 @@ import importlib
 
 # need packed photographs, see `worlds.photos`
 PHOTOGRAPHS = (
-    *("photos", "photos_guides", "photos_large", "photos_plane", "photos_recipes"),
-    *("photos_relatives", "photos_stranger", "photos_why"),
+    *("photos", "photos_guides", "photos_large", "photos_length", "photos_plane"),
+    *("photos_recipes", "photos_relatives", "photos_stranger", "photos_why"),
 )
 NAMES = (
     *("exact", "closed", "transfer", "size", "forgetting", "null_branch", "dropout", "gap"),
