@@ -20,7 +20,7 @@ from dgtoy.course.claims import photos as photo_claims
 from dgtoy.course.experiments import photos as photos_study
 from dgtoy.course.experiments import photos_guides, photos_large, photos_plane, photos_stranger, posters
 from dgtoy.course.intervals import ratio
-from dgtoy.course.records import values
+from dgtoy.course.records import family, held_out, values
 from dgtoy.course.worlds import packs, photos
 from dgtoy.dit import VP, DiT, Flow
 from dgtoy.interop import add_lora
@@ -428,6 +428,34 @@ def test_the_larger_model_is_what_the_pages_call_it():
     assert all(held for part, held in order.items() if "<" in part)  # "the order is the same", says the title
     told = {target: [f"{1 - r:.0%}" for r in both] for target, both in lead.items()}
     assert told["vehicles"] == ["19%", "23%"] and told["insects"] == ["5%", "9%"]
+
+
+def test_longer_fine_tuning_leaves_dogs_gain_and_narrows_its_lead_and_is_not_long_enough():
+    """What notebook 10, the gallery and claims.md say beside C36: "16 to 18%" and the like."""
+    record = records.load("photos_length", ROOT / "figures")
+    stages, (rate,) = record["config"]["stages"], {lr for r in record["results"]["rows"] for lr in r["lr"]}
+    usual = records.load("photos", ROOT / "figures")["config"]["setting"]["finetune"]
+    assert rate == pytest.approx(3 * usual["lr"])
+    assert min(record["config"]["rates"]) < rate < max(record["config"]["rates"])
+    assert stages[-1] == 4 * usual["steps"]
+    for target, gains, leads in (
+        ("food", ("16%", "18%"), ("9%", "5%")),
+        ("vehicles", ("23%", "26%"), ("18%", "14%")),
+    ):
+        of = lambda stage, method: held_out(family(record, method, target=target, stage=stage)).mean()
+        plain = lambda metric: [
+            values(record, metric, target=target, stage=s, method="none").mean() for s in stages
+        ]
+        below = lambda rival: [1 - of(s, "DoG") / of(s, rival) for s in stages]
+        gain, lead = below("none"), below("CFG")
+        assert (f"{min(gain):.0%}", f"{max(gain):.0%}") == gains
+        assert (f"{lead[0]:.0%}", f"{lead[-1]:.0%}") == leads
+        falls = -np.diff(plain("loss"))
+        assert (falls > 0).all() and (np.diff(falls) < 0).all()  # all the way, ever more slowly
+        shares = plain("class_accuracy")
+        assert 0.25 < shares[0] < 0.35 and 0.42 < shares[-1] < 0.55  # of the class: a third, then half
+        closer = {m: of(stages[-1], m) / of(stages[0], m) for m in ("none", "CFG", "DoG")}
+        assert min(closer, key=closer.get) == "CFG" and max(closer.values()) < 1
 
 
 def test_a_stranger_guides_about_as_well_and_the_network_trained_for_longer_is_ahead():

@@ -242,7 +242,7 @@ CLAIMS = (
     ),
     Claim(
         "C36",
-        "Photographs: what DoG gives outlasts fine-tuning, as far as the loss on held-out pictures falls",
+        "Photographs: DoG's gain is still there where the loss on held-out pictures no longer falls",
         "photos_length",
         c36,
         before=True,

@@ -1,4 +1,4 @@
-"""The rules of the claims on photographs, C13 to C19, C24, C25 and C33 to C35. Rules, metrics and weights
+"""The rules of the claims on photographs, C13 to C19, C24, C25 and C33 to C36. Rules, metrics and weights
 were committed before the records existed.
 
 Each method is compared at its own weight, chosen on the other half of the fine-tunes; numbers are ratios of

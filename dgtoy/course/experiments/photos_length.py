@@ -37,7 +37,7 @@ class Config(PhotoConfig):
 
     @classmethod
     def full(cls):
-        """For two GPUs: 20 minutes."""
+        """For two GPUs: 22 minutes."""
         return cls(
             replace(Study.full().setting, samples=500),
             targets=("food", "vehicles"),
@@ -111,7 +111,7 @@ def figure(record):
     with frame([*targets, *[""] * len(targets)], (5 * len(targets), 7), foot, rows=2) as (fig, axes):
         for above, below, target in zip(axes, axes[len(targets) :], targets):
             loss = [values(record, "loss", target=target, stage=s, method="none") for s in stages]
-            plot.sweep(above, stages, loss, "none")
+            plot.sweep(above, stages, loss, "none", color="black", linestyle="-")
             above.set_ylabel("loss on held-out pictures")
             for method in METHODS:
                 own = [held_out(family(record, method, target=target, stage=s)) for s in stages]
@@ -120,5 +120,8 @@ def figure(record):
             for ax in (above, below):
                 ax.axvline(finished(record, target), color="black", linestyle=":", linewidth=1)
                 ax.set_xscale("log")
-        axes[len(targets)].legend(fontsize=11)
+                ax.set_xticks(stages, [f"{stage:,}" for stage in stages], minor=False)
+                ax.set_xticks([], minor=True)
+        of_below = axes[-1].get_legend_handles_labels()
+        axes[0].legend(*of_below, title="below", loc="lower left", fontsize=11)
     return fig
