@@ -141,12 +141,12 @@ def append_dims(value, x):
 def check_interval(interval):
     """An interval of noise levels as two numbers. Raises ValueError for one that holds none."""
     try:
-        lo, hi = map(float, interval)
+        low, high = map(float, interval)
     except (TypeError, ValueError):
-        raise ValueError(f"interval is {shown(interval)}; expected two noise levels, lo and hi") from None
-    if not 0 <= lo < hi:
-        raise ValueError(f"interval is ({lo}, {hi}); expected 0 <= lo < hi")
-    return lo, hi
+        raise ValueError(f"interval is {shown(interval)}; expected two noise levels, low and high") from None
+    if not 0 <= low < high:
+        raise ValueError(f"interval is ({low}, {high}); expected 0 <= low < high")
+    return low, high
 
 
 # denoisers and noise

@@ -40,7 +40,8 @@ def guided(
 
     main, guide: denoisers. w: a number, one per sample (B,), or a function of sigma; 1 is off, 0 is the
     guide. Where w is 1 for the whole batch the guide is not called, where it is 0 the main model is not.
-    Raises ValueError if w is not finite or the interval is empty. Ho & Salimans 2022, eq. 6; the interval is
+    Raises TypeError for a denoiser that cannot be called; ValueError if w is not finite or the interval is
+    empty, and in a call if the two estimates differ in shape. Ho & Salimans 2022, eq. 6; the interval is
     Kynkäänniemi et al. 2024.
     """
     check_denoisers(main=main, guide=guide)
@@ -64,8 +65,8 @@ def cfg(
 ) -> Denoiser:
     """Classifier-free guidance: the model's labelled branch, guided by its own label-dropped branch.
 
-    model offers `denoiser(label)` and `null`; y is an int or (B,). Raises ValueError if `null` is another
-    model's. Ho & Salimans 2022.
+    model offers `denoiser(label)` and `null`; y is an int or (B,). Raises TypeError for a model without
+    these, ValueError if `null` is another model's, and what `guided` does. Ho & Salimans 2022.
     """
     if not (hasattr(model, "denoiser") and hasattr(model, "null")):
         raise TypeError(f"model is {shown(model)}; expected one with `denoiser(label)` and `null`")
@@ -79,8 +80,8 @@ def domain_guidance(
 ) -> Denoiser:
     """Domain Guidance: the fine-tuned denoiser, guided by the pre-trained one.
 
-    D_pre + w (D_ft - D_pre). `finetuned` carries its label, `pretrained` its own null label.
-    Zhong et al., ICLR 2025 (arXiv 2504.01521).
+    D_pre + w (D_ft - D_pre). `finetuned` carries its label, `pretrained` its own null label. Raises what
+    `guided` does. Zhong et al., ICLR 2025 (arXiv 2504.01521).
     """
     check_denoisers(finetuned=finetuned, pretrained=pretrained)
     return guided(finetuned, pretrained, w, interval)
@@ -91,7 +92,7 @@ def autoguidance(
 ) -> Denoiser:
     """Autoguidance: a denoiser guided by a smaller or less trained version of itself, same label.
 
-    D_weaker + w (D_model - D_weaker). Karras et al. 2024.
+    D_weaker + w (D_model - D_weaker). Raises what `guided` does. Karras et al. 2024.
     """
     check_denoisers(model=model, weaker=weaker)
     return guided(model, weaker, w, interval)
@@ -154,10 +155,10 @@ class Run:
 
     def begins(self, x, sigma):
         """Whether this call, at the highest of its levels, is the first of a run."""
-        levels, before = check_level(sigma, x).flatten().tolist(), (self.level, self.shape)
-        level = max(levels, default=0.0)
+        level = max(check_level(sigma, x).flatten().tolist(), default=0.0)
+        is_first = level >= self.level or x.shape != self.shape
         self.level, self.shape = level, x.shape
-        return level >= before[0] or x.shape != before[1]
+        return is_first
 
 
 def plane(
@@ -179,8 +180,9 @@ def plane(
     interval = check_weights(interval, a=a, b=b)
 
     def D(x, sigma):
-        at, bt = _weight(a, "a", sigma, interval, x), _weight(b, "b", sigma, interval, x)
-        weights = dict(pretrained=1 - at, finetuned_null=at - bt, finetuned=bt)
+        w_domain = _weight(a, "a", sigma, interval, x)
+        w_class = _weight(b, "b", sigma, interval, x)
+        weights = dict(pretrained=1 - w_domain, finetuned_null=w_domain - w_class, finetuned=w_class)
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
         used = [name for name, weight in weights.items() if weight.any() or followed(weight)]
         parts = {name: nets[name](x, sigma) for name in used or ["finetuned"]}  # of an empty batch none is
@@ -201,9 +203,10 @@ def _weight(w, name, sigma, interval, x):
             f"{name} is not finite at sigma = {levels[~finite][0]:g} in {x.dtype}; expected a finite number"
         )
     check_leads(name, weight, x)
-    weight, (lo, hi) = append_dims(weight, x), interval
-    if lo > 0 or hi < math.inf:
-        inside = append_dims((sigma >= lo) & (sigma <= hi), x)
+    weight = append_dims(weight, x)
+    low, high = interval
+    if low > 0 or high < math.inf:
+        inside = append_dims((sigma >= low) & (sigma <= high), x)
         weight = torch.where(inside, weight.to(inside.device), 1.0)
     return weight
 

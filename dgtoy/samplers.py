@@ -3,7 +3,9 @@
 They integrate the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma from sigmas[0] to sigmas[-1], or
 its stochastic companion. Each yields x after every step, keeps no gradient graph and holds one step at a
 time, so memory does not grow with the steps. `last` keeps only the end. A `callback(i, sigma, x, x0_hat)`, if
-given, sees step i where it starts: x = x0_hat + sigma eps.
+given, sees step i where it starts: x = x0_hat + sigma eps. At the call, before the first step, each raises
+TypeError or ValueError, naming the argument, for what it cannot sample with; at a step ValueError for an
+estimate of another shape than x.
 """
 
 import collections
@@ -77,7 +79,8 @@ def _ends(n, sigma_min, sigma_max):
     n = check_whole("n", n)
     if n < 1:
         raise ValueError(f"n is {n}; a schedule needs at least 1 step")
-    sigma_min, sigma_max = check_number("sigma_min", sigma_min), check_number("sigma_max", sigma_max)
+    sigma_min = check_number("sigma_min", sigma_min)
+    sigma_max = check_number("sigma_max", sigma_max)
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(
             f"sigma_min, sigma_max are {sigma_min}, {sigma_max}; "
@@ -182,12 +185,14 @@ def heun(
     for a denoiser that takes too much away. 0 is the probability-flow ODE. In the paper S_churn, S_tmin and
     S_tmax, S_noise. generator: as of `ancestral`. Karras et al. 2022, algorithms 1 and 2. Yields x (B, *D).
     """
-    x, steps, (lo, hi) = x_T, pairs(sigmas), interval
+    x, steps = x_T, pairs(sigmas)
+    low, high = interval
     gamma = min(churn / len(steps), math.sqrt(2) - 1)
     for i, (sigma, sigma_next) in enumerate(steps):
-        if gamma > 0 and lo <= sigma <= hi:
+        if gamma > 0 and low <= sigma <= high:
             added = sigma * math.sqrt((1 + gamma) ** 2 - 1)
-            x, sigma = x + inflate * added * normal(x, generator), (1 + gamma) * sigma
+            x = x + inflate * added * normal(x, generator)
+            sigma = (1 + gamma) * sigma
         x0_hat = D(x, sigma)
         if callback:
             callback(i, sigma, x, x0_hat)
@@ -264,7 +269,10 @@ def ancestral(
 
 
 def last(steps: Iterable[Tensor]) -> Tensor:
-    """The last item of a sampler (or of any iterable), holding one at a time. Raises ValueError for none."""
+    """The last item of a sampler (or of any iterable), holding one at a time.
+
+    Raises TypeError for what is no iterable, ValueError for an empty one.
+    """
     if not isinstance(steps, Iterable):
         raise TypeError(f"steps is {shown(steps)}; expected a sampler, or another iterable")
     found = collections.deque(steps, maxlen=1)
@@ -274,7 +282,10 @@ def last(steps: Iterable[Tensor]) -> Tensor:
 
 
 def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
-    """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU"""
+    """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU
+
+    Raises ValueError if every < 1.
+    """
     check_whole("every", every, 1)
     check_points(x_T=x_T)
     return torch.stack([x_T.detach().cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])

@@ -17,7 +17,7 @@ def gaussian_guidance(
 
     target, source: (mean, std), numbers or arrays with one entry per direction. Inside `interval` the score
     is (1 - w) score_source + w score_target, outside it the target's. The end std is
-        s_T R(lo) / R(hi) with R(sigma) = ((s_T^2 + sigma^2) / (s_S^2 + sigma^2))^((w-1)/2),
+        s_T R(low) / R(high) with R(sigma) = ((s_T^2 + sigma^2) / (s_S^2 + sigma^2))^((w-1)/2),
     over all sigma s_T (s_T / s_S)^(w-1); the mean is the integral of `gaussian_endpoint`.  -> (mean, std)
     Raises ValueError if w is not finite, a std is not positive or the interval is empty.
     """
@@ -47,19 +47,19 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     off = np.zeros_like(weights)
     off[-1] = 1.0
     near, far = 1e-12 * stds.min(), 1e12 * stds.max()  # in between lies all of the integral, to 1e-12
-    lo, hi = np.clip(interval, near, far)
+    low, high = np.clip(interval, near, far)
 
     def grow(lam, start, end):  # log Phi(end) / Phi(start) where the weights are lam, summed over the parts
         return (lam * np.log((stds**2 + end**2) / (stds**2 + start**2)) / 2).sum(-stds.ndim)
 
-    def log_phi(sigma):  # log Phi(sigma) / Phi(0), weights switching at lo and hi
-        inside = grow(weights, lo, np.clip(sigma, lo, hi))
-        return grow(off, 0, np.minimum(sigma, lo)) + inside + grow(off, hi, np.maximum(sigma, hi))
+    def log_phi(sigma):  # log Phi(sigma) / Phi(0), weights switching at low and high
+        inside = grow(weights, low, np.clip(sigma, low, high))
+        return grow(off, 0, np.minimum(sigma, low)) + inside + grow(off, high, np.maximum(sigma, high))
 
     rate = abs(weights).sum() / 2  # of v = ln sigma, over which every scale counts alike, in e^(rate v)
-    v, dv = _gauss_legendre(np.log([near, lo, hi, far]), rate)
+    v, dv = _gauss_legendre(np.log([near, low, high, far]), rate)
     sigma = np.exp(v).reshape(-1, *(1,) * stds.ndim)  # (nodes, 1, ...)
-    lam = np.where((lo <= sigma) & (sigma <= hi), weights, off)
+    lam = np.where((low <= sigma) & (sigma <= high), weights, off)
     centre = means[-1]  # moving all means moves the samples: integrate what is left
     pull = (lam * (means - centre) / (stds**2 + sigma**2)).sum(1)  # (nodes, ...)
     scale = sigma[:, 0] ** 2 * np.exp(-log_phi(sigma))

@@ -320,7 +320,7 @@ def test_a_function_that_is_not_finite_is_refused_before_any_call():
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
 def test_an_empty_interval_is_refused(interval):
     for make in (guided, domain_guidance, autoguidance):
-        with refuses("interval is", "lo < hi"):
+        with refuses("interval is", "low < high"):
             make(NARROW, WIDE, 1.5, interval)
     with refuses("interval is"):
         plane(WIDE, NARROW, CLASS, 1.5, 1.5, interval)

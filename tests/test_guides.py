@@ -105,7 +105,7 @@ def test_options_change_between_calls_are_checked_and_told():
         ("domain", True, "domain is True; expected a finite number, or None"),
         ("every", 0, "every is 0; expected a whole number, 1 or more"),
         ("every", 1.5, "every is 1.5; expected a whole number, 1 or more"),
-        ("interval", (3.0, 1.0), "interval is (3.0, 1.0); expected 0 <= lo < hi"),
+        ("interval", (3.0, 1.0), "interval is (3.0, 1.0); expected 0 <= low < high"),
         ("blur", 0.0, "blur is 0.0; expected a finite width above 0, or None"),
     ):
         with refuses(words):

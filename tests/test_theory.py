@@ -250,7 +250,7 @@ def test_a_mean_that_is_not_finite_is_refused(mean):
 
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)])
 def test_an_empty_interval_is_refused(interval):
-    with refuses("interval is", "lo < hi"):
+    with refuses("interval is", "low < high"):
         gaussian_guidance((0.0, 1.0), (0.0, 2.0), 1.5, interval)
 
 
