@@ -252,7 +252,10 @@ class LabelledMixture(GaussianMixture):
         return self if label == self.null else self.subset(self.labels == label)
 
     def denoiser(self, label):
-        """D(x, sigma) of class `label`: an int, or one label a sample (B,)."""
+        """D(x, sigma) of class `label`: an int, or one label per sample (B,).
+
+        Raises ValueError for a label that is none of this mixture's.
+        """
         label = check_label(label, self.null)
         if label.ndim == 0:
             return self.given(label).denoise

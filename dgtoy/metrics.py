@@ -16,7 +16,10 @@ from .gmm import check_label
 
 
 def threshold(mixture, n=20_000, share=0.01, generator=None):
-    """The `share` quantile of log p over the mixture's own samples: below it counts as out of domain."""
+    """The `share` quantile of log p over n samples of the mixture itself: below it counts as out of domain.
+
+    Raises ValueError if n < 1 or share is not in [0, 1].
+    """
     check_whole("n", n, 1)
     check_number("share", share, "[0, 1]")
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
@@ -26,7 +29,8 @@ def threshold(mixture, n=20_000, share=0.01, generator=None):
 def out_of_domain(x, mixture, cut=None):
     """Share of samples whose log density is below `cut`, by default the 1st percentile of true samples'.
 
-    x (..., n, D) -> (...). True samples score 0.01 by construction; one that is not finite is outside.
+    x (..., n, D) -> (...). True samples score 0.01 by construction; one that is not finite is outside. Raises
+    ValueError for an x without samples.
     """
     _check_samples(x)
     cut = threshold(mixture) if cut is None else check_number("cut", cut)
@@ -55,7 +59,8 @@ def class_error(x, label, labelled):
 def mode_coverage(x, mixture, share=0.2):
     """Share of components that hold at least `share` of their samples.  x (..., n, D) -> (...)
 
-    A sample that is not finite belongs to none.
+    A sample that is not finite belongs to none. Raises ValueError for an x without samples, or a share not in
+    [0, 1].
     """
     _check_samples(x)
     share = check_number("share", share, "[0, 1]")
@@ -69,7 +74,7 @@ def thickness(x, mixture, truth):
     """Median distance of samples to the nearest component, in its stds, relative to that of true samples.
 
     x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show. A
-    sample that is not finite lies infinitely far.
+    sample that is not finite lies infinitely far. Raises ValueError for none, or of another D.
     """
     for name, points in dict(x=x, truth=truth).items():
         _check_samples(points, name, mixture.means.shape[1])
@@ -168,17 +173,21 @@ def prdc(real, fake, k=5):
         )
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"real, fake hold {len(real)}, {len(fake)} samples; expected more than k = {k}")
-    radius = lambda a: torch.cat(
-        [_distances(rows, a).topk(k + 1, largest=False).values[:, k] for rows in a.split(4096)]
-    )
     distance = _distances(real, fake)  # (n, m)
-    inside_real, inside_fake = distance < radius(real)[:, None], distance < radius(fake)[None]
+    inside_real = distance < _radii(real, k)[:, None]  # (n, m)
+    inside_fake = distance < _radii(fake, k)[None]
     return dict(
         precision=inside_real.any(0).double().mean().item(),
         recall=inside_fake.any(1).double().mean().item(),
         density=inside_real.sum(0).double().mean().item() / k,
         coverage=inside_real.any(1).double().mean().item(),
     )
+
+
+def _radii(x, k):
+    """The distance of each sample to its k-th nearest neighbour.  (n, D) -> (n,)"""
+    blocks = [_distances(rows, x).topk(k + 1, largest=False).values[:, k] for rows in x.split(4096)]
+    return torch.cat(blocks)
 
 
 def bootstrap(values, resamples=10_000, level=0.95, seed=0):

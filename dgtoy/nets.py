@@ -92,7 +92,8 @@ class MLP(nn.Module):
 
     def with_classes(self, num_classes, seed=0):
         """The same network with a fresh label table for new classes; null is the last row of the table."""
-        new, state = type(self)(**self.config | dict(num_classes=num_classes, seed=seed)), self.state_dict()
+        new = type(self)(**self.config | dict(num_classes=num_classes, seed=seed))
+        state = self.state_dict()
         new.to(state["body.0.weight"])
         table = new.body[0].weight[:, -num_classes - 1 :]
         state["body.0.weight"] = torch.cat([state["body.0.weight"][:, : -self.null - 1], table], 1)
@@ -123,7 +124,8 @@ class Ensemble:
                 raise ValueError(
                     f"members[{k}] has {differing[0]} {came}; expected {expected}, as members[0]"
                 )
-        self.model, self.config, self.shape = type(first), dict(first.config), (first.config["dim"],)
+        self.model, self.config = type(first), dict(first.config)
+        self.shape = (first.config["dim"],)
         self.null, self.sigma_data = first.null, first.sigma_data
         self.seeds = [m.config["seed"] for m in members]
         states = [m.state_dict() for m in members]
@@ -134,7 +136,7 @@ class Ensemble:
 
     @classmethod
     def of(cls, seeds, **config):
-        """One fresh MLP per seed."""
+        """One fresh MLP per seed; config: of `MLP`. Raises TypeError for seeds that are no sequence."""
         if not isinstance(seeds, Iterable):
             raise TypeError(f"seeds is {shown(seeds)}; expected one per member, as in [0, 1]")
         return cls([MLP(seed=s, **config) for s in seeds])
@@ -154,7 +156,7 @@ class Ensemble:
         return torch.baddbmm(bias[:, None], h, weight)  # (S, B, dim)
 
     def denoiser(self, label):
-        """D(x (S, B, dim), sigma () or (S, B)) for a label: an int, or (S, B)."""
+        """D(x (S, B, dim), sigma () or (S, B)) for a label: an int, or (S, B). Raises as an `MLP`'s."""
         return _denoiser(self, label)
 
     def member(self, k):
@@ -191,7 +193,8 @@ class Ensemble:
 
 def _denoiser(net, label):
     label = check_label(label, net.null)
-    lead, dim = ((len(net),) if isinstance(net, Ensemble) else ()), net.config["dim"]
+    lead = (len(net),) if isinstance(net, Ensemble) else ()
+    dim = net.config["dim"]
 
     def D(x, sigma):
         check_points(x=x)

@@ -50,7 +50,8 @@ def apg(
     one sample, by default all but the first. eta = 1 with the other defaults is `guided`. Raises ValueError
     for a radius <= 0, or axes that a sample lacks. Sadat et al. 2024 (arXiv 2410.02416), algorithm 1.
     """
-    eta, momentum = check_number("eta", eta, "(-inf, inf)"), check_number("momentum", momentum, "(-inf, inf)")
+    eta = check_number("eta", eta, "(-inf, inf)")
+    momentum = check_number("momentum", momentum, "(-inf, inf)")
     radius = check_number("radius", radius, "(0, inf]")
     run, d_before = Run(), 0.0
 
@@ -84,7 +85,8 @@ def cfg_zero_star(
     sigma, and D_still = x / (1 + sigma) has none. So the guide is the projection of D_main on the line
     through D_still and D_guide, s = <D_main - D_still, D_guide - D_still> / |D_guide - D_still|^2. At levels
     above `still_above` nothing moves (the paper's zero-init: its first step). axes: of one sample, by default
-    all but the first. Fan et al. 2025 (arXiv 2503.18886), algorithm 1.
+    all but the first. Raises ValueError for a `still_above` that is nan, or axes that a sample lacks. Fan et
+    al. 2025 (arXiv 2503.18886), algorithm 1.
     """
     still_above = check_number("still_above", still_above)
 
@@ -127,16 +129,17 @@ def frequency_decoupled(
     def D(x, sigma):
         _check_images(x, levels)
         x0_hat = main(x, sigma)
-        other = functools.cache(lambda: guide(x, sigma))  # asked for where a weight is not 1
-        low = guided(
-            lambda *_: low_pass(x0_hat, levels), lambda *_: low_pass(other(), levels), w_low, interval
-        )
-        high = guided(
-            lambda *_: x0_hat - low_pass(x0_hat, levels),
-            lambda *_: other() - low_pass(other(), levels),
-            w_high,
-            interval,
-        )
+        main_low = low_pass(x0_hat, levels)
+
+        @functools.cache
+        def guide_parts():
+            """The guide's two bands, asked for where a weight is not 1."""
+            other = guide(x, sigma)
+            other_low = low_pass(other, levels)
+            return other_low, other - other_low
+
+        low = guided(lambda *_: main_low, lambda *_: guide_parts()[0], w_low, interval)
+        high = guided(lambda *_: x0_hat - main_low, lambda *_: guide_parts()[1], w_high, interval)
         return low(x, sigma) + high(x, sigma)
 
     return D
@@ -189,16 +192,20 @@ def interpolated(pretrained: dict, finetuned: dict, share: float) -> dict:
     for name, state in dict(pretrained=pretrained, finetuned=finetuned).items():
         if not isinstance(state, Mapping):
             raise TypeError(f"{name} is {shown(state)}; expected a state dict, as net.state_dict() gives")
-        for n, p in state.items():
+        for part, p in state.items():
             if not torch.is_tensor(p):
-                raise TypeError(f"{name} holds {shown(p)} in {n}; expected tensors")
-    common = {n for n, p in finetuned.items() if n in pretrained and pretrained[n].shape == p.shape}
+                raise TypeError(f"{name} holds {shown(p)} in {part}; expected tensors")
+    common = [n for n, p in finetuned.items() if n in pretrained and pretrained[n].shape == p.shape]
     if not common:
         raise ValueError(
             "pretrained and finetuned share no tensor of one name and shape; expected one network's"
         )
-    mix = lambda n, p: torch.lerp(pretrained[n].detach().to(p), p, share) if p.is_floating_point() else p
-    return {n: mix(n, p.detach()) if n in common else p.detach().clone() for n, p in finetuned.items()}
+    found = {name: p.detach().clone() for name, p in finetuned.items()}
+    for name in common:
+        p = found[name]
+        if p.is_floating_point():
+            found[name] = torch.lerp(pretrained[name].detach().to(p), p, share)
+    return found
 
 
 # the weight

@@ -85,7 +85,8 @@ def t_to_sigma(t):
     t = check_numbers("t", t, torch.float64)
     if readable(t) and t.isnan().any():
         raise ValueError(f"t is nan; expected times from 0 to {TIMES - 1}")
-    levels, t = _sigmas(t.device).log(), t.double().clamp(0, TIMES - 1)
+    levels = _sigmas(t.device).log()
+    t = t.double().clamp(0, TIMES - 1)
     i = t.long().clamp(max=TIMES - 2)
     return (levels[i] + (t - i) * (levels[i + 1] - levels[i])).exp().float()
 
@@ -145,7 +146,10 @@ class Process:
         return lambda table: append_dims(table.to(x.device)[i].to(x.dtype), x)
 
     def noised(self, x0, i, eps):
-        """x_i (B, ...) from clean images, step indices i (B,) and noise, of the images' shape."""
+        """x_i = sqrt(abar) x0 + sqrt(1 - abar) eps, of images x0 (B, ...) and noise, at indices i (B,).
+
+        Raises ValueError for noise of another shape than the images.
+        """
         check_alike(x0=x0, eps=eps)
         at = self.at(x0, i)
         return at(self.alphas_cumprod.sqrt()) * x0 + at((1 - self.alphas_cumprod).sqrt()) * eps
@@ -227,7 +231,7 @@ def ancestral(model, x_T, process, generator=None):
 def ddim(model, x_T, process):
     """Down the process without noise: Euler's method in sigma. Yields x_i (B, C, H, W).
 
-    Song et al. 2021, eq. 12 with eta = 0.
+    Song et al. 2021, eq. 12 with eta = 0. Raises ValueError for an output of the model of another shape.
     """
     x = x_T
     for _, i, t in _down(process, x):
@@ -277,9 +281,9 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
         if readable(t) and not ((t >= 0) & (t < TIMES) & (t == t.long())).all():  # -1 is no last one
             came = f"t is {t.flatten().tolist()[:4]}..."
             raise ValueError(f"{came}; expected whole times from 0 to {TIMES - 1}")
-        out, sigma = main(x, t), _sigmas(x.device).to(x.dtype)[t.long()]
-        D = guided(lambda x, sigma: out[:, :c], lambda x, sigma: guide(x, t)[:, :c], w, interval)
-        eps = D(x, sigma)
+        out = main(x, t)
+        sigma = _sigmas(x.device).to(x.dtype)[t.long()]
+        eps = guided(lambda *_: out[:, :c], lambda *_: guide(x, t)[:, :c], w, interval)(x, sigma)
         return torch.cat([eps, out[:, c:]], 1)
 
     return model
@@ -313,6 +317,6 @@ def _pixel_bits(x0, mean, log_variance):
     """
     cdf = lambda z: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
     scale = (-0.5 * log_variance).exp()
-    above, below = cdf(scale * (x0 - mean + 1 / 255)), cdf(scale * (x0 - mean - 1 / 255))
-    above, below = torch.where(x0 > 0.999, 1.0, above), torch.where(x0 < -0.999, 0.0, below)
+    above = torch.where(x0 > 0.999, 1.0, cdf(scale * (x0 - mean + 1 / 255)))
+    below = torch.where(x0 < -0.999, 0.0, cdf(scale * (x0 - mean - 1 / 255)))
     return -(above - below).clamp(min=1e-12).log2()
