@@ -54,9 +54,9 @@ def main(argv=None):
     if not argv:
         parser.print_help(sys.stderr)
         sys.exit(2)
-    for before, word in zip(["", *argv], argv):
+    for previous, word in zip(["", *argv], argv):
         if not word or (word.startswith("--") and word.endswith("=")):
-            name = word or f"the word after {before}"
+            name = word or f"the word after {previous}"
             parser.error(f"{name} is empty, as a variable that is not set leaves it; expected a value")
     command = parser.parse_args(argv[:1]).command  # what follows is the command's own
     shown = warnings.formatwarning

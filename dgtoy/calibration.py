@@ -55,9 +55,10 @@ class Calibration:
         if readable(sigma) and not (sigma > 0).all():
             raise ValueError(f"sigma is {sigma.min():g}; expected noise levels > 0")
         order = self.sigmas.argsort()
-        where, what = self.sigmas[order].log().numpy(), self.weights[order, column].numpy()
-        at = np.interp(sigma.detach().cpu().double().log().numpy(), where, what)
-        return torch.as_tensor(at, device=sigma.device)
+        log_sigmas = self.sigmas[order].log().numpy()
+        weights = self.weights[order, column].numpy()
+        found = np.interp(sigma.detach().cpu().double().log().numpy(), log_sigmas, weights)
+        return torch.as_tensor(found, device=sigma.device)
 
 
 def calibrate(

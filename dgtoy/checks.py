@@ -114,9 +114,9 @@ def check_levels(levels, x):
     check_level(levels, levels[:, None].to(x.dtype))
 
 
-def check_sigma(sigma, x, zero=False, point=1):
+def check_sigma(sigma, x, zero=False):
     """As `check_level`, in x's dtype, on its device, shaped to multiply x (*B, *D): (), or (*B, 1, ...)."""
-    return append_dims(check_level(sigma, x, zero, point).to(x.device, x.dtype), x)
+    return append_dims(check_level(sigma, x, zero).to(x.device, x.dtype), x)
 
 
 def check_leads(name, value, x, point=1):

@@ -63,15 +63,15 @@ class GaussianMixture:
     def logp(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """log p(x; sigma), the log density of the mixture blurred by noise sigma.  x (..., D) -> (...)"""
         parts = []
-        for log_joint, _, room in self._blocks(*self._checked(x, sigma, zero=True)):
-            top, p = _scaled(log_joint, room[0])
+        for log_joint, _, scratch in self._blocks(*self._checked(x, sigma, zero=True)):
+            top, p = _scaled(log_joint, scratch[0])
             parts.append(top[:, 0] + p.sum(-1).log())
-        return _within(torch.cat(parts).reshape(x.shape[:-1]), x.dtype)
+        return _clamped(torch.cat(parts).reshape(x.shape[:-1]), x.dtype)
 
     def score(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """grad_x log p(x; sigma) = sum_k r_k (Sigma_k + sigma^2 I)^-1 (mu_k - x).  x (..., D) -> (..., D)"""
         wide, level = self._checked(x, sigma, zero=True)
-        return -_within(self._average(wide, level, self.axes), x.dtype)
+        return -_clamped(self._average(wide, level, self.axes), x.dtype)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The denoiser D(x, sigma) = E[x0 | x0 + sigma eps = x] = x + sigma^2 score(x, sigma).
@@ -81,13 +81,13 @@ class GaussianMixture:
         """
         wide, level = self._checked(x, sigma)
         pulled = self._average(wide, level, self.axes * self.variances[:, None], self.means)
-        return _within(pulled, x.dtype)
+        return _clamped(pulled, x.dtype)
 
     def log_responsibilities(self, x, sigma=0.0):
         """log p(component k | x; sigma), finite where p itself underflows to 0.  x (..., D) -> (..., K)"""
         blocks = self._blocks(*self._checked(x, sigma, zero=True))
         parts = [log_joint.log_softmax(-1) for log_joint, _, _ in blocks]
-        return _within(torch.cat(parts).reshape(*x.shape[:-1], len(self.weights)), x.dtype)
+        return _clamped(torch.cat(parts).reshape(*x.shape[:-1], len(self.weights)), x.dtype)
 
     def responsibilities(self, x, sigma=0.0):
         """p(component k | x; sigma).  x (..., D) -> (..., K)"""
@@ -125,9 +125,10 @@ class GaussianMixture:
     def _average(self, x, sigma, axes, means=None):
         """sum_k r_k (means_k + sum_e pull_ke axes_ke), r the responsibilities.  x (..., D) -> (..., D)"""
         axes, parts = _columns(axes, x), []
-        for log_joint, pulls, room in self._blocks(x, sigma):
-            _, p = _scaled(log_joint, room[0])
-            total = sum(torch.mul(p, pull, out=room[1]) @ axis for pull, axis in zip(pulls, axes))  # (N, D)
+        for log_joint, pulls, scratch in self._blocks(x, sigma):
+            _, p = _scaled(log_joint, scratch[0])
+            along = (torch.mul(p, pull, out=scratch[1]) @ axis for pull, axis in zip(pulls, axes))
+            total = sum(along)  # (N, D)
             if means is not None:
                 total = p @ _columns(means[..., None], x)[0] + total
             parts.append(total / p.sum(-1, keepdim=True))
@@ -148,7 +149,7 @@ class GaussianMixture:
         levels = [sigma] * len(blocks)
         if sigma.ndim:
             levels = sigma.expand(x.shape[:-1] + (1,)).reshape(-1, 1).split(rows)
-        wide, rooms = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
+        wide, buffers = x.new_empty(rows, k, dtype=torch.float64), x.new_empty(d + 3, rows, k)
         given = (x, sigma, self.weights, self.means, self.axes)
         graph = any(map(followed, given)) or traced(x) or traced(sigma)
 
@@ -156,16 +157,18 @@ class GaussianMixture:
         offsets = -(axes * self.means.T).sum(1)  # (axis, K)
         log_weights, variances = self.weights.log().to(x.dtype), self.variances.T.to(x.dtype)
         for block, level in zip(blocks, levels):
-            double, room = (None, [None] * (d + 3)) if graph else (wide[: len(block)], rooms[:, : len(block)])
+            double, scratch = None, [None] * (d + 3)
+            if not graph:
+                double, scratch = wide[: len(block)], buffers[:, : len(block)]
             var = [variance + level**2 for variance in variances]  # (K,) each, or (N, K)
             log_joint = log_weights - 0.5 * sum((2 * math.pi * v).log() for v in var)
             pulls = []
             for e in range(d):
                 z = torch.addmm(offsets[e], block.double(), axes[e], out=double)  # (N, K)
-                z = z.to(x.dtype) if graph else room[-1].copy_(z)
-                pulls.append(torch.mul(z, 1 / var[e], out=room[e]))
-                log_joint = torch.addcmul(log_joint, z, pulls[e], value=-0.5, out=room[d])
-            yield log_joint, pulls, room[-2:]
+                z = z.to(x.dtype) if graph else scratch[-1].copy_(z)
+                pulls.append(torch.mul(z, 1 / var[e], out=scratch[e]))
+                log_joint = torch.addcmul(log_joint, z, pulls[e], value=-0.5, out=scratch[d])
+            yield log_joint, pulls, scratch[-2:]
 
     def subset(self, keep):
         """p(x | the components with keep (K,)), a mixture of its own."""
@@ -200,14 +203,14 @@ class GaussianMixture:
         return torch.bucketize(u.contiguous(), edges, right=True)  # (...)
 
 
-def _scaled(log_joint, room):
+def _scaled(log_joint, scratch):
     """The largest entry (N, 1), and exp(log_joint - largest) (N, K), at least e^FLOOR."""
     top = log_joint.amax(-1, keepdim=True)
-    below = torch.clamp(torch.sub(log_joint, top, out=room), min=FLOOR[log_joint.dtype], out=room)
-    return top, torch.exp(below, out=room)
+    below = torch.clamp(torch.sub(log_joint, top, out=scratch), min=FLOOR[log_joint.dtype], out=scratch)
+    return top, torch.exp(below, out=scratch)
 
 
-def _within(value, dtype):
+def _clamped(value, dtype):
     """value in a dtype, cut at its largest numbers: finite stays finite."""
     if value.dtype == dtype:
         return value

@@ -45,8 +45,8 @@ def preconditioned(body, x, sigma, label, null, sigma_data):
 def drawn_(weight, init, generator, **how):
     """Fill a weight by one of torch.nn.init with a CPU's random numbers: the same ones on every device."""
     if not weight.is_meta:
-        room = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="cpu")
-        weight.data.copy_(init(room, generator=generator, **how))
+        drawn = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="cpu")
+        weight.data.copy_(init(drawn, generator=generator, **how))
 
 
 class MLP(nn.Module):

@@ -92,7 +92,7 @@ def _ends(n, sigma_min, sigma_max):
 def log_normal(z: Tensor, P_mean: float = -0.5, P_std: float = 1.6) -> Tensor:
     """Training noise levels from standard normals z: ln sigma = P_mean + P_std z.  (...) -> (...)
 
-    Karras et al. 2022, table 1.
+    Karras et al. 2022, table 1, where P_mean is -1.2 and P_std 1.2.
     """
     return torch.exp(P_mean + P_std * z)
 

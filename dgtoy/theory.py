@@ -43,7 +43,7 @@ def gaussian_endpoint(parts: list[tuple], interval: tuple[float, float] = (0.0, 
     interval is empty, or the samples' mean or std overflows.
     """
     interval = check_interval(interval)
-    weights, means, stds = _columns(parts)  # first axis: the parts
+    weights, means, stds = _checked_parts(parts)  # first axis: the parts
     off = np.zeros_like(weights)
     off[-1] = 1.0
     near, far = 1e-12 * stds.min(), 1e12 * stds.max()  # in between lies all of the integral, to 1e-12
@@ -131,7 +131,7 @@ def alignment(mixture, domains, label, domain, x, sigma):
     return conditional, class_term, domain_term
 
 
-def _columns(parts):
+def _checked_parts(parts):
     """parts as weights (n, 1), means (n, dirs), stds (n, dirs), or without the last axis for numbers."""
     if not isinstance(parts, tuple | list) or not all(
         isinstance(p, tuple | list) and len(p) == 3 for p in parts

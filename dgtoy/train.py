@@ -18,8 +18,9 @@ BLOCK = 64  # steps whose random numbers `fit` draws together
 class Recipe(TrainingConfig):
     """How `fit` trains.
 
-    P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022, table 1). w: 1, or the
-    weight of Domain Guidance that is learned into the network after the share `late` of the steps.
+    P_mean, P_std: of ln sigma, the noise levels of training (Karras et al. 2022, table 1). w: 1, or below 2
+    the weight in DogFit's training target, from the share `late` of the steps on: what is learned is Domain
+    Guidance of weight 1 / (2 - w), see `fit`. Raises ValueError for values out of range.
     """
 
     P_mean: float = -0.5

@@ -33,44 +33,15 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     Raises ValueError if the file is damaged, holds code or weights that are not finite, or two of one name,
     or is no DiT's.
     """
-    if str(path).endswith(".index.json"):
-        raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")
-    if pathlib.Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; {FROM_DIFFUSERS}, or another file of weights")
-    try:
-        if is_safetensors(path):
-            state = load_file(path)
-        else:
-            # opened here, as torch.load takes a name that ends in .safetensors for a file of that kind
-            with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as e:
-        why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
-        if code := re.search(r"GLOBAL \S+|operand \d+", str(e)):
-            why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
-        raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
-    if isinstance(state, dict):
-        held = [state[name] for name in HOLDERS if state.get(name) is not None]
-        state = held[0] if held else state
-    if isinstance(state, dict):
-        plain = lambda name: WRAPPERS.sub("", name) if isinstance(name, str) else name
-        given, state = state, {}
-        for name, value in given.items():
-            if plain(name) in state:
-                raise ValueError(f"{path} holds {plain(name)} twice, as {name} too; expected one")
-            state[plain(name)] = value
-        if any(THEIRS.match(str(name)) for name in state):
-            raise ValueError(f"{path} is of diffusers; {FROM_DIFFUSERS}")
+    state = _unwrapped(_read(path), path)
     if not isinstance(state, dict) or TABLE not in state:
         held = list(state)[:3] if isinstance(state, dict) else type(state).__name__
         raise ValueError(
             f"{path} is not a DiT's: it holds {held}; expected names like {TABLE}, all parts in one file"
         )
     for name, value in state.items():
-        plain = torch.is_tensor(value) and value.layout is torch.strided and not value.is_meta
-        if not plain or not value.is_floating_point():
+        dense = torch.is_tensor(value) and value.layout is torch.strided and not value.is_meta
+        if not dense or not value.is_floating_point():
             raise ValueError(
                 f"{path} is not a DiT's: {name} is {shown(value)}; expected a tensor of real numbers"
             )
@@ -78,6 +49,48 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{path}: {name} holds numbers that are not finite; expected trained weights")
+    return state
+
+
+def _read(path):
+    """What a file holds, whatever that is. Raises ValueError for one that is damaged or holds code."""
+    if str(path).endswith(".index.json"):
+        raise ValueError(f"{path} lists the parts of a network of diffusers; {FROM_DIFFUSERS}")
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; {FROM_DIFFUSERS}, or another file of weights")
+    try:
+        if is_safetensors(path):
+            return load_file(path)
+        # opened here, as torch.load takes a name that ends in .safetensors for a file of that kind
+        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as e:
+        why = f"{type(e).__name__}: {' '.join(str(e).split())[:80]}"
+        if code := re.search(r"GLOBAL \S+|operand \d+", str(e)):
+            why = f"its pickle asks for {code[0]}"  # torch's own text says how to run it all the same
+        raise ValueError(f"{path} is not a complete checkpoint of weights alone ({why})") from None
+
+
+def _unwrapped(found, path):
+    """The weights within what a file holds, by names without what torch's wrappers put before them.
+
+    Raises ValueError for two of one name, and for names of diffusers.
+    """
+    if isinstance(found, dict):
+        held = [found[name] for name in HOLDERS if found.get(name) is not None]
+        found = held[0] if held else found
+    if not isinstance(found, dict):
+        return found
+    state = {}
+    for name, value in found.items():
+        official = WRAPPERS.sub("", name) if isinstance(name, str) else name
+        if official in state:
+            raise ValueError(f"{path} holds {official} twice, as {name} too; expected one")
+        state[official] = value
+    if any(THEIRS.match(str(name)) for name in state):
+        raise ValueError(f"{path} is of diffusers; {FROM_DIFFUSERS}")
     return state
 
 

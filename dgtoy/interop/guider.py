@@ -72,7 +72,7 @@ class DomainGuidance(ClassifierFreeGuidance):
         self.null = None  # the guide's own null condition
         self.guided = None  # both networks, once both are known
         self.domain, self.interval, self.every, self.blur = domain, interval, every, blur
-        self.before = None  # the pipeline's network and the hook on its forward, while another answers
+        self.patched = None  # the pipeline's network and the hook on its forward, while another answers
         self.register_to_config(pretrained=str(pretrained) if is_folder else None)
 
     def __setattr__(self, name, value):
@@ -86,7 +86,7 @@ class DomainGuidance(ClassifierFreeGuidance):
             return
         guided = self._guided(denoiser)
         answer = self._null if self.is_unconditional else guided.answer_labelled
-        self.before = denoiser, denoiser.__dict__.get("forward")
+        self.patched = denoiser, denoiser.__dict__.get("forward")
 
         def forward(*args, **kwargs):
             self.cleanup_models(denoiser)
@@ -102,9 +102,10 @@ class DomainGuidance(ClassifierFreeGuidance):
 
     def cleanup_models(self, denoiser):
         """Called after each forward: the pipeline's network is itself again, with the hook on its forward."""
-        if self.before is None:
+        if self.patched is None:
             return
-        (network, hooked), self.before = self.before, None
+        network, hooked = self.patched
+        self.patched = None
         del network.__dict__["forward"]
         if hooked is not None:
             network.__dict__["forward"] = hooked

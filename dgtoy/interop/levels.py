@@ -62,13 +62,14 @@ def t_to_sigma(t, scheduler):
     Raises ValueError for timesteps that the scheduler does not have.
     """
     scheduler = scheduler_of(scheduler)
-    t, last = check_numbers("t", t, torch.float64).cpu().double(), scheduler.config.num_train_timesteps
+    t = check_numbers("t", t, torch.float64).cpu().double()
+    last = scheduler.config.num_train_timesteps
     first = 0 if is_flow(scheduler) else -last  # a solver that inverts begins below 0
     if not ((first <= t) & (t <= last)).all():
         raise ValueError(f"t is {t.tolist()}; expected timesteps from 0 to {last}")
     if is_flow(scheduler):
-        share = t / last
-        return (share / (1 - share)).clamp(max=LARGEST)
+        tau = t / last  # the flow's own time
+        return (tau / (1 - tau)).clamp(max=LARGEST)
     log_sigmas = _log_sigmas(scheduler)
     return torch.as_tensor(np.exp(np.interp(t.numpy(), np.arange(len(log_sigmas)), log_sigmas)))
 

@@ -15,13 +15,13 @@ def deferred():
 
     def note(number, frame):
         asked.append(number)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
-    before = signal.signal(signal.SIGINT, note) or signal.default_int_handler
+    previous = signal.signal(signal.SIGINT, note) or signal.default_int_handler
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def between(steps, state):

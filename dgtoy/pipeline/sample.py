@@ -91,23 +91,26 @@ def draw_latents(tuned, guide, config, images, num_classes):
     if config.sampler in IN_STEPS_OF_DIT:
         main, guiding = tuned.noise(label), other.noise(other_label)
         model = vp.guided_noise(main, guiding, w, config.channels or None, config.interval)
+        spaced = vp.strided if config.sampler == "ddim" else vp.respaced
+        process = vp.Process(spaced(config.steps)).to(tuned.device)
         if config.sampler == "ddim":
-            process = vp.Process(vp.strided(config.steps)).to(tuned.device)
-            return last(_finite(vp.ddim(model, x_T, process), config, images))
-        process = vp.Process(vp.respaced(config.steps)).to(tuned.device)
-        return last(_finite(vp.ancestral(model, x_T, process, generators), config, images))
-    sigmas = levels(config.steps, tuned.sigma_range)
-    D = guided(tuned.denoiser(label), other.denoiser(other_label), w, config.interval)
-    sampler = heun if config.sampler == "heun" else dpmpp_2m
-    return last(_finite(sampler(D, scaled(x_T, sigmas), sigmas), config, images))
+            states = vp.ddim(model, x_T, process)
+        else:
+            states = vp.ancestral(model, x_T, process, generators)
+    else:
+        sigmas = levels(config.steps, tuned.sigma_range)
+        D = guided(tuned.denoiser(label), other.denoiser(other_label), w, config.interval)
+        sampler = heun if config.sampler == "heun" else dpmpp_2m
+        states = sampler(D, scaled(x_T, sigmas), sigmas)
+    return last(_finite(states, config, images))
 
 
 def check_models(tuned, guide, config):
     """Raise ValueError if the method has no guide, or autoguidance one of other classes; if more channels are
     to be guided than there are; if the sampler steps as DiT's process does and a network is a flow, or is
     ddpm and the fine-tune gives no variance."""
-    guided = config.method in ("dog", "autoguidance")
-    if guided and guide is None:
+    takes_guide = config.method in ("dog", "autoguidance")
+    if takes_guide and guide is None:
         option = "--pretrained" if config.method == "dog" else "--weaker"
         raise ValueError(f"method is {config.method} and there is no guide; expected {option} CHECKPOINT")
     if config.method == "autoguidance" and guide.null != tuned.null:
@@ -117,7 +120,7 @@ def check_models(tuned, guide, config):
         )
     if config.channels > tuned.shape[0]:
         raise ValueError(f"channels is {config.channels}; expected at most {tuned.shape[0]}")
-    nets = (tuned, guide) if guided else (tuned,)
+    nets = (tuned, guide) if takes_guide else (tuned,)
     if config.sampler in IN_STEPS_OF_DIT and any(isinstance(net, Flow) for net in nets):
         raise ValueError(f"sampler is {config.sampler} and the network a flow; expected dpmpp_2m or heun")
     if config.sampler == "ddpm" and not tuned.config["learn_sigma"]:
