@@ -108,7 +108,10 @@ def _pieces(tensors, room):
 
 
 def write_safetensors(path, tensors, header):
-    """Tensors and a JSON header into `path`, which appears complete or not at all; tied ones each in full."""
+    """Tensors and a JSON header into `path`, which appears complete or not at all; tied ones each in full.
+
+    Raises OSError, naming `path`, where it cannot be written.
+    """
     own = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
     tensors = {k: v.detach().to(**own) for k, v in tensors.items()}
     with whole(path) as part:

@@ -154,9 +154,14 @@ def check_interval(interval):
 
 def check_denoisers(**given):
     """Raise TypeError, naming it, for a denoiser that cannot be called."""
-    for name, D in given.items():
-        if not callable(D):
-            raise TypeError(f"{name} is {shown(D)}; expected a denoiser, D(x, sigma) -> x0_hat")
+    check_callable("a denoiser, D(x, sigma) -> x0_hat", **given)
+
+
+def check_callable(expected, **given):
+    """Raise TypeError, naming it and what was expected, for what cannot be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise TypeError(f"{name} is {shown(value)}; expected {expected}")
 
 
 def check_estimate(name, x0_hat, x):

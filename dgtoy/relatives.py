@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .checks import (
     check_alike,
+    check_callable,
     check_denoisers,
     check_finite,
     check_generator,
@@ -280,7 +281,8 @@ def self_consistent(
     than 2 points, or levels that do not fall or are not positive. Galashov et al. 2025 (arXiv 2510.00815),
     who train w as a network of both levels and the label.
     """
-    check_denoisers(main=main, guide=guide, sampler=sampler)
+    check_denoisers(main=main, guide=guide)
+    check_callable("a sampler, as heun", sampler=sampler)
     check_generator(generator)
     check_points(data=data)
     check_finite(data=data)

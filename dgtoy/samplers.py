@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .checks import (
+    check_callable,
     check_denoisers,
     check_estimate,
     check_finite,
@@ -139,9 +140,8 @@ def _sampler(steps):
         if "interval" in given:
             given["interval"] = check_interval(given["interval"])
         check_noise(given.get("generator"), x_T)
-        callback = given.get("callback")
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback is {shown(callback)}; expected a function of i, sigma, x, x0_hat")
+        if given.get("callback") is not None:
+            check_callable("a function of i, sigma, x, x0_hat", callback=given["callback"])
         return steps(**given)
 
     return sample

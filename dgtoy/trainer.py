@@ -104,7 +104,7 @@ class Step(NamedTuple):
 
 
 def generator(seed, step, device="cpu"):
-    """The random numbers of a step of a seed."""
+    """The random numbers of a step of a seed. Raises as `checks.check_seed` does."""
     return torch.Generator(device).manual_seed(1_000_003 * check_seed("seed", seed) + step)
 
 
@@ -122,8 +122,7 @@ def clip_each_(grads, most):
 
 
 class Trainer:
-    """A training run: the weights of `net`, their average `ema`, the optimizers' moments, and the steps
-    taken.
+    """A training run: the weights of `net`, their average `ema`, the optimizers' moments, and its progress.
 
     net: an nn.Module, or anything with `params` {name: tensor}. ema: a clone of net that receives the moving
     average of its weights, its decay warming up: min(recipe.ema, (1 + t) / (10 + t)).
@@ -131,7 +130,8 @@ class Trainer:
     loss_fn(net, *batch): the loss () of a batch, or (S,), one for each of S networks, each parameter's first
     axis, that share no weight. On a CUDA device a step is two captured graphs, gradient and update.
     Processes of a group (`distributed.join`) average their gradients; each calls the trainer on its own slice
-    of the batch.
+    of the batch. Raises TypeError for a net that does not train; ValueError for one without parameters, an
+    ema that is no clone of it, or Muon where there is nothing for it.
     """
 
     @torch.inference_mode(False)  # in which nothing trains

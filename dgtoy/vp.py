@@ -17,6 +17,7 @@ import torch
 from .checks import (
     append_dims,
     check_alike,
+    check_callable,
     check_finite,
     check_integers,
     check_noise,
@@ -187,16 +188,9 @@ def _sampler(steps):
     return sample
 
 
-def _check_networks(**given):
-    """Raise TypeError, naming it, for a network that cannot be called."""
-    for name, model in given.items():
-        if not callable(model):
-            raise TypeError(f"{name} is {shown(model)}; expected a function of x and t")
-
-
 def _check_run(model, x_T, process, generator=None):
     """Raise for what cannot be sampled with."""
-    _check_networks(model=model)
+    check_callable("a function of x and t", model=model)
     if not isinstance(process, Process):
         raise TypeError(f"process is {shown(process)}; expected a Process")
     check_points(x_T=x_T)
@@ -267,7 +261,7 @@ def guided_noise(main, guide, w, channels=None, interval=(0.0, math.inf)):
     accident; its samples need that for exact reproduction.) interval: of noise levels sigma, see
     `guidance.guided`. Raises ValueError for more channels than x has, and for a t that is no training time.
     """
-    _check_networks(main=main, guide=guide)
+    check_callable("a function of x and t", main=main, guide=guide)
     interval = check_weights(interval, w=w)
     if channels is not None:
         check_whole("channels", channels, 1)

@@ -4,8 +4,7 @@ import dataclasses
 
 import torch
 
-from .. import metrics
-from .. import shipped as weights
+from .. import metrics, shipped
 from ..samplers import dpmpp_2m
 from ..train import Points, Recipe, fit
 from .lab import Judge, Presets, Setting, replace
@@ -71,7 +70,7 @@ def finetuned(setting, seed, device="cpu", at=(), guide=None):
 
     guide: see `fit`.
     """
-    net = weights.load("glyphs", device).with_classes(setting.world().num_classes, seed).compile()
+    net = shipped.load("glyphs", device).with_classes(setting.world().num_classes, seed).compile()
     net.seeds = [10_000 + seed]  # other batches and noise than in pre-training
     ema, kept = net.clone(), {}
     for step in fit(net, training_set(setting, seed, device), setting.finetune, ema, guide=guide):
@@ -82,7 +81,7 @@ def finetuned(setting, seed, device="cpu", at=(), guide=None):
 
 def prepared(setting, device="cpu"):
     """What experiments on pictures start from: the judge, the shipped model."""
-    return PictureJudge(setting, device), weights.load("glyphs", device)
+    return PictureJudge(setting, device), shipped.load("glyphs", device)
 
 
 def course(setting, stages, seed, device="cpu"):
@@ -108,7 +107,7 @@ class PictureJudge(Judge):
 
     def __init__(self, setting, device="cpu"):
         super().__init__(setting, device)
-        self.world, self.net = setting.world(), weights.load("features", device)
+        self.world, self.net = setting.world(), shipped.load("features", device)
         self.own = torch.tensor([glyphs.GLYPHS.index(g) for g in self.world.glyphs], device=device)
         self.label = torch.arange(setting.samples, device=device) % self.world.num_classes
         self.truth = self.read(self.draw(setting.truth, 1))

@@ -5,15 +5,7 @@ import copy
 import torch
 
 from .. import vp
-from ..checks import (
-    append_dims,
-    check_level,
-    check_number,
-    check_points,
-    check_seed,
-    check_shape,
-    shown,
-)
+from ..checks import append_dims, check_level, check_number, check_points, check_seed, check_shape, shown
 from ..gmm import check_label
 from ..graphs import Captured
 
@@ -94,7 +86,10 @@ class Preconditioned:
         return new
 
     def with_classes(self, num_classes, seed=0):
-        """A copy with a fresh label table for new classes; `seed` draws it, and later the training data."""
+        """A copy with a fresh label table for new classes; `seed` draws it, and later the training data.
+
+        Raises TypeError or ValueError for a number of classes or a seed that cannot be.
+        """
         new = self.with_net(self.net.with_classes(num_classes, seed))
         new.seeds = [check_seed("seed", seed)]
         return new

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..checks import append_dims, check_denoisers, check_estimate, check_level
+from ..checks import append_dims, check_callable, check_estimate, check_level
 from . import levels
 from .calls import each_tensor
 from .checks import LAYOUTS, Layout, kind_of
@@ -63,7 +63,7 @@ def as_denoiser(net, predicts, sigma_to_t=None, **condition):
     """
     if predicts not in ("x0", "epsilon", "v_prediction", "flow"):
         raise ValueError(f"predicts is {predicts}; expected x0, epsilon, v_prediction or flow")
-    check_denoisers(net=net)
+    check_callable("a network, net(x, t)", net=net)
     preserves = predicts == "v_prediction" or (predicts == "epsilon" and sigma_to_t is not None)
 
     @torch.no_grad()

@@ -97,7 +97,7 @@ def blurred_prediction(sigma, b, scheduler):
 
 
 def level(t, scheduler):
-    """The noise level sigma of a timestep, a number."""
+    """The noise level sigma of a timestep, a number. Raises ValueError without a scheduler."""
     if scheduler is None:
         raise ValueError("scheduler is None; expected the pipeline's, for `interval` and `blur`")
     return t_to_sigma(t, scheduler).item()

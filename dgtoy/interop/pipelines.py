@@ -10,13 +10,7 @@ DOMAIN = 1.25  # the weight of the domain direction where a prompt has one of it
 
 
 def guide_pipeline(
-    pipe,
-    pretrained=None,
-    null=None,
-    domain="default",
-    interval=EVERYWHERE,
-    every=1,
-    blur=None,
+    pipe, pretrained=None, null=None, domain="default", interval=EVERYWHERE, every=1, blur=None
 ):
     """Guide a fine-tuned pipeline by a pre-trained one, or by its network. In place.  -> the pipeline
 

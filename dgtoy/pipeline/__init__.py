@@ -1,4 +1,4 @@
-"""The paper's pipeline, one module per step: prepare, finetune, sample, evaluate, calibrate, table."""
+"""From a folder of pictures to guided samples and their scores; `cli` has the steps, a command each."""
 
 from ..environment import needs
 

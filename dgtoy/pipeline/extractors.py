@@ -12,6 +12,7 @@ import types
 
 import torch
 
+from .. import shipped
 from ..dit import load_weights
 from ..environment import needs
 from ..shipped.judge import style_of
@@ -126,8 +127,6 @@ class Patches:
     resize = "64 pixels, bicubic, antialiased"
 
     def __init__(self, weights=None, device="cpu"):
-        from .. import shipped
-
         self.net, self.device = shipped.load("patches", device), device
         self.checksum = checksum(shipped.FOLDER / "patches.safetensors")
 
@@ -142,8 +141,6 @@ class Glyphs:
     resize = "32 pixels, bicubic, antialiased"
 
     def __init__(self, weights=None, device="cpu"):
-        from .. import shipped
-
         self.net, self.device = shipped.load("features", device), device
         self.checksum = checksum(shipped.FOLDER / "features.safetensors")
 

@@ -185,7 +185,7 @@ def _check_left(out, mine):
 
 def training(net, data, config, ema, objective=None):
     """A fine-tune that writes nothing.  -> its Trainer and what each step sees: `trainer.run(batch_fn)` is a
-    generator of `Step`"""
+    generator of `Step`. Raises TypeError for a network of another kind than the objective's."""
     objective = objective or objective_of(net)
     if isinstance(objective, NoiseObjective):
         check_kind(net, VP)
@@ -266,7 +266,7 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
     sees and does not reach.
 
     A fine-tune that learns ends below the mean, and single batches scatter as these do.  -> mean, std from
-    batch to batch
+    batch to batch. Raises FloatingPointError if it is not finite; warns where a linear filter does better.
     """
     net = pretrained_net(pretrained, device, num_heads)
     warn_of_null(pretrained, "its own loss, as Domain Guidance later,")

@@ -118,8 +118,7 @@ def prepare(parser):
     )
     parser.add_argument("--split", help="split of a dataset with --hub; default: train")
     parser.add_argument(
-        "--pretrained",
-        help="the network that will be fine-tuned, which says --size and --vae; default: none",
+        "--pretrained", help="the network that will be fine-tuned, which says --size and --vae; default: none"
     )
     parser.add_argument(
         "--size", type=int, help="side of the images in pixels; default: that of --pretrained, or 256"

@@ -51,12 +51,7 @@ class Config:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected {', '.join(known)}")
         check_ranges(
-            self,
-            w="(-inf, inf)",
-            count="[1, inf)",
-            steps=f"[1, {MOST}]",
-            channels="[0, inf)",
-            seed=SEEDS,
+            self, w="(-inf, inf)", count="[1, inf)", steps=f"[1, {MOST}]", channels="[0, inf)", seed=SEEDS
         )
         if self.channels and self.sampler not in IN_STEPS_OF_DIT:
             raise ValueError(

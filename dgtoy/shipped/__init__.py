@@ -48,7 +48,8 @@ def load(name, device="cpu", folder=FOLDER):
             f"{missing[0]}"
             f" is missing from {path.parent.name}; `python -m dgtoy weights --device cuda` makes it"
         )
-    known, found = facts(name, folder), checksum(path)
+    known = facts(name, folder)
+    found = checksum(path)
     if found != known["sha256"]:
         raise ValueError(
             f"{path.name} has SHA-256 {found[:12]}...; expected {known['sha256'][:12]}...:"
@@ -70,7 +71,10 @@ TABLE, DOWN, UP = "y_embedder.embedding_table.weight", ".lora_A.default.weight",
 
 
 def with_lora(net, state, num_classes, file):
-    """A network with what `pipeline.finetune` wrote of a LoRA added: W + B A, and the new label table."""
+    """A network with what `pipeline.finetune` wrote of a LoRA added: W + B A, and the new label table.
+
+    Raises ValueError, naming `file`, for a weight that is missing, superfluous or of another shape.
+    """
     net = net.with_classes(num_classes)
     weights = net.net.state_dict()
     state = {name.replace(".finetuned", ""): value for name, value in state.items()}

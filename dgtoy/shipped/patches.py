@@ -35,7 +35,10 @@ class PatchNet(nn.Module):
 
 
 def patches(images):
-    """Every second patch of pictures (B, 3, 64, 64), mean and contrast taken off.  -> (B, 900, 108)"""
+    """Every second patch of pictures (B, 3, 64, 64), mean and contrast taken off.  -> (B, 900, 108)
+
+    Raises ValueError for pictures of another shape.
+    """
     if tuple(images.shape[1:]) != (3, SIDE, SIDE):
         raise ValueError(f"images have shape {tuple(images.shape)}; expected ('B', 3, {SIDE}, {SIDE})")
     p = nn.functional.unfold(images.float(), PATCH, stride=STRIDE).mT

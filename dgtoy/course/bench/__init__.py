@@ -1,7 +1,7 @@
 """Speed and memory as ratios against plain versions timed in the same run: `python -m dgtoy bench`.
 
 `toy` times the exact worlds and the small networks, `dit` the transformers, `stages` the pipeline at full
-size. What was tried and did not pay stands in book/speed_notes.md.
+size, `pipelines` guidance in diffusers. What was tried and did not pay stands in book/speed_notes.md.
 """
 
 import dataclasses

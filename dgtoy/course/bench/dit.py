@@ -26,16 +26,8 @@ SMALL = {  # name: (network, training batch, images sampled at once)
         1024,
         1024,
     ),
-    "DiT-S/2, 256 tokens": (
-        dict(CONFIGS["DiT-S/2"], input_size=32, in_channels=4),
-        256,
-        512,
-    ),
-    "DiT-B/4, 64 pixels": (
-        dict(CONFIGS["DiT-B/4"], input_size=64, in_channels=3),
-        256,
-        256,
-    ),
+    "DiT-S/2, 256 tokens": (dict(CONFIGS["DiT-S/2"], input_size=32, in_channels=4), 256, 512),
+    "DiT-B/4, 64 pixels": (dict(CONFIGS["DiT-B/4"], input_size=64, in_channels=3), 256, 256),
 }
 W = 1.5
 

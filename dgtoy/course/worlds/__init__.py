@@ -1,1 +1,1 @@
-"""Where data come from: domains in 2-D, glyphs, and the networks that judge them."""
+"""Where data come from: domains in 2-D, glyphs, photographs; and how their judges' networks learn."""
