@@ -332,8 +332,9 @@ def _reguided(main, guide, w, interval, changed):
 def _dot(a, b, axes):
     """Scalar products of samples, shaped to multiply them; in single precision where half would overflow."""
     own = range(1, a.ndim)
+    from_the_end = range(1 - a.ndim, 0)
     axes = tuple(own) if axes is None else axes
-    if not isinstance(axes, tuple | list) or not axes or not set(axes) <= {*own, *(k - a.ndim for k in own)}:
+    if not isinstance(axes, tuple | list) or not axes or not {*axes} <= {*own, *from_the_end}:
         raise ValueError(f"axes is {shown(axes)}; expected axes of one sample of x {tuple(a.shape)}")
     dtype = torch.promote_types(a.dtype, torch.float32)
     return (a.to(dtype) * b.to(dtype)).sum(axes, keepdim=True)

@@ -62,10 +62,11 @@ def to_diffusers(net):
 
     if not isinstance(net, DiT):
         raise TypeError(f"net is {shown(net)}; expected a DiT")
-    c, state, found = net.config, net.state_dict(), {}
+    c, state = net.config, net.state_dict()
     for kind, what in dict(velocity="predicts velocity inside", flow="is a flow").items():
         if kind in c:
             raise ValueError(f"net {what}; expected a DiT of the official kind: diffusers' has no such step")
+    found = {}
     for ours, theirs in _names(c["depth"]):
         parts = state[ours].chunk(3) if ".qkv." in ours else [state[ours]] * len(theirs)
         found |= {name: part.clone() for name, part in zip(theirs, parts, strict=True)}
@@ -112,7 +113,8 @@ def from_diffusers(model):
         raise ValueError(
             f"model has out_channels {model.config.out_channels}; expected {channels} or {2 * channels}"
         )
-    c, state, found = model.config, model.state_dict(), {}
+    c, state = model.config, model.state_dict()
+    found = {}
     for ours, theirs in _names(c.num_layers):
         parts = [state[name] for name in theirs]
         if ".qkv." in ours:

@@ -67,7 +67,7 @@ def calibrate_pipeline(
         few = {k: v[rows] if by_picture(v) else v for k, v in call.items()}
         z = encode(pipe, images[rows])
         labelled, for_null, for_guide = condition(pipe, z, few, images.shape[-1])
-        latents.append((z, torch.full((len(z),), start // batch)))
+        latents.append((z, torch.full((len(z),), start // batch)))  # as label, the number of its batch
         conditions.append(labelled)
         if null is None:
             null, prompt = first_row(for_null, len(z)), first_row(for_guide, len(z))

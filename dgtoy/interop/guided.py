@@ -195,7 +195,8 @@ class DomainGuidedModel(StandIn):
         """What stands for the null branch in null + w (labelled - null), after `answer_labelled`."""
         if self.run.labelled is None:
             raise ValueError("the null branch is called first; expected the labelled one before it")
-        (args_c, kwargs_c, main), self.run.labelled = self.run.labelled, None
+        args_c, kwargs_c, main = self.run.labelled
+        self.run.labelled = None
         if self.domain is not None and w is None:
             raise ValueError(
                 f"domain is {self.domain}; expected None outside a pipeline: its scale is needed"
@@ -220,7 +221,8 @@ class DomainGuidedModel(StandIn):
             return len(x) % 2 == 0 and bool((x[:n] == x[n:]).all())
         pipe, w = call["self"], weight_of(call)
         told = call.get("do_classifier_free_guidance", getattr(pipe, "do_classifier_free_guidance", None))
-        if not (told if told is not None else w is None or w > 1):
+        is_on = told if told is not None else (w is None or w > 1)
+        if not is_on:
             self._warn(pipe, w)
             return False
         if len(x) <= len(latents) and (told is None or kwargs.get("skip_layers")):
@@ -311,8 +313,8 @@ class DomainGuidedModel(StandIn):
                 return self._mixed(args, kwargs, labelled, null, n, layers)
         half = lambda rows: (rows_in(args, rows, n), rows_in(kwargs, rows, n))
         if self.domain is None:
-            (args_c, kwargs_c), own = half(labelled), None
-            main = self.finetuned(*args_c, **kwargs_c)
+            args_c, kwargs_c = half(labelled)
+            main, own = self.finetuned(*args_c, **kwargs_c), None
         else:
             given = rows_in(kwargs, slice(None), n)  # a UNet empties its list of a T2I-Adapter's residuals
             both = self.finetuned(*args, **unlabelled(self.finetuned, given, null))

@@ -92,7 +92,7 @@ def add_lora(net, num_classes, rank=16, seed=0):
 def lora_guide(net, adapter=None, null=None, domain="default", **options):
     """The guide of a LoRA fine-tune: the same network with the adapter off, no second copy.
 
-    net: what `add_lora` returned -> an `EDM` or `VP`, with `denoiser` and `null`; or a diffusers pipeline,
+    net: what `add_lora` returned -> one of its kind, with `denoiser` and `null`; or a diffusers pipeline,
     guided in place -> the pipeline. adapter: which one of a pipeline's, by name; by default all. null,
     domain, options (interval, every): as in `guide_pipeline`, for a pipeline alone. Raises ValueError if the
     network carries no such adapter or the guide would not be its base: an adapter that is fused or changed

@@ -39,7 +39,7 @@ def calibrate(tuned, guide, data, config, device="cpu"):
     """w* of Domain Guidance, w* of CFG and the plane's a*, b* at each level, with 95% intervals.  -> {method:
     Calibration}
 
-    tuned, guide: `VP`s. data: `Latents` of images that the fine-tune has not seen.
+    tuned, guide: `VP`s or `Flow`s. data: `Latents` of images that the fine-tune has not seen.
     """
     g = torch.Generator().manual_seed(config.seed)
     rows = torch.randperm(len(data), generator=g)[: config.count]
@@ -115,12 +115,12 @@ def to_json(found):
     return lists
 
 
-def save(found, out, names):
-    """OUT/calibration.json, with the checksums `names` of both networks, and OUT/calibration.png."""
+def save(found, out, checksums):
+    """OUT/calibration.json, with the checksums of both networks by name, and OUT/calibration.png."""
     from matplotlib import style
 
     out = pathlib.Path(out)
-    write_json(out / "calibration.json", to_json(found) | names)
+    write_json(out / "calibration.json", to_json(found) | checksums)
     with style.context("default"):  # whatever a reader's own theme
         figure(found).savefig(out / "calibration.png")
 

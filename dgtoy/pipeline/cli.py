@@ -115,7 +115,7 @@ def sample(args):
     first = distributed.rank() == 0
     given, held = options.given(args, Config), remembered(out)
     method = (held | given).get("method", Config.method)
-    tuned, guide, names = models.guided_by(
+    tuned, guide, checksums = models.guided_by(
         method, args.finetuned, args.pretrained, args.weaker, device, args.heads
     )
     config = Config(**sampler_of(tuned) | held | given)
@@ -124,7 +124,7 @@ def sample(args):
     if tuned.device.type == "cuda" or config.fp8:
         fast(tuned, guide, fp8=config.fp8)
     made = models.header(args.finetuned)
-    origin = names | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
+    origin = checksums | {k: v for k, v in made.items() if k in ("step", "dropout", "rank", "classes")}
     coder = latents.decoder(args.vae, tuned.shape, device, made.get("codec"), args.finetuned)
     part = distributed.rank(), distributed.count()
     batch = (4 if on_cpu else 64) if args.batch is None else args.batch
@@ -178,7 +178,7 @@ def calibrate(args):
     from .calibrate import calibrate as run
 
     device = environment.device(args.device)
-    tuned, guide, names = models.guided_by(
+    tuned, guide, checksums = models.guided_by(
         "dog", args.finetuned, args.pretrained, device=device, num_heads=args.heads
     )
     if guide is None:
@@ -194,7 +194,7 @@ def calibrate(args):
     if not args.quiet and tuned.device.type == "cpu":
         pace.tell(pace.of_calibrate(config, len(data)), tuned)
     found = run(tuned, guide, data, config, device)
-    save(found, args.out, names)
+    save(found, args.out, checksums)
     print(recommend(found))
 
 

@@ -276,7 +276,8 @@ def normal_loss(pretrained, data, config, device="cpu", num_heads=None, batches=
         batch = batch_of(data, step, config, net.null, objective.times)
         x0, label, time, eps = (a.to(device) for a in batch)
         found.append(objective(net, x0, torch.full_like(label, net.null), time, eps))
-    mean, std = torch.stack(found).mean().item(), torch.stack(found).std().item()
+    losses = torch.stack(found)
+    mean, std = losses.mean().item(), losses.std().item()
     if not math.isfinite(mean):
         raise FloatingPointError(f"the loss of {pretrained} itself is {mean}; expected finite weights")
     linear = linear_loss(data, objective)

@@ -188,8 +188,8 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
     if not base and (method == "dog" or made.get("rank")):
         base = made.get("pretrained")
     files = dict(finetuned=finetuned, guide=weaker or base)
-    names = {name: checksum(weights_file(path)) for name, path in files.items() if path}
-    if names.get("guide") == names["finetuned"]:
+    checksums = {name: checksum(weights_file(path)) for name, path in files.items() if path}
+    if checksums.get("guide") == checksums["finetuned"]:
         raise ValueError(
             f"{'weaker' if weaker else 'pretrained'} is {weaker or base}, the fine-tune itself; expected the"
             f" {'earlier checkpoint' if weaker else 'model that it was tuned from'}"
@@ -212,4 +212,4 @@ def guided_by(method, finetuned, pretrained=None, weaker=None, device="cpu", num
         warn_of_null(finetuned, "CFG")
     elif method == "dog" and base:
         warn_of_null(base, "Domain Guidance")
-    return tuned, guide, names
+    return tuned, guide, checksums

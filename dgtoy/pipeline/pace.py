@@ -57,6 +57,7 @@ def tell(passes, net, what=""):
     """Before passes of a network start, say how long they take, behind the words `what`; of none nothing."""
     if not passes:
         return
-    seconds, device, threads = passes * seconds_a_pass(net), net.device, torch.get_num_threads()
-    machine = f"{device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else device
-    print(f"{what}about {duration(seconds)} ({machine})", flush=True)
+    machine, threads = str(net.device), torch.get_num_threads()
+    if net.device.type == "cpu":
+        machine += f", {threads} thread" if threads == 1 else f", {threads} threads"
+    print(f"{what}about {duration(passes * seconds_a_pass(net))} ({machine})", flush=True)
