@@ -319,7 +319,10 @@ def test_handwritten_digits_are_grey_images_of_ten_classes():
         (lambda: World(glyphs=""), ("glyphs holds nothing",)),
         (lambda: World(fonts=()), ("fonts holds nothing",)),
         (lambda: World(size=0), ("size is 0", "at least 1 pixel")),
-        (lambda: World(ranges=(*NARROW[1:], ("rotation", (3.0, 2.0)))), ("rotation: (3.0, 2.0)", "lo <= hi")),
+        (
+            lambda: World(ranges=(*NARROW[1:], ("rotation", (3.0, 2.0)))),
+            ("rotation: (3.0, 2.0)", "low <= high"),
+        ),
         (
             lambda: World(ranges=(*NARROW[1:], ("rotation", (0.0, math.nan)))),
             ("rotation: (0.0, nan)", "finite"),

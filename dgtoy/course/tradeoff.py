@@ -12,21 +12,21 @@ CONTRACTION = 0.15  # the loss of thickness up to which samples are compared, wh
 BUDGET = 0.015  # the rise allowed where each method has one weight, its own
 
 
-def best_within(family, budgets, metric="out_of_domain", cost="energy"):
-    """The lowest `metric` at a cost of at most the unguided one plus a budget, by seed.  -> (budgets, S)
+def best_within(family, budgets, cost="energy"):
+    """The lowest out-of-domain rate within a budget above the unguided cost, by seed.  -> (budgets, S)
 
     Between two weights of the family both are linear in w. No guidance is always within.
     """
-    share = np.linspace(0, 1, 65)[:, None, None]
+    fraction = np.linspace(0, 1, 65)[:, None, None]
 
     def along(name):
         """A metric along the curve, its corners and what lies between.  -> (points, S)"""
         corners = np.array([row[name] for row in (*family, family[-1])])  # (W + 1, S); of none alone, 2
         start, end = corners[:-1], corners[1:]
-        between = start + share * (end - start)  # (65, W, S)
+        between = start + fraction * (end - start)  # (65, W, S)
         return between.reshape(-1, corners.shape[1])
 
-    rise, value = along(cost) - np.array(family[0][cost]), along(metric)
+    rise, value = along(cost) - np.array(family[0][cost]), along("out_of_domain")
     inside = rise[None] <= np.asarray(budgets)[:, None, None] + 1e-12  # (budgets, points, S)
     return np.where(inside, value, np.inf).min(1)
 

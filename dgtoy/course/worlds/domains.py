@@ -98,8 +98,8 @@ def _in_order(mixture, size, generator):
     """
     u, radius, angle = torch.rand(size, 3, generator=generator).unbind(-1)
     angle = 2 * math.pi * angle
-    around = torch.stack([angle.cos(), angle.sin()], -1)
-    z = (-2 * torch.log1p(-radius)).sqrt()[:, None] * around  # (size, 2), standard normal
+    direction = torch.stack([angle.cos(), angle.sin()], -1)
+    z = (-2 * torch.log1p(-radius)).sqrt()[:, None] * direction  # (size, 2), standard normal
     return mixture.from_noise(u, z)
 
 

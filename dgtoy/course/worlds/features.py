@@ -17,8 +17,8 @@ WIDE = World(ranges=tuple({**SOURCE, "rotation": (-90.0, 90.0)}.items()))
 
 def fractions(style):
     """Style knobs (..., 11) as fractions of the source's ranges: 0 and 1 are its edges."""
-    lo, hi = torch.tensor([SOURCE[k] for k in KNOBS], dtype=style.dtype, device=style.device).T
-    return (style - lo) / (hi - lo)
+    low, high = torch.tensor([SOURCE[k] for k in KNOBS], dtype=style.dtype, device=style.device).T
+    return (style - low) / (high - low)
 
 
 def loss_of(net, x, label, font, style):

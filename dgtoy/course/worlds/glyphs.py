@@ -84,10 +84,10 @@ class World:
         absent = [k for k in KNOBS if k not in dict(self.ranges)]
         if absent:
             raise ValueError(f"ranges holds nothing for {absent[0]}; expected a range for each of {knobs}")
-        for knob, (lo, hi) in self.ranges:
-            if knob not in KNOBS or not lo <= hi or not math.isfinite(lo + hi):
+        for knob, (low, high) in self.ranges:
+            if knob not in KNOBS or not low <= high or not math.isfinite(low + high):
                 raise ValueError(
-                    f"ranges holds {knob}: ({lo}, {hi}); expected finite lo <= hi for one of {knobs}"
+                    f"ranges holds {knob}: ({low}, {high}); expected finite low <= high for one of {knobs}"
                 )
         if self.size < 1:
             raise ValueError(f"size is {self.size}; expected at least 1 pixel")
@@ -98,8 +98,8 @@ class World:
 
     def styles(self, u):
         """Values of the knobs from uniforms.  u (..., 11) in [0, 1) -> (..., 11), columns as in KNOBS"""
-        lo, hi = torch.tensor([dict(self.ranges)[k] for k in KNOBS], dtype=u.dtype, device=u.device).T
-        return lo + (hi - lo) * u
+        low, high = torch.tensor([dict(self.ranges)[k] for k in KNOBS], dtype=u.dtype, device=u.device).T
+        return low + (high - low) * u
 
     def draw(self, u, z):
         """Labelled images from uniforms u (...) and normals z (..., 14 or more), as training asks for them.
@@ -192,8 +192,8 @@ def _layout(layout, narrow):
 
 def _within(full, centre, narrow):
     """A range of relative width `narrow` around the fraction `centre` of another range."""
-    lo, hi = full
-    return lo + (hi - lo) * (centre - narrow / 2), lo + (hi - lo) * (centre + narrow / 2)
+    low, high = full
+    return low + (high - low) * (centre - narrow / 2), low + (high - low) * (centre + narrow / 2)
 
 
 def render(glyph, font, style, grain, size=32):

@@ -102,7 +102,7 @@ class Photos:
                 f" expected 0 to {len(classes) - 1} for {len(classes)} classes"
             )
         self.x, self.label, self.classes = x, label.cpu(), list(classes)
-        self.beside = label.to(x.device)  # the labels again, where the pictures are
+        self.label_on_device = label.to(x.device)  # the labels again, where the pictures are
         self.shape = tuple(x.shape[1:])
 
     def __len__(self):
@@ -127,7 +127,7 @@ class Photos:
         """
         x0 = self.x[rows.to(self.x.device)].float() / 127.5 - 1
         flip = flip.to(x0.device)[:, None, None, None]
-        label = self.label if rows.device.type == "cpu" else self.beside
+        label = self.label if rows.device.type == "cpu" else self.label_on_device
         return torch.where(flip, x0.flip(-1), x0), label[rows]
 
 
