@@ -226,6 +226,12 @@ def test_a_check_of_records_lists_all_that_do_not_agree_and_refuses_what_is_not_
     main(["records", "--check"])
 
 
+def test_a_check_of_a_folder_without_records_is_refused(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with refuses("holds no record; expected a folder of them", error=SystemExit):
+            main(["records", "--check", "--out", str(folder)])
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -334,7 +334,14 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         load_checkpoint(tmp_path / "net.pt")
 
 
-PLACES = [("state_dict",), ("ema", "model"), ("model_ema", "model"), ("model", "state_dict")]
+PLACES = [
+    ("state_dict",),
+    ("ema", "model"),
+    ("model_ema", "model"),
+    ("ema_state_dict", "model"),
+    ("ema_model", "state_dict"),
+    ("model", "state_dict"),
+]
 
 
 @pytest.mark.parametrize("keys", PLACES)
@@ -342,6 +349,16 @@ def test_weights_are_found_where_trainers_put_them(keys, tmp_path):
     """The first that holds any; one that was never filled is passed over."""
     state = awake().state_dict()
     torch.save({"ema": None} | {keys[-1]: {}} | {keys[0]: state}, tmp_path / "net.pt")
+    identical(load_checkpoint(tmp_path / "net.pt"), state)
+
+
+def test_averages_under_another_name_are_not_passed_over(tmp_path):
+    state = awake().state_dict()
+    torch.save({"model": state, "ema_params": state, "ema_decay": 0.999}, tmp_path / "net.pt")
+    with refuses("net.pt holds ema_params beside model; expected averages as ema"):
+        load_checkpoint(tmp_path / "net.pt")
+    more = {"ema_params": {}, "ema_decay": 0.999, "schema": {"version": 1}}
+    torch.save({"model": state} | more, tmp_path / "net.pt")
     identical(load_checkpoint(tmp_path / "net.pt"), state)
 
 

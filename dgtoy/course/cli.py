@@ -124,6 +124,8 @@ def _check_sources(folder):
     from .. import shipped
     from .records import AGREE, OTHER, by_source
 
+    if not any(folder.rglob("*.json")):
+        raise ValueError(f"--out {folder} holds no record; expected a folder of them, as figures")
     found = by_source([folder, shipped.FOLDER])
     for what, paths in found.items():
         print(f"{len(paths)} {what}", *map(str, paths if what != AGREE else ()), sep="\n  ")

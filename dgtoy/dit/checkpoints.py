@@ -14,7 +14,9 @@ from ..checkpoint import check_shapes, write_safetensors
 from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
-HOLDERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict")  # of a training file's weights
+AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model")  # in a training file
+EMA = re.compile(r"(^|_)ema(_|$)", re.I)  # a name of averages, "schema" none
+HOLDERS = (*AVERAGED, "model", "state_dict")  # of its weights
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")  # of parallel and of compiled modules
 TABLE = "y_embedder.embedding_table.weight"
 THEIRS = re.compile(r"transformer_blocks\.|pos_embed\.proj\.|proj_out_\d\.")  # names in diffusers
@@ -31,7 +33,7 @@ def load_checkpoint(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
     argparse Namespace: exactly that class is let through, nothing else can run), and .safetensors; what
     torch's wrappers put before a name is left out.  -> state_dict
     Raises ValueError if the file is damaged, holds code or weights that are not finite, or two of one name,
-    or is no DiT's.
+    or averages where they are not looked for, or is no DiT's.
     """
     state = _unwrapped(_read(path), path)
     if not isinstance(state, dict) or TABLE not in state:
@@ -76,11 +78,14 @@ def _read(path):
 def _unwrapped(found, path):
     """The weights within what a file holds, by names without what torch's wrappers put before them.
 
-    Raises ValueError for two of one name, and for names of diffusers.
+    Raises ValueError for two of one name, for names of diffusers, and for averages under another name.
     """
     if isinstance(found, dict):
-        held = [found[name] for name in HOLDERS if found.get(name) is not None]
-        found = held[0] if held else found
+        held = next((name for name in HOLDERS if found.get(name) is not None), None)
+        for name, value in found.items():
+            if held and held not in AVERAGED and EMA.search(str(name)) and isinstance(value, dict) and value:
+                raise ValueError(f"{path} holds {name} beside {held}; expected averages as {AVERAGED[0]}")
+        found = found[held] if held else found
     if not isinstance(found, dict):
         return found
     state = {}
