@@ -70,7 +70,7 @@ def cfg(
     """
     if not (hasattr(model, "denoiser") and hasattr(model, "null")):
         raise TypeError(f"model is {shown(model)}; expected one with `denoiser(label)` and `null`")
-    if null != model.null:
+    if check_whole("null", null) != model.null:
         raise ValueError(f"null is {null}; this model's null label is {model.null}")
     return guided(model.denoiser(y), model.denoiser(null), w, interval)
 

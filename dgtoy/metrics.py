@@ -20,6 +20,7 @@ def threshold(mixture, n=20_000, share=0.01, generator=None):
 
     Raises ValueError if n < 1 or share is not in [0, 1].
     """
+    _check_mixture(mixture)
     check_whole("n", n, 1)
     check_number("share", share, "[0, 1]")
     generator = generator or torch.Generator(mixture.means.device).manual_seed(0)
@@ -33,6 +34,7 @@ def out_of_domain(x, mixture, cut=None):
     ValueError for an x without samples.
     """
     _check_samples(x)
+    _check_mixture(mixture)
     cut = threshold(mixture) if cut is None else check_number("cut", cut)
     return (~(mixture.logp(x) >= cut)).float().mean(-1)
 
@@ -63,6 +65,7 @@ def mode_coverage(x, mixture, share=0.2):
     [0, 1].
     """
     _check_samples(x)
+    _check_mixture(mixture)
     share = check_number("share", share, "[0, 1]")
     nearest = mixture.responsibilities(x).argmax(-1)  # (..., n)
     held = torch.nn.functional.one_hot(nearest, len(mixture.weights))  # (..., n, K)
@@ -76,6 +79,7 @@ def thickness(x, mixture, truth):
     x (..., n, D), truth (m, D) -> (...). Below 1: contracted, which neither outliers nor modes would show. A
     sample that is not finite lies infinitely far. Raises ValueError for none, or of another D.
     """
+    _check_mixture(mixture)
     for name, points in dict(x=x, truth=truth).items():
         _check_samples(points, name, mixture.means.shape[1])
 
@@ -210,6 +214,12 @@ def bootstrap(values, resamples=10_000, level=0.95, seed=0):
     tail = (1 - level) / 2
     low, high = np.quantile(values[picks].mean(1), [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)
+
+
+def _check_mixture(mixture):
+    """Raise TypeError for what is no mixture."""
+    if not hasattr(mixture, "responsibilities"):
+        raise TypeError(f"mixture is {shown(mixture)}; expected a GaussianMixture")
 
 
 def _check_samples(x, name="x", dim=None):

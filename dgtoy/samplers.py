@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .checks import (
+    check_alike,
     check_callable,
     check_denoisers,
     check_estimate,
@@ -273,8 +274,7 @@ def last(steps: Iterable[Tensor]) -> Tensor:
 
     Raises TypeError for what is no iterable, ValueError for an empty one.
     """
-    if not isinstance(steps, Iterable):
-        raise TypeError(f"steps is {shown(steps)}; expected a sampler, or another iterable")
+    _check_steps(steps)
     found = collections.deque(steps, maxlen=1)
     if not found:
         raise ValueError("steps is empty; expected a sampler, or an iterable that holds something")
@@ -284,11 +284,23 @@ def last(steps: Iterable[Tensor]) -> Tensor:
 def trajectory(x_T: Tensor, steps: Iterable[Tensor], every: int = 1) -> Tensor:
     """x_T and every `every`-th iterate of a sampler, stacked.  -> (1 + n // every, B, *D), on the CPU
 
-    Raises ValueError if every < 1.
+    Raises ValueError if every < 1, or an iterate has another shape than x_T.
     """
     check_whole("every", every, 1)
     check_points(x_T=x_T)
-    return torch.stack([x_T.detach().cpu()] + [x.cpu() for i, x in enumerate(steps, 1) if i % every == 0])
+    _check_steps(steps)
+    kept = [x_T.detach().cpu()]
+    for i, x in enumerate(steps, 1):
+        if i % every == 0:
+            check_alike(x_T=x_T, steps=x)
+            kept.append(x.cpu())
+    return torch.stack(kept)
+
+
+def _check_steps(steps):
+    """Raise TypeError for what is no sampler and no other iterable."""
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"steps is {shown(steps)}; expected a sampler, or another iterable")
 
 
 def normal(x, generator=None):

@@ -99,6 +99,11 @@ WRONG = {
     "x is a ndarray of float64": lambda: D(X.numpy(), 1.0),
     "x is [[0.0, 1.0]]": lambda: NET.denoiser(0)([[0.0, 1.0]], 1.0),
     "x, sigma, means reach 1e+200": lambda: D(X.clamp(1, 1) * 1e200, 1.0),
+    "null is a Tensor of torch.int64, shape (0,)": lambda: cfg(LABELLED, 0, T([]).long(), 1.5),
+    # metrics
+    "mixture is None": lambda: metrics.out_of_domain(X, None),
+    "mixture is 'a'": lambda: metrics.mode_coverage(X, "a"),
+    "mixture is 3": lambda: metrics.thickness(X, 3, X),
     # samplers
     "sigmas is 'ab'": lambda: heun(D, X, "ab"),
     "sigmas is a Tensor of torch.complex64": lambda: heun(D, X, T([2 + 0j, 1 + 0j])),
@@ -122,6 +127,9 @@ WRONG = {
     "sigma is 1e+39; expected a finite value > 0": lambda: log_likelihood(D, X.float(), [1e39, 1.0]),
     "steps is empty": lambda: last([]),
     "every is nan": lambda: trajectory(X, heun(D, X, SIGMAS), NAN),
+    "steps is None": lambda: trajectory(X, None),
+    "x_T is a Tensor of torch.float64, shape (5, 2) and steps is 'a'": lambda: trajectory(X, ["a"]),
+    "steps is a Tensor of torch.float64, shape (4, 2)": lambda: trajectory(X, heun(D, X[1:], SIGMAS)),
     # mixtures
     "weights is None": lambda: GaussianMixture(None, MEANS, COVS),
     "means is 'a'": lambda: GaussianMixture(WEIGHTS, "a", COVS),
