@@ -4,6 +4,8 @@ import errno
 import io
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -75,6 +77,30 @@ def test_transparency_is_laid_on_white_and_hidden_pixels_never_show(mode, tmp_pa
     assert (found[:4] == 255).all()
     if mode != "LA":
         assert (found[4:12, 4:12] == RED).all()
+
+
+@pytest.mark.parametrize("bits, colours", [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_a_transparent_colour_of_any_depth_is_white(bits, colours, tmp_path):
+    """A PNG may name one colour as its transparent one (tRNS), in its own bits."""
+    hidden = np.array([1, 0, 1])[:colours] if bits < 16 else np.array([4660, 300, 9])[:colours]
+    pixels = np.where(np.arange(64).reshape(8, 8, 1) < 32, hidden, 0)  # the upper half
+    if bits > 8:
+        rows = [row.astype(">u2").tobytes() for row in pixels]
+    else:
+        places = (pixels[..., None] >> np.arange(bits - 1, -1, -1)) & 1  # its bits, the highest first
+        rows = [np.packbits(row).tobytes() for row in places.reshape(8, -1)]
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 8, 8, bits, 2 if colours == 3 else 0, 0, 0, 0),
+        b"tRNS": hidden.astype(">u2").tobytes(),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)),
+        b"IEND": b"",
+    }
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks.items():
+        file += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    (tmp_path / "p.png").write_bytes(file)
+    found = np.asarray(open_picture(tmp_path / "p.png"))
+    assert (found[:4] == 255).all() and (found[4:] == 0).all()
 
 
 def test_sixteen_bits_are_scaled_by_their_range_and_floats_refused(tmp_path):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # of a grey PNG of 2 or 4 bits, in 8
+
 
 def open_picture(source, name=None):
     """A picture in RGB, upright, transparency laid on white, of an animation the first frame.
@@ -85,9 +87,18 @@ def _no_picture(source):
 def _in_rgb(image):
     from PIL import Image, ImageOps
 
+    coded = image.tile[0][3] if getattr(image, "tile", None) else None  # how the file holds its pixels
     image = ImageOps.exif_transpose(image)
+    hidden = image.info.get("transparency")  # a colour, in the file's own bits
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
+        pixels = np.asarray(image).astype(np.uint16)
+        image = Image.fromarray((pixels / 257).round().astype(np.uint8))
+        if hidden is not None:
+            image.putalpha(Image.fromarray(np.where(pixels == hidden, 0, 255).astype(np.uint8)))
+    elif hidden is not None and coded == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)  # as PIL reads the pixels
+    elif hidden is not None and coded in GREY_STEPS:
+        image.info["transparency"] = GREY_STEPS[coded] * hidden
     elif image.mode in ("I", "F"):
         raise ValueError(
             f"its mode is {image.mode}, whose range is not known; expected 8 or 16 bits a channel"
