@@ -37,8 +37,9 @@ def of_finetune(config, out):
 def of_sample(config, out):
     """Passes over a picture that are left of the samples in `out`."""
     done = len(list((pathlib.Path(out) / "images").glob("*.png")))
-    calls = (1 if config.method == "none" or config.w == 1 else 2) * (2 if config.sampler == "heun" else 1)
-    return calls * config.steps * max(0, config.count - done)
+    calls = 2 * config.steps - 1 if config.sampler == "heun" else config.steps  # one in its last step, to 0
+    networks = 1 if config.method == "none" or config.w == 1 else 2
+    return networks * calls * max(0, config.count - done)
 
 
 def of_calibrate(config, images):
