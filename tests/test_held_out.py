@@ -1,6 +1,7 @@
 """Images held out of fine-tuning: which, that only they calibrate, and what the weights tell and do not."""
 
 import re
+import shutil
 import types
 
 import matplotlib.pyplot as plt
@@ -107,6 +108,22 @@ def test_images_that_a_fine_tune_was_trained_on_do_not_calibrate_it(folder, tmp_
             calibrate.unseen(path, "ft", made)
     with refuses("whole hold no held-out images; expected --held-out 0.2 of prepare"):
         Latents(whole, held_out=True)
+
+
+def test_copies_of_training_images_do_not_calibrate_whatever_they_are_called(folder, tmp_path):
+    trained = Latents(prepared(folder, tmp_path / "trained", 0.0))
+    made = dict(data=trained.fingerprint, images=trained.plan["images"], seen=trained.digest.tolist())
+    few = tmp_path / "few" / "a"
+    few.mkdir(parents=True)
+    for i in range(3):
+        shutil.copy(folder / "a" / f"0{i}.png", few / f"renamed-{i}.png")
+    with refuses("copies hold images that ft was trained on; expected some that it has not seen"):
+        calibrate.unseen(prepared(few.parent, tmp_path / "copies", 0.0), "ft", made)
+    Image.new("RGB", (8, 8), "red").save(few / "new.png")
+    mixed = prepared(few.parent, tmp_path / "mixed", 0.0)
+    with pytest.warns(UserWarning, match="3 of 4 images of .*mixed are copies of images that ft was trained"):
+        data = calibrate.unseen(mixed, "ft", made)
+    assert data.mean.shape == (1, 1, 3, 8, 8) and data.mean[0, 0, :, 0, 0].tolist() == [255, 0, 0]
 
 
 # what weights tell

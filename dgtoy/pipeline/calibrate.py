@@ -53,16 +53,18 @@ def calibrate(tuned, guide, data, config, device="cpu"):
 
 
 def unseen(folder, finetuned, made):
-    """Latents that the fine-tune has not been trained on: those that were held out, or all of another folder.
+    """Latents that the fine-tune has not been trained on: those that were held out, or all of another folder,
+    but for copies of what it was trained on, wherever their files lie.
 
-    made: what `finetune` says of the file `finetuned`. Warns where that is not known. Raises ValueError for
-    the latents that it was trained on: on these every fine-tune looks finished.
+    made: what `finetune` says of the file `finetuned`. Warns where that is not known, and of copies. Raises
+    ValueError for the latents that it was trained on: on these every fine-tune looks finished.
     """
     training = Latents(folder)
     split, same = training.plan.get("held_out"), made.get("data") == training.fingerprint
-    if same and split:
-        return Latents(folder, held_out=True)
-    if same or made.get("images") == training.plan["images"]:
+    data = Latents(folder, held_out=True) if split else training
+    count, copies = len(data), data.without(made.get("seen", ()))
+    trained_on = not split if same else made.get("images") == training.plan["images"]
+    if trained_on or not len(data):
         raise ValueError(
             f"latents {folder} hold images that {finetuned} was trained on; expected some that it has not"
             " seen: prepare with --held-out 0.2 and fine-tune on that, or prepare others"
@@ -73,7 +75,13 @@ def unseen(folder, finetuned, made):
             " weights look finished whatever they are",
             stacklevel=2,
         )
-    return Latents(folder, held_out=True) if split else training
+    if copies:
+        warnings.warn(
+            f"{copies} of {count} images of {folder} are copies of images that {finetuned} was trained on;"
+            " they are left out",
+            stacklevel=2,
+        )
+    return data
 
 
 ERROR_ALONE = (

@@ -85,6 +85,7 @@ def finetune(args):
         raise ValueError("pretrained is missing; expected --pretrained CHECKPOINT, as prepare had none")
     net = start(pretrained, len(data.classes), config, device, args.heads)
     told = dict(pretrained=whole_name(pretrained), codec=data.plan["codec"], images=data.plan["images"])
+    told["seen"] = [] if data.digest is None else data.digest.tolist()
     steps = run(net, data, config, out, args.every, told=told)
     steps = interrupt.between(steps, out / "last.safetensors")
     if first:

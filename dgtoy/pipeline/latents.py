@@ -164,8 +164,9 @@ def prepare(
     letters do. pretrained: the checkpoint that will be fine-tuned on them, noted in the plan, as is the share
     of each class that is held out of fine-tuning, for `calibrate`: see `held_out_rows`. Files hold mean
     and std (n, 2, C, h, w), or (n, 1, C, h, w) without mirrors, in float16 and label (n,); of `Pixels` mean
-    alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn. What is there already is kept; OUT made from
-    other images, size or codec is refused with a ValueError before any work.
+    alone, (n, 1, 3, h, w) uint8, as mirrors are made when drawn; and, of an `ImageFolder`, digest (n,), by
+    which copies of its files are known. What is there already is kept; OUT made from other images, size or
+    codec is refused with a ValueError before any work.
     """
     coder, out = coder or Unshuffle(), pathlib.Path(out)
     if hasattr(images, "folder") and out.resolve().is_relative_to(images.folder.resolve()):
@@ -232,6 +233,8 @@ def held_out_rows(label, share):
 def _encode(images, rows, size, coder, device, batch, mirror):
     """The tensors of one shard."""
     found = collections.defaultdict(list)
+    if hasattr(images, "digests"):
+        found["digest"].append(torch.tensor([int(images.digests[i][:12], 16) for i in rows]))
     for start in range(0, len(rows), batch):
         pictures, labels = zip(*(images[i] for i in rows[start : start + batch]), strict=True)
         found["label"].append(torch.tensor(labels))
@@ -271,7 +274,7 @@ def _plan(path):
 
 class Latents:
     """What `prepare` wrote: mean, std (N, 2 or 1, C, h, w), label (N,), `classes`, `plan`; of pixels mean is
-    uint8 and std None.
+    uint8 and std None. digest (N,): of the files, None where they were not known.
 
     held_out: only the images that were held out; by default only the others. Raises ValueError if a shard is
     missing or damaged, or none are held out.
@@ -297,8 +300,10 @@ class Latents:
         for path, part in zip(shards, parts):
             if not {"mean", "label"} <= part.keys() or not all(t.isfinite().all() for t in part.values()):
                 raise ValueError(f"{path} lacks numbers, or holds some that are not finite; prepare it again")
-        held = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+        names = set(parts[0]).intersection(*parts)
+        held = {k: torch.cat([p[k] for p in parts]) for k in names}
         self.mean, self.std, self.label = held["mean"], held.get("std"), held["label"]
+        self.digest = held.get("digest")
         if len(self.label) != count or not 0 <= self.label.min() <= self.label.max() < len(self.classes):
             raise ValueError(
                 f"latents {folder} holds {len(self.label)} images; "
@@ -310,8 +315,19 @@ class Latents:
                 f"latents {folder} hold no held-out images; expected --held-out 0.2 of prepare,"
                 " of classes of two images or more"
             )
-        tensors = (self.mean, self.std, self.label)
-        self.mean, self.std, self.label = (t if t is None else t[part] for t in tensors)
+        self._keep(part)
+
+    def _keep(self, part):
+        for name in ("mean", "std", "label", "digest"):
+            held = getattr(self, name)
+            setattr(self, name, held if held is None else held[part])
+
+    def without(self, digests):
+        """Leave out the images whose files have one of these digests, in place.  -> how many went"""
+        before = len(self)
+        if self.digest is not None:
+            self._keep(~torch.isin(self.digest, torch.tensor(digests, dtype=torch.long)))
+        return before - len(self)
 
     def __len__(self):
         return len(self.label)
