@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 import uuid
+import zlib
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,6 +115,8 @@ def write_safetensors(path, tensors, header):
     """
     own = dict(device="cpu", copy=True, memory_format=torch.contiguous_format)
     tensors = {k: v.detach().to(**own) for k, v in tensors.items()}
+    if isinstance(header, dict):
+        header = header | dict(crc32=crc32(tensors))
     with whole(path) as part:
         part.touch()
         mode = part.stat().st_mode  # as of any file here; safetensors lets none but its owner read
@@ -231,11 +234,30 @@ def floats(state):
     }
 
 
+def crc32(tensors):
+    """A checksum of the bytes of tensors, by which a changed bit shows."""
+    found = 0
+    for _, value in sorted(tensors.items()):
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), found)
+    return found
+
+
+def check_crc32(tensors, header):
+    """Take the checksum out of a header that has one. Raises ValueError if it is not that of the tensors."""
+    told = header.pop("crc32", None) if isinstance(header, dict) else None
+    if told not in (None, crc32(tensors)):
+        raise ValueError("its numbers have changed since they were written")
+
+
 def read_safetensors(path):
-    """tensors, header of what `write_safetensors` wrote. Raises ValueError for any other file."""
+    """tensors, header of what `write_safetensors` wrote. Raises ValueError for any other file, and for
+    numbers that have changed since."""
     try:
         with safe_open(path, "pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {})["json"])
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            header = json.loads((f.metadata() or {})["json"])
+        check_crc32(tensors, header)
+        return tensors, header
     except FileNotFoundError:
         raise
     except Exception as e:

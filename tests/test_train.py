@@ -495,6 +495,16 @@ def test_what_is_written_is_read_back(tmp_path):
     assert header == {"step": 3, "name": "σ"} == json.loads(json.dumps(header))
 
 
+def test_a_bit_that_changed_on_disk_is_seen(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": torch.ones(()), "b": torch.ones(0), "c": torch.ones(3)}, {"step": 3})
+    held = bytearray(path.read_bytes())
+    held[-1] ^= 1
+    path.write_bytes(held)
+    with refuses("x.safetensors is not a complete checkpoint", "its numbers have changed"):
+        read_safetensors(path)
+
+
 def test_a_file_that_is_not_there_is_missed_by_its_own_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_safetensors(tmp_path / "none.safetensors")

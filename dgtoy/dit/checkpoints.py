@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..checkpoint import check_shapes, write_safetensors
+from ..checkpoint import check_crc32, check_shapes, write_safetensors
 from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
@@ -62,7 +62,9 @@ def _read(path):
         raise ValueError(f"{path} is a folder; {FROM_DIFFUSERS}, or another file of weights")
     try:
         if is_safetensors(path):
-            return load_file(path)
+            state = load_file(path)
+            check_crc32(state, header(path))
+            return state
         # opened here, as torch.load takes a name that ends in .safetensors for a file of that kind
         with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -141,7 +143,7 @@ def config_of(state, num_heads=None, path="state"):
         num_heads=num_heads or known[hidden],
         num_classes=len(state[TABLE]) - 1,
         learn_sigma=out == 2 * channels,
-    ) | {kind: True for kind in ("velocity", "flow") if kind in state}
+    ) | {kind: True for kind in ("velocity", "flow", "sit") if kind in state}
 
 
 def load_pretrained(
