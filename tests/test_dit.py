@@ -239,7 +239,7 @@ def test_a_flow_is_not_taken_for_another_kind():
             kind(net)
     with refuses("net is a DiT that gives noise; expected VP(net)"):
         Flow(awake())
-    with refuses("velocity and flow are both True"):
+    with refuses("velocity and flow are True; expected one kind of output"):
         DiT(**net.config, velocity=True)
 
 
@@ -251,6 +251,15 @@ class Code:
 
     def __reduce__(self):
         return os.mkdir, (self.mark,)
+
+
+def test_a_bit_that_changed_on_disk_is_seen(tmp_path):
+    save_checkpoint(awake(), tmp_path / "net.safetensors")
+    held = bytearray((tmp_path / "net.safetensors").read_bytes())
+    held[-1] ^= 1
+    (tmp_path / "net.safetensors").write_bytes(held)
+    with refuses("net.safetensors is not a complete checkpoint", "its numbers have changed"):
+        load_checkpoint(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -731,5 +740,5 @@ def test_a_sit_checkpoint_is_a_denoiser_that_draws_what_sit_draws(tmp_path):
             x = x + (then - now) * v
     found = last(euler(model.denoiser(y), start / t[0], (1 - t) / t))
     close(found, x, rtol=1e-4, atol=1e-4)
-    with refuses("net is a flow of dgtoy's; expected Flow(net), not SiT(net)"):
+    with refuses("net is a DiT(flow=True); expected Flow(net), not SiT(net)"):
         SiT(DiT(4, 2, 1, 16, 2, 2, 3, flow=True))

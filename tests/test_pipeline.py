@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from dgtoy import distributed, dpmpp_2m, guided, karras, last, shipped, vp
 from dgtoy.__main__ import main
 from dgtoy.calibration import Calibration
 from dgtoy.checkpoint import write_safetensors
-from dgtoy.dit import VP, DiT, Flow, load_checkpoint, load_pretrained, save_checkpoint
+from dgtoy.dit import VP, DiT, Flow, SiT, load_checkpoint, load_pretrained, save_checkpoint
 from dgtoy.pipeline import calibrate as calibration
 from dgtoy.pipeline import (
     evaluate,
@@ -860,6 +861,43 @@ def test_a_flow_goes_through_the_whole_pipeline_and_files_tell_what_they_know(ra
     config = calibration.Config(levels=(1.0, 0.3), count=8)
     fits = calibration.calibrate(tuned, guide, Latents(tmp_path / "l"), config)
     assert fits["DoG"].weights.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [VP, SiT])
+def test_a_sit_that_is_read_as_a_dit_is_told_and_one_whose_file_says_so_goes_the_whole_way(kind, tmp_path):
+    """Both trained by their own objective, in a file of the same names; what answers noise with noise is
+    not warned of."""
+    g = torch.Generator().manual_seed(0)
+    net = kind(DiT(**TINY | dict(hidden_size=32), num_classes=2))
+    x0 = torch.randn(64, 4, 1, 1, generator=g) * torch.ones(8, 8)  # one colour each
+    config = finetune.Config(steps=200, batch=16, lr=3e-3, ema=0.9)
+    trained = finetune.averaged(net, finetune.LatentTensors(x0, torch.arange(64) % 2, 2), config, [200])[200]
+    weights = {k: v for k, v in trained.net.state_dict().items() if k != "sit"}
+    torch.save(weights, tmp_path / "official.pt")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        read = models.pretrained_net(tmp_path / "official.pt", num_heads=2)
+    assert type(read) is VP and len(told) == (kind is SiT)
+    if kind is VP:
+        return
+    assert f"{tmp_path / 'official.pt'} is read as a DiT that predicts noise" in str(told[0].message)
+
+    file, images = tmp_path / "sit.safetensors", tmp_path / "images"
+    save_checkpoint(SiT(load_pretrained(tmp_path / "official.pt", num_heads=2)).net, file)
+    for name in "ab":
+        (images / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((16, 16, 3), 100 * (name == "b") + 50 * i, dtype=np.uint8)
+            Image.fromarray(pixels).save(images / name / f"{i}.png")
+    run("prepare", images, "--out", tmp_path / "l", "--pretrained", file, "--vae", "unshuffle")
+    for rank in (0, 2):
+        out = tmp_path / f"ft{rank}"
+        run("finetune", tmp_path / "l", "--out", out, "--steps", 3, "--batch", 4, "--rank", rank)
+        run("sample", out, "--out", tmp_path / f"s{rank}", "--count", 2, "--steps", 2, "--vae", "unshuffle")
+        tuned, guide = models.pair(out, file)
+        assert type(tuned) is type(guide) is SiT
+        x, sigma = torch.randn(3, 4, 8, 8, generator=g), torch.tensor([0.1, 1.0, 20.0])
+        close(guide.denoiser(2)(x, sigma), trained.denoiser(2)(x, sigma))
 
 
 def test_a_flow_refuses_steps_that_it_does_not_have_before_any_file_is_written(photos, tmp_path):

@@ -54,8 +54,8 @@ def _names(depth):
 def to_diffusers(net):
     """A `DiTTransformer2DModel` with a DiT's weights, outputs and null label, num_classes.
 
-    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity` or `flow`, or
-    with positions of its own.
+    Raises ImportError naming the extra without diffusers, ValueError for a net with `velocity`, `flow` or
+    `sit`, or with positions of its own.
     """
     needs("dit", "diffusers")
     from diffusers import DiTTransformer2DModel
@@ -63,7 +63,7 @@ def to_diffusers(net):
     if not isinstance(net, DiT):
         raise TypeError(f"net is {shown(net)}; expected a DiT")
     c, state = net.config, net.state_dict()
-    for kind, what in dict(velocity="predicts velocity inside", flow="is a flow").items():
+    for kind, what in dict(velocity="predicts velocity inside", flow="is a flow", sit="is a SiT").items():
         if kind in c:
             raise ValueError(f"net {what}; expected a DiT of the official kind: diffusers' has no such step")
     found = {}

@@ -23,8 +23,10 @@ class Preconditioned:
     def __init__(self, net, seed=0):
         if not hasattr(net, "null"):
             raise TypeError(f"net is {shown(net)}; expected a DiT")
-        if "flow" in getattr(net, "config", ()) and not isinstance(self, Flow):
-            raise ValueError(f"net is a flow; expected Flow(net), not {type(self).__name__}(net)")
+        for kind, what in ((Flow, "flow"), (SiT, "SiT")):
+            if what.lower() in getattr(net, "config", ()) and not isinstance(self, kind):
+                came = f"not {type(self).__name__}(net)"
+                raise ValueError(f"net is a {what}; expected {kind.__name__}(net), {came}")
         self.net, self.seeds = net, [check_seed("seed", seed)]
         self.amp, self.graphs = True, None
 
@@ -204,12 +206,19 @@ class SiT(Flow):
     and it gives v = x0 - eps, the first half of its channels. Ma et al. 2024.
 
         SiT(load_pretrained("SiT-XL-2-256x256.pt")).denoiser(label)
+
+    The DiT is marked as one, `DiT(sit=True)`, so that a file of its weights tells.
     """
 
     def __init__(self, net, seed=0):
-        if "flow" in getattr(net, "config", ()):
-            raise ValueError("net is a flow of dgtoy's; expected Flow(net), not SiT(net)")
+        config = getattr(net, "config", dict(sit=True))
+        for kind, fit in dict(flow="Flow", velocity="VP").items():
+            if kind in config:
+                raise ValueError(f"net is a DiT({kind}=True); expected {fit}(net), not SiT(net)")
         super().__init__(net, seed)
+        if "sit" not in config:
+            config["sit"] = True
+            net.register_buffer("sit", net.pos_embed.new_ones(()))
 
     @staticmethod
     def sigma_to_t(sigma):
@@ -222,5 +231,6 @@ class SiT(Flow):
 
 
 def preconditioned(net, seed=0):
-    """The denoiser of a DiT by what its weights say that it gives: `Flow` for a flow, else `VP`."""
-    return Flow(net, seed) if "flow" in net.config else VP(net, seed)
+    """The denoiser of a DiT by what its weights say that it gives: `Flow`, `SiT`, else `VP`."""
+    kind = Flow if "flow" in net.config else SiT if "sit" in net.config else VP
+    return kind(net, seed)

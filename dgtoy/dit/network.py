@@ -35,9 +35,9 @@ class DiT(nn.Module):
     variance. Labels are 0..num_classes-1, and `null` = num_classes, the last row of this model's own table,
     stands for none. velocity: the layers give the velocity, from which `noise_of_velocity` makes the noise in
     the output: learnt in far fewer steps; official networks are not of this kind. flow: the output is the
-    velocity of a straight path, see `Flow`. seed: of the initial weights. `recompute` = True saves memory in
-    training: the backward pass computes each block's activations again. Raises ValueError for sizes that do
-    not divide, and for velocity together with flow.
+    velocity of a straight path, see `Flow`. sit: the same as the official SiT gives it, see `SiT`. seed: of
+    the initial weights. `recompute` = True saves memory in training: the backward pass computes each block's
+    activations again. Raises ValueError for sizes that do not divide, and for two of these kinds at once.
     """
 
     recompute = False
@@ -55,14 +55,17 @@ class DiT(nn.Module):
         learn_sigma=True,
         velocity=False,
         flow=False,
+        sit=False,
         seed=0,
     ):
         super().__init__()
-        for name, value in dict(learn_sigma=learn_sigma, velocity=velocity, flow=flow).items():
+        kinds = dict(velocity=velocity, flow=flow, sit=sit)
+        for name, value in dict(learn_sigma=learn_sigma, **kinds).items():
             if not isinstance(value, bool):
                 raise TypeError(f"{name} is {shown(value)}; expected True or False")
-        if velocity and flow:
-            raise ValueError("velocity and flow are both True; expected one kind of output")
+        if sum(kinds.values()) > 1:
+            came = " and ".join(kind for kind, is_it in kinds.items() if is_it)
+            raise ValueError(f"{came} are True; expected one kind of output")
         sizes = dict(
             input_size=input_size,
             patch_size=patch_size,
@@ -85,7 +88,7 @@ class DiT(nn.Module):
         self.config = sizes | dict(learn_sigma=learn_sigma)
         self.null = sizes["num_classes"]
         self.shape = (in_channels, input_size, input_size)
-        for kind, is_it in dict(velocity=velocity, flow=flow).items():
+        for kind, is_it in kinds.items():
             if is_it:
                 self.config[kind] = True
                 self.register_buffer(kind, torch.ones(()))  # so that a file of weights tells

@@ -3,6 +3,8 @@
 import pathlib
 import warnings
 
+import torch
+
 from .. import shipped
 from ..checkpoint import read_safetensors
 from ..checks import check_whole
@@ -103,7 +105,27 @@ def pretrained_net(path, device="cpu", num_heads=None):
         tuned = load(path, base, num_heads=num_heads)
         step = {name: p.double() for name, p in tuned.params.items()}  # float64: alike on every machine
         return shipped.with_lora(pretrained_net(base, num_heads=num_heads), step, tuned.null, path).to(device)
-    return preconditioned(load_pretrained(weights_file(path), num_heads=num_heads)).to(device)
+    net = preconditioned(load_pretrained(weights_file(path), num_heads=num_heads)).to(device)
+    if isinstance(net, VP) and "step" not in header(path):  # what a fine-tune starts from has been asked
+        warn_of_opposite(net, path)
+    return net
+
+
+@torch.no_grad()
+def warn_of_opposite(net, path):
+    """Warn of a `VP` whose network answers noise, at time 0, with its opposite.
+
+    A SiT does, to which that is pure noise, and so does what was trained by `EDM`; their files have DiT's
+    names. Who predicts noise finds some of it in noise, at every frequency, as Wiener's filter does.
+    """
+    x = torch.randn(1, *net.shape, generator=torch.Generator().manual_seed(0)).to(net.device)
+    out = net.predict(x, torch.zeros_like(x[:, 0, 0, 0]), torch.tensor([net.null], device=net.device))
+    if torch.cosine_similarity(out[:, : x.shape[1]].flatten(), x.flatten(), 0) < -0.5:
+        warnings.warn(
+            f"{path} is read as a DiT that predicts noise, and answers noise with its opposite; expected, of"
+            f" a SiT, a file by dgtoy.dit.save_checkpoint(SiT(load_pretrained({str(path)!r})).net, FILE)",
+            stacklevel=3,
+        )
 
 
 def adapted(net, num_classes, rank=0, seed=0):
