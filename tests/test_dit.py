@@ -13,7 +13,7 @@ import torch
 from helpers import refuses
 from safetensors.torch import load_file, save_file
 
-from dgtoy import MLP, cfg, domain_guidance, euler, guided, heun, karras, last
+from dgtoy import MLP, cfg, domain_guidance, euler, guided, heun, karras, last, vp
 from dgtoy.checkpoint import write_safetensors
 from dgtoy.course.bench.dit import network
 from dgtoy.dit import (
@@ -723,6 +723,25 @@ def test_the_exact_velocity_of_gaussian_data_makes_the_exact_denoiser(s):
     x, sigma = images(5).double(), torch.tensor([0.01, 0.3, 1.0, 4.0, 80.0], dtype=torch.float64)
     exact = s**2 / (s**2 + sigma**2)[:, None, None, None] * x
     close(Flow(Velocity()).denoiser(0)(x, sigma), exact, rtol=1e-9, atol=1e-12)
+
+
+def test_beyond_the_noise_levels_of_dit_a_vp_is_the_denoiser_still():
+    """The exact network of data N(m, s^2), which knows DiT's own times alone."""
+    m, s = 2.0, 0.5
+    exact = lambda x, sigma: m + s**2 / (s**2 + sigma**2) * (x - m)
+
+    class Noise(torch.nn.Module):
+        null, shape, pos_embed = 0, (3, 4, 4), torch.zeros(())
+
+        def forward(self, x, t, y):
+            sigma = vp.t_to_sigma(t).double()[:, None, None, None]
+            x = (1 + sigma**2).sqrt() * x
+            return (x - exact(x, sigma)) / sigma
+
+    sigma = torch.tensor([0.001, 0.005, 0.5, 157.0, 500.0, 5000.0], dtype=torch.float64)
+    x = m + (s**2 + sigma**2).sqrt()[:, None, None, None] * images(6).double()
+    found = VP(Noise()).denoiser(0)(x, sigma)
+    close(found, exact(x, sigma[:, None, None, None]), rtol=0, atol=0.03)
 
 
 def test_a_sit_checkpoint_is_a_denoiser_that_draws_what_sit_draws(tmp_path):

@@ -158,11 +158,17 @@ class VP(Preconditioned):
 
     The network gives the noise eps, and after it the variance, which only `vp.ancestral` uses. t is the
     training time of the noise level, between two of them by interpolation of ln sigma; levels reach from 0.01
-    (t = 0) to 157 (t = 999).
+    (t = 0) to 157 (t = 999). Below, t = 0 stands in, where D hardly differs from x; above, D(x, sigma) is
+    D(157 x / sigma, 157).
     """
 
     sigma_to_t = staticmethod(vp.sigma_to_t)
     sigma_range = tuple(vp.Process().sigmas[[0, -1]].tolist())
+
+    def __call__(self, x, sigma, label):
+        sigma = torch.as_tensor(sigma, device=x.device)
+        known = (self.sigma_range[1] / sigma).clamp(max=1)  # eps times a higher level would grow without end
+        return super().__call__(x * append_dims(known.to(x.dtype), x), sigma * known, label)
 
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
