@@ -207,13 +207,21 @@ def readable(x):
 
 def traced(x):
     """Whether `torch.compile` or `torch.func` is at work, inside of which a tensor may have no numbers."""
-    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return torch.compiler.is_compiling() or mapped(x)
+
+
+def mapped(x):
+    """Whether `torch.func` is at work on this tensor: under vmap it stands for many values, none of which can
+    be asked for."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # which the compiler cannot read
+    return not torch.compiler.is_compiling() and wrapped(x)
 
 
 def followed(x):
-    """Whether a derivative by this tensor is under way, a backward or a forward one."""
+    """Whether a derivative by this tensor is under way, a backward or a forward one, or
+    `torch.func` at work on it."""
     backward = x.requires_grad and torch.is_grad_enabled()
-    return backward or forward_ad.unpack_dual(x).tangent is not None
+    return backward or mapped(x) or forward_ad.unpack_dual(x).tangent is not None
 
 
 def shown(value):

@@ -26,6 +26,7 @@ from .checks import (
     check_sigma,
     check_whole,
     followed,
+    mapped,
     shown,
 )
 from .samplers import Denoiser
@@ -49,9 +50,9 @@ def guided(
 
     def D(x, sigma):
         weight = _weight(w, "w", sigma, interval, x)
-        if (weight == 1).all() and not followed(weight):
+        if not followed(weight) and (weight == 1).all():
             return main(x, sigma)
-        if (weight == 0).all() and not followed(weight):
+        if not followed(weight) and (weight == 0).all():
             return guide(x, sigma)
         start, end = guide(x, sigma), main(x, sigma)
         check_alike(main=end, guide=start)
@@ -184,7 +185,7 @@ def plane(
         w_class = _weight(b, "b", sigma, interval, x)
         weights = dict(pretrained=1 - w_domain, finetuned_null=w_domain - w_class, finetuned=w_class)
         nets = dict(pretrained=pretrained, finetuned_null=finetuned_null, finetuned=finetuned)
-        used = [name for name, weight in weights.items() if weight.any() or followed(weight)]
+        used = [name for name, weight in weights.items() if followed(weight) or weight.any()]
         parts = {name: nets[name](x, sigma) for name in used or ["finetuned"]}  # of an empty batch none is
         check_alike(**parts)
         return sum(_times(weights[name], x0_hat, x) for name, x0_hat in parts.items())
@@ -197,7 +198,7 @@ def _weight(w, name, sigma, interval, x):
     sigma = check_level(sigma, x, zero=True)
     weight = check_numbers(name, w(sigma) if callable(w) else w, torch.float64).double()
     finite = weight.to(x.dtype).isfinite()
-    if not finite.all():
+    if not mapped(finite) and not finite.all():
         levels, finite = torch.broadcast_tensors(sigma, finite)
         raise ValueError(
             f"{name} is not finite at sigma = {levels[~finite][0]:g} in {x.dtype}; expected a finite number"
@@ -237,6 +238,9 @@ def _factor(weight, x):
 def check_weights(interval, **weights):
     """The interval as two numbers. Raises ValueError for one that holds nothing, or a weight not finite."""
     for name, w in weights.items():
-        if not callable(w) and not check_numbers(name, w, torch.float64).isfinite().all():
+        if callable(w):
+            continue
+        finite = check_numbers(name, w, torch.float64).isfinite()
+        if not mapped(finite) and not finite.all():
             raise ValueError(f"{name} is {w}; expected a finite number, or a function of sigma")
     return check_interval(interval)

@@ -417,3 +417,14 @@ def test_a_forward_derivative_reaches_the_weight_too(at, backward):
         for D in (lambda w: guided(NARROW, WIDE, w), lambda w: plane(WIDE, WIDE, NARROW, 1.0, w)):
             close(torch.func.jvp(lambda w: D(w)(X, 0.7), (w,), (one,))[1], slope)
             close(torch.func.jvp(lambda w: D(lambda sigma: w * sigma)(X, 0.7), (w,), (one,))[1], 0.7 * slope)
+
+
+def test_vmap_over_weights_and_noise_levels_guides_one_by_one():
+    at = torch.tensor([0.0, 1.0, 1.7], dtype=torch.float64)
+    for one in (
+        lambda w: guided(NARROW, WIDE, w)(X, 0.7),
+        lambda w: plane(WIDE, NARROW, CLASS, w, 2 - w)(X, 0.7),
+        lambda sigma: guided(NARROW, WIDE, lambda s: 1 + s, (0.5, 1.5))(X, sigma + 0.1),
+        torch.func.grad(lambda w: guided(NARROW, WIDE, w)(X, 0.7).sum()),
+    ):
+        close(torch.vmap(one)(at), torch.stack([one(value) for value in at]))
