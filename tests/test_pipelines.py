@@ -599,11 +599,12 @@ def test_a_guided_network_is_copied_and_pickled_whole(tuned):
             assert not shares or again.pretrained.net is again.finetuned
 
 
-def test_a_guided_network_compiles_around_and_in_place():
-    expected = draw(guided_sd())
+@pytest.mark.parametrize("domain", [None, 1.5])
+def test_a_guided_network_compiles_around_and_in_place(domain):
+    expected = draw(guided_sd(domain))
     for compiled in (lambda net: torch.compile(net, backend="eager", fullgraph=True), in_place):
         torch._dynamo.reset()
-        pipe = guided_sd()
+        pipe = guided_sd(domain)
         pipe.unet = compiled(pipe.unet)
         assert np.abs(draw(pipe) - expected).max() < 1e-5
 

@@ -352,16 +352,16 @@ class DomainGuidedModel(StandIn):
         shift = (self.domain - 1) * ((D_null if self.blur is None else D_c) - D_guide)
         if w is None:  # outside a pipeline: both halves are moved
             return answer_with(own, D_null + shift), answer_with(main, D_c + shift)
-        self._warn_of_rounding(w, shift.dtype)
+        least = 8 * torch.finfo(shift.dtype).eps
+        if abs(w - 1) < least:  # asked here: a whole graph may hold no call that is not compiled
+            self._warn_of_rounding(w, shift.dtype, 1 + least)
         return answer_with(own, D_null - shift / (w - 1)), main
 
     @torch.compiler.disable
-    def _warn_of_rounding(self, w, dtype):
+    def _warn_of_rounding(self, w, dtype, least):
         """Say that the null part, with shift / (w - 1) in it, is too large for its precision."""
-        least = 8 * torch.finfo(dtype).eps
-        if abs(w - 1) < least:
-            text = f"{self.layout.scale} is {w}, so near 1 that {dtype} rounds the domain's part"
-            warnings.warn(f"{text}; expected {1 + least} or more", stacklevel=2)
+        text = f"{self.layout.scale} is {w}, so near 1 that {dtype} rounds the domain's part"
+        warnings.warn(f"{text}; expected {least} or more", stacklevel=2)
 
     @torch.compiler.disable(recursive=False)
     def _guide(self, main, labelled, null, call):
