@@ -56,6 +56,14 @@ def test_every_option_is_explained_with_its_default(name):
         assert not needs_default or "default: " in action.help
 
 
+def test_the_sampler_s_defaults_are_told_of_both_kinds_of_network():
+    told = {action.dest: action.help for action in ALL["dit sample"]._actions}
+    for name, official, flow in (("sampler", "ddpm", "dpmpp_2m"), ("steps", "50", "24")):
+        _, defaults = told[name].split("default: ")
+        of_dit, of_flow = defaults.split(", of a flow")
+        assert of_dit == official and of_flow.endswith(f" {flow}")
+
+
 def test_help_imports_neither_the_course_nor_the_pipeline():
     script = "import sys; from dgtoy.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     script += "sys.exit([m for m in sys.modules if m.startswith(('dgtoy.course.', 'dgtoy.pipeline.'))] or 0)"

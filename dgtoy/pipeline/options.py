@@ -6,11 +6,14 @@ from .manifest import check_out
 
 
 def _fields(parser, config, **words):
-    """An option for every field of a configuration; `words` says what each is. One left out is None."""
+    """An option for every field of a configuration; `words` says what each is, and its default where that
+    depends on the network. One left out is None."""
     for field in dataclasses.fields(config):
         option, default = f"--{field.name.replace('_', '-')}", field.default
         shown = " ".join(map(str, default)) or "none" if isinstance(default, tuple) else default
-        told = dict(help=f"{words[field.name]}; default: {shown}")
+        told = dict(help=words[field.name])
+        if "default: " not in told["help"]:
+            told["help"] += f"; default: {shown}"
         if isinstance(default, bool):
             parser.add_argument(option, action="store_true", default=None, help=words[field.name])
         elif isinstance(default, tuple):
@@ -177,7 +180,7 @@ def finetune(parser):
 
 def sample(parser):
     """Those of `dit sample`."""
-    from .sample import METHODS, SAMPLERS, Config
+    from .sample import METHODS, OF_DIT, OF_FLOW, SAMPLERS, Config
 
     _models(parser)
     parser.add_argument(
@@ -203,8 +206,9 @@ def sample(parser):
         Config,
         method=f"guidance: {', '.join(METHODS)}",
         w="weight of guidance; 1 is off",
-        sampler=f"one of {', '.join(SAMPLERS)}",
-        steps="steps of the sampler",
+        sampler=f"one of {', '.join(SAMPLERS)}; default: {OF_DIT['sampler']}, of a flow, as photos64 is,"
+        f" {OF_FLOW['sampler']}",
+        steps=f"steps of the sampler; default: {OF_DIT['steps']}, of a flow {OF_FLOW['steps']}",
         count="number of pictures; the classes take turns",
         seed="seed of the noise",
         interval="noise levels sigma within which guidance is on, low and high",

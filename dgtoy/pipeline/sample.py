@@ -23,6 +23,8 @@ NAMES = dict(none="no guidance", cfg="CFG", dog="DoG", autoguidance="autoguidanc
 METHODS = tuple(NAMES)
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 MOST = 10_000  # steps: a slip of the finger would fill the memory
+OF_DIT = dict(sampler="ddpm", steps=50)  # by default
+OF_FLOW = dict(sampler="dpmpp_2m", steps=24)
 IN_STEPS_OF_DIT = ("ddpm", "ddim")  # which a flow does not have
 
 
@@ -154,7 +156,7 @@ def settings_of(config):
 
 def sampler_of(net):
     """The sampler and its steps by default: as in the paper for a `VP`; a flow does not have its steps."""
-    return dict(sampler="dpmpp_2m", steps=24) if isinstance(net, Flow) else dict(sampler="ddpm", steps=50)
+    return OF_FLOW if isinstance(net, Flow) else OF_DIT
 
 
 def levels(steps, sigma_range=VP.sigma_range):
