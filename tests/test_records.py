@@ -28,6 +28,15 @@ def test_a_record_names_its_seeds_and_how_intervals_are_made():
     assert json.loads(json.dumps(record)) == record
 
 
+@pytest.mark.parametrize(
+    "text, came", [('{"name": "gap", ', "not complete"), ("[]", "no record"), ("{}", "no record")]
+)
+def test_a_damaged_record_is_named(text, came, tmp_path):
+    (tmp_path / "gap.json").write_text(text)
+    with refuses(f"gap.json {'is' if 'not' in came else 'holds'} {came}", "expected"):
+        records.load("gap", tmp_path)
+
+
 @pytest.mark.parametrize("path", KEPT, ids=[f"{p.parent.name}-{p.stem}" for p in KEPT])
 def test_the_committed_records_have_the_same_form(path):
     record = json.loads(path.read_text())

@@ -100,7 +100,7 @@ def by_source(folders, package=PACKAGE):
         raise ValueError(f"{package} has no history, or a part of one; expected a full clone")
     found = {AGREE: [], UNNAMED: [], OTHER: []}
     for path in sorted(path for folder in folders for path in pathlib.Path(folder).rglob("*.json")):
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = _read(path)
         made = held.get("provenance") if isinstance(held, dict) else None
         if made and not made.get("clean"):
             found[UNNAMED].append(path)
@@ -165,13 +165,25 @@ def save(record, figure, folder, dpi=200):
 
 
 def load(name, folder="figures"):
-    """The record of an experiment. Raises FileNotFoundError with the command that makes it."""
+    """The record of an experiment. Raises FileNotFoundError with the command that makes it, ValueError for a
+    file that holds none."""
     path = pathlib.Path(folder) / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    record = _read(path)
+    if not isinstance(record, dict) or "provenance" not in record:
+        raise ValueError(f"{path} holds no record; expected what `python -m dgtoy experiment {name}` writes")
+    return record
+
+
+def _read(path):
+    """What a file of JSON holds. Raises ValueError, naming it, for one that is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path} is not complete ({e}); expected a record") from None
 
 
 def merge(by_seed):
