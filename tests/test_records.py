@@ -29,7 +29,13 @@ def test_a_record_names_its_seeds_and_how_intervals_are_made():
 
 
 @pytest.mark.parametrize(
-    "text, came", [('{"name": "gap", ', "not complete"), ("[]", "no record"), ("{}", "no record")]
+    "text, came",
+    [
+        ('{"name": "gap", ', "not complete"),
+        ("[]", "no record"),
+        ("{}", "no record"),
+        ('{"provenance": {}}', "no record"),
+    ],
 )
 def test_a_damaged_record_is_named(text, came, tmp_path):
     (tmp_path / "gap.json").write_text(text)

@@ -173,7 +173,7 @@ def load(name, folder="figures"):
             f"{path} is missing; `python -m dgtoy experiment {name} --preset full` makes it"
         )
     record = _read(path)
-    if not isinstance(record, dict) or "provenance" not in record:
+    if not isinstance(record, dict) or not {"config", "results", "provenance"} <= set(record):
         raise ValueError(f"{path} holds no record; expected what `python -m dgtoy experiment {name}` writes")
     return record
 
