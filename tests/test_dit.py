@@ -742,6 +742,9 @@ def test_beyond_the_noise_levels_of_dit_a_vp_is_the_denoiser_still():
     x = m + (s**2 + sigma**2).sqrt()[:, None, None, None] * images(6).double()
     found = VP(Noise()).denoiser(0)(x, sigma)
     close(found, exact(x, sigma[:, None, None, None]), rtol=0, atol=0.03)
+    for negative in (-1.0, -sigma):
+        with refuses("sigma is -", "expected noise levels >= 0"):
+            VP(Noise())(x, negative, 0)
 
 
 def test_a_sit_checkpoint_is_a_denoiser_that_draws_what_sit_draws(tmp_path):

@@ -167,8 +167,9 @@ class VP(Preconditioned):
 
     def __call__(self, x, sigma, label):
         sigma = torch.as_tensor(sigma, device=x.device)
-        known = (self.sigma_range[1] / sigma).clamp(max=1)  # eps times a higher level would grow without end
-        return super().__call__(x * append_dims(known.to(x.dtype), x), sigma * known, label)
+        top = self.sigma_range[1]
+        share = torch.where(sigma > top, top / sigma, 1.0)  # eps times a higher level would grow without end
+        return super().__call__(x * append_dims(share.to(x.dtype), x), sigma * share, label)
 
     def scalings(self, sigma):
         """sigma (B, 1, 1, 1) -> c_skip, c_out, scale"""
