@@ -57,20 +57,20 @@ def calibrate_pipeline(
         check_out(out)
     if "prompt" not in inspect.signature(pipe.__call__).parameters and "class_labels" not in call:
         raise ValueError(f"class_labels is missing, and a {type(pipe).__name__} has no prompts; expected it")
-    levels = within(levels, pipe)
-    size = pixels(pipe) if size is None else check_whole("size", size, 1)
-    images, call = read(pictures, size, captions, call)
+    levels = _within(levels, pipe)
+    size = _pixels(pipe) if size is None else check_whole("size", size, 1)
+    images, call = _read(pictures, size, captions, call)
     latents, conditions, null, prompt = [], [], None, {}
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
         by_picture = lambda v: isinstance(v, list | torch.Tensor) and len(v) == len(images)
         few = {k: v[rows] if by_picture(v) else v for k, v in call.items()}
-        z = encode(pipe, images[rows])
-        labelled, for_null, for_guide = condition(pipe, z, few, images.shape[-1])
+        z = _encode(pipe, images[rows])
+        labelled, for_null, for_guide = _condition(pipe, z, few, images.shape[-1])
         latents.append((z, torch.full((len(z),), start // batch)))  # as label, the number of its batch
         conditions.append(labelled)
         if null is None:
-            null, prompt = first_row(for_null, len(z)), first_row(for_guide, len(z))
+            null, prompt = _first_row(for_null, len(z)), _first_row(for_guide, len(z))
     main = lambda k: denoiser(guided.finetuned, pipe.scheduler, **conditions[k[0]])
     own = denoiser(guided.finetuned, pipe.scheduler, **unlabelled(guided.finetuned, null))
     guide = denoiser(guided.pretrained, pipe.scheduler, **guided.guide_null(null, 1, prompt))
@@ -89,7 +89,7 @@ def advice(found):
     return recommend(found, ADVICE)
 
 
-def within(levels, pipe):
+def _within(levels, pipe):
     """The noise levels that a pipeline's scheduler has. Raises ValueError if none is."""
     ends = torch.tensor([0.0, pipe.scheduler.config.num_train_timesteps - 1.0])
     low, high = t_to_sigma(ends, pipe).tolist()
@@ -100,7 +100,7 @@ def within(levels, pipe):
     return found
 
 
-def read(folder, size, captions, call):
+def _read(folder, size, captions, call):
     """Pictures (N, 3, size, size) in [-1, 1], and the call with a prompt for each if it has no condition."""
     from ..pipeline.image_sets import picture_paths
     from ..pipeline.pictures import centre_crop, open_picture
@@ -135,7 +135,7 @@ def read(folder, size, captions, call):
     return images, call | dict(prompt=captions, negative_prompt=negative)
 
 
-def pixels(pipe):
+def _pixels(pipe):
     """The side in pixels of what a pipeline's network was made for."""
     side = getattr(getattr(pipe, network_name(pipe)).config, "sample_size", None)
     if not isinstance(side, int):
@@ -144,7 +144,7 @@ def pixels(pipe):
 
 
 @torch.no_grad()
-def encode(pipe, images):
+def _encode(pipe, images):
     """Pictures as the latents that the pipeline starts from, in float32.
 
     (B, 3, H, W) -> (B, C, h, w); a video's network takes (B, C, 1, h, w), Flux and Qwen-Image pack each 2 x 2
@@ -169,17 +169,17 @@ def encode(pipe, images):
     return pipe._pack_latents(z, *z.shape[:2], *z.shape[-2:]) if hasattr(pipe, "_pack_latents") else z
 
 
-def first_row(inputs, n):
+def _first_row(inputs, n):
     """The first row of every input that has one for each of n pictures."""
     row = lambda v: v[:1] if v.ndim and len(v) == n else v
     return {name: value if name in PLACES else each_tensor(row, value) for name, value in inputs.items()}
 
 
-class Seen(Exception):
+class _Seen(Exception):
     """The network's calls have been kept."""
 
 
-class Recorder(StandIn):
+class _Recorder(StandIn):
     """Keeps what a pipeline gives its network in its first step, and ends it there."""
 
     def __init__(self, net, calls):
@@ -190,11 +190,11 @@ class Recorder(StandIn):
         self.seen.append((args, kwargs))
         self.call = pipeline_call()
         if len(self.seen) == self.calls:
-            raise Seen
+            raise _Seen
         return (torch.zeros_like(latents_of(args, kwargs)),)
 
 
-def condition(pipe, z, call, side):
+def _condition(pipe, z, call, side):
     """What the network is given besides latents and time for a batch of pictures: labelled, null, and the
     null prompt as the guide has to see it. side: of the pictures in pixels.
 
@@ -203,13 +203,13 @@ def condition(pipe, z, call, side):
     name = network_name(pipe)
     guided, n = getattr(pipe, name), len(z)
     layout = guided.layout
-    recorder = Recorder(guided.finetuned, 2 if layout.order == "apart" else 1)
+    recorder = _Recorder(guided.finetuned, 2 if layout.order == "apart" else 1)
     wanted = inspect.signature(pipe.__call__).parameters
     one = {k: v for k, v in dict(height=side, width=side, num_frames=1).items() if k in wanted}
     replace_network(pipe, name, recorder)
     try:
         pipe(**one | call | {layout.scale: 4.0}, num_inference_steps=1, output_type="latent")
-    except Seen:
+    except _Seen:
         pass
     finally:
         replace_network(pipe, name, guided)
