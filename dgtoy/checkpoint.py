@@ -249,13 +249,36 @@ def check_crc32(tensors, header):
         raise ValueError("its numbers have changed since they were written")
 
 
+def opened(path):
+    """The tensors and the metadata of a .safetensors file, both of one and the same save.
+
+    safetensors opens a file twice by its name. Where another has replaced it in between, it is read again.
+    """
+    while True:
+        before = _identity(path)
+        try:
+            with safe_open(path, "pt") as f:
+                found = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        except Exception:
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return found
+
+
+def _identity(path):
+    """Which file a name stands for now."""
+    about = os.stat(path)
+    return about.st_ino, about.st_mtime_ns
+
+
 def read_safetensors(path):
     """tensors, header of what `write_safetensors` wrote. Raises ValueError for any other file, and for
     numbers that have changed since."""
     try:
-        with safe_open(path, "pt") as f:
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
-            header = json.loads((f.metadata() or {})["json"])
+        tensors, told = opened(path)
+        header = json.loads(told["json"])
         check_crc32(tensors, header)
         return tensors, header
     except FileNotFoundError:

@@ -1,18 +1,20 @@
 """The state of a run in parts: whole, exact or compact, never half, never of two saves."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import math
 import os
 import shutil
+import types
 
 import pytest
 import torch
 from helpers import refuses, same_tensors, shaken
 
 from dgtoy import checkpoint, dit
-from dgtoy.checkpoint import load_state, save_state, write_safetensors
+from dgtoy.checkpoint import load_state, read_safetensors, save_state, write_safetensors
 from dgtoy.dit import EDM, VP, DiT, SiT
 from dgtoy.interop import add_lora
 from dgtoy.pipeline import finetune, objectives
@@ -392,3 +394,23 @@ def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
     write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)}, {})
     checkpoint.write_text(tmp_path / "a.txt", "a")
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.txt").stat().st_mode
+
+
+def test_a_file_that_another_process_replaces_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    """safetensors opens a file twice by its name, for what it says and for its numbers: they were mixed."""
+    path, actual, saves = tmp_path / "run.safetensors", checkpoint.safe_open, [1, 2]
+    save = lambda step: write_safetensors(path, dict(x=torch.full((2,), float(step))), dict(step=step))
+
+    @contextlib.contextmanager
+    def replaced_in_between(path, framework):
+        with actual(path, framework) as f:
+            said = f.metadata()
+        if saves:
+            save(saves.pop(0))
+        with actual(path, framework) as f:
+            yield types.SimpleNamespace(keys=f.keys, get_tensor=f.get_tensor, metadata=lambda: said)
+
+    save(0)
+    monkeypatch.setattr(checkpoint, "safe_open", replaced_in_between)
+    tensors, header = read_safetensors(path)
+    assert header["step"] == 2 and tensors["x"].tolist() == [2.0, 2.0]

@@ -46,7 +46,7 @@ def blur(best):
 @pytest.fixture
 def folder(tmp_path):
     def save(record):
-        (tmp_path / f"{record['name']}.json").write_text(json.dumps(record))
+        (tmp_path / f"{record['name']}.json").write_text(json.dumps(dict(provenance={}) | record))
 
     row = lambda **fields: fields | dict(energy=[0.02] * 4, out_of_domain=[0.05] * 4)
     calibrated = [row(stage="overfitted", method=m, w=w) for m, w in (("none", 1.0), ("DoG", "calibrated"))]

@@ -8,9 +8,8 @@ import re
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
-from ..checkpoint import check_crc32, check_shapes, write_safetensors
+from ..checkpoint import check_crc32, check_shapes, opened, write_safetensors
 from ..checks import check_whole, shown
 from .network import CONFIGS, DiT
 
@@ -62,8 +61,8 @@ def _read(path):
         raise ValueError(f"{path} is a folder; {FROM_DIFFUSERS}, or another file of weights")
     try:
         if is_safetensors(path):
-            state = load_file(path)
-            check_crc32(state, header(path))
+            state, told = opened(path)
+            check_crc32(state, _ours(told))
             return state
         # opened here, as torch.load takes a name that ends in .safetensors for a file of that kind
         with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
@@ -184,8 +183,16 @@ def header(path):
     """What the header of a file says that we wrote: a dict; of any other file {}."""
     try:
         with safe_open(path, "pt") as f:
-            found = json.loads((f.metadata() or {}).get("json", "{}"))
+            return _ours(f.metadata() or {})
     except Exception:  # of another kind, or damaged, of which whoever loads it will say so
+        return {}
+
+
+def _ours(metadata):
+    """What we wrote into the metadata of a file: a dict; of any other file {}."""
+    try:
+        found = json.loads(metadata.get("json", "{}"))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
